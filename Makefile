@@ -1,0 +1,63 @@
+# Two commands do all their set-up: `make demo` and `make test`. They need python3 (>= 3.11), make and a package index.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# The name holds a checksum of what the environment is made from: it is rebuilt when that changes, and only then.
+READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+
+# Idle threads sleep: spinning ones make a pass many times slower on a machine with other work.
+export OMP_WAIT_POLICY ?= PASSIVE
+export TOKENIZERS_PARALLELISM ?= false
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types bench format docs setup clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(READY) ## solve bundled problems with and without speculation, and show one answer token by token
+	@$(BIN)/stet demo
+
+test: $(READY) lint types docs ## lint, format check, types, documentation check and all tests
+	@$(BIN)/python -m pytest -q
+
+check: $(READY) lint types ## the quick part of test: lint, format check, types and the unit tests
+	@$(BIN)/python -m pytest -q -m unit
+
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: $(READY)
+	@$(BIN)/mypy
+
+docs: $(READY) ## check the documentation: relative links, and that every `stet` command in it parses
+	@$(BIN)/python docs/check.py
+
+bench: $(READY) ## run every benchmark and record its figures in benchmarks/results
+	@set -e; for script in benchmarks/*.py; do \
+		case $$script in */_*) continue ;; esac; \
+		echo "== $$script"; $(BIN)/python $$script; \
+	done
+
+format: $(READY) ## format the code and fix what ruff can fix
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+
+setup: $(READY) ## build the environment in .venv
+
+clean: ## remove the environment and all caches
+	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+
+# torch comes first and alone, so that the build which the index offers for this machine is taken,
+# and no later requirement replaces it.
+$(READY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Setting up $(VENV) (once; some minutes) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
+	@rm -f $(VENV)/.ready-*
+	@touch $@

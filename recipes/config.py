@@ -1,0 +1,59 @@
+"""What is trained: the sizes of the models and the settings of their training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One model of a pair.
+
+    Attributes:
+        layers: Depth. A target is deep, because depth is what one token at a time costs.
+        width: Hidden size; a multiple of the head size.
+        inner: Width of the feed-forward part.
+        head: Attention head size.
+        batch_tokens: Tokens of one optimiser step, padding included.
+        matrix_rate: Peak learning rate of the hidden matrices (Muon).
+        other_rate: Peak learning rate of embeddings and norms (AdamW).
+        minutes: Default time budget.
+        stories: Share of word problems in the training data; the rest is of the family `units`.
+        problems: Distinct problems to train on.
+        templates: Only these templates, or all of them.
+        prompt_weight: Weight of a prompt token's loss; a solution token's is 1.
+        seed: Of the initial weights and of the order of the data.
+    """
+
+    layers: int
+    width: int
+    inner: int
+    head: int = 32
+    batch_tokens: int = 8192
+    matrix_rate: float = 0.01
+    other_rate: float = 0.005
+    minutes: float = 60.0
+    stories: float = 0.75
+    problems: int = 400_000
+    templates: tuple[str, ...] | None = None
+    prompt_weight: float = 0.1
+    seed: int = 0
+
+
+RECIPES: dict[str, Recipe] = {
+    "target": Recipe(layers=12, width=128, inner=352),
+    "draft": Recipe(layers=2, width=128, inner=352, minutes=20.0, seed=1),
+    # For studies of policies, not shipped: a draft that knows little and is sure of it, because
+    # it saw few problems many times ...
+    "draft-overconfident": Recipe(layers=2, width=96, inner=256, problems=8_000, minutes=20.0, seed=2),
+    # ... and one that is good at some templates and lost on the others.
+    "draft-specialised": Recipe(
+        layers=2,
+        width=128,
+        inner=352,
+        stories=1.0,
+        templates=("change_chain", "compare_total", "shopping", "journey", "wages", "fence"),
+        minutes=20.0,
+        seed=3,
+    ),
+}

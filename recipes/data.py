@@ -1,0 +1,157 @@
+"""Training data: problems written once to disk as token ids, read back in batches."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from stet.bundled import DEFAULT_DIFFICULTY, iterate
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Data:
+    """Token ids of many problems, end to end.
+
+    Attributes:
+        ids: All ids, `uint16 [tokens]`.
+        starts: Where each problem starts, and the end of the last, `int64 [problems + 1]`.
+        prompts: Length of each prompt, `int16 [problems]`.
+    """
+
+    ids: np.ndarray
+    starts: np.ndarray
+    prompts: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each problem, prompt and solution."""
+        return np.diff(self.starts)
+
+
+def load(
+    cache: Path,
+    tokenizer_file: Path,
+    split: str,
+    problems: int,
+    stories: float,
+    templates: tuple[str, ...] | None = None,
+) -> Data:
+    """The data of a split, generated on first use and cached."""
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    settings = {
+        "tokenizer": hashlib.sha256(tokenizer_file.read_bytes()).hexdigest()[:16],
+        "difficulty": asdict(DEFAULT_DIFFICULTY),
+        "split": split,
+        "problems": problems,
+        "stories": stories,
+        "templates": templates,
+    }
+    name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    folder = cache / "data" / name
+    if not (folder / "settings.json").exists():
+        _write(folder, tokenizer, split, problems, stories, templates)
+        (folder / "settings.json").write_text(json.dumps(settings, indent=2))
+    return Data(*(np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("ids", "starts", "prompts")))
+
+
+def _write(
+    folder: Path,
+    tokenizer: Tokenizer,
+    split: str,
+    problems: int,
+    stories: float,
+    templates: tuple[str, ...] | None,
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    end = tokenizer.token_to_id("<|end|>")
+    ids: list[np.ndarray] = []
+    prompts: list[int] = []
+    counts = {"stories": round(problems * stories), "units": problems - round(problems * stories)}
+    for family, count in counts.items():
+        if not count:
+            continue
+        wanted = (p for p in iterate(family, split) if templates is None or p.template in templates)
+        stream = islice(wanted, count)
+        while chunk := list(islice(stream, 4096)):
+            prompt_ids = tokenizer.encode_batch([p.prompt for p in chunk])
+            solution_ids = tokenizer.encode_batch([p.solution for p in chunk])
+            for prompt, solution in zip(prompt_ids, solution_ids, strict=True):
+                ids.append(np.array([*prompt.ids, *solution.ids, end], dtype=np.uint16))
+                prompts.append(len(prompt.ids))
+    np.save(folder / "ids.npy", np.concatenate(ids))
+    np.save(folder / "starts.npy", np.concatenate([[0], np.cumsum([len(x) for x in ids])]).astype(np.int64))
+    np.save(folder / "prompts.npy", np.array(prompts, dtype=np.int16))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Problems of similar length, padded on the right.
+
+    Attributes:
+        ids: `int64 [problems, length]`; the pads come after every real token, so a causal model
+            needs no mask.
+        labels: The next token at each position, `IGNORED` at pads.
+        weights: Weight of each label's loss, `float32 [problems, length]`.
+    """
+
+    ids: torch.Tensor
+    labels: torch.Tensor
+    weights: torch.Tensor
+
+
+def batch_of(data: Data, chosen: np.ndarray, prompt_weight: float) -> Batch:
+    """These problems as one batch."""
+    length = -(-int(data.lengths[chosen].max()) // 8) * 8
+    ids = np.zeros((len(chosen), length), dtype=np.int64)
+    labels = np.full((len(chosen), length), IGNORED, dtype=np.int64)
+    weights = np.zeros((len(chosen), length), dtype=np.float32)
+    for row, index in enumerate(chosen):
+        text = data.ids[data.starts[index] : data.starts[index + 1]]
+        ids[row, : len(text)] = text
+        labels[row, : len(text) - 1] = text[1:]
+        weights[row, : len(text) - 1] = 1.0
+        weights[row, : data.prompts[index] - 1] = prompt_weight
+    return Batch(torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(weights))
+
+
+def batches(data: Data, batch_tokens: int, prompt_weight: float, seed: int, skip: int = 0) -> Iterator[Batch]:
+    """Batches without end; the same seed gives the same ones, and `skip` resumes after so many.
+
+    Problems of a pool are sorted by length and cut into batches, which are then shuffled: little
+    padding, and still a random mixture.
+    """
+    epoch = 0
+    while True:
+        rng = np.random.default_rng([seed, epoch])
+        order = rng.permutation(len(data))
+        lengths = data.lengths
+        for pool_start in range(0, len(order), 16384):
+            pool = order[pool_start : pool_start + 16384]
+            pool = pool[np.argsort(lengths[pool], kind="stable")]
+            groups: list[np.ndarray] = []
+            start = 0
+            while start < len(pool):
+                stop = start + 1
+                while stop < len(pool) and (stop + 1 - start) * lengths[pool[stop]] <= batch_tokens:
+                    stop += 1
+                groups.append(pool[start:stop])
+                start = stop
+            for group in rng.permutation(len(groups)):
+                if skip:
+                    skip -= 1
+                    continue
+                yield batch_of(data, groups[group], prompt_weight)
+        epoch += 1

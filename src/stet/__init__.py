@@ -1,0 +1,53 @@
+"""Stet: speculative decoding in which the decision what stands is yours.
+
+A draft model proposes text, a target model reads it, and a verification policy decides which of
+the draft's words stand. Start with `load_pair`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from typing import TYPE_CHECKING, Any
+
+# Idle worker threads should sleep, not spin: with anything else on the machine, spinning ones make
+# a pass of a few milliseconds take hundreds. The runtime reads this once, when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+if TYPE_CHECKING:
+    from stet.draft_length import AdaptiveLength, FixedLength
+    from stet.errors import StetError
+    from stet.pair import Pair, load_pair
+    from stet.policies import Block, Exact
+    from stet.result import Chunk, Result
+
+_HOMES = {
+    "AdaptiveLength": "stet.draft_length",
+    "Block": "stet.policies",
+    "Chunk": "stet.result",
+    "Exact": "stet.policies",
+    "FixedLength": "stet.draft_length",
+    "Pair": "stet.pair",
+    "Result": "stet.result",
+    "StetError": "stet.errors",
+    "load_pair": "stet.pair",
+}
+
+__all__ = [
+    "AdaptiveLength",
+    "Block",
+    "Chunk",
+    "Exact",
+    "FixedLength",
+    "Pair",
+    "Result",
+    "StetError",
+    "load_pair",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import public names when they are first used, so that `stet --help` need not load torch."""
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'stet' has no attribute {name!r}")

@@ -1,0 +1,38 @@
+"""The small pair that ships with the package, and the problems it was trained on.
+
+Nothing here imports torch: the generator is plain Python, and the weights are only named.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from stet.bundled.problems import (
+    DEFAULT_DIFFICULTY,
+    Problem,
+    format_prompt,
+    generate,
+    iterate,
+    parse_answer,
+    template_names,
+)
+from stet.bundled.splits import FAMILIES, SPLITS
+from stet.bundled.story import Difficulty
+
+TARGET = Path(__file__).parent / "target"
+DRAFT = Path(__file__).parent / "draft"
+
+__all__ = [
+    "DEFAULT_DIFFICULTY",
+    "DRAFT",
+    "FAMILIES",
+    "SPLITS",
+    "TARGET",
+    "Difficulty",
+    "Problem",
+    "format_prompt",
+    "generate",
+    "iterate",
+    "parse_answer",
+    "template_names",
+]

@@ -1,0 +1,178 @@
+"""`stet doctor`: is this pair worth using, and how?"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from stet.cli import options as o
+from stet.cli.application import app
+from stet.cli.output import number, out, print_json, progress
+
+if TYPE_CHECKING:
+    from stet.doctor import Diagnosis
+    from stet.pair import Pair
+
+MARKS = {"use": "bold green", "marginal": "bold yellow", "avoid": "bold red"}
+
+
+@app.command("doctor")
+def command(
+    target: o.Target = None,
+    draft: o.Draft = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            help="Prompts like those you will serve, one per line (or JSON lines). "
+            "Without it: samples that come with Stet.",
+            show_default=False,
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Use at most so many prompts.")] = 8,
+    batch: Annotated[
+        int, typer.Option(min=1, help="Prompts decoded together: the load you expect.")
+    ] = 1,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Put prompts into the model's chat template.")
+    ] = False,
+    max_new_tokens: o.MaxNewTokens = 96,
+    temperature: o.Temperature = 0.0,
+    dtype: o.Dtype = "auto",
+    device: o.Device = "auto",
+    revision: o.Revision = None,
+    draft_revision: o.DraftRevision = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    max_length: o.MaxLength = None,
+    compile: o.Compile = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Measure whether speculation pays for a pair, on this machine, with your prompts.
+
+    Checks that the models fit together and into memory, measures what a pass of each costs, counts
+    how often drafted tokens are kept, and reckons the speed-up for every block length. Says plainly
+    when a pair should not be used, and why; then the exit code is 1.
+    """
+    from stet import doctor
+
+    texts, source = _samples(prompts, bundled=target is None)
+    texts = texts[:limit]
+    pair = o.load(
+        target,
+        draft,
+        max_batch=batch,
+        compile=compile,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        draft_revision=draft_revision,
+        trust_remote_code=trust_remote_code,
+        max_length=max_length,
+    )
+    if chat or (target is None and prompts is not None):
+        texts = [o.in_chat_template(pair, text) for text in texts]
+    if not as_json:
+        _print_pair(pair)
+    with progress("Measuring") as show:
+        plain, speculative = doctor.examine(
+            pair,
+            texts,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            batch=batch,
+            on_progress=show,
+        )
+    diagnosis = doctor.diagnose(plain, speculative)
+    if as_json:
+        print_json(
+            {
+                **_pair_record(pair),
+                "prompts": source,
+                "prompt_count": len(texts),
+                "batch": batch,
+                "temperature": temperature,
+                "acceptance_rate": diagnosis.acceptance.rate,
+                **asdict(diagnosis),
+            }
+        )
+    else:
+        _print_costs(diagnosis, f"{len(texts)} {source}, batches of {batch}")
+        _print_forecasts(diagnosis, greedy=temperature == 0)
+    if diagnosis.verdict == "avoid":
+        raise typer.Exit(1)
+
+
+def _samples(file: Path | None, *, bundled: bool) -> tuple[list[str], str]:
+    """Prompts to measure with, and what they are."""
+    if file is not None:
+        return o.prompts_in(file), f"prompts of {file}"
+    from stet.bundled import generate
+
+    problems = generate("stories", "calibration", 64)
+    texts = [problem.prompt if bundled else f"{problem.text}\n" for problem in problems]
+    return texts, "word problems that come with Stet"
+
+
+def _print_costs(diagnosis: Diagnosis, source: str) -> None:
+    costs = diagnosis.costs
+    single = costs.target_pass(1)
+    table = Table(title=f"Measured costs ({source})", title_justify="left", box=None)
+    table.add_column("")
+    table.add_column("milliseconds", justify="right")
+    table.add_column("of a target pass", justify="right")
+    rows = [(f"target, {n} token{'s' * (n > 1)}", costs.target[n]) for n in sorted(costs.target)]
+    rows += [("draft, 1 token", costs.draft), ("a round, beside both", costs.overhead)]
+    for label, seconds in rows:
+        table.add_row(label, f"{1000 * seconds:.2f}", f"{seconds / single:.2f}")
+    out.print(table)
+    shares = " ".join(f"{share:.0%}" for share in diagnosis.acceptance.kept_share)
+    out.print(
+        f"\nAcceptance: {diagnosis.acceptance.rate:.0%} of drafted tokens stand where those before "
+        f"them did.\nKept by position in the block: {shares}\n"
+    )
+
+
+def _print_forecasts(diagnosis: Diagnosis, *, greedy: bool) -> None:
+    table = Table(title="Expected, by drafted tokens per block", title_justify="left", box=None)
+    for heading in ("K", "tokens per pass", "tokens/s", "speed-up", ""):
+        table.add_column(heading, justify="right")
+    for row in diagnosis.forecasts:
+        is_best = row is diagnosis.best
+        table.add_row(
+            str(row.draft_length),
+            number(row.tokens_per_pass),
+            f"{row.tokens_per_second:.0f}",
+            f"{row.speedup:.2f}x",
+            "best" if is_best else "",
+            style="bold" if is_best else None,
+        )
+    out.print(table)
+    out.print(
+        f"\nMeasured with K = {diagnosis.measured_length}: {diagnosis.measured_speedup:.2f}x, "
+        "prompts included."
+    )
+    if greedy:
+        out.print(f"The target's own text on {diagnosis.same_text_share:.0%} of the prompts.")
+    out.print()
+    out.print(diagnosis.advice, style=MARKS[diagnosis.verdict])
+
+
+def _print_pair(pair: Pair) -> None:
+    record = _pair_record(pair)
+    table = Table(title="Models", title_justify="left", box=None)
+    for heading in ("", "name", "weights", "dtype", "device", "context"):
+        table.add_column(heading)
+    for model in record["models"]:
+        table.add_row(*(str(model[key]) for key in model))
+    out.print(table)
+    out.print()
+
+
+def _pair_record(pair: Pair) -> dict[str, Any]:
+    """What the pair is made of."""
+    del pair
+    return {"models": []}

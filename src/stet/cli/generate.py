@@ -1,0 +1,315 @@
+"""`stet generate`: answers to prompts."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stet.cli import options as o
+from stet.cli.application import app
+from stet.cli.output import (
+    coloured,
+    counters_json,
+    err,
+    legend,
+    out,
+    print_json,
+    progress,
+    summary,
+)
+from stet.errors import OptionError
+from stet.trace import Counters
+
+if TYPE_CHECKING:
+    from stet.pair import Pair, Result
+
+POLICY = "Policy"
+
+
+@app.command("generate")
+def command(
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help='The prompt. "-", or nothing in a pipe: read it from stdin.'),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            "-f",
+            help='One prompt per line; in a .jsonl file one {"prompt": ...} per line.',
+            show_default=False,
+        ),
+    ] = None,
+    chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--no-chat",
+            help="Put prompts into the model's chat template. Default: on for the bundled pair.",
+            show_default=False,
+        ),
+    ] = None,
+    policy: Annotated[
+        str,
+        typer.Option(
+            "--policy",
+            "-p",
+            help="What decides which drafted tokens stand; see `stet policies`.",
+            rich_help_panel=POLICY,
+        ),
+    ] = "exact",
+    param: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A parameter of the policy, name=value. May be repeated.", rich_help_panel=POLICY
+        ),
+    ] = None,
+    draft_length: Annotated[
+        str,
+        typer.Option(
+            "--draft-length",
+            "-k",
+            help="Tokens drafted per block, or auto: chosen from what was kept so far.",
+            rich_help_panel=POLICY,
+        ),
+    ] = "auto",
+    max_new_tokens: o.MaxNewTokens = 256,
+    temperature: o.Temperature = 0.0,
+    top_k: Annotated[
+        int, typer.Option(help="Keep the k likeliest tokens; 0: all.", rich_help_panel=o.SAMPLING)
+    ] = 0,
+    top_p: Annotated[
+        float,
+        typer.Option(help="Keep the likeliest tokens up to this sum.", rich_help_panel=o.SAMPLING),
+    ] = 1.0,
+    min_p: Annotated[
+        float,
+        typer.Option(
+            help="Keep tokens with this share of the likeliest one.", rich_help_panel=o.SAMPLING
+        ),
+    ] = 0.0,
+    repetition_penalty: Annotated[
+        float,
+        typer.Option(help="Above 1 makes used tokens less likely.", rich_help_panel=o.SAMPLING),
+    ] = 1.0,
+    logit_bias: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Add to a token's logit, ID=VALUE. May be repeated.", rich_help_panel=o.SAMPLING
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(help="The same seed gives the same text.", rich_help_panel=o.SAMPLING)
+    ] = 0,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(help="End at this text. May be repeated.", rich_help_panel=o.SAMPLING),
+    ] = None,
+    stop_token_id: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="End at this token, beside the model's own. May be repeated.",
+            rich_help_panel=o.SAMPLING,
+        ),
+    ] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            help="End a request after so many seconds.",
+            rich_help_panel=o.SAMPLING,
+            show_default=False,
+        ),
+    ] = None,
+    target: o.Target = None,
+    draft: o.Draft = None,
+    dtype: o.Dtype = "auto",
+    device: o.Device = "auto",
+    revision: o.Revision = None,
+    draft_revision: o.DraftRevision = None,
+    trust_remote_code: o.TrustRemoteCode = False,
+    max_length: o.MaxLength = None,
+    batch: Annotated[
+        int,
+        typer.Option(min=1, help="Most prompts decoded together.", rich_help_panel=o.MODELS),
+    ] = 16,
+    compile: o.Compile = None,
+    show_origin: Annotated[
+        bool,
+        typer.Option(
+            "--show-origin",
+            help="Mark who wrote what: draft or target. With --json: a record per token.",
+            rich_help_panel=o.OUTPUT,
+        ),
+    ] = False,
+    logprobs: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Record the n likeliest tokens at each position (with --json or --trace).",
+            rich_help_panel=o.OUTPUT,
+        ),
+    ] = 0,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            help="Append what happened, token by token, to this JSON-lines file.",
+            rich_help_panel=o.OUTPUT,
+            show_default=False,
+        ),
+    ] = None,
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "--quiet", "-q", help="No summary and no progress bar.", rich_help_panel=o.OUTPUT
+        ),
+    ] = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Answer prompts by speculative decoding, and show what it saved.
+
+    One prompt streams to the terminal as it is written. Many prompts (--file, or lines on stdin
+    with --json) are decoded in batches; answers come in the order of the prompts. The summary goes
+    to stderr, so stdout holds the answers alone.
+    """
+    prompts = _prompts(prompt, file)
+    settings: dict[str, Any] = {
+        "policy": o.policy_of(policy, param or []),
+        "draft_length": o.draft_length_of(draft_length),
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "logit_bias": o.logit_bias_of(logit_bias or []),
+        "seed": seed,
+        "stop": tuple(stop or ()),
+        "stop_token_ids": tuple(stop_token_id or ()),
+        "logprobs": logprobs,
+        "timeout": timeout,
+    }
+    pair = o.load(
+        target,
+        draft,
+        max_batch=min(batch, len(prompts)),
+        compile=compile,
+        dtype=dtype,
+        device=device,
+        revision=revision,
+        draft_revision=draft_revision,
+        trust_remote_code=trust_remote_code,
+        max_length=max_length,
+    )
+    in_template = target is None if chat is None else chat
+    texts = [o.in_chat_template(pair, text) for text in prompts] if in_template else prompts
+
+    streams = len(texts) == 1 and not as_json
+    if streams and show_origin:
+        err.print(legend(err))
+    start = perf_counter()
+    if streams:
+        results = [_stream(pair, texts[0], settings, show_origin)]
+        _write_trace(results, trace)
+    else:
+        write = _writer(prompts, as_json=as_json, show_origin=show_origin, trace=trace)
+        results = _in_groups(pair, texts, settings, 4 * batch, write, quiet=quiet)
+    if not quiet:
+        total = Counters()
+        for result in results:
+            total.add(result.counters)
+        err.print(f"[dim]{summary(total, perf_counter() - start)}[/]", soft_wrap=True)
+
+
+def _prompts(prompt: str | None, file: Path | None) -> list[str]:
+    if prompt is not None and file is not None:
+        raise OptionError("Give a prompt or --file, not both.")
+    if file is not None:
+        return o.prompts_in(file)
+    if prompt is None or prompt == "-":
+        if prompt is None and sys.stdin.isatty():
+            raise OptionError('Give a prompt: stet generate "..." (or --file, or a pipe).')
+        prompt = sys.stdin.read().removesuffix("\n")
+    if not prompt:
+        raise OptionError("The prompt is empty.")
+    return [prompt]
+
+
+def _stream(pair: Pair, text: str, settings: dict[str, Any], show_origin: bool) -> Result:
+    stream = pair.stream(text, **settings)
+    try:
+        for chunk in stream:
+            piece = coloured(chunk.tokens, chunk.text) if show_origin else chunk.text
+            out.print(piece, end="", markup=False)
+    finally:
+        out.print()
+    return stream.result
+
+
+def _in_groups(
+    pair: Pair,
+    texts: Sequence[str],
+    settings: dict[str, Any],
+    size: int,
+    write: Callable[[Result], None],
+    *,
+    quiet: bool,
+) -> list[Result]:
+    """Answer many prompts, writing each group as it is done: Ctrl-C then loses one group."""
+    results: list[Result] = []
+    with progress("Generating", hidden=quiet) as show:
+        for first in range(0, len(texts), size):
+            group = pair.generate(list(texts[first : first + size]), **settings)
+            for result in group:
+                write(result)
+            results += group
+            show(len(results), len(texts))
+    return results
+
+
+def _writer(
+    prompts: Sequence[str], *, as_json: bool, show_origin: bool, trace: Path | None
+) -> Callable[[Result], None]:
+    """What prints one answer; called once per prompt, in their order."""
+    remaining = iter(prompts)
+
+    def write(result: Result) -> None:
+        prompt = next(remaining)
+        if as_json:
+            print_json(_record(prompt, result, with_tokens=show_origin))
+        else:
+            out.print(prompt, style="dim", markup=False)
+            answer = coloured(result.tokens, result.text) if show_origin else result.text
+            out.print(answer, end="\n\n", markup=False)
+        _write_trace([result], trace)
+
+    return write
+
+
+def _record(prompt: str, result: Result, *, with_tokens: bool) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "prompt": prompt,
+        "text": result.text,
+        "finish_reason": result.finish_reason,
+        "seconds": result.seconds,
+        "counters": counters_json(result.counters),
+    }
+    if with_tokens:
+        record["tokens"] = [asdict(token) for token in result.tokens]
+    return record
+
+
+def _write_trace(results: Sequence[Result], path: Path | None) -> None:
+    if path is None:
+        return
+    from stet import trace
+
+    try:
+        trace.write((result.trace for result in results), path)
+    except OSError as error:
+        raise OptionError(f"The trace cannot be written to {path} ({error.strerror}).") from error

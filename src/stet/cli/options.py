@@ -1,0 +1,235 @@
+"""Options that several commands share, and turning their text into values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from stet.errors import OptionError
+
+if TYPE_CHECKING:
+    from stet.pair import Pair
+
+MODELS = "Models"
+SAMPLING = "Sampling"
+OUTPUT = "Output"
+
+AsJson = Annotated[
+    bool, typer.Option("--json", help="Print JSON for programs.", rich_help_panel=OUTPUT)
+]
+Target = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        "-t",
+        help="The larger model: a folder or a hub name. Without it: the bundled pair.",
+        rich_help_panel=MODELS,
+        show_default=False,
+    ),
+]
+Draft = Annotated[
+    str | None,
+    typer.Option(
+        "--draft",
+        "-d",
+        help='The smaller model, or "lookup" to draft from the prompt itself.',
+        rich_help_panel=MODELS,
+        show_default=False,
+    ),
+]
+Dtype = Annotated[
+    str,
+    typer.Option(help="float32, bfloat16, float16, or auto: as saved.", rich_help_panel=MODELS),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto.", rich_help_panel=MODELS)]
+Revision = Annotated[
+    str | None,
+    typer.Option(
+        help="Revision of the target on the hub.", rich_help_panel=MODELS, show_default=False
+    ),
+]
+DraftRevision = Annotated[
+    str | None,
+    typer.Option(
+        help="Revision of the draft on the hub.", rich_help_panel=MODELS, show_default=False
+    ),
+]
+TrustRemoteCode = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code",
+        help="Run code that comes with the model's files. Only for sources you trust.",
+        rich_help_panel=MODELS,
+    ),
+]
+MaxLength = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Longest prompt and answer together, in tokens.",
+        rich_help_panel=MODELS,
+        show_default=False,
+    ),
+]
+Compile = Annotated[
+    bool | None,
+    typer.Option(
+        "--compile/--no-compile",
+        help="Compile the models: slower to start, faster to run. Default: on for long runs.",
+        rich_help_panel=MODELS,
+        show_default=False,
+    ),
+]
+MaxNewTokens = Annotated[
+    int,
+    typer.Option("--max-new-tokens", "-n", min=1, help="Longest answer.", rich_help_panel=SAMPLING),
+]
+Temperature = Annotated[
+    float,
+    typer.Option(
+        help="0 takes the most probable token; above 0 samples.", rich_help_panel=SAMPLING
+    ),
+]
+
+
+def load(
+    target: str | None,
+    draft: str | None,
+    *,
+    max_batch: int = 16,
+    compile: bool | None = None,
+    **options: Any,
+) -> Pair:
+    """Load a pair, showing that something happens.
+
+    Raises:
+        StetError: where the pair cannot be loaded or run faithfully.
+    """
+    from stet.cli.output import err
+
+    what = "the bundled pair" if target is None else f"{target} and {draft}"
+    with err.status(f"Loading {what} ..."):
+        import stet
+
+        return stet.load_pair(
+            target,
+            draft,
+            max_batch=max_batch,
+            compile="auto" if compile is None else compile,
+            **options,
+        )
+
+
+def in_chat_template(pair: Pair, text: str) -> str:
+    """A prompt as the model was trained to be asked.
+
+    Raises:
+        OptionError: where the model has no chat template.
+    """
+    tokenizer: Any = pair.tokenizer
+    if not tokenizer.chat_template:
+        raise OptionError("This model has no chat template; leave out --chat.")
+    message = {"role": "user", "content": text}
+    return str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+
+
+def policy_of(name: str, parameters: Iterable[str]) -> Any:
+    """The policy that `--policy NAME --param name=value ...` means.
+
+    Raises:
+        OptionError: for a name or parameter that does not exist, or text that is no `name=value`.
+    """
+    values = dict(pair_of(text, "--param") for text in parameters)
+    if not values:
+        return name
+    from stet.policies import resolve
+
+    return resolve(name, {key: value_of(text) for key, text in values.items()})
+
+
+def pair_of(text: str, option: str) -> tuple[str, str]:
+    """Split `name=value`.
+
+    Raises:
+        OptionError: where there is no `=`.
+    """
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise OptionError(f"{option} {text!r} is not of the form name=value.")
+    return name.strip(), value.strip()
+
+
+def value_of(text: str) -> Any:
+    """A number, true, false, null or list where the text is one in JSON, else the text itself."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def logit_bias_of(entries: Iterable[str]) -> dict[int, float] | None:
+    """The bias per token id that `--logit-bias ID=VALUE ...` means, None where there is none.
+
+    Raises:
+        OptionError: for what is not a token id and a number.
+    """
+    bias: dict[int, float] = {}
+    for entry in entries:
+        token, value = pair_of(entry, "--logit-bias")
+        try:
+            bias[int(token)] = float(value)
+        except ValueError as error:
+            raise OptionError(f"--logit-bias {entry!r} is not a token id and a number.") from error
+    return bias or None
+
+
+def draft_length_of(text: str) -> int | str:
+    """What `--draft-length` means: a number of tokens, or "auto".
+
+    Raises:
+        OptionError: for anything else.
+    """
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError as error:
+        raise OptionError(
+            f'--draft-length {text!r} is neither a number of tokens nor "auto".'
+        ) from error
+
+
+def prompts_in(file: Path) -> list[str]:
+    """The prompts of a file: one per line, or JSON lines with a `prompt`.
+
+    Raises:
+        OptionError: where the file cannot be read or a line has no prompt.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{file} cannot be read as text ({error}).") from error
+    # What the file is called decides, so that a prompt may begin with a brace.
+    is_jsonl = file.suffix in {".jsonl", ".ndjson", ".json"}
+    prompts: list[str] = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            prompts.append(_prompt_in(line, f"{file}, line {number}") if is_jsonl else line)
+    if not prompts:
+        raise OptionError(f"{file} holds no prompts.")
+    return prompts
+
+
+def _prompt_in(line: str, where: str) -> str:
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise OptionError(f"{where}: not JSON ({error.msg}).") from error
+    prompt = record.get("prompt") if isinstance(record, dict) else None
+    if not isinstance(prompt, str) or not prompt:
+        raise OptionError(f'{where}: no text under "prompt".')
+    return prompt

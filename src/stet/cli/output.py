@@ -1,0 +1,142 @@
+"""What the commands print: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from stet.trace import Counters, TokenRecord
+
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False)
+
+# Blue and orange stay apart for every kind of colour vision; underline and weight without colour.
+STYLES = {"draft": "#56b4e9", "target": "bold underline #e69f00"}
+
+
+def show_error(message: str) -> None:
+    """One sentence on stderr."""
+    err.print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One line of JSON on stdout."""
+    # Not through rich: it would wrap and colour what a program is to read.
+    print(json.dumps(plain(value), ensure_ascii=False), flush=True)
+
+
+def plain(value: Any) -> Any:
+    """Records, paths and tuples as what JSON knows."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return plain(asdict(value))
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def counters_json(counters: Counters) -> dict[str, Any]:
+    """The counters with the rates that follow from them."""
+    return {
+        **asdict(counters),
+        "acceptance_rate": counters.acceptance_rate,
+        "tokens_per_pass": counters.tokens_per_pass,
+        "mean_acceptance_length": counters.mean_acceptance_length,
+    }
+
+
+def number(value: float | None, form: str = ".2f") -> str:
+    """A number for a table, or a dash where there is none."""
+    return "-" if value is None else format(value, form)
+
+
+def summary(counters: Counters, seconds: float) -> str:
+    """One line on what an answer cost."""
+    rate = counters.emitted_tokens / seconds if seconds else 0.0
+    parts = [f"{counters.emitted_tokens} tokens in {seconds:.2f} s ({rate:.0f} tokens/s)"]
+    if counters.target_passes:
+        parts.append(
+            f"{counters.target_passes} target passes, {number(counters.tokens_per_pass)} tokens each"
+        )
+    if counters.drafted_tokens:
+        parts.append(
+            f"{counters.kept_tokens} of {counters.drafted_tokens} drafted tokens kept "
+            f"({number(counters.acceptance_rate, '.0%')})"
+        )
+    return ", ".join(parts)
+
+
+def legend(console: Console = out) -> Text:
+    """What the styles of `coloured` mean."""
+    text = Text()
+    text.append_text(_mark("written by the draft and kept", "draft", console))
+    text.append("   ")
+    text.append_text(_mark("written by the target", "target", console))
+    return text
+
+
+def coloured(tokens: Sequence[TokenRecord], text: str, console: Console = out) -> Text:
+    """A text in the styles of those who wrote it.
+
+    Args:
+        tokens: the tokens of the text, perhaps followed by ones that are not shown (a stop token).
+        text: what is shown.
+        console: where it will be printed; one without styles gets brackets instead.
+    """
+    styled = Text()
+    for origin, piece in _spans(tokens, text):
+        styled.append_text(_mark(piece, origin, console))
+    return styled
+
+
+def _mark(piece: str, origin: str, console: Console) -> Text:
+    if console.color_system is None and origin == "target":
+        return Text(f"[[{piece}]]")
+    return Text(piece, style=STYLES[origin])
+
+
+def _spans(tokens: Sequence[TokenRecord], text: str) -> Iterator[tuple[str, str]]:
+    """Stretches of `text` with one origin each."""
+    # Tokens that end inside a character read differently alone than together. Then a piece is
+    # looked for where it should be, and what could not be placed goes to the next that was.
+    start, end, origin = 0, 0, tokens[0].origin if tokens else "target"
+    for token in tokens:
+        found = text.find(token.text, end, end + len(token.text) + 8) if token.text else -1
+        if token.origin != origin:
+            if end > start:
+                yield origin, text[start:end]
+            start, origin = end, token.origin
+        if found >= 0:
+            end = found + len(token.text)
+    if len(text) > start:
+        yield origin, text[start:]
+
+
+@contextmanager
+def progress(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on stderr; call the result with how much is done, of how much."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = hidden or not err.is_terminal
+    with Progress(*columns, console=err, transient=True, disable=hidden) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

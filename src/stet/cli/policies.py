@@ -1,0 +1,67 @@
+"""`stet policies`: the rules that decide what stands."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import MISSING, fields
+from typing import Any
+
+from rich.table import Table
+
+from stet.cli.application import app
+from stet.cli.options import AsJson
+from stet.cli.output import out, print_json
+
+BASELINES = (
+    ("target", True, "The target alone, one token a pass: what speculation is measured against."),
+    ("draft", False, "The draft alone, unverified: how good, and how fast, it is by itself."),
+)
+
+
+def describe() -> list[dict[str, Any]]:
+    """Every policy: name, lossless, summary, parameters with their defaults, where it is from."""
+    from stet.policies import available
+
+    rows: list[dict[str, Any]] = [
+        {"name": name, "lossless": lossless, "summary": summary, "parameters": {}, "module": "stet"}
+        for name, lossless, summary in BASELINES
+    ]
+    for policy in available():
+        parameters = {
+            f.name: None if f.default is MISSING else f.default
+            for f in fields(policy)  # type: ignore[arg-type]  # policies are dataclasses
+        }
+        summary = (inspect.getdoc(policy) or "").split("\n\n")[0].replace("\n", " ")
+        rows.append(
+            {
+                "name": policy.name,
+                "lossless": policy.lossless,
+                "summary": summary,
+                "parameters": parameters,
+                "module": policy.__module__,
+            }
+        )
+    return rows
+
+
+@app.command("policies")
+def command(as_json: AsJson = False) -> None:
+    """List the verification policies: what each keeps, whether it is lossless, its parameters.
+
+    Choose one with [cyan]stet generate --policy NAME --param parameter=value[/cyan]. Packages add
+    their own through the entry-point group stet.policies.
+    """
+    rows = describe()
+    if as_json:
+        print_json(rows)
+        return
+    table = Table(title="Verification policies", title_justify="left", box=None, pad_edge=False)
+    table.add_column("policy", style="bold", no_wrap=True)
+    table.add_column("lossless", no_wrap=True)
+    table.add_column("what it does", overflow="fold")
+    table.add_column("parameters", overflow="fold")
+    for row in rows:
+        parameters = ", ".join(f"{name}={value!r}" for name, value in row["parameters"].items())
+        lossless = "yes" if row["lossless"] else "no"
+        table.add_row(row["name"], lossless, row["summary"], parameters or "none")
+    out.print(table)

@@ -1,0 +1,1 @@
+"""Running the operations of all live programs together, in batches."""

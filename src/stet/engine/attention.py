@@ -1,0 +1,319 @@
+"""Attention over the preallocated cache, called by transformers models in place of their own.
+
+A forward pass hands the model one `CacheView`. The model passes it around under two names: as
+`past_key_values`, whose `update` writes the new keys and values into the cache, and as the keyword
+`stet_view`, which reaches `attend` and says which rows and how many slots of the cache to read.
+
+The mask is built here, from positions and the layer's own `sliding_window`, because a mask made
+outside would be used for every layer alike and sliding-window models would come out wrong. For the
+same reason no mask function is registered with transformers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+NAME = "stet"
+"""Name of `attend` in transformers' `AttentionInterface`."""
+
+_NO_MASK = object()
+
+
+@dataclass(slots=True, eq=False)
+class Span:
+    """Neighbouring rows of a batch that are attended together.
+
+    Attributes:
+        first: first row of the span in the batch.
+        last: one past its last row in the batch.
+        row: cache row of `first`; the others follow it. Unused when `gather` is set.
+        length: how many slots of the cache are read.
+        positions: [B or 1, T] positions of the queries of the span; None when `aligned`.
+        aligned: all rows end at `length`, without pads, so that one mask serves all rows and
+            depends only on T.
+        gather: [B] cache rows to copy together, for rows that are not neighbours.
+    """
+
+    first: int
+    last: int
+    row: int
+    length: int
+    positions: Tensor | None
+    aligned: bool
+    gather: Tensor | None = None
+    masks: dict[tuple[int | None, int], Tensor | None] = field(default_factory=dict)
+
+
+class AlignedMasks:
+    """Masks for rows that all end at the same slot; a shorter length is a slice of a longer one.
+
+    Query t of T may see the slots up to `length - T + t`, so the mask for any length is the right
+    end of the mask for the greatest.
+    """
+
+    LONGEST = 16
+    """Longest block whose mask is kept; those of a prefill are made anew."""
+
+    def __init__(self, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.capacity = capacity
+        self._like = torch.empty(0, dtype=dtype, device=device)
+        self._tables: dict[tuple[int, int, int | None], Tensor] = {}
+
+    def get(self, count: int, length: int, groups: int, window: int | None) -> Tensor:
+        """The additive mask, [1, 1, groups * count, length], of 0 and -inf."""
+        if count > self.LONGEST:
+            return self._make(count, length, groups, window)
+        key = (count, groups, window)
+        table = self._tables.get(key)
+        if table is None:
+            table = self._tables[key] = self._make(count, self.capacity, groups, window)
+        return table[..., self.capacity - length :]
+
+    def _make(self, count: int, length: int, groups: int, window: int | None) -> Tensor:
+        device = self._like.device
+        positions = torch.arange(length - count, length, device=device)[None]
+        slots = torch.arange(length, device=device)
+        return additive_mask(positions, slots, groups, window, self._like.dtype)
+
+
+def additive_mask(
+    positions: Tensor, slots: Tensor, groups: int, window: int | None, dtype: torch.dtype
+) -> Tensor:
+    """Mask of a causal layer over a cache.
+
+    Args:
+        positions: [B, T] positions of the queries.
+        slots: [S] positions of the keys.
+        groups: query heads per key head. The mask is repeated for each, since `attend` folds the
+            group into the query length.
+        window: a query sees its own position and the `window - 1` before it; None: all of them.
+        dtype: of the queries.
+
+    Returns:
+        [B, 1, groups * T, S], 0 where a query may look and -inf elsewhere.
+    """
+    batch, count = positions.shape
+    queries = positions[:, None, :].expand(batch, groups, count).reshape(batch, 1, -1, 1)
+    hidden = slots > queries
+    if window is not None:
+        hidden = hidden | (slots <= queries - window)
+    return torch.zeros(hidden.shape, dtype=dtype, device=slots.device).masked_fill_(
+        hidden, float("-inf")
+    )
+
+
+class CacheView:
+    """The cache as one forward pass sees it: where its keys go, and what its rows attend to.
+
+    It has the few methods that transformers models call on `past_key_values`.
+
+    Attributes:
+        keys: per layer [rows, key heads, slots, key size].
+        values: per layer [rows, key heads, slots, value size].
+        spans: the rows of the batch, divided into spans.
+        masks: source of the masks of aligned spans.
+        slots: [S] int64, 0 .. S-1, at least as long as the longest span.
+        block: (first cache row, one past the last, first slot, one past the last) when the new
+            keys fill a rectangle of the cache; otherwise None.
+        rows: [B, 1] int64 cache rows; used when `block` is None.
+        columns: [B, T] int64 slots that the new keys go to; used when `block` is None.
+    """
+
+    is_compileable = True
+    is_sliding: tuple[bool, ...] = ()
+
+    __slots__ = ("block", "columns", "keys", "masks", "rows", "slots", "spans", "values")
+
+    def __init__(
+        self,
+        keys: list[Tensor],
+        values: list[Tensor],
+        spans: list[Span],
+        masks: AlignedMasks | None,
+        slots: Tensor,
+        *,
+        block: tuple[int, int, int, int] | None = None,
+        rows: Tensor | None = None,
+        columns: Tensor | None = None,
+    ) -> None:
+        self.keys = keys
+        self.values = values
+        self.spans = spans
+        self.masks = masks
+        self.slots = slots
+        self.block = block
+        self.rows = rows
+        self.columns = columns
+
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write new keys and values ([B, heads, T, size]); return the layer's whole tensors."""
+        keys, values = self.keys[layer_idx], self.values[layer_idx]
+        block = self.block
+        if block is not None:
+            first, last, start, stop = block
+            keys[first:last, :, start:stop] = key
+            values[first:last, :, start:stop] = value
+        else:
+            # On the whole tensor: writing through a slice of the rows makes a compiled graph copy
+            # the cache.
+            where = (self.rows, slice(None), self.columns)
+            keys[where] = key.transpose(1, 2)
+            values[where] = value.transpose(1, 2)
+        return keys, values
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Zero: positions are always passed explicitly, so no model needs to infer them."""
+        return 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        """Zero, see `get_seq_length`."""
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        """Length and offset of a mask, for models that ask although none is made."""
+        return int(self.slots.shape[0]), 0
+
+    def mask(self, span: Span, count: int, groups: int, window: int | None) -> Tensor | None:
+        """The mask of a span, made once per forward and window; None when all slots are seen."""
+        if window is not None and span.length <= window:
+            window = None
+        made = span.masks.get((window, groups), _NO_MASK)
+        if made is not _NO_MASK:
+            return made  # type: ignore[return-value]
+        mask: Tensor | None
+        if span.positions is None:
+            assert self.masks is not None
+            if count == 1 and window is None:
+                mask = None
+            else:
+                mask = self.masks.get(count, span.length, groups, window)
+        else:
+            mask = additive_mask(
+                span.positions, self.slots[: span.length], groups, window, self.keys[0].dtype
+            )
+        span.masks[window, groups] = mask
+        return mask
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    stet_view: CacheView | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attend to the cache; the function registered with transformers.
+
+    Keyword arguments beyond the ones named here are looked at once, when a model is loaded, and a
+    model that passes one which would change the result is refused there.
+
+    Signals read from attention (how much a token looks at the prompt) belong here: queries come in
+    rotated, `stet_view` knows rows and positions, and the layer is `module.layer_idx`. A view that
+    wants them keeps the queries of its last layers; the weights are then computed for those alone.
+
+    Args:
+        module: the attention layer.
+        query: [B, query heads, T, size], rotated.
+        key: [rows, key heads, slots, size], the whole cache of the layer.
+        value: likewise.
+        attention_mask: None, since no mask is ever passed to the model.
+        scaling: factor of the scores; 1 / sqrt(size) when None.
+        sliding_window: see `additive_mask`.
+        softcap: scores are squashed to (-softcap, softcap) by tanh.
+        stet_view: the view of the cache of this forward pass.
+
+    Returns:
+        [B, T, query heads, value size], and None for the weights, which are not kept.
+    """
+    if stet_view is None:
+        raise RuntimeError(
+            "this model was loaded for stet's runner; "
+            "call model.set_attn_implementation('sdpa') to use it by itself"
+        )
+    spans = stet_view.spans
+    if len(spans) == 1:
+        return _attend_span(
+            query, key, value, scaling, sliding_window, softcap, stet_view, spans[0]
+        ), None
+    return torch.cat(
+        [
+            _attend_span(
+                query[span.first : span.last],
+                key,
+                value,
+                scaling,
+                sliding_window,
+                softcap,
+                stet_view,
+                span,
+            )
+            for span in spans
+        ]
+    ), None
+
+
+def _attend_span(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+    view: CacheView,
+    span: Span,
+) -> Tensor:
+    batch, heads, count, size = query.shape
+    if span.gather is None:
+        row = span.row
+        key = key[row : row + batch, :, : span.length]
+        value = value[row : row + batch, :, : span.length]
+    else:
+        key = key[:, :, : span.length].index_select(0, span.gather)
+        value = value[:, :, : span.length].index_select(0, span.gather)
+    key_heads = key.shape[1]
+    groups = heads // key_heads
+    mask = view.mask(span, count, groups, window)
+    if groups > 1:
+        # Heads that share a key head become more queries of it, so that keys are never repeated.
+        query = query.reshape(batch, key_heads, groups * count, size)
+    if softcap is None:
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
+    else:
+        out = _capped(query, key, value, mask, scaling, softcap)
+    if groups > 1:
+        out = out.reshape(batch, heads, count, value.shape[-1])
+    return out.transpose(1, 2)
+
+
+def _capped(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    softcap: float,
+) -> Tensor:
+    """Attention with soft-capped scores, which no fused kernel offers."""
+    if scaling is None:
+        scaling = query.shape[-1] ** -0.5
+    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    scores = torch.tanh(scores / softcap) * softcap
+    if mask is not None:
+        scores = scores + mask
+    return torch.matmul(torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype), value)
+
+
+AttentionInterface.register(NAME, attend)

@@ -1,0 +1,181 @@
+"""Bringing caches up to date: one rule for prompts, rewinds, late starters and candidates.
+
+A row's `valid` says how many cached tokens agree with its sequence. Whatever is missing beyond
+that is read in chunks, in passes of its own, so that a long prompt delays the others by a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from stet.engine.kv_cache import Row
+from stet.engine.runner import Runner
+from stet.errors import CapacityError
+from stet.sequence import Role
+from stet.sequence import Sequence as TokenSequence
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a round of catching up came to.
+
+    Attributes:
+        states: for each sequence, whether it is ready, or what went wrong with it.
+        progress: whether any cache advanced.
+    """
+
+    states: list[bool | Exception]
+    progress: bool
+
+
+@dataclass(slots=True, eq=False)
+class _Missing:
+    """Tokens [row.valid, end) of a sequence, to be read into a row."""
+
+    sequence: TokenSequence
+    row: Row
+    end: int
+
+
+class CatchUp:
+    """Prefills rows, a bounded number of tokens a round.
+
+    Args:
+        runners: by role.
+        chunk: tokens of one sequence that a round takes in; a batch of short ones may share the
+            room of two chunks.
+    """
+
+    def __init__(self, runners: dict[Role, Runner], chunk: int) -> None:
+        self._runners = runners
+        self._chunk = chunk
+
+    def run(self, sequences: Sequence[TokenSequence], role: Role, keep: int) -> Report:
+        """Read what is missing of each sequence, its last `keep` tokens excepted.
+
+        A candidate whose parent is not in the cache yet waits for the parent, once for all of its
+        siblings; then it starts from a copy of the parent's row.
+        """
+        runner = self._runners[role]
+        states: list[bool | Exception] = [False] * len(sequences)
+        missing: dict[int, _Missing] = {}
+        for place, sequence in enumerate(sequences):
+            try:
+                state = self._look(runner, sequence, role, keep)
+            except Exception as error:
+                states[place] = error
+                continue
+            if isinstance(state, _Missing):
+                # Siblings share their parent's gap.
+                missing.setdefault(id(state.row), state)
+            else:
+                states[place] = state
+        if not missing:
+            return Report(states, False)
+        failed = self._read(runner, list(missing.values()))
+        for place, sequence in enumerate(sequences):
+            if states[place] is False:
+                states[place] = self._after(runner, sequence, role, keep, failed)
+        return Report(states, True)
+
+    def _look(
+        self, runner: Runner, sequence: TokenSequence, role: Role, keep: int
+    ) -> bool | _Missing:
+        """True if ready, False if no row is free, else what must be read first."""
+        row = sequence.rows.get(role)
+        if row is None:
+            parent = sequence.parent
+            if parent is not None:
+                ready = self._look(runner, parent, role, keep)
+                if ready is not True:
+                    return ready
+                row = self._fork(runner, parent, sequence, role)
+            else:
+                row = self._allocate(runner)
+            if row is None:
+                return False
+            sequence.rows[role] = row
+        end = max(len(sequence.tokens) - keep, 0)
+        return True if row.valid >= end else _Missing(sequence, row, end)
+
+    def _fork(
+        self, runner: Runner, parent: TokenSequence, child: TokenSequence, role: Role
+    ) -> Row | None:
+        try:
+            (row,) = runner.fork(parent.rows[role], 1)
+        except CapacityError:
+            return None
+        row.valid = min(row.valid, child.prompt_length)
+        return row
+
+    def _allocate(self, runner: Runner) -> Row | None:
+        try:
+            return runner.allocate()
+        except CapacityError:
+            return None
+
+    def _after(
+        self,
+        runner: Runner,
+        sequence: TokenSequence,
+        role: Role,
+        keep: int,
+        failed: dict[int, Exception],
+    ) -> bool | Exception:
+        holder: TokenSequence | None = sequence
+        while holder is not None:
+            if id(holder) in failed:
+                return failed[id(holder)]
+            holder = holder.parent
+        try:
+            return self._look(runner, sequence, role, keep) is True
+        except Exception as error:
+            return error
+
+    def _read(self, runner: Runner, missing: list[_Missing]) -> dict[int, Exception]:
+        """One chunk of each as far as the round's budget goes; returns failures by sequence id."""
+        failed: dict[int, Exception] = {}
+        missing.sort(key=self._size)
+        budget = 2 * self._chunk
+        while missing and budget > 0:
+            batch = self._batch(missing, budget)
+            budget -= len(batch) * self._size(batch[-1])
+            del missing[: len(batch)]
+            failed |= self._forward(runner, batch)
+        return failed
+
+    def _size(self, item: _Missing) -> int:
+        return min(item.end - item.row.valid, self._chunk)
+
+    def _batch(self, missing: list[_Missing], budget: int) -> list[_Missing]:
+        """The shortest ones, as long as padding wastes less than half and the budget lasts."""
+        count = 1
+        shortest = self._size(missing[0])
+        for item in missing[1:]:
+            size = self._size(item)
+            if size > 2 * shortest or (count + 1) * size > budget:
+                break
+            count += 1
+        return missing[:count]
+
+    def _forward(self, runner: Runner, batch: list[_Missing]) -> dict[int, Exception]:
+        sizes = [self._size(item) for item in batch]
+        width = max(sizes)
+        starts = [item.row.valid for item in batch]
+        rows: list[list[int]] = []
+        for item, start, size in zip(batch, starts, sizes, strict=True):
+            rows.append(item.sequence.tokens[start : start + size] + [0] * (width - size))
+        try:
+            tokens = torch.tensor(rows, device=runner.device)
+            runner.forward([i.row for i in batch], tokens, starts, sizes, logits="none")
+        except Exception as error:
+            if len(batch) == 1:
+                return {id(batch[0].sequence): error}
+            failed: dict[int, Exception] = {}
+            for item in batch:
+                failed |= self._forward(runner, [item])
+            return failed
+        return {}

@@ -1,0 +1,204 @@
+"""The first half of a round: all pending drafts, in one batch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from stet.engine.operations import EMPTY, Block, Draft, DraftBatch
+from stet.engine.runner import Runner
+from stet.engine.uniforms import uniforms
+from stet.errors import StetError
+from stet.policies.base import DRAFT, Need
+from stet.sampling import Sampler, draw
+
+OVERLAP = 2
+"""Tokens at a sequence's end that the draft always reads again.
+
+After a whole block was kept its last token and the bonus are new to the draft, after a rejection
+only the correction is; reading two tokens either way makes both cases one.
+"""
+
+
+class ModelDrafter:
+    """Drafts with a language model.
+
+    Args:
+        runner: the draft model.
+    """
+
+    def __init__(self, runner: Runner) -> None:
+        self.runner = runner
+        # Reading a token from the host's own memory waits for nobody; from a GPU it would.
+        self._looks = runner.device.type == "cpu"
+
+    def run(self, drafts: Sequence[Draft]) -> list[Block]:
+        """Write a block for each request; all their prefixes are in the cache already."""
+        began = time.perf_counter()
+        needs = frozenset[Need]().union(*(d.needs for d in drafts))
+        if any(d.sequence.limits.probabilities for d in drafts):
+            needs |= {Need.DRAFT_LOGPROBS}
+        lengths, batch = self._write(drafts, needs)
+        share = (time.perf_counter() - began) / len(drafts)
+        return [Block(n, batch, row, seconds=share) for row, n in enumerate(lengths)]
+
+    def _write(
+        self, drafts: Sequence[Draft], needs: frozenset[Need]
+    ) -> tuple[list[int], DraftBatch]:
+        runner, device = self.runner, self.runner.device
+        sequences = [d.sequence for d in drafts]
+        rows = [s.rows["draft"] for s in sequences]
+        longest = max(d.count for d in drafts)
+        sampler = Sampler(
+            [s.sampling for s in sequences],
+            [s.tokens for s in sequences],
+            runner.vocab_size,
+            device,
+        )
+        random = None if sampler.all_greedy else _randomness(drafts, longest, device)
+
+        tails = [s.tokens[-OVERLAP:] for s in sequences]
+        starts = [len(s.tokens) - len(tail) for s, tail in zip(sequences, tails, strict=True)]
+        counts = [len(tail) for tail in tails]
+        padded = [tail + [0] * (OVERLAP - len(tail)) for tail in tails]
+        tokens = torch.tensor(padded, device=device)
+
+        lengths = [0] * len(drafts)
+        alive = [d.count > 0 for d in drafts]
+        stop = self._stopping(drafts)
+        written: list[Tensor] = []
+        probs: list[Tensor] = []
+        raw: list[Tensor] = []
+        hidden: list[Tensor] = []
+        for step in range(longest):
+            out = runner.forward(
+                rows, tokens, starts, counts, logits="last", hidden=Need.DRAFT_HIDDEN in needs
+            )
+            logits = sampler.edit(out.logits)
+            if random is None:
+                token = logits[:, 0].argmax(-1)
+            else:
+                distribution = sampler.probs(logits)[:, 0]
+                probs.append(distribution)
+                token = draw(distribution, random[:, step])
+            if Need.DRAFT_LOGPROBS in needs:
+                raw.append(out.logits[:, 0])
+            if out.hidden is not None:
+                hidden.append(_last(out.hidden, counts))
+            written.append(token)
+            for row, is_alive in enumerate(alive):
+                lengths[row] += is_alive
+                alive[row] = is_alive and lengths[row] < drafts[row].count
+            if stop is not None:
+                stop(alive, token, out.logits)
+            if not any(alive):
+                break
+            sampler.wrote(token)
+            tokens = token[:, None]
+            starts = [row.valid for row in rows]
+            counts = [int(is_alive) for is_alive in alive]
+        return lengths, DraftBatch(
+            torch.stack(written, 1),
+            torch.stack(probs, 1) if probs else None,
+            torch.stack(raw, 1) if raw else None,
+            torch.stack(hidden, 1) if hidden else None,
+        )
+
+    def _stopping(
+        self, drafts: Sequence[Draft]
+    ) -> Callable[[list[bool], Tensor, Tensor], None] | None:
+        """What ends a draft early: its own end, its caller's wish, or a lack of confidence.
+
+        Each looks at tokens that are drawn already and decides about the next one only, so the
+        distribution of what stands is untouched.
+        """
+        if not self._looks:
+            return None
+        so_far: list[list[int]] = [[] for _ in drafts]
+        floors = [d.sequence.limits.draft_length.min_confidence for d in drafts]
+        stops = [d.sequence.limits.stop_token_ids for d in drafts]
+        untils = [d.until for d in drafts]
+
+        def stop(alive: list[bool], token: Tensor, logits: Tensor) -> None:
+            values: list[int] = token.tolist()
+            confidence: list[float] | None = None
+            if any(floors):
+                logprob = logits[:, 0].log_softmax(-1).gather(1, token[:, None])
+                confidence = logprob.exp()[:, 0].tolist()
+            for row, value in enumerate(values):
+                if not alive[row]:
+                    continue
+                so_far[row].append(value)
+                until = untils[row]
+                if (
+                    value in stops[row]
+                    or (confidence is not None and confidence[row] < floors[row])
+                    or (until is not None and until(so_far[row]))
+                ):
+                    alive[row] = False
+
+        return stop
+
+
+def _last(hidden: Tensor, counts: Sequence[int]) -> Tensor:
+    """The last true position of each row: [B, T, D] to [B, D]."""
+    if hidden.shape[1] == 1:
+        return hidden[:, 0]
+    position = torch.tensor(counts, device=hidden.device) - 1
+    return hidden[torch.arange(len(counts), device=hidden.device), position]
+
+
+def _randomness(drafts: Sequence[Draft], count: int, device: torch.device) -> Tensor:
+    seeds = torch.tensor([d.sequence.sampling.seed for d in drafts], device=device)
+    rounds = torch.tensor([d.sequence.round for d in drafts], device=device)
+    return uniforms(seeds, rounds, DRAFT, count)
+
+
+class LookupDrafter:
+    """Drafts by copying: what followed the same few tokens earlier in the sequence.
+
+    Costs next to nothing and needs no model; pays where answers repeat their prompt.
+
+    Source: Saxena, "Prompt Lookup Decoding", 2023.
+
+    Args:
+        longest: tokens at the end of the sequence that are looked for, at most.
+        shortest: and at least.
+    """
+
+    def __init__(self, longest: int = 3, shortest: int = 2) -> None:
+        if not 1 <= shortest <= longest:
+            raise StetError("Prompt lookup needs 1 <= shortest <= longest.")
+        self._sizes = range(longest, shortest - 1, -1)
+
+    def run(self, drafts: Sequence[Draft]) -> list[Block]:
+        """Find a block for each request; an empty one where nothing matches."""
+        return [self._find(d) for d in drafts]
+
+    def _find(self, request: Draft) -> Block:
+        began = time.perf_counter()
+        tokens = request.sequence.tokens
+        for size in self._sizes:
+            start = _latest(tokens, size)
+            if start is not None:
+                copied = tokens[start : start + request.count]
+                return Block(
+                    len(copied), known=copied, seconds=time.perf_counter() - began
+                )
+        return EMPTY
+
+
+def _latest(tokens: list[int], size: int) -> int | None:
+    """Where the text after the latest earlier copy of the last `size` tokens begins."""
+    tail = tokens[-size:]
+    first = tail[0]
+    for start in range(len(tokens) - size - 1, -1, -1):
+        if tokens[start] == first and tokens[start : start + size] == tail:
+            return start + size
+    return None
+
+
+Drafter = ModelDrafter | LookupDrafter

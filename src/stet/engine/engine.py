@@ -1,0 +1,364 @@
+"""The engine: runs the operations of all live programs together, round by round."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from stet.engine.catch_up import CatchUp
+from stet.engine.drafting import OVERLAP, Drafter, ModelDrafter
+from stet.engine.operations import EMPTY, Await, Block, Draft, Join, Program, Score
+from stet.engine.outside import Outside
+from stet.engine.runner import Runner
+from stet.engine.scoring import NonFiniteError, score
+from stet.errors import CapacityError, StetError
+from stet.sequence import Role
+from stet.sequence import Sequence as TokenSequence
+from stet.trace import FinishReason
+
+
+@dataclass(eq=False)
+class Request:
+    """A program on its way through the engine.
+
+    Attributes:
+        sequence: what it writes to.
+        program: the decoding program over that sequence.
+        deadline: `time.monotonic()` at which it ends with what it has; None for never.
+        on_progress: called after every round in which the sequence grew.
+        error: what went wrong, where it failed.
+        done: whether it has left the engine.
+        seconds: from admission to the end.
+    """
+
+    sequence: TokenSequence
+    program: Program
+    deadline: float | None = None
+    on_progress: Callable[[Request], None] | None = None
+    error: Exception | None = None
+    done: bool = False
+    seconds: float = 0.0
+    started: float = 0.0
+    processes: set[_Process] = field(default_factory=set["_Process"])
+    seen: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class _Process:
+    """One generator at work: a request's program, or a child that it joined."""
+
+    program: Program
+    request: Request
+    parent: _Process | None = None
+    place: int = 0
+    pending: Draft | Score | None = None
+    results: list[Any] = field(default_factory=list[Any])
+    open: int = 0
+
+
+Op = TypeVar("Op", Draft, Score)
+
+
+class Engine:
+    """Continuous batching: requests join and leave at any round, whatever their policies.
+
+    Each round has two halves, all pending drafts and then all pending scores; a program that was
+    sent its draft is scored in the same round, so programs never fall out of step. Not thread-safe:
+    whoever calls it holds a lock.
+
+    Args:
+        target: the target's runner.
+        drafter: what drafts; None where only the target is used.
+        max_batch: requests at work at a time; further ones queue.
+        max_waiting: requests that may queue.
+        prefill_chunk: tokens of one prompt that a round takes in.
+    """
+
+    def __init__(
+        self,
+        target: Runner,
+        drafter: Drafter | None,
+        *,
+        max_batch: int = 16,
+        max_waiting: int = 100_000,
+        prefill_chunk: int = 512,
+    ) -> None:
+        self.drafter = drafter
+        self.max_batch = max_batch
+        self.max_waiting = max_waiting
+        self.runners: dict[Role, Runner] = {"target": target}
+        if isinstance(drafter, ModelDrafter):
+            self.runners["draft"] = drafter.runner
+        self._catch_up = CatchUp(self.runners, prefill_chunk)
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []
+        self._drafts: list[_Process] = []
+        self._scores: list[_Process] = []
+        self._work: deque[tuple[_Process, Any]] = deque()
+        self._outside: Outside[_Process] = Outside()
+
+    @property
+    def busy(self) -> bool:
+        """Whether any request is waiting or running."""
+        return bool(self._waiting or self._running)
+
+    @property
+    def running(self) -> int:
+        """Requests at work."""
+        return len(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._waiting)
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; it starts in a following round.
+
+        Raises:
+            CapacityError: the queue is full.
+        """
+        if len(self._waiting) >= self.max_waiting:
+            raise CapacityError(f"{self.max_waiting} requests are waiting already; try later.")
+        request.sequence.release = self._release
+        self._waiting.append(request)
+
+    def cancel(self, request: Request, reason: FinishReason = "cancelled") -> None:
+        """End a request now, with what it has; does nothing if it has ended."""
+        if not request.done:
+            request.sequence.close(reason)
+            self._finish(request)
+
+    def step(self) -> None:
+        """One round: every pending draft, then every pending score."""
+        self._expire()
+        self._admit()
+        self._outside.collect(self._work, wait=not (self._drafts or self._scores or self._work))
+        self._advance()
+        worked = self._draft_phase()
+        worked |= self._score_phase()
+        if not worked and (self._drafts or self._scores):
+            self._break_deadlock()
+        self._report()
+
+    # The two halves of a round
+
+    def _draft_phase(self) -> bool:
+        pending, self._drafts = self._drafts, []
+        if not pending:
+            return False
+        if self.drafter is None:
+            for process in pending:
+                self._fail(process, StetError("This program drafts, but no draft was loaded."))
+            return True
+        ready = pending
+        progress = False
+        if isinstance(self.drafter, ModelDrafter):
+            ready, progress = self._prepare(pending, "draft", OVERLAP)
+        self._drafts += [p for p in pending if p not in ready and not p.request.done]
+        operations = [(p, p.pending) for p in ready if isinstance(p.pending, Draft)]
+        for process, result in self._isolated(operations, self.drafter.run):
+            self._send(process, result)
+        self._advance()
+        return progress or bool(ready)
+
+    def _score_phase(self) -> bool:
+        pending, self._scores = self._scores, []
+        if not pending:
+            return False
+        ready, progress = self._prepare(pending, "target", 1)
+        self._scores += [p for p in pending if p not in ready and not p.request.done]
+        operations = [(p, p.pending) for p in ready if isinstance(p.pending, Score)]
+        target = self.runners["target"]
+        for process, result in self._isolated(operations, lambda ops: score(target, ops)):
+            if isinstance(result, NonFiniteError):
+                self._scrub(process)
+            self._send(process, result)
+        self._advance()
+        return progress or bool(ready)
+
+    def _prepare(
+        self, pending: list[_Process], role: Role, keep: int
+    ) -> tuple[list[_Process], bool]:
+        """Bring caches up to all but the last `keep` tokens; returns who is ready."""
+        ready: list[_Process] = []
+        report = self._catch_up.run([_sequence(p) for p in pending], role, keep)
+        for process, state in zip(pending, report.states, strict=True):
+            if isinstance(state, Exception):
+                self._fail(process, state)
+            elif state:
+                ready.append(process)
+        return ready, report.progress
+
+    def _isolated(
+        self,
+        operations: Sequence[tuple[_Process, Op]],
+        run: Callable[[list[Op]], Sequence[Any]],
+    ) -> list[tuple[_Process, Any]]:
+        """Run a batch; if it raises, run its members one by one, so only the guilty one fails."""
+        if not operations:
+            return []
+        try:
+            results: Sequence[Any] = run([op for _, op in operations])
+        except Exception as error:
+            if len(operations) == 1:
+                return [(operations[0][0], error)]
+            return [result for pair in operations for result in self._isolated([pair], run)]
+        return [(process, result) for (process, _), result in zip(operations, results, strict=True)]
+
+    # Programs
+
+    def _send(self, process: _Process, value: Any) -> None:
+        if process.request.done:
+            return
+        if isinstance(value, Exception):
+            self._fail(process, value)
+        else:
+            process.pending = None
+            self._work.append((process, value))
+
+    def _advance(self) -> None:
+        """Send results to programs until each waits for a model again; a list, not recursion."""
+        while self._work:
+            process, value = self._work.popleft()
+            if process.request.done:
+                continue
+            try:
+                if isinstance(value, Exception):
+                    operation = process.program.throw(value)
+                else:
+                    operation = process.program.send(value)
+            except StopIteration as stop:
+                self._ended(process, stop.value)
+                continue
+            except Exception as error:
+                self._fail(process, error)
+                continue
+            self._start(process, operation)
+
+    def _start(self, process: _Process, operation: Any) -> None:
+        match operation:
+            case Draft(count=0):
+                self._work.append((process, EMPTY))
+            case Draft():
+                process.pending = operation
+                self._drafts.append(process)
+            case Score():
+                process.pending = operation
+                self._scores.append(process)
+            case Join(programs=programs):
+                process.results = [None] * len(programs)
+                process.open = len(programs)
+                for place, program in enumerate(programs):
+                    child = _Process(program, process.request, process, place)
+                    process.request.processes.add(child)
+                    self._work.append((child, None))
+                if not programs:
+                    self._work.append((process, []))
+            case Await(awaitable=awaitable):
+                self._outside.start(process, awaitable)
+            case _:
+                self._fail(process, TypeError(f"a program yielded {operation!r}"))
+
+    def _ended(self, process: _Process, value: Any) -> None:
+        process.request.processes.discard(process)
+        parent = process.parent
+        if parent is None:
+            self._finish(process.request)
+            return
+        parent.results[process.place] = value
+        parent.open -= 1
+        if not parent.open:
+            self._work.append((parent, parent.results))
+
+    def _fail(self, process: _Process, error: Exception) -> None:
+        request = process.request
+        if not request.done:
+            request.error = error
+            request.sequence.close("error")
+            self._finish(request)
+
+    def _finish(self, request: Request) -> None:
+        """A request leaves: its programs are closed and its rows freed."""
+        request.done = True
+        request.sequence.close("cancelled")
+        # Children first: closing a parent may leave a `with` block that frees their rows.
+        for process in sorted(request.processes, key=_depth, reverse=True):
+            process.program.close()
+            if isinstance(process.pending, (Draft, Score)):
+                self._release(process.pending.sequence)
+        self._drafts = [p for p in self._drafts if p.request is not request]
+        self._scores = [p for p in self._scores if p.request is not request]
+        self._outside.drop(lambda process: process.request is request)
+        request.processes.clear()
+        self._release(request.sequence)
+        if request in self._running:
+            self._running.remove(request)
+            request.seconds = time.monotonic() - request.started
+        elif request in self._waiting:
+            self._waiting.remove(request)
+        if request.on_progress is not None:
+            request.on_progress(request)
+
+    # Requests
+
+    def _admit(self) -> None:
+        while self._waiting and len(self._running) < self.max_batch:
+            request = self._waiting.popleft()
+            request.started = time.monotonic()
+            self._running.append(request)
+            process = _Process(request.program, request)
+            request.processes.add(process)
+            self._work.append((process, None))
+
+    def _expire(self) -> None:
+        deadlines = [r for r in (*self._running, *self._waiting) if r.deadline is not None]
+        if deadlines:
+            now = time.monotonic()
+            for request in deadlines:
+                if request.deadline is not None and now >= request.deadline:
+                    self.cancel(request, "timeout")
+
+    def _report(self) -> None:
+        for request in list(self._running):
+            grown = len(request.sequence.tokens)
+            if request.on_progress is not None and grown != request.seen:
+                request.seen = grown
+                request.on_progress(request)
+
+    def _break_deadlock(self) -> None:
+        """Nobody could get a row: the newest request gives its rows back to the others."""
+        newest = self._running[-1]
+        rows = self.runners["target"].max_rows
+        error = CapacityError(
+            f"No cache rows are left ({rows} in all); raise max_batch or use fewer candidates."
+        )
+        self._fail(next(iter(newest.processes)), error)
+
+    def _release(self, sequence: TokenSequence) -> None:
+        for role, row in sequence.rows.items():
+            self.runners[role].release(row)
+        sequence.rows.clear()
+
+    def _scrub(self, process: _Process) -> None:
+        """Clean the rows of a sequence with values that are no numbers before they are reused."""
+        for role, row in _sequence(process).rows.items():
+            self.runners[role].scrub(row)
+
+
+def _sequence(process: _Process) -> TokenSequence:
+    assert process.pending is not None
+    return process.pending.sequence
+
+
+def _depth(process: _Process) -> int:
+    depth = 0
+    while process.parent is not None:
+        process, depth = process.parent, depth + 1
+    return depth
+
+
+__all__ = ["Block", "Engine", "Request"]

@@ -1,0 +1,124 @@
+"""Storage for keys and values: one pair of tensors per layer, made once, written in place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stet.errors import CapacityError
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What one attention layer of a model keeps per token.
+
+    Attributes:
+        query_heads: number of query heads.
+        key_heads: number of key (and value) heads.
+        key_size: elements of a key.
+        value_size: elements of a value.
+        dtype: of keys and values.
+        device: where the layer runs.
+        window: length of its sliding window; None for full attention.
+    """
+
+    query_heads: int
+    key_heads: int
+    key_size: int
+    value_size: int
+    dtype: torch.dtype
+    device: torch.device
+    window: int | None = None
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of cache for one token of one row."""
+        return self.key_heads * (self.key_size + self.value_size) * self.dtype.itemsize
+
+
+class KVCache:
+    """The keys and values of all rows of one model.
+
+    Each layer has [rows, key heads, capacity + 1, size]; the last slot is reserved: pads are
+    written there and nothing ever reads it. New memory is zeroed, since a NaN would get through a
+    mask (0 * NaN is NaN).
+
+    Attributes:
+        keys: per layer.
+        values: per layer.
+        capacity: tokens that a row can hold without growing.
+    """
+
+    FIRST_CAPACITY = 256
+
+    def __init__(
+        self, layers: Sequence[LayerShape], *, rows: int, max_length: int, grow: bool
+    ) -> None:
+        """Make the cache.
+
+        Args:
+            layers: shape of each layer.
+            rows: number of rows.
+            max_length: the most tokens a row may ever hold.
+            grow: start small and double on demand; otherwise allocate all of it now, so that
+                addresses never change (captured CUDA graphs hold on to them).
+        """
+        self.layers = tuple(layers)
+        self.rows = rows
+        self.max_length = max_length
+        self.capacity = min(self.FIRST_CAPACITY, max_length) if grow else max_length
+        self.keys = [self._empty(s, s.key_size) for s in self.layers]
+        self.values = [self._empty(s, s.value_size) for s in self.layers]
+
+    def _empty(self, layer: LayerShape, size: int) -> Tensor:
+        shape = (self.rows, layer.key_heads, self.capacity + 1, size)
+        return torch.zeros(shape, dtype=layer.dtype, device=layer.device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes allocated."""
+        return sum(t.nbytes for t in (*self.keys, *self.values))
+
+    def ensure(self, length: int) -> bool:
+        """Make room for rows of `length` tokens, by doubling.
+
+        Returns:
+            Whether the tensors were replaced by larger ones.
+
+        Raises:
+            CapacityError: `length` is more than `max_length`.
+        """
+        if length <= self.capacity:
+            return False
+        if length > self.max_length:
+            raise CapacityError(
+                f"A sequence of {length} tokens does not fit into a cache of {self.max_length}; "
+                "raise max_length or shorten the prompt or max_new_tokens."
+            )
+        old = self.capacity
+        while self.capacity < length:
+            self.capacity = min(2 * self.capacity, self.max_length)
+        for index, layer in enumerate(self.layers):
+            for tensors, size in ((self.keys, layer.key_size), (self.values, layer.value_size)):
+                larger = self._empty(layer, size)
+                # Without the reserved slot, which becomes an ordinary one.
+                larger[:, :, :old] = tensors[index][:, :, :old]
+                tensors[index] = larger
+        return True
+
+    def copy(self, source: int, targets: Sequence[int], length: int) -> None:
+        """Copy the first `length` tokens of row `source` to each of the rows `targets`."""
+        if not length:
+            return
+        for tensor in (*self.keys, *self.values):
+            prefix = tensor[source, :, :length]
+            for target in targets:
+                tensor[target, :, :length] = prefix
+
+    def clear(self, row: int, start: int = 0, stop: int | None = None) -> None:
+        """Zero the slots [start, stop) of a row; to the end, reserved slot included, if None."""
+        for tensor in (*self.keys, *self.values):
+            tensor[row, :, start:stop] = 0

@@ -1,0 +1,54 @@
+"""Waiting for things outside the engine: a remote target, a reward model."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from typing import Any, Generic, TypeVar
+
+W = TypeVar("W")
+
+
+class Outside(Generic[W]):
+    """Runs awaitables on an event loop of their own thread, started when first needed."""
+
+    def __init__(self) -> None:
+        self._pending: dict[Future[Any], W] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def start(self, waiter: W, awaitable: Awaitable[Any]) -> None:
+        """Begin to await on behalf of `waiter`."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+            threading.Thread(target=self._loop.run_forever, name="stet-await", daemon=True).start()
+        self._pending[asyncio.run_coroutine_threadsafe(_awaited(awaitable), self._loop)] = waiter
+
+    def collect(self, into: deque[tuple[W, Any]], wait: bool) -> None:
+        """Append what has arrived, errors included, as (waiter, value).
+
+        Args:
+            into: receives the results.
+            wait: nothing else is to be done, so wait a moment for the first.
+        """
+        if self._pending:
+            for future in self._done(wait):
+                waiter = self._pending.pop(future)
+                error = future.exception()
+                into.append((waiter, future.result() if error is None else error))
+
+    def _done(self, patient: bool) -> set[Future[Any]]:
+        # Not for ever: a deadline or a cancellation must be noticed too.
+        return wait(self._pending, 0.05 if patient else 0, FIRST_COMPLETED).done
+
+    def drop(self, unwanted: Callable[[W], bool]) -> None:
+        """Cancel what some waiters wait for."""
+        for future in [f for f, waiter in self._pending.items() if unwanted(waiter)]:
+            del self._pending[future]
+            future.cancel()
+
+
+async def _awaited(awaitable: Awaitable[Any]) -> Any:
+    return await awaitable

@@ -1,0 +1,395 @@
+"""One model with its key/value cache: allocate rows, feed tokens, rewind, fork."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from stet.engine.attention import AlignedMasks, CacheView, Span
+from stet.engine.kv_cache import KVCache
+from stet.errors import CapacityError
+
+if TYPE_CHECKING:
+    from stet.models.model import LoadedModel
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A place in a runner's cache, held by one sequence.
+
+    Attributes:
+        index: row of the cache tensors. It may change when another row is released, so never copy
+            it; -1 once released.
+        valid: number of cached tokens that agree with the sequence's token list. Lowering it
+            rewinds the row.
+    """
+
+    index: int
+    valid: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What a forward pass returns.
+
+    Attributes:
+        logits: float32; [B, T, V] for `logits="all"`, [B, 1, V] (at each row's last true token)
+            for "last", [B, 0, V] for "none".
+        hidden: [B, T, D] last hidden state, before the head; None unless asked for.
+    """
+
+    logits: Tensor
+    hidden: Tensor | None = None
+
+
+class Runner:
+    """One model with its key/value cache.
+
+    Live rows always are the rows [0, rows_in_use) of the cache, so that a batch of all of them is
+    a view of it. Give rows in ascending order of `index` where you can: neighbours are attended
+    together, without copies.
+
+    Attributes:
+        vocab_size: V, the width of the logits.
+        device: where token ids and logits live.
+        dtype: of the computation; logits are float32 always.
+        max_rows: the most rows that can be allocated.
+        max_length: the most tokens a row can hold.
+        passes: number of forward passes so far.
+    """
+
+    def __init__(
+        self, model: LoadedModel, *, max_rows: int, max_length: int, compile: bool = False
+    ) -> None:
+        """Make the cache.
+
+        Args:
+            model: a model from `load_model`.
+            max_rows: the most sequences at a time.
+            max_length: the most tokens of a sequence, prompt included.
+            compile: run short passes through `torch.compile`.
+
+        Raises:
+            CapacityError: `max_length` is more than the model's context.
+        """
+        if model.max_length is not None and max_length > model.max_length:
+            raise CapacityError(
+                f"{model.name} has a context of {model.max_length} tokens, not {max_length}; "
+                f"ask for max_length={model.max_length} or less."
+            )
+        self.model = model
+        self.vocab_size = model.vocab_size
+        self.device = model.device
+        self.dtype = model.dtype
+        self.max_rows = max_rows
+        self.max_length = max_length
+        self.passes = 0
+        grow = self.device.type == "cpu" and not compile
+        with torch.inference_mode():
+            self.cache = KVCache(model.layers, rows=max_rows, max_length=max_length, grow=grow)
+            self._slots = torch.arange(max_length, device=self.device)
+        self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
+        self._live: list[Row] = []
+        # Per cache row, how many of its slots may hold something other than zero.
+        self._used = [0] * max_rows
+        # In slots: extra slots that are read before one more span is worth its fixed cost (about
+        # 12 us per layer on a CPU, launch latency on an accelerator).
+        work = max(1, model.layers[0].key_heads * model.layers[0].key_size)
+        self._span_cost = 24_000 // work if self.device.type == "cpu" else 4_000_000 // work
+
+    @property
+    def rows_in_use(self) -> int:
+        """Number of live rows."""
+        return len(self._live)
+
+    def allocate(self) -> Row:
+        """An empty row.
+
+        Raises:
+            CapacityError: all rows are taken.
+        """
+        index = len(self._live)
+        if index == self.max_rows:
+            raise CapacityError(
+                f"All {self.max_rows} rows of {self.model.name} are taken; "
+                "release one or make the runner with more max_rows."
+            )
+        self._wipe(index, 0)
+        row = Row(index)
+        self._live.append(row)
+        return row
+
+    def release(self, row: Row) -> None:
+        """Give a row back; harmless if it already was. The last row moves into the hole."""
+        if row.index < 0:
+            return
+        hole, last = row.index, self._live.pop()
+        if last is not row:
+            with torch.inference_mode():
+                self.cache.copy(last.index, [hole], last.valid)
+            self._live[hole] = last
+            last.index = hole
+            self._wipe(hole, last.valid)
+        row.index, row.valid = -1, 0
+
+    def fork(self, row: Row, count: int) -> list[Row]:
+        """New rows that start with the valid tokens of `row`, copied, not recomputed.
+
+        Raises:
+            CapacityError: fewer than `count` rows are free; none is taken then.
+        """
+        free = self.max_rows - len(self._live)
+        if count > free:
+            raise CapacityError(
+                f"{count} rows of {self.model.name} are needed and {free} are free; "
+                "ask for fewer candidates or make the runner with more max_rows."
+            )
+        children = [self.allocate() for _ in range(count)]
+        with torch.inference_mode():
+            self.cache.copy(row.index, [c.index for c in children], row.valid)
+        for child in children:
+            child.valid = self._used[child.index] = row.valid
+        return children
+
+    def scrub(self, row: Row) -> None:
+        """Empty a row and zero its memory, for one that produced a value that is not finite.
+
+        Masked slots still poison attention if they hold NaN. Rows are zeroed when allocated, so
+        this is only needed before such a row is used again by the same sequence.
+        """
+        self._wipe(row.index, 0)
+        row.valid = 0
+
+    def _wipe(self, index: int, start: int) -> None:
+        """Zero what row `index` holds from slot `start` on."""
+        if start < self._used[index]:
+            with torch.inference_mode():
+                self.cache.clear(index, start, self._used[index])
+        self._used[index] = start
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        rows: Sequence[Row],
+        tokens: Tensor,
+        starts: Sequence[int],
+        counts: Sequence[int] | None = None,
+        *,
+        logits: Literal["all", "last", "none"] = "all",
+        hidden: bool = False,
+    ) -> Forward:
+        """Feed tokens and write their keys and values into the cache. Never waits for a device.
+
+        Args:
+            rows: B different rows.
+            tokens: [B, T] int64 on `device`. Row b's tokens take the positions `starts[b]`,
+                `starts[b] + 1`, ... of its sequence and replace what was cached there.
+            starts: B positions, `starts[b] <= rows[b].valid`.
+            counts: how many of each row's T tokens are true; the others are pads: they leave no
+                trace and their logits mean nothing. None: all are true.
+            logits: which logits to compute.
+            hidden: whether to return the last hidden state.
+
+        Returns:
+            Logits, and hidden state if asked for. Afterwards `rows[b].valid` is
+            `starts[b] + counts[b]`.
+
+        Raises:
+            CapacityError: a row would hold more than `max_length` tokens.
+            ValueError: a start beyond the valid tokens, a released row, or a row given twice.
+        """
+        width = tokens.shape[1]
+        ends = self._check(rows, width, starts, counts)
+        longest = max(ends)
+        if longest > self.cache.capacity and self.cache.ensure(longest):
+            self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
+        view, positions = self._plan(rows, width, starts, counts, ends)
+        if self.model.head is None:
+            result = self._whole(tokens, positions, view, counts, logits, hidden)
+        else:
+            state = self._body(tokens, positions, view)
+            result = self._finish(state, counts, logits, hidden)
+        for row, end in zip(rows, ends, strict=True):
+            row.valid = end
+            if end > self._used[row.index]:
+                self._used[row.index] = end
+        self.passes += 1
+        return result
+
+    def _check(
+        self,
+        rows: Sequence[Row],
+        width: int,
+        starts: Sequence[int],
+        counts: Sequence[int] | None,
+    ) -> list[int]:
+        """The rows' lengths after the pass; raises what `forward` says."""
+        ends: list[int] = []
+        for b, row in enumerate(rows):
+            start = starts[b]
+            count = width if counts is None else counts[b]
+            if row.index < 0 or not 0 <= start <= row.valid or not 0 <= count <= width:
+                raise ValueError(
+                    f"row {row.index} holds {row.valid} valid tokens; cannot feed {count} of "
+                    f"{width} tokens from position {start}"
+                )
+            ends.append(start + count)
+        if len(rows) > 1 and len({row.index for row in rows}) < len(rows):
+            raise ValueError("a row was given twice in one batch")
+        return ends
+
+    def _plan(
+        self,
+        rows: Sequence[Row],
+        width: int,
+        starts: Sequence[int],
+        counts: Sequence[int] | None,
+        ends: Sequence[int],
+    ) -> tuple[CacheView, Tensor]:
+        """The view of the cache for a pass, and its position ids, [B or 1, T]."""
+        batch, cache, first = len(rows), self.cache, rows[0].index
+        start, end = starts[0], ends[0]
+        if end == start + width and (
+            batch == 1
+            or (
+                all(r.index == first + b for b, r in enumerate(rows))
+                and all(s == start for s in starts)
+                and all(e == end for e in ends)
+            )
+        ):
+            view = CacheView(
+                cache.keys,
+                cache.values,
+                [Span(0, batch, first, end, None, aligned=True)],
+                self._masks,
+                self._slots,
+                block=(first, first + batch, start, end),
+            )
+            return view, self._slots[start:end].unsqueeze(0)
+
+        indices = [r.index for r in rows]
+        table = torch.tensor([indices, list(starts), list(ends)])
+        if self.device.type != "cpu":
+            table = table.pin_memory().to(self.device, non_blocking=True)
+        where, begins, stops = table.unsqueeze(2).unbind(0)
+        positions = begins + self._slots[:width]
+        columns = positions
+        if counts is not None and min(counts) < width:
+            columns = positions.masked_fill(positions >= stops, cache.capacity)
+            positions = torch.minimum(positions, (stops - 1).clamp_(min=0))
+        spans = self._spans(indices, width, starts, ends, positions)
+        view = CacheView(
+            cache.keys, cache.values, spans, self._masks, self._slots, rows=where, columns=columns
+        )
+        return view, positions
+
+    def _spans(
+        self,
+        indices: Sequence[int],
+        width: int,
+        starts: Sequence[int],
+        ends: Sequence[int],
+        positions: Tensor,
+    ) -> list[Span]:
+        """Divide a batch into spans of neighbouring rows of similar length."""
+        spans: list[Span] = []
+        batch, cost = len(indices), self._span_cost
+        first, longest = 0, max(ends[0], 1)
+        for b in range(1, batch + 1):
+            if b < batch:
+                end, size = max(ends[b], 1), b - first
+                together = (size + 1) * max(longest, end)
+                if (
+                    indices[b] == indices[b - 1] + 1
+                    and together <= size * longest + end + cost
+                ):
+                    longest = max(longest, end)
+                    continue
+            aligned = all(
+                starts[i] + width == longest and ends[i] == longest for i in range(first, b)
+            )
+            part = None if aligned else positions[first:b]
+            spans.append(Span(first, b, indices[first], longest, part, aligned=aligned))
+            if b < batch:
+                first, longest = b, max(ends[b], 1)
+        if len(spans) > 4 and self.device.type != "cpu":
+            # There copying keys costs less than the launches of so many spans.
+            gather = torch.tensor(indices).pin_memory().to(self.device, non_blocking=True)
+            return [Span(0, batch, 0, max(1, *ends), positions, aligned=False, gather=gather)]
+        return spans
+
+    def _body(self, tokens: Tensor, positions: Tensor, view: CacheView) -> Tensor:
+        """The last hidden state."""
+        out = self.model.body(
+            input_ids=tokens,
+            position_ids=positions,
+            past_key_values=view,
+            use_cache=True,
+            stet_view=view,
+        )
+        state: Tensor = out.last_hidden_state
+        return state
+
+    def _whole(
+        self,
+        tokens: Tensor,
+        positions: Tensor,
+        view: CacheView,
+        counts: Sequence[int] | None,
+        logits: Literal["all", "last", "none"],
+        hidden: bool,
+    ) -> Forward:
+        """For a model whose head is not known: all its logits, of which some are kept."""
+        out = self.model.model(
+            input_ids=tokens,
+            position_ids=positions,
+            past_key_values=view,
+            use_cache=True,
+            stet_view=view,
+            output_hidden_states=hidden,
+        )
+        scores: Tensor = out.logits
+        if logits == "none":
+            scores = scores[:, :0]
+        elif logits == "last":
+            scores = _last(scores, counts)
+        return Forward(scores.float(), out.hidden_states[-1] if hidden else None)
+
+    def _finish(
+        self,
+        state: Tensor,
+        counts: Sequence[int] | None,
+        logits: Literal["all", "last", "none"],
+        hidden: bool,
+    ) -> Forward:
+        head = self.model.head
+        assert head is not None
+        kept = state if hidden else None
+        if logits == "none":
+            empty = torch.empty(
+                (state.shape[0], 0, self.vocab_size), dtype=torch.float32, device=self.device
+            )
+            return Forward(empty, kept)
+        if logits == "last":
+            state = _last(state, counts)
+        return Forward(head(state).float(), kept)
+
+
+def _last(state: Tensor, counts: Sequence[int] | None) -> Tensor:
+    """[B, 1, D]: the last true position of each row of [B, T, D]."""
+    batch, width = state.shape[:2]
+    if width == 1:
+        return state
+    if counts is None:
+        return state[:, -1:]
+    first = max(counts[0], 1)
+    if all(c == first for c in counts):
+        return state[:, first - 1 : first]
+    at = torch.tensor([max(c, 1) - 1 for c in counts])
+    if state.device.type != "cpu":
+        at = at.pin_memory().to(state.device, non_blocking=True)
+    return state[torch.arange(batch, device=state.device), at].unsqueeze(1)

@@ -1,0 +1,297 @@
+"""The second half of a round: all pending blocks in one target pass, then the policies' rulings."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stet.engine.gathering import gather
+from stet.engine.operations import DraftBatch, Score
+from stet.engine.runner import Forward, Runner
+from stet.engine.uniforms import uniforms
+from stet.errors import StetError
+from stet.policies.base import Blocks, Need, TokenPolicy, Verdict, at
+from stet.sampling import Sampler
+from stet.sequence import Ruling
+
+
+class NonFiniteError(StetError):
+    """A model produced a value that is not a number for this request."""
+
+
+Outcome = Ruling | list[float] | Exception
+"""What became of one scored block; an exception is that request's alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One target pass over some blocks, or some rows of it.
+
+    Attributes:
+        scores: B operations.
+        drafted: their blocks, padded to K.
+        forward: logits [B, K + 1, V].
+    """
+
+    scores: Sequence[Score]
+    drafted: DraftBatch
+    forward: Forward
+
+    def rows(self, chosen: list[int]) -> _Pass:
+        """The same pass, restricted to some of its rows."""
+        if len(chosen) == len(self.scores):
+            return self
+        index = torch.tensor(chosen, device=self.forward.logits.device)
+        hidden = self.forward.hidden
+        return _Pass(
+            [self.scores[i] for i in chosen],
+            self.drafted.rows(index),
+            Forward(self.forward.logits[index], None if hidden is None else hidden[index]),
+        )
+
+
+def score(runner: Runner, scores: Sequence[Score]) -> list[Outcome]:
+    """Score blocks of any policies together.
+
+    Args:
+        runner: the target; all of each sequence but its last token is in the cache.
+        scores: the pending operations.
+
+    Returns:
+        One outcome for each, in order.
+    """
+    began = time.perf_counter()
+    whole = _run(runner, scores)
+    outcomes: list[Outcome | None] = [None] * len(scores)
+    packets: list[_Packet] = []
+    places: list[list[int]] = []
+    for members in _by_policy(scores):
+        for part, packet in _judge(whole, members):
+            if isinstance(packet, Exception):
+                outcomes[part[0]] = packet
+            else:
+                packets.append(packet)
+                places.append(part)
+    # The round's only wait for the device.
+    tables = _fetch(packets)
+    share = (time.perf_counter() - began) / len(scores)
+    for part, packet, table in zip(places, packets, tables, strict=True):
+        for place, row in zip(part, table, strict=True):
+            outcomes[place] = packet.read(row, scores[place], share)
+    return [o if o is not None else StetError("No ruling was made.") for o in outcomes]
+
+
+def _run(runner: Runner, scores: Sequence[Score]) -> _Pass:
+    sequences = [s.sequence for s in scores]
+    blocks = [s.block for s in scores]
+    drafted = gather(blocks, runner.vocab_size, runner.device)
+    last = torch.tensor([[s.tokens[-1]] for s in sequences], device=runner.device)
+    needs = frozenset[Need]().union(*(s.policy.needs for s in scores if s.policy is not None))
+    forward = runner.forward(
+        [s.rows["target"] for s in sequences],
+        torch.cat([last, drafted.tokens], 1) if drafted.tokens.shape[1] else last,
+        [len(s.tokens) - 1 for s in sequences],
+        [block.length + 1 for block in blocks],
+        hidden=Need.TARGET_HIDDEN in needs,
+    )
+    return _Pass(scores, drafted, forward)
+
+
+def _by_policy(scores: Sequence[Score]) -> list[list[int]]:
+    """Places of the operations that one call of a policy can rule on."""
+    groups: dict[object, list[int]] = {}
+    for place, item in enumerate(scores):
+        key: object = item.policy
+        try:
+            hash(key)
+        except TypeError:  # a policy that holds tensors, say
+            key = id(key)
+        groups.setdefault(key, []).append(place)
+    return list(groups.values())
+
+
+def _judge(whole: _Pass, members: list[int]) -> list[tuple[list[int], _Packet | Exception]]:
+    """Rule on some rows together; if that fails, one by one, so that only the guilty one fails."""
+    try:
+        return [(members, _Packet(whole.rows(members)))]
+    except Exception as error:
+        if len(members) == 1:
+            return [(members, error)]
+        return [result for place in members for result in _judge(whole, [place])]
+
+
+class _Packet:
+    """The rulings on some rows as one tensor, so that they reach the host in one transfer."""
+
+    def __init__(self, group: _Pass) -> None:
+        self.policy: TokenPolicy | None = group.scores[0].policy
+        self.width = group.drafted.tokens.shape[1]
+        self._names: list[tuple[str, int]] = []
+        self._columns: list[Tensor] = []
+        logits, drafted = group.forward.logits, group.drafted.tokens
+        self._add("drafted", drafted)
+        if self.policy is None:
+            logprobs = logits[:, :-1].log_softmax(-1)
+            self._add("finite", logits.amax(-1).isfinite().all(1, keepdim=True))
+            self._add("logprobs", logprobs.gather(2, drafted[..., None])[..., 0])
+        else:
+            blocks = _blocks(group, self.policy)
+            verdict = self.policy.verify(blocks)
+            self._add("finite", blocks.finite[:, None])
+            self._add_verdict(blocks, verdict)
+            limits = [s.sequence.limits for s in group.scores]
+            if any(item.probabilities for item in limits):
+                self._add_probabilities(blocks, verdict, group.drafted)
+            self.top = max(item.top_logprobs for item in limits)
+            if self.top:
+                best = blocks.target_logprobs.topk(self.top, -1)
+                self._add("top_ids", best.indices.flatten(1))
+                self._add("top_logprobs", best.values.flatten(1))
+        # Doubles hold tokens and float32 numbers alike without loss.
+        self.tensor = torch.cat(self._columns, 1)
+
+    def _add(self, name: str, columns: Tensor) -> None:
+        self._names.append((name, columns.shape[1]))
+        self._columns.append(columns.double())
+
+    def _add_verdict(self, blocks: Blocks, verdict: Verdict) -> None:
+        rows = blocks.drafted.shape[0]
+        if verdict.kept.shape != (rows,) or verdict.next_token.shape != (rows,):
+            raise StetError(
+                f"A verdict on {rows} blocks needs kept and next_token of shape [{rows}], got "
+                f"{list(verdict.kept.shape)} and {list(verdict.next_token.shape)}."
+            )
+        self._add("kept", verdict.kept[:, None])
+        self._add("next", verdict.next_token[:, None])
+        if verdict.reasons is not None:
+            self._add("reasons", verdict.reasons)
+
+    def _add_probabilities(self, blocks: Blocks, verdict: Verdict, drafted: DraftBatch) -> None:
+        """Raw probabilities of the drafted tokens (K columns) and of the next one."""
+        token = blocks.drafted[..., None]
+        following = verdict.next_token.clamp(min=0)[:, None]
+        p = blocks.target_logprobs
+        own = p[:, : self.width].gather(2, token)[..., 0]
+        after = at(p, verdict.kept).gather(1, following)
+        self._add("p_target", torch.cat([own, after], 1).exp())
+        if drafted.logits is None or not self.width:
+            return
+        q = drafted.logits.log_softmax(-1)
+        after = at(q, verdict.kept.clamp(max=self.width - 1)).gather(1, following)
+        self._add("p_draft", torch.cat([q.gather(2, token)[..., 0], after], 1).exp())
+
+    def read(self, row: list[float], item: Score, seconds: float) -> Outcome:
+        """The outcome of one row of the table."""
+        cells: dict[str, list[float]] = {}
+        start = 0
+        for name, width in self._names:
+            cells[name] = row[start : start + width]
+            start += width
+        block = item.block
+        if not cells["finite"][0]:
+            return NonFiniteError(
+                "The target's logits are not finite for this request; load the pair in float32 "
+                "or bfloat16, or check its weights."
+            )
+        if self.policy is None:
+            return cells["logprobs"][: block.length]
+        kept, following = int(cells["kept"][0]), int(cells["next"][0])
+        if not 0 <= kept <= block.length:
+            return StetError(
+                f"Policy {self.policy.name!r} kept {kept} tokens of a block of {block.length}."
+            )
+        if following < 0 and kept == 0:
+            return StetError(f"Policy {self.policy.name!r} held a token back but kept none.")
+        return Ruling(
+            drafted=[int(t) for t in cells["drafted"][: block.length]],
+            kept=kept,
+            next_token=following if following >= 0 else None,
+            reasons=self._reasons(cells.get("reasons"), kept, block.length),
+            p_target=_pick(cells.get("p_target"), kept),
+            p_draft=self._p_draft(cells.get("p_draft"), kept, block.length),
+            top_logprobs=self._top(cells, kept, item.sequence.limits.top_logprobs),
+            target_seconds=seconds,
+            draft_seconds=block.seconds,
+            draft_passes=block.length if block.batch is not None else 0,
+        )
+
+    def _reasons(self, codes: list[float] | None, kept: int, length: int) -> list[str]:
+        assert self.policy is not None
+        words = self.policy.reasons
+        if codes is not None:
+            return [words[int(code)] for code in codes[: kept + 1]]
+        return [words[0]] * kept + [words[2 if kept == length else 1]]
+
+    def _p_draft(
+        self, values: list[float] | None, kept: int, length: int
+    ) -> list[float | None] | None:
+        if values is None:
+            return None
+        # After a whole block the draft was not asked about the next token.
+        after = values[-1] if kept < length else None
+        return [*values[:kept], after]
+
+    def _top(
+        self, cells: dict[str, list[float]], kept: int, count: int
+    ) -> list[dict[int, float]] | None:
+        if not count:
+            return None
+        ids, values = cells["top_ids"], cells["top_logprobs"]
+        starts = range(0, (kept + 1) * self.top, self.top)
+        return [
+            {int(ids[i]): values[i] for i in range(start, start + count)} for start in starts
+        ]
+
+
+def _pick(values: list[float] | None, kept: int) -> list[float] | None:
+    """Of K drafted tokens and one that follows: the kept ones and the last."""
+    return None if values is None else [*values[:kept], values[-1]]
+
+
+def _blocks(group: _Pass, policy: TokenPolicy) -> Blocks:
+    sequences = [s.sequence for s in group.scores]
+    lengths = [s.block.length for s in group.scores]
+    logits, drafted = group.forward.logits, group.drafted
+    device = logits.device
+
+    def random(slot: int, count: int) -> Tensor:
+        seeds = torch.tensor([s.sampling.seed for s in sequences], device=device)
+        rounds = torch.tensor([s.round for s in sequences], device=device)
+        return uniforms(seeds, rounds, slot, count)
+
+    needs = policy.needs
+    return Blocks(
+        drafted=drafted.tokens,
+        lengths=torch.tensor(lengths, device=device),
+        target_logits=logits,
+        sampler=Sampler(
+            [s.sampling for s in sequences], [s.tokens for s in sequences], logits.shape[2], device
+        ),
+        uniforms=random,
+        full=min(lengths) == drafted.tokens.shape[1],
+        draft_probs=drafted.probs if Need.DRAFT_PROBS in needs else None,
+        draft_logits=drafted.logits if Need.DRAFT_LOGPROBS in needs else None,
+        target_hidden=group.forward.hidden if Need.TARGET_HIDDEN in needs else None,
+        draft_hidden=drafted.hidden if Need.DRAFT_HIDDEN in needs else None,
+    )
+
+
+def _fetch(packets: Sequence[_Packet]) -> list[list[list[float]]]:
+    """All packets' tables on the host, in one transfer."""
+    if len(packets) == 1:
+        return [packets[0].tensor.tolist()]
+    if not packets:
+        return []
+    flat: list[float] = torch.cat([p.tensor.flatten() for p in packets]).tolist()
+    tables: list[list[list[float]]] = []
+    start = 0
+    for packet in packets:
+        rows, columns = packet.tensor.shape
+        ends = range(start + columns, start + rows * columns + 1, columns)
+        tables.append([flat[end - columns : end] for end in ends])
+        start += rows * columns
+    return tables

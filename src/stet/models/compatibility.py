@@ -1,0 +1,398 @@
+"""What a model must be like for Stet to run it faithfully, and the checks that it is.
+
+Stet brings its own cache and attention function. A model whose attention does something they do
+not know about would run and give wrong text, so anything unknown is refused when the model is
+loaded. The checks come in three stages: the configuration, before any weight is read; a probe,
+which records what each attention layer asks for; and a comparison of logits with the model's own
+eager attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from stet.engine import attention
+from stet.engine.kv_cache import LayerShape
+from stet.errors import CapacityError, CompatibilityError
+
+PROBE = "stet_probe"
+"""Name of the recording attention function in transformers' `AttentionInterface`."""
+
+_KNOWN_LAYER_TYPES = frozenset({"full_attention", "sliding_attention"})
+
+# Keyword arguments that reach attention functions without changing what they should return.
+_HARMLESS = frozenset(
+    {
+        "cache_position",
+        "dropout",
+        "layer_idx",
+        "logits_to_keep",
+        "num_items_in_batch",
+        "position_embeddings",
+        "position_ids",
+        "return_dict",
+        "scaling",
+        "sliding_window",
+        "softcap",
+        "stet_view",
+        "use_cache",
+    }
+)
+
+_TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
+
+
+@dataclass(frozen=True, slots=True)
+class RotaryScaling:
+    """One rotary embedding of a configuration.
+
+    Attributes:
+        layer_type: the layers it serves; None for all.
+        kind: `rope_type`.
+        original_length: context of the pre-training, where the scaling has one.
+    """
+
+    layer_type: str | None
+    kind: str
+    original_length: int | None
+
+
+def rotary_scalings(config: Any) -> list[RotaryScaling]:
+    """The rotary embeddings a text configuration describes; none for other kinds of positions."""
+    parameters = getattr(config, "rope_parameters", None)
+    if not isinstance(parameters, Mapping):
+        return []
+    table = cast("Mapping[str, Any]", parameters)
+    nested = {key: value for key, value in table.items() if isinstance(value, Mapping)}
+    found = nested if nested and "rope_type" not in table else {None: table}
+    return [
+        RotaryScaling(
+            layer_type,
+            str(entry.get("rope_type", "default")),
+            entry.get("original_max_position_embeddings"),
+        )
+        for layer_type, entry in found.items()
+    ]
+
+
+def context_length(config: Any) -> int | None:
+    """The most tokens a model can position; None when it does not say."""
+    text = config.get_text_config()
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        length = getattr(text, name, None)
+        if isinstance(length, int) and length > 0:
+            return length
+    return None
+
+
+def check_config(config: Any, name: str, max_length: int | None) -> None:
+    """Refuse a configuration that Stet cannot run faithfully.
+
+    Args:
+        config: the model's configuration.
+        name: the model's name, for messages.
+        max_length: the context asked for, in tokens; None: whatever the model has.
+
+    Raises:
+        CompatibilityError: with one sentence that says what to do.
+    """
+    text = config.get_text_config()
+    if getattr(config, "is_encoder_decoder", False) or getattr(text, "is_encoder_decoder", False):
+        raise CompatibilityError(
+            f"{name} is an encoder-decoder model; choose a decoder-only (causal) language model."
+        )
+    unknown = sorted(set(getattr(text, "layer_types", None) or ()) - _KNOWN_LAYER_TYPES)
+    if unknown:
+        raise CompatibilityError(
+            f"{name} has layers of type {', '.join(unknown)}, whose state Stet cannot rewind or "
+            "mask; choose a model with only full and sliding-window attention."
+        )
+    if getattr(text, "alibi", False):
+        raise CompatibilityError(
+            f"{name} uses ALiBi position biases, which Stet's attention does not add; choose a "
+            "model with rotary or learned positions."
+        )
+    causal = getattr(text, "is_causal", True)
+    if causal is False or getattr(text, "use_bidirectional_attention", None):
+        raise CompatibilityError(
+            f"{name} attends in both directions and cannot generate text token by token; choose "
+            "its causal variant."
+        )
+    if any(r.kind == "dynamic" for r in rotary_scalings(text)):
+        raise CompatibilityError(
+            f"{name} uses dynamic rotary scaling, which makes a request's text depend on its "
+            "batch-mates; set rope_type to 'yarn' or 'linear' in its config.json."
+        )
+    limit = context_length(config)
+    if max_length is not None and limit is not None and max_length > limit:
+        raise CompatibilityError(
+            f"{name} has a context of {limit} tokens, less than the {max_length} asked for; "
+            f"ask for max_length={limit} or choose a model with a longer context."
+        )
+
+
+def check_class(kind: type[Any], name: str) -> None:
+    """Refuse a model class whose state cannot be rewound or whose attention cannot be replaced.
+
+    Args:
+        kind: the model's class.
+        name: the model's name, for messages.
+
+    Raises:
+        CompatibilityError: with one sentence that says what to do.
+    """
+    if getattr(kind, "_is_stateful", False):
+        raise CompatibilityError(
+            f"{name} ({kind.__name__}) keeps a recurrent state, which cannot be rewound after a "
+            "rejected token; choose a model with attention layers only."
+        )
+    replaceable = getattr(kind, "_can_set_attn_implementation", None)
+    if replaceable is None or not replaceable():
+        raise CompatibilityError(
+            f"{name} ({kind.__name__}) does not use transformers' AttentionInterface, so Stet "
+            "cannot put its attention in; choose a model family that does, such as Llama or Qwen."
+        )
+
+
+def fix_rotary_factors(model: nn.Module, config: Any, max_length: int | None) -> None:
+    """Choose the factors of `longrope` once, by the configured length.
+
+    transformers chooses them in each forward by the longest sequence of the batch, so a request's
+    text would depend on its batch-mates and its earlier keys would not fit its later queries.
+    Factors for long sequences are taken when `max_length` (or the model's context, if None) goes
+    beyond the length of the pre-training.
+    """
+    text = config.get_text_config()
+    length = max_length if max_length is not None else context_length(config)
+    for scaling in rotary_scalings(text):
+        if scaling.kind != "longrope":
+            continue
+        original = scaling.original_length or getattr(
+            text, "original_max_position_embeddings", None
+        )
+        position = 0
+        if length is not None and original is not None and length > original:
+            position = original
+        for module in _rotary_modules(model, "longrope"):
+            device = next(iter(module.buffers())).device
+            hidden = torch.zeros((1, 1, 1), device=device)
+            positions = torch.full((1, 1), position, device=device)
+            rotary: Any = module
+            if scaling.layer_type is None:
+                rotary(hidden, positions)
+                rotary.rope_type = "default"
+            elif rotary.rope_type.get(scaling.layer_type) == "longrope":
+                rotary(hidden, positions, scaling.layer_type)
+                rotary.rope_type = {**rotary.rope_type, scaling.layer_type: "default"}
+
+
+def _rotary_modules(model: nn.Module, kind: str) -> Iterator[nn.Module]:
+    for module in model.modules():
+        own: Any = getattr(module, "rope_type", None)
+        kinds: Iterable[Any] = own.values() if isinstance(own, Mapping) else (own,)
+        if kind in kinds:
+            yield module
+
+
+class _Probe:
+    """Stands in for the cache during one pass and records what the model does with it."""
+
+    is_compileable = True
+    is_sliding: tuple[bool, ...] = ()
+
+    def __init__(self) -> None:
+        self.updates: list[tuple[int, Tensor, Tensor]] = []
+        self.calls: list[LayerShape] = []
+
+    def update(
+        self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        self.updates.append((layer_idx, key, value))
+        return key, value
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return 0
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return query_length, 0
+
+
+def _record(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    **arguments: Any,
+) -> tuple[Tensor, None]:
+    """Attention function of the probe: notes its arguments, refuses those that are not known."""
+    probe = arguments.get("stet_view")
+    if not isinstance(probe, _Probe):
+        raise CompatibilityError("keyword arguments do not reach its attention layers")
+    for name, argument in sorted(arguments.items()):
+        # Flags such as output_attentions and is_causal only matter when they ask for something
+        # other than what causal attention does.
+        usual = argument is None or (name == "is_causal" and argument is True)
+        usual = usual or (name.startswith("output_") and argument is False)
+        if name not in _HARMLESS and not usual:
+            raise CompatibilityError(f"its attention takes an argument {name!r}")
+    if attention_mask is not None:
+        raise CompatibilityError("it builds an attention mask of its own")
+    _, cached_key, cached_value = probe.updates[-1] if probe.updates else (-1, None, None)
+    if key is not cached_key or value is not cached_value:
+        raise CompatibilityError("an attention layer reads keys other than those it just cached")
+    heads, key_heads = query.shape[1], key.shape[1]
+    if heads % key_heads or value.shape[1] != key_heads:
+        raise CompatibilityError(f"{heads} query heads do not divide among {key_heads} key heads")
+    probe.calls.append(
+        LayerShape(
+            query_heads=heads,
+            key_heads=key_heads,
+            key_size=key.shape[3],
+            value_size=value.shape[3],
+            dtype=key.dtype,
+            device=key.device,
+            window=arguments.get("sliding_window"),
+        )
+    )
+    batch, _, count, _ = query.shape
+    return query.new_zeros((batch, count, heads, value.shape[3])), None
+
+
+AttentionInterface.register(PROBE, _record)
+
+
+@torch.inference_mode()
+def probe_layers(model: PreTrainedModel, name: str) -> tuple[LayerShape, ...]:
+    """Run one short pass and record what each attention layer caches and asks for.
+
+    The model's attention is set to Stet's afterwards.
+
+    Raises:
+        CompatibilityError: the model's attention does something that Stet does not know.
+    """
+    probe = _Probe()
+    device = cast(Tensor, model.get_input_embeddings().weight).device
+    tokens = torch.zeros((1, 2), dtype=torch.long, device=device)
+    positions = torch.arange(2, device=device).unsqueeze(0)
+    model.set_attn_implementation(PROBE)
+    try:
+        model(
+            input_ids=tokens,
+            position_ids=positions,
+            past_key_values=probe,
+            use_cache=True,
+            stet_view=probe,
+        )
+    except Exception as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise CompatibilityError(
+            f"{name} cannot be run with Stet's attention ({reason}); choose another model."
+        ) from error
+    finally:
+        model.set_attn_implementation(attention.NAME)
+    text: Any = model.config.get_text_config()
+    layers = text.num_hidden_layers
+    if len(probe.calls) != layers or [u[0] for u in probe.updates] != list(range(layers)):
+        raise CompatibilityError(
+            f"{name} has {layers} layers but {len(probe.calls)} calls of attention and "
+            f"{len(probe.updates)} of the cache, so its layers share or skip keys; choose a model "
+            "in which each layer attends to its own."
+        )
+    _check_windows(probe.calls, text, name)
+    return tuple(probe.calls)
+
+
+def _check_windows(calls: list[LayerShape], text: Any, name: str) -> None:
+    """The windows the layers passed must be the ones the configuration announces."""
+    window = getattr(text, "sliding_window", None)
+    types = getattr(text, "layer_types", None)
+    for index, call in enumerate(calls):
+        expected = {window} if types is None or types[index] == "sliding_attention" else {None}
+        if types is not None and len(set(types)) == 1:
+            # Models that treat all layers alike (Mistral, Phi-3) go by the window alone.
+            expected = {window} if call.window is not None else expected
+        if call.window not in expected:
+            raise CompatibilityError(
+                f"layer {index} of {name} asks for a window of {call.window}, its configuration "
+                f"for {next(iter(expected))}; correct layer_types or sliding_window in its "
+                "config.json."
+            )
+
+
+def compare(name: str, ours: Tensor, reference: Tensor, dtype: torch.dtype) -> None:
+    """Refuse a model whose logits differ from those of its own eager attention.
+
+    Args:
+        name: the model's name, for the message.
+        ours: [T, V] logits through Stet's cache.
+        reference: [T, V] logits of the model alone.
+        dtype: of the computation, which sets the tolerance.
+
+    Raises:
+        CompatibilityError: they differ by more than rounding.
+    """
+    ours, reference = ours.double(), reference.double()
+    # Biases common to all tokens do not matter and would hide a difference.
+    scale = float(reference.std(dim=-1).mean().clamp_min(1e-6))
+    error = float((ours - reference).square().mean().sqrt()) / scale
+    limit = _TOLERANCE.get(dtype, 6e-2)
+    if not error <= limit:
+        raise CompatibilityError(
+            f"{name} gives other logits through Stet's cache than by itself (relative difference "
+            f"{error:.1e}, at most {limit:.0e} expected in {str(dtype).removeprefix('torch.')}); "
+            "choose another model, or pass self_check=False if you know why."
+        )
+
+
+def check_logits(loaded: Any, *, length: int = 20) -> None:
+    """Run a prompt through a runner in pieces, with a rewind, and compare with eager attention.
+
+    Args:
+        loaded: the `LoadedModel`.
+        length: tokens of the prompt.
+
+    Raises:
+        CompatibilityError: the logits differ by more than rounding.
+    """
+    from stet.engine.runner import Runner  # the runner needs the models' types
+
+    length = min(length, loaded.max_length or length)
+    if length < 8:
+        return
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, length)
+    tokens = torch.randint(loaded.vocab_size, shape, generator=generator).to(loaded.device)
+    model: PreTrainedModel = loaded.model
+    model.set_attn_implementation("eager")
+    try:
+        with torch.inference_mode():
+            reference = model(input_ids=tokens[:1], use_cache=False).logits[0].float()
+    finally:
+        model.set_attn_implementation(attention.NAME)
+    try:
+        runner = Runner(loaded, max_rows=2, max_length=length)
+        first, second = runner.allocate(), runner.allocate()
+        middle = length // 2
+        head = runner.forward([first], tokens[:1, :middle], [0]).logits[0]
+        # A block of other tokens, rewound, then the true ones beside a shorter row.
+        runner.forward([first], tokens[1:, middle : middle + 3], [middle])
+        count = length - middle - 1
+        batch = torch.stack([tokens[0, middle : middle + count], tokens[1, :count]])
+        block = runner.forward([first, second], batch, [middle, 0], [count, 2]).logits[0]
+        last = runner.forward([first], tokens[:1, -1:], [length - 1]).logits[0]
+    except (CapacityError, RuntimeError, TypeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CompatibilityError(
+            f"{loaded.name} cannot be run with Stet's cache ({reason}); choose another model."
+        ) from error
+    compare(loaded.name, torch.cat([head, block, last]), reference, loaded.dtype)

@@ -1,0 +1,288 @@
+"""Loading a causal language model from a folder or the hub, checked so that it runs faithfully."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import nn
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+)
+
+from stet.engine import attention
+from stet.errors import CompatibilityError, LoadError
+from stet.models.compatibility import (
+    check_class,
+    check_config,
+    check_logits,
+    context_length,
+    fix_rotary_factors,
+    probe_layers,
+)
+from stet.models.model import LoadedModel, LogitHead, Role
+
+_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def load_model(
+    name_or_path: str | Path,
+    *,
+    role: Role,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+    device_map: Any = None,
+    max_length: int | None = None,
+    self_check: bool = True,
+) -> LoadedModel:
+    """Load a causal language model and its tokenizer.
+
+    Weights are read from safetensors files only. Quantised checkpoints are loaded as their own
+    configuration says. Set `HF_HUB_OFFLINE=1` to use only what was downloaded before.
+
+    Args:
+        name_or_path: a folder, or a name on the Hugging Face hub.
+        role: what the model is for, in messages and traces.
+        dtype: "auto" (as in the checkpoint), "float32", "bfloat16" or "float16".
+        device: "auto" (CUDA if there is any), "cpu", "cuda", "cuda:1", ...
+        revision: branch, tag or commit on the hub.
+        trust_remote_code: run code that comes with the model.
+        device_map: as in transformers, to spread a model over several devices; replaces `device`.
+        max_length: the longest sequence that will be run, in tokens; None: the model's context.
+        self_check: compare the logits of a short prompt with the model's eager attention.
+
+    Returns:
+        The model, ready for a `Runner`.
+
+    Raises:
+        LoadError: files are missing or unreadable, or an option is out of range.
+        CompatibilityError: the model cannot be run faithfully.
+    """
+    name = str(name_or_path)
+    kind = _dtype(dtype)
+    folder = _folder(name)
+    source = name if folder is None else str(folder)
+    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    config = _config(source, name, common)
+    check_config(config, name, max_length)
+    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
+    if known:
+        check_class(cast("type[Any]", MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]), name)
+    elif not (trust_remote_code and hasattr(config, "auto_map")):
+        raise CompatibilityError(
+            f"{name} is a {getattr(config, 'model_type', 'unknown')} model, which transformers "
+            "does not know as a causal language model; choose a decoder-only language model."
+        )
+    model = _weights(source, name, config, kind, device_map, common)
+    if device_map is None:
+        place = _device(device)
+        # A quantised model is already where it belongs and refuses to be moved.
+        if getattr(model, "hf_quantizer", None) is None:
+            model.to(place)  # pyright: ignore[reportArgumentType]
+    tokenizer = _tokenizer(source, name, common)
+    return prepare_model(
+        model,
+        tokenizer,
+        name=name,
+        role=role,
+        revision=revision,
+        max_length=max_length,
+        self_check=self_check,
+    )
+
+
+def prepare_model(
+    model: PreTrainedModel,
+    tokenizer: Any = None,
+    *,
+    name: str = "model",
+    role: Role = "target",
+    revision: str | None = None,
+    max_length: int | None = None,
+    self_check: bool = True,
+) -> LoadedModel:
+    """Check a transformers model that is already in memory and put Stet's attention into it.
+
+    The model is changed: its attention implementation, gradients and dropout are set, and the
+    factors of `longrope` scaling are fixed. See `load_model` for the arguments.
+
+    Raises:
+        CompatibilityError: the model cannot be run faithfully.
+    """
+    config: Any = model.config
+    check_config(config, name, max_length)
+    check_class(type(model), name)
+    model.eval()
+    model.requires_grad_(False)
+    fix_rotary_factors(model, config, max_length)
+    layers = probe_layers(model, name)
+    body, head, width = _split(model, layers[0].device)
+    loaded = LoadedModel(
+        model=model,
+        tokenizer=tokenizer,
+        name=name,
+        revision=revision,
+        role=role,
+        max_length=max_length if max_length is not None else context_length(config),
+        layers=layers,
+        vocab_size=width,
+        body=body,
+        head=head,
+    )
+    if self_check:
+        check_logits(loaded)
+    return loaded
+
+
+@torch.inference_mode()
+def _split(model: PreTrainedModel, device: torch.device) -> tuple[Any, LogitHead | None, int]:
+    """The model's body and head, if using them apart gives exactly the model's own logits."""
+    whole: Any = model
+    text: Any = model.config.get_text_config()
+    tokens = torch.tensor([[1, 0, 1]], device=whole.get_input_embeddings().weight.device)
+    model.set_attn_implementation("eager")
+    try:
+        expected = whole(input_ids=tokens, use_cache=False).logits
+        width = int(expected.shape[-1])
+        body = getattr(whole, whole.base_model_prefix, None)
+        linear = whole.get_output_embeddings()
+        if body is None or body is whole or not isinstance(linear, nn.Module):
+            return None, None, width
+        state = getattr(body(input_ids=tokens, use_cache=False), "last_hidden_state", None)
+        if state is None:
+            return None, None, width
+        factor = getattr(text, "logit_scale", None)
+        divisor = getattr(text, "logits_scaling", None)
+        softcap = getattr(text, "final_logit_softcapping", None)
+        candidates = [LogitHead(linear)]
+        if isinstance(softcap, int | float):
+            candidates.append(LogitHead(linear, softcap=float(softcap)))
+        if isinstance(factor, int | float):
+            candidates.append(LogitHead(linear, factor=float(factor)))
+        if isinstance(divisor, int | float):
+            candidates.append(LogitHead(linear, factor=1 / float(divisor)))
+        for head in candidates:
+            if torch.allclose(head(state).to(expected), expected, rtol=1e-3, atol=1e-6):
+                return body, head, width
+        return None, None, width
+    finally:
+        model.set_attn_implementation(attention.NAME)
+
+
+def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+    if dtype == "auto":
+        return "auto"
+    found = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
+    if found not in _DTYPES.values():
+        raise LoadError(f"dtype {dtype!r} is not supported; use one of auto, {', '.join(_DTYPES)}.")
+    assert found is not None
+    return found
+
+
+def _device(device: str | torch.device) -> torch.device:
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        place = torch.device(device)
+    except RuntimeError as error:
+        raise LoadError(f"device {device!r} is not known; use auto, cpu or cuda.") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise LoadError("No CUDA device was found; use device='cpu' or install a CUDA build.")
+    return place
+
+
+def _folder(name: str) -> Path | None:
+    """The folder a name means, checked for files; None for a name on the hub."""
+    path = Path(name).expanduser()
+    if not path.exists():
+        if name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise LoadError(f"There is no folder {name}; check the path of the model.")
+        return None
+    if not path.is_dir():
+        raise LoadError(f"{name} is a file; give the folder that holds config.json.")
+    if not (path / "config.json").is_file():
+        raise LoadError(f"{name} has no config.json; give the folder of a transformers model.")
+    if not any(path.glob("*.safetensors")):
+        if any(p for pattern in _PICKLES for p in path.glob(pattern)):
+            raise LoadError(
+                f"{name} has only pickled weights, which can run code when opened; save it again "
+                "with transformers' save_pretrained to get safetensors files."
+            )
+        raise LoadError(f"{name} has no *.safetensors file; download the weights.")
+    return path
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
+
+
+def _config(source: str, name: str, common: dict[str, Any]) -> Any:
+    try:
+        return AutoConfig.from_pretrained(source, **common)
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise CompatibilityError(
+                f"{name} brings its own code; read it, then pass trust_remote_code=True to run it."
+            ) from error
+        raise LoadError(
+            f"The configuration of {name} could not be read ({_first_line(error)}); check the "
+            "name, the revision and the network, or give a local folder."
+        ) from error
+
+
+def _weights(
+    source: str,
+    name: str,
+    config: Any,
+    dtype: str | torch.dtype,
+    device_map: Any,
+    common: dict[str, Any],
+) -> PreTrainedModel:
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=dtype,
+            device_map=device_map,
+            use_safetensors=True,
+            output_loading_info=True,
+            **common,
+        )
+    except Exception as error:
+        if "trust_remote_code" in str(error):
+            raise CompatibilityError(
+                f"{name} brings its own code; read it, then pass trust_remote_code=True to run it."
+            ) from error
+        raise LoadError(
+            f"The weights of {name} could not be loaded ({_first_line(error)}); check that its "
+            "*.safetensors files are complete."
+        ) from error
+    missing = sorted(report.get("missing_keys", ()))
+    if missing:
+        raise LoadError(
+            f"{name} lacks {len(missing)} of its weights, such as {missing[0]}; download its "
+            "*.safetensors files again."
+        )
+    return model
+
+
+def _tokenizer(source: str, name: str, common: dict[str, Any]) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(source, **common)
+    except Exception as error:
+        raise LoadError(
+            f"The tokenizer of {name} could not be loaded ({_first_line(error)}); add its "
+            "tokenizer.json and tokenizer_config.json."
+        ) from error

@@ -1,0 +1,83 @@
+"""A model that is ready to be driven by a runner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from stet.engine.kv_cache import LayerShape
+
+Role = Literal["target", "draft"]
+
+
+@dataclass(frozen=True, slots=True)
+class LogitHead:
+    """How a model turns its last hidden state into logits.
+
+    Attributes:
+        linear: the output embedding.
+        factor: logits are multiplied by it.
+        softcap: logits are then squashed to (-softcap, softcap) by tanh.
+    """
+
+    linear: nn.Module
+    factor: float = 1.0
+    softcap: float | None = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of hidden states [..., D]."""
+        logits: Tensor = self.linear(hidden)
+        if self.factor != 1.0:
+            logits = logits * self.factor
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A checked model with its tokenizer; made by `load_model` or `prepare_model`.
+
+    Attributes:
+        model: the transformers model, its attention set to Stet's.
+        tokenizer: its tokenizer; None where nobody needs one.
+        name: folder or hub name it was loaded from.
+        revision: git revision on the hub, where one was asked for.
+        role: what it was loaded as.
+        max_length: the most tokens a sequence may have; None when the model sets no limit.
+        layers: what each attention layer caches per token.
+        vocab_size: width of the logits; at least the tokenizer's size, as some models pad.
+        body: the model without its head, when `head` is known; otherwise None.
+        head: the head by itself; None when only the whole model gives right logits.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    revision: str | None
+    role: Role
+    max_length: int | None
+    layers: tuple[LayerShape, ...]
+    vocab_size: int
+    body: Any
+    head: LogitHead | None
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go in."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the computation."""
+        return self.layers[0].dtype
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of weights and buffers, shared ones counted once."""
+        tensors = {id(t): t for t in (*self.model.parameters(), *self.model.buffers())}
+        return sum(t.nbytes for t in tensors.values())

@@ -1,0 +1,203 @@
+"""What a verification policy is: the protocol, what it is shown, and what it returns.
+
+A token policy sees a whole batch of drafted blocks as tensors and rules on all of them at once. It
+knows nothing of engines, models or tokenizers, so a new rule is one small file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from enum import Enum
+from functools import cached_property
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from stet.sampling import Sampler, one_hot
+
+
+class Need(Enum):
+    """What a policy asks the engine to keep. Nothing else is computed."""
+
+    DRAFT_PROBS = "draft_probs"
+    """The distributions that drafted tokens were drawn from, after the sampling transforms."""
+    DRAFT_LOGPROBS = "draft_logprobs"
+    """The draft's raw log-probabilities, before any transform."""
+    TARGET_HIDDEN = "target_hidden"
+    """The target's last hidden states at the block's positions."""
+    DRAFT_HIDDEN = "draft_hidden"
+    """The draft's last hidden states at the positions it drafted from."""
+
+
+# The random numbers of one round: drafting, accepting and choosing what follows never share one.
+DRAFT, ACCEPT, NEXT = 0, 1 << 16, 2 << 16
+
+HOLD = -1
+"""As `Verdict.next_token`: nothing follows the kept tokens; the next block is ruled on afresh."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A ruling on a batch of B blocks.
+
+    Attributes:
+        kept: [B] int64, how many drafted tokens stand, counted from the block's start.
+        next_token: [B] int64, the token after them (a correction, a resampled token or a bonus), or
+            `HOLD`.
+        reasons: [B, K + 1] integers into the policy's `reasons`: entries before `kept` say why a
+            drafted token stands, entry `kept` why the next token was chosen. None: reason 0 for
+            kept tokens, 1 for a next token inside the block, 2 for one after a whole block.
+    """
+
+    kept: Tensor
+    next_token: Tensor
+    reasons: Tensor | None = None
+
+
+class Blocks:
+    """A batch of drafted blocks after the target's pass over them: what a policy is shown.
+
+    B blocks of up to K drafted tokens, V tokens in the vocabulary. Position i of the target's
+    tensors speaks about the token *after* i drafted ones, so there are K + 1 of them. Shorter
+    blocks are padded on the right; `present` says where a real token is. Every tensor is on the
+    device, and computed the first time it is asked for.
+
+    Attributes:
+        drafted: [B, K] int64, the drafted tokens.
+        lengths: [B] int64, the tokens in each block.
+        all_greedy: True where every request of the batch is at temperature 0.
+        target_hidden: [B, K + 1, D], where the policy needs it.
+        draft_hidden: [B, K, D], where the policy needs it.
+    """
+
+    def __init__(
+        self,
+        *,
+        drafted: Tensor,
+        lengths: Tensor,
+        target_logits: Tensor,
+        sampler: Sampler,
+        uniforms: Callable[[int, int], Tensor],
+        full: bool = False,
+        draft_probs: Tensor | None = None,
+        draft_logits: Tensor | None = None,
+        target_hidden: Tensor | None = None,
+        draft_hidden: Tensor | None = None,
+    ) -> None:
+        self.drafted = drafted
+        self.lengths = lengths
+        self.raw_target_logits = target_logits
+        self.full = full
+        self.all_greedy = sampler.all_greedy
+        self.target_hidden = target_hidden
+        self.draft_hidden = draft_hidden
+        self._sampler = sampler
+        self._uniforms = uniforms
+        self._draft_probs = draft_probs
+        self._draft_logits = draft_logits
+
+    @cached_property
+    def present(self) -> Tensor:
+        """[B, K] bool: where `drafted` holds a token of the block."""
+        width = self.drafted.shape[1]
+        return torch.arange(width, device=self.drafted.device) < self.lengths[:, None]
+
+    @cached_property
+    def target_logits(self) -> Tensor:
+        """[B, K + 1, V] float32, after penalty and bias, before temperature and truncation."""
+        return self._sampler.edit(self.raw_target_logits, self.drafted)
+
+    @cached_property
+    def _best(self) -> tuple[Tensor, Tensor]:
+        best = self.target_logits.max(-1)
+        return best.values, best.indices
+
+    @property
+    def target_tokens(self) -> Tensor:
+        """[B, K + 1] int64: the target's most probable token at each position."""
+        return self._best[1]
+
+    @property
+    def finite(self) -> Tensor:
+        """[B] bool: whether the target's logits are numbers (a maximum passes a NaN on)."""
+        return self._best[0].isfinite().all(1)
+
+    @cached_property
+    def target_probs(self) -> Tensor:
+        """[B, K + 1, V] float32: what the target alone would sample from; one-hot when greedy."""
+        return self._sampler.probs(self.target_logits)
+
+    @cached_property
+    def draft_probs(self) -> Tensor:
+        """[B, K, V] float32: what the drafted tokens were sampled from; one-hot when greedy.
+
+        Drafts that were not sampled at all (greedy ones, text copied from the prompt) are certain
+        of their tokens.
+        """
+        if self._draft_probs is None:
+            return one_hot(self.drafted, self.raw_target_logits.shape[-1])
+        return self._draft_probs
+
+    @cached_property
+    def target_logprobs(self) -> Tensor:
+        """[B, K + 1, V] float32: the target's raw log-probabilities, before any transform."""
+        return self.raw_target_logits.log_softmax(-1)
+
+    @cached_property
+    def draft_logprobs(self) -> Tensor:
+        """[B, K, V] float32: the draft's raw log-probabilities (`Need.DRAFT_LOGPROBS`)."""
+        if self._draft_logits is None:
+            raise RuntimeError("declare Need.DRAFT_LOGPROBS in the policy's `needs` to read this")
+        return self._draft_logits.log_softmax(-1)
+
+    def uniform(self, slot: int, count: int) -> Tensor:
+        """[B, count] float32 in [0, 1), the requests' own random numbers of this round.
+
+        Args:
+            slot: `stet.policies.ACCEPT` for decisions on drafted tokens (one slot a position),
+                `stet.policies.NEXT` for the choice of the token after them.
+            count: how many consecutive slots.
+        """
+        return self._uniforms(slot, count)
+
+
+@runtime_checkable
+class TokenPolicy(Protocol):
+    """A rule on drafted blocks: a frozen dataclass whose fields are its parameters.
+
+    Attributes:
+        name: what users call it; unique in the registry.
+        lossless: whether the emitted text follows the target's own distribution exactly.
+        needs: what the engine must keep for it.
+        reasons: the words that explain its decisions, see `Verdict.reasons`.
+    """
+
+    name: ClassVar[str]
+    lossless: ClassVar[bool]
+    needs: ClassVar[frozenset[Need]]
+    reasons: ClassVar[tuple[str, ...]]
+
+    def verify(self, blocks: Blocks) -> Verdict:
+        """Rule on a batch of blocks, as tensors, without a host sync."""
+        ...
+
+
+STANDARD_REASONS = ("accepted", "corrected", "bonus")
+"""Reasons of a policy that says no more than what happened."""
+
+
+def parameters(policy: TokenPolicy) -> dict[str, Any]:
+    """A policy's parameters by name, as a trace or report records them."""
+    return {f.name: getattr(policy, f.name) for f in fields(policy)}  # type: ignore[arg-type]
+
+
+def prefix_length(stands: Tensor) -> Tensor:
+    """How many tokens stand before the first that does not: bool [B, K] to int64 [B]."""
+    return stands.long().cumprod(1).sum(1)
+
+
+def at(tensor: Tensor, position: Tensor) -> Tensor:
+    """Pick one position of each row: [B, T, ...] and [B] to [B, ...]."""
+    return tensor[torch.arange(tensor.shape[0], device=tensor.device), position]

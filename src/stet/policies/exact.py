@@ -1,0 +1,81 @@
+"""Exact speculative decoding, token by token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stet.policies.base import (
+    ACCEPT,
+    NEXT,
+    STANDARD_REASONS,
+    Blocks,
+    Need,
+    Verdict,
+    at,
+    prefix_length,
+)
+from stet.policies.registry import register
+from stet.sampling import draw
+
+
+@register
+@dataclass(frozen=True)
+class Exact:
+    """Keep a drafted token with probability min(1, p/q), else resample from what p has left.
+
+    The emitted text follows the target's distribution exactly; at temperature 0 it is the target's
+    own greedy text.
+
+    Source: Leviathan et al., arXiv 2211.17192, algorithm 1; Chen et al., arXiv 2302.01318.
+    """
+
+    name: ClassVar[str] = "exact"
+    lossless: ClassVar[bool] = True
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS})
+    reasons: ClassVar[tuple[str, ...]] = STANDARD_REASONS
+
+    def verify(self, blocks: Blocks) -> Verdict:
+        """Rule on a batch of blocks."""
+        if blocks.all_greedy:
+            return greedy_match(blocks)
+        width = blocks.drafted.shape[1]
+        token = blocks.drafted[..., None]
+        p = blocks.target_probs[:, :width].gather(2, token).squeeze(2)
+        q = blocks.draft_probs.gather(2, token).squeeze(2)
+        # u < p/q without the division: a token the target gives nothing to never stands.
+        accept = blocks.uniform(ACCEPT, width) * q < p
+        kept = prefix_length(accept & blocks.present)
+        # What p has left after q took its share; nothing was drafted after a whole block.
+        p = at(blocks.target_probs, kept)
+        residual = (p - draft_share(blocks, kept)).clamp(min=0)
+        return Verdict(kept, draw(or_else(residual, p), blocks.uniform(NEXT, 1)[:, 0]))
+
+
+def greedy_match(blocks: Blocks) -> Verdict:
+    """Keep drafted tokens while they are the target's own first choice."""
+    chosen = blocks.target_tokens
+    agrees = blocks.drafted == chosen[:, :-1]
+    kept = prefix_length(agrees if blocks.full else agrees & blocks.present)
+    return Verdict(kept, chosen.gather(1, kept[:, None]).squeeze(1))
+
+
+def draft_share(blocks: Blocks, position: Tensor) -> Tensor:
+    """The draft's distribution at `position` [B], zero past the end of a block: [B, V]."""
+    if not blocks.drafted.shape[1]:
+        return torch.zeros_like(blocks.target_probs[:, 0])
+    inside = position < blocks.lengths
+    last = blocks.drafted.shape[1] - 1
+    return at(blocks.draft_probs, position.clamp(max=last)) * inside[:, None]
+
+
+def or_else(residual: Tensor, p: Tensor) -> Tensor:
+    """The residual weights [B, V], or `p` where rounding left no residual.
+
+    Where p and q coincide nothing should be rejected, but a ratio a rounding below 1 can be; then
+    the residual is empty and the target's own distribution is the right one to draw from.
+    """
+    return torch.where(residual.sum(-1, keepdim=True) > 0, residual, p)

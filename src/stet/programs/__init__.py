@@ -1,0 +1,6 @@
+"""Decoding programs: each algorithm written once, for one sequence."""
+
+from stet.programs.autoregressive import autoregressive, drafting
+from stet.programs.speculative import speculative
+
+__all__ = ["autoregressive", "drafting", "speculative"]

@@ -1,0 +1,20 @@
+"""Plain decoding by one model: the baselines."""
+
+from __future__ import annotations
+
+from stet.engine.operations import EMPTY, Draft, Program, Score
+from stet.policies.base import TokenPolicy
+from stet.sequence import Sequence
+
+
+def autoregressive(sequence: Sequence, policy: TokenPolicy) -> Program:
+    """The target writes one token a pass; every policy keeps its choice, for nothing was drafted."""
+    while not sequence.finished:
+        sequence.commit((yield Score(sequence, EMPTY, policy)))
+
+
+def drafting(sequence: Sequence) -> Program:
+    """The draft writes the whole answer, and nobody verifies it."""
+    while not sequence.finished:
+        count = min(sequence.limits.chunk, sequence.remaining)
+        sequence.commit((yield Draft(sequence, count)))

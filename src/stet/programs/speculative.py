@@ -1,0 +1,24 @@
+"""Speculative decoding, block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from stet.engine.operations import Draft, Program, Score
+from stet.policies.base import TokenPolicy
+from stet.sequence import Sequence
+
+
+def never(sequence: Sequence) -> bool:
+    """Nothing but the sequence's own limits ends the program."""
+    del sequence
+    return False
+
+
+def speculative(
+    sequence: Sequence, policy: TokenPolicy, ended: Callable[[Sequence], bool] = never
+) -> Program:
+    """Draft a block, score it in one target pass, let the policy rule."""
+    while not (sequence.finished or ended(sequence)):
+        block = yield Draft(sequence, sequence.block_size(), needs=policy.needs)
+        sequence.commit((yield Score(sequence, block, policy)))

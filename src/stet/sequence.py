@@ -1,0 +1,329 @@
+"""One sequence: its tokens, where each came from, and when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+from stet.draft_length import DraftLength, FixedLength, History
+from stet.sampling import SamplingParams
+from stet.text import Decoder, TextStream
+from stet.trace import BlockRecord, Counters, FinishReason, Origin
+
+if TYPE_CHECKING:
+    from stet.engine.kv_cache import Row
+    from stet.engine.operations import Block
+
+Role = Literal["target", "draft"]
+"""Which model of the pair."""
+
+OVERRULED = "overruled"
+"""The reason under which a policy keeps a draft's token against the target's own choice."""
+
+DRAFTED = "drafted"
+"""The reason of a token that the draft wrote and nobody verified."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a sequence ends, and how far ahead it drafts.
+
+    Attributes:
+        max_new_tokens: the longest answer, in tokens.
+        stop_token_ids: tokens that end it; the token counts as emitted but is not part of the text.
+        stop_strings: texts that end it, wherever token boundaries fall; not part of the text.
+        draft_length: the rule for the length of a block.
+        chunk: tokens of a longer stretch of drafting that are written in one round.
+        probabilities: record both models' probability of each emitted token.
+        top_logprobs: record this many of the target's most probable tokens at each position.
+        stream: keep the text up to date after every round, for streaming.
+    """
+
+    max_new_tokens: int = 256
+    stop_token_ids: frozenset[int] = frozenset()
+    stop_strings: tuple[str, ...] = ()
+    draft_length: DraftLength = field(default_factory=FixedLength)
+    chunk: int = 16
+    probabilities: bool = False
+    top_logprobs: int = 0
+    stream: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """What a policy decided about one sequence's block, on the host.
+
+    Attributes:
+        drafted: the block.
+        kept: how many of its tokens stand.
+        next_token: the token after them; None where the policy holds it back.
+        reasons: why, for each kept token and then for the next one.
+        p_target: raw probabilities of the same tokens under the target, where recorded.
+        p_draft: the same under the draft, None where it had no opinion.
+        top_logprobs: the target's most probable tokens at the same positions, where recorded.
+        target_seconds: this sequence's share of the target's pass.
+        draft_seconds: the same for the draft.
+        draft_passes: forward passes that wrote the block.
+    """
+
+    drafted: list[int]
+    kept: int
+    next_token: int | None
+    reasons: list[str]
+    p_target: list[float] | None = None
+    p_draft: list[float | None] | None = None
+    top_logprobs: list[dict[int, float]] | None = None
+    target_seconds: float = 0.0
+    draft_seconds: float = 0.0
+    draft_passes: int = 0
+
+
+class Sequence:
+    """A prompt and the answer that grows after it.
+
+    The token list only grows, except where a program cuts it back itself; the caches follow
+    by lowering how much of them is valid, so nothing is ever computed twice.
+
+    Args:
+        prompt: the prompt's tokens, at least one.
+        sampling: how tokens are chosen.
+        limits: when it ends.
+        decoder: turns tokens into text; needed for stop strings and streaming alone.
+    """
+
+    def __init__(
+        self,
+        prompt: list[int],
+        sampling: SamplingParams | None = None,
+        limits: Limits | None = None,
+        decoder: Decoder | None = None,
+    ) -> None:
+        self.tokens = list(prompt)
+        self.prompt_length = len(prompt)
+        self.sampling = sampling or SamplingParams()
+        self.limits = limits or Limits()
+        self.decoder = decoder
+        self.origins: list[Origin] = []
+        self.reasons: list[str] = []
+        self.p_target: list[float | None] = []
+        self.p_draft: list[float | None] = []
+        self.top_logprobs: list[dict[int, float] | None] = []
+        self.blocks: list[BlockRecord] = []
+        self.counters = Counters()
+        self.history = History()
+        self.round = 0
+        self.finish_reason: FinishReason | None = None
+        self.rows: dict[Role, Row] = {}
+        self.parent: Sequence | None = None
+        self.release: Callable[[Sequence], None] = _nothing_to_release
+        self._forks = 0
+        self.stream = self._new_stream()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete."""
+        return self.finish_reason is not None
+
+    @property
+    def answer(self) -> list[int]:
+        """The emitted tokens."""
+        return self.tokens[self.prompt_length :]
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that may still be emitted."""
+        return self.prompt_length + self.limits.max_new_tokens - len(self.tokens)
+
+    def block_size(self) -> int:
+        """Tokens to draft for the next block: one less than may follow, so the last fits too."""
+        return min(self.limits.draft_length.next_block(self.history), self.remaining - 1)
+
+    def commit(self, item: Ruling | Block) -> None:
+        """Take in what stands: a ruling's tokens, or a block nobody needs to verify."""
+        if isinstance(item, Ruling):
+            self._commit_ruling(item)
+        else:
+            self._commit_block(item)
+        self.round += 1
+
+    def _commit_ruling(self, ruling: Ruling) -> None:
+        start = len(self.tokens)
+        drafted, kept = ruling.drafted, ruling.kept
+        tokens = drafted[:kept]
+        origins: list[Origin] = ["draft"] * kept
+        if ruling.next_token is not None:
+            tokens.append(ruling.next_token)
+            origins.append("target")
+        emitted = self._emit(tokens, origins, ruling.reasons)
+        self._record(emitted, ruling.p_target, ruling.p_draft, ruling.top_logprobs)
+        # Both caches hold the drafted tokens; they agree with the text as far as it kept them.
+        self._agree(start + min(kept, emitted))
+
+        counters = self.counters
+        counters.target_passes += 1
+        counters.target_seconds += ruling.target_seconds
+        counters.draft_seconds += ruling.draft_seconds
+        counters.draft_passes += ruling.draft_passes
+        if drafted:
+            stood = min(kept, emitted)
+            counters.drafts += 1
+            counters.drafted_tokens += len(drafted)
+            counters.kept_tokens += stood
+            counters.count_kept([1] * stood)
+            self.history.add(len(drafted), kept)
+            self.blocks.append(
+                BlockRecord(
+                    position=start - self.prompt_length,
+                    drafted=drafted,
+                    kept=kept,
+                    overruled=[i for i in range(kept) if ruling.reasons[i] == OVERRULED],
+                    next_token=ruling.next_token,
+                )
+            )
+
+    def _commit_block(self, block: Block) -> None:
+        start = len(self.tokens)
+        tokens = block.tokens
+        emitted = self._emit(tokens, ["draft"] * len(tokens), [DRAFTED] * len(tokens))
+        self._record(emitted, None, None, None)
+        self._agree(start + emitted)
+        self.counters.draft_passes += block.length
+        self.counters.draft_seconds += block.seconds
+
+    def _emit(self, tokens: list[int], origins: list[Origin], reasons: list[str]) -> int:
+        """Append tokens up to the first that ends the answer; returns how many."""
+        count = min(len(tokens), self.remaining)
+        ended: FinishReason | None = "length" if len(tokens) >= self.remaining else None
+        stops = self.limits.stop_token_ids
+        for i in range(count):
+            is_stop_token = tokens[i] in stops
+            if is_stop_token or (self.stream is not None and self.stream.push(tokens[i])):
+                count, ended = i + 1, "stop"
+                break
+        self.tokens += tokens[:count]
+        self.origins += origins[:count]
+        self.reasons += reasons[:count]
+        self.counters.emitted_tokens += count
+        if ended is not None:
+            self.finish_reason = ended
+        return count
+
+    def _record(
+        self,
+        count: int,
+        p_target: list[float] | None,
+        p_draft: list[float | None] | None,
+        top_logprobs: list[dict[int, float]] | None,
+    ) -> None:
+        if self.limits.probabilities:
+            nothing = [None] * count
+            self.p_target += nothing if p_target is None else p_target[:count]
+            self.p_draft += nothing if p_draft is None else p_draft[:count]
+        if self.limits.top_logprobs:
+            self.top_logprobs += [None] * count if top_logprobs is None else top_logprobs[:count]
+
+    def _agree(self, length: int) -> None:
+        """Both caches agree with the first `length` tokens at most."""
+        for row in self.rows.values():
+            row.valid = min(row.valid, length)
+
+    def truncate(self, length: int) -> None:
+        """Cut the answer back to its first `length` tokens, as if the rest was never written."""
+        end = self.prompt_length + length
+        if end >= len(self.tokens):
+            return
+        del self.tokens[end:]
+        for record in (
+            self.origins,
+            self.reasons,
+            self.p_target,
+            self.p_draft,
+            self.top_logprobs,
+        ):
+            del record[length:]
+        self.counters.emitted_tokens = length
+        self.finish_reason = None
+        self._agree(end)
+        self.stream = self._new_stream()
+        if self.stream is not None:
+            for token in self.answer:
+                self.stream.push(token)
+
+    @contextmanager
+    def fork(self, count: int) -> Generator[list[Sequence]]:
+        """Candidates that continue this sequence, each with randomness of its own.
+
+        They share what both caches hold of this sequence; leaving the context frees what was not
+        adopted.
+        """
+        children = [self._child(i) for i in range(count)]
+        self._forks += 1
+        try:
+            yield children
+        finally:
+            for child in children:
+                child.release(child)
+
+    def _child(self, index: int) -> Sequence:
+        # Any injective mix does: the seed goes through a hash before it is used.
+        seed = hash((self.sampling.seed, self.round, self._forks, index))
+        limits = replace(self.limits, max_new_tokens=self.remaining)
+        child = Sequence(
+            self.tokens, replace(self.sampling, seed=seed), limits, self.decoder
+        )
+        child.parent = self
+        child.release = self.release
+        return child
+
+    def adopt(self, child: Sequence) -> None:
+        """Continue with what a candidate wrote, and with its caches."""
+        written = child.answer
+        for token in written:
+            if self.stream is not None and token not in self.limits.stop_token_ids:
+                self.stream.push(token)
+        self.tokens += written
+        self.origins += child.origins
+        self.reasons += child.reasons
+        self.p_target += child.p_target
+        self.p_draft += child.p_draft
+        self.top_logprobs += child.top_logprobs
+        for block in child.blocks:
+            shift = child.prompt_length - self.prompt_length
+            self.blocks.append(replace(block, position=block.position + shift))
+        self.counters.add(child.counters)
+        self.finish_reason = child.finish_reason
+        self.history = child.history
+        self.round += 1
+        for role, row in child.rows.items():
+            mine = self.rows.get(role)
+            self.rows[role] = row
+            if mine is not None:
+                child.rows[role] = mine
+        child.rows = {r: row for r, row in child.rows.items() if self.rows.get(r) is not row}
+
+    def close(self, reason: FinishReason) -> None:
+        """End the sequence for a reason from outside, unless it has ended already."""
+        if self.finish_reason is None:
+            self.finish_reason = reason
+
+    def text(self) -> str:
+        """The answer as text, without the stop token or stop string that ended it."""
+        if self.stream is not None and self.limits.stop_strings:
+            self.stream.finish()
+            return self.stream.text
+        tokens = self.answer
+        if tokens and tokens[-1] in self.limits.stop_token_ids:
+            tokens = tokens[:-1]
+        return "" if self.decoder is None else self.decoder.decode(tokens, skip_special_tokens=True)
+
+    def _new_stream(self) -> TextStream | None:
+        if self.decoder is None or not (self.limits.stop_strings or self.limits.stream):
+            return None
+        return TextStream(self.decoder, self.limits.stop_strings)
+
+
+def _nothing_to_release(sequence: Sequence) -> None:
+    """Before the engine has given a sequence rows there is nothing to free."""
+    del sequence
