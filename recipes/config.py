@@ -30,7 +30,7 @@ class Recipe:
     inner: int
     head: int = 32
     batch_tokens: int = 8192
-    matrix_rate: float = 0.01
+    matrix_rate: float = 0.008
     other_rate: float = 0.005
     minutes: float = 60.0
     stories: float = 0.75
@@ -45,7 +45,9 @@ RECIPES: dict[str, Recipe] = {
     "draft": Recipe(layers=2, width=128, inner=352, minutes=20.0, seed=1),
     # For studies of policies, not shipped: a draft that knows little and is sure of it, because
     # it saw few problems many times ...
-    "draft-overconfident": Recipe(layers=2, width=96, inner=256, problems=8_000, minutes=20.0, seed=2),
+    "draft-overconfident": Recipe(
+        layers=2, width=96, inner=256, problems=8_000, minutes=20.0, seed=2
+    ),
     # ... and one that is good at some templates and lost on the others.
     "draft-specialised": Recipe(
         layers=2,

@@ -64,7 +64,9 @@ def load(
     if not (folder / "settings.json").exists():
         _write(folder, tokenizer, split, problems, stories, templates)
         (folder / "settings.json").write_text(json.dumps(settings, indent=2))
-    return Data(*(np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("ids", "starts", "prompts")))
+    return Data(
+        *(np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("ids", "starts", "prompts"))
+    )
 
 
 def _write(
@@ -92,7 +94,10 @@ def _write(
                 ids.append(np.array([*prompt.ids, *solution.ids, end], dtype=np.uint16))
                 prompts.append(len(prompt.ids))
     np.save(folder / "ids.npy", np.concatenate(ids))
-    np.save(folder / "starts.npy", np.concatenate([[0], np.cumsum([len(x) for x in ids])]).astype(np.int64))
+    np.save(
+        folder / "starts.npy",
+        np.concatenate([[0], np.cumsum([len(x) for x in ids])]).astype(np.int64),
+    )
     np.save(folder / "prompts.npy", np.array(prompts, dtype=np.int16))
 
 
@@ -127,7 +132,9 @@ def batch_of(data: Data, chosen: np.ndarray, prompt_weight: float) -> Batch:
     return Batch(torch.from_numpy(ids), torch.from_numpy(labels), torch.from_numpy(weights))
 
 
-def batches(data: Data, batch_tokens: int, prompt_weight: float, seed: int, skip: int = 0) -> Iterator[Batch]:
+def batches(
+    data: Data, batch_tokens: int, prompt_weight: float, seed: int, skip: int = 0
+) -> Iterator[Batch]:
     """Batches without end; the same seed gives the same ones, and `skip` resumes after so many.
 
     Problems of a pool are sorted by length and cut into batches, which are then shuffled: little

@@ -51,7 +51,9 @@ def combined(
     texts: list[Text | None] = [None] * len(prompts)
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
-        for index, text in zip(chosen, _batch(models, [prompts[i] for i in chosen], end, combine, max_new), strict=True):
+        for index, text in zip(
+            chosen, _batch(models, [prompts[i] for i in chosen], end, combine, max_new), strict=True
+        ):
             texts[index] = text
     return [text for text in texts if text is not None]
 
@@ -82,7 +84,9 @@ def _batch(
                 past_key_values=cache,
                 use_cache=True,
                 logits_to_keep=1,
-            ).logits[:, -1].float()
+            )
+            .logits[:, -1]
+            .float()
             for model, cache in zip(models, caches, strict=True)
         ]
         tokens = combine(scores).argmax(-1)

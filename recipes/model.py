@@ -4,12 +4,38 @@ from __future__ import annotations
 
 import torch
 from config import Recipe
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from torch import nn
+from transformers import AttentionInterface, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 CONTEXT = 1024
 
 
-def build(recipe: Recipe, vocabulary: int, end: int, pad: int) -> LlamaForCausalLM:
+def plain_attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    **_: object,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention over whole texts padded on the right, for training.
+
+    Compiled, this takes a tenth of the time of the fused kernel's backward pass on a CPU at these
+    sizes. It takes no mask and no cache; for decoding a model is built with another attention.
+    """
+    length = query.shape[2]
+    future = torch.full((length, length), -1e4, dtype=query.dtype, device=query.device).triu(1)
+    scores = (query * scaling) @ key.transpose(-1, -2) + future
+    return (scores.softmax(-1) @ value).transpose(1, 2).contiguous(), None
+
+
+AttentionInterface.register("plain", plain_attention)
+
+
+def build(
+    recipe: Recipe, vocabulary: int, end: int, pad: int, attention: str = "sdpa"
+) -> LlamaForCausalLM:
     """A model with fresh weights."""
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
@@ -28,10 +54,12 @@ def build(recipe: Recipe, vocabulary: int, end: int, pad: int) -> LlamaForCausal
         bos_token_id=None,
         eos_token_id=end,
         pad_token_id=pad,
-        attn_implementation="sdpa",
+        attn_implementation=attention,
     )
     model = LlamaForCausalLM(config)
-    model.generation_config = GenerationConfig(eos_token_id=end, pad_token_id=pad, max_new_tokens=256)
+    model.generation_config = GenerationConfig(
+        eos_token_id=end, pad_token_id=pad, max_new_tokens=256
+    )
     # What a layer adds to the residual stream starts small, so that depth does not blow it up.
     with torch.no_grad():
         for name, weight in model.named_parameters():

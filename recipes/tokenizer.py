@@ -48,7 +48,9 @@ def train(problems: int = 20_000) -> Tokenizer:
 
     def texts():
         for family in FAMILIES:
-            for _, problem in zip(range(problems), iterate(family, "pair_train", seed=1), strict=False):
+            for _, problem in zip(
+                range(problems), iterate(family, "pair_train", seed=1), strict=False
+            ):
                 yield problem.prompt + problem.solution
 
     tokenizer.train_from_iterator(texts(), trainer)

@@ -44,7 +44,12 @@ def loss_of(model: Any, batch: problems_data.Batch, device: str) -> torch.Tensor
     ids, labels, weights = (t.to(device) for t in (batch.ids, batch.labels, batch.weights))
     with torch.autocast(torch.device(device).type, torch.bfloat16):
         logits = model(input_ids=ids, use_cache=False).logits
-        losses = functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=problems_data.IGNORED)
+        losses = functional.cross_entropy(
+            logits.flatten(0, 1),
+            labels.flatten(),
+            reduction="none",
+            ignore_index=problems_data.IGNORED,
+        )
     return (losses.float() * weights.flatten()).sum() / weights.sum()
 
 
@@ -66,7 +71,10 @@ def validation_accuracy(model: Any, tokenizer: Tokenizer, family: str, count: in
     chosen = bundled.generate(family, "validation", count, seed=7)
     end = tokenizer.token_to_id(tokenizer_recipe.END)
     texts = greedy(model, [tokenizer.encode(p.prompt).ids for p in chosen], end)
-    right = [bundled.parse_answer(tokenizer.decode(t.ids)) == p.answer for t, p in zip(texts, chosen, strict=True)]
+    right = [
+        bundled.parse_answer(tokenizer.decode(t.ids)) == p.answer
+        for t, p in zip(texts, chosen, strict=True)
+    ]
     return sum(right) / len(right)
 
 
@@ -80,16 +88,26 @@ class Run:
         tokenizer_file = options.cache / "tokenizer" / "tokenizer.json"
         self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
         vocabulary = self.tokenizer.get_vocab_size()
-        end, pad = (self.tokenizer.token_to_id(t) for t in (tokenizer_recipe.END, tokenizer_recipe.PAD))
-        self.model = build(recipe, vocabulary, end, pad).to(options.device)
+        end, pad = (
+            self.tokenizer.token_to_id(t) for t in (tokenizer_recipe.END, tokenizer_recipe.PAD)
+        )
+        self.model = build(recipe, vocabulary, end, pad, "plain").to(options.device)
+        # A second copy decodes and is exported: it takes either set of weights.
+        self.judged = build(recipe, vocabulary, end, pad).to(options.device).eval()
         self.average = Average(self.model)
         self.optimisers = optimisers(self.model, recipe)
         cache = options.cache
-        self.train = problems_data.load(cache, tokenizer_file, "pair_train", recipe.problems, recipe.stories, recipe.templates)
-        self.validation = problems_data.load(cache, tokenizer_file, "validation", 1500, recipe.stories, recipe.templates)
+        self.train = problems_data.load(
+            cache, tokenizer_file, "pair_train", recipe.problems, recipe.stories, recipe.templates
+        )
+        self.validation = problems_data.load(
+            cache, tokenizer_file, "validation", 600, recipe.stories, recipe.templates
+        )
         self.state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "history": []}
         if (self.folder / "last").exists():
-            self.state = checkpoint.restore(self.folder / "last", self.model, self.average, self.optimisers)
+            self.state = checkpoint.restore(
+                self.folder / "last", self.model, self.average, self.optimisers
+            )
 
     def log(self, **entry: Any) -> None:
         """One line of the run's log, also shown."""
@@ -112,18 +130,18 @@ class Run:
 
     def judge(self, count: int) -> dict[str, float]:
         """Validation loss of both sets of weights, accuracy of the better one."""
-        self.model.eval()
-        now = {k: v.clone() for k, v in self.weights(averaged=False).items()}
-        raw = validation_loss(self.model, self.validation, self.recipe, self.options.device)
-        self.model.load_state_dict(self.average.weights, strict=False)
-        averaged = validation_loss(self.model, self.validation, self.recipe, self.options.device)
-        if raw < averaged:
-            self.model.load_state_dict(now, strict=False)
-        result = {"validation_loss": raw, "validation_loss_average": averaged}
+        now, average = self.weights(averaged=False), self.weights(averaged=True)
+        losses: list[float] = []
+        for weights in (now, average):
+            self.judged.load_state_dict(weights, strict=False)
+            losses.append(
+                validation_loss(self.judged, self.validation, self.recipe, self.options.device)
+            )
+        if losses[0] < losses[1]:
+            self.judged.load_state_dict(now, strict=False)
+        result = {"validation_loss": losses[0], "validation_loss_average": losses[1]}
         if count:
-            result["accuracy"] = validation_accuracy(self.model, self.tokenizer, "stories", count)
-        self.model.load_state_dict(now, strict=False)
-        self.model.train()
+            result["accuracy"] = validation_accuracy(self.judged, self.tokenizer, "stories", count)
         return result
 
     def save(self, started: float, name: str = "last") -> None:
@@ -138,20 +156,28 @@ class Run:
         """Export the better of the weights and their average."""
         judged = self.judge(0)
         better = judged["validation_loss_average"] <= judged["validation_loss"]
-        checkpoint.export(folder, self.model, self.weights(averaged=better), self.options.cache / "tokenizer")
+        checkpoint.export(
+            folder, self.judged, self.weights(averaged=better), self.options.cache / "tokenizer"
+        )
         self.log(exported=folder.name, averaged=better, **judged)
 
     def fit(self) -> None:
         """Train until the budget is used."""
         started = time.monotonic()
-        forward = torch.compile(self.model, dynamic=True) if self.options.compile else self.model
-        stream = problems_data.batches(self.train, self.recipe.batch_tokens, self.recipe.prompt_weight, self.recipe.seed, self.state["step"])
+        loss_function = torch.compile(loss_of, dynamic=True) if self.options.compile else loss_of
+        stream = problems_data.batches(
+            self.train,
+            self.recipe.batch_tokens,
+            self.recipe.prompt_weight,
+            self.recipe.seed,
+            self.state["step"],
+        )
         last_saved = last_judged = last_logged = time.monotonic()
         marks = [m for m in (0.25, 0.5) if m > self.progress(started)]
         while (progress := self.progress(started)) < 1:
             rate = set_rates(self.optimisers, self.state["step"], progress)
             batch = next(stream)
-            loss = loss_of(forward, batch, self.options.device)
+            loss = loss_function(self.model, batch, self.options.device)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             for optimiser in self.optimisers:
@@ -167,7 +193,7 @@ class Run:
                     step=self.state["step"],
                     tokens=self.state["tokens"],
                     seconds=round(self.state["seconds"] + now - started, 1),
-                    loss=round(float(loss), 4),
+                    loss=round(float(loss.detach()), 4),
                     rate=round(rate, 4),
                 )
             if now - last_judged > 60 * self.options.judge_minutes:
@@ -186,20 +212,37 @@ class Run:
 
 def main() -> None:
     """Read the command line and train."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("what", choices=["tokenizer", *RECIPES])
-    parser.add_argument("--cache", type=Path, default=Path(".cache/pair"), help="checkpoints, logs and data")
+    parser.add_argument(
+        "--cache", type=Path, default=Path(".cache/pair"), help="checkpoints, logs and data"
+    )
     parser.add_argument("--run", help="name of the run's folder; default: the recipe's name")
-    parser.add_argument("--minutes", type=float, help="time budget, pauses between resumed runs not counted")
-    parser.add_argument("--stop-at", metavar="HH:MM", help="instead of --minutes: the clock time to be done")
+    parser.add_argument(
+        "--minutes", type=float, help="time budget, pauses between resumed runs not counted"
+    )
+    parser.add_argument(
+        "--stop-at", metavar="HH:MM", help="instead of --minutes: the clock time to be done"
+    )
     parser.add_argument("--tokens", type=int, help="instead of a time: the number of tokens")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--compile", action="store_true", help="compile the model; pays on long runs")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile the model; pays on long runs"
+    )
     parser.add_argument("--judge-minutes", type=float, default=5.0, help="between validations")
     parser.add_argument("--judge-problems", type=int, default=100)
-    parser.add_argument("--export", action="store_true", help="put the result into the package when done")
-    parser.add_argument("--export-only", metavar="FOLDER", type=Path, help="export the last checkpoint there and stop")
+    parser.add_argument(
+        "--export", action="store_true", help="put the result into the package when done"
+    )
+    parser.add_argument(
+        "--export-only",
+        metavar="FOLDER",
+        type=Path,
+        help="export the last checkpoint there and stop",
+    )
     for field in ("layers", "width", "inner"):
         parser.add_argument(f"--{field}", type=int, help="instead of the recipe's")
     options = parser.parse_args()

@@ -64,7 +64,7 @@ FAMILIES = {
         sliding_window=WINDOW,
         query_pre_attn_scalar=8,
         attn_logit_softcapping=3.0,
-        final_logit_softcapping=5.0,
+        final_logit_softcapping=20.0,
     ),
     "gemma3": lambda: Gemma3TextConfig(
         **_COMMON,

@@ -152,8 +152,9 @@ class Pair:
 
     # Generating
 
+    # A text is a sequence of texts too; the first overload is the one that is meant for it.
     @overload
-    def generate(
+    def generate(  # type: ignore[overload-overlap]
         self, prompts: str, policy: str | TokenPolicy = ..., **options: Unpack[Options]
     ) -> Result: ...
 
@@ -278,7 +279,8 @@ class Pair:
         rendered = self.tokenizer.apply_chat_template(
             list(messages), add_generation_prompt=True, tokenize=False
         )
-        return self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        tokens: list[int] = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        return tokens
 
     @cached_property
     def costs(self) -> Costs:
@@ -480,9 +482,10 @@ class _Job:
         stream = sequence.stream
         if stream is None:
             return Chunk("", tokens, sequence.finish_reason)
-        if done:
-            stream.finish()
-        return Chunk(stream.take(final=done), tokens, sequence.finish_reason if done else None)
+        if not done:
+            return Chunk(stream.take(), tokens, None)
+        stream.finish()
+        return Chunk(stream.take(final=True), tokens, sequence.finish_reason, self.result())
 
 
 def load_pair(

@@ -18,11 +18,13 @@ class Chunk:
         text: new text; may be empty where a token ends inside a character.
         tokens: the tokens emitted since the piece before.
         finish_reason: set on the last piece.
+        result: the whole answer, on the last piece.
     """
 
     text: str
     tokens: list[TokenRecord]
     finish_reason: FinishReason | None
+    result: Result | None = None
 
 
 class Result:

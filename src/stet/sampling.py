@@ -194,7 +194,7 @@ class Sampler:
         return probs
 
     def _truncate(self, probs: Tensor) -> Tensor:
-        ranked, order = probs.sort(-1, descending=True, stable=True)
+        ranked, order = torch.sort(probs, dim=-1, descending=True, stable=True)
         rank = torch.arange(self.vocab_size, device=self.device)
         # In this order, as in transformers: each cut works on what the one before it left.
         keep = rank < self._top_k

@@ -13,8 +13,8 @@ from stet.text import Decoder, TextStream
 from stet.trace import BlockRecord, Counters, FinishReason, Origin
 
 if TYPE_CHECKING:
-    from stet.engine.kv_cache import Row
     from stet.engine.operations import Block
+    from stet.engine.runner import Row
 
 Role = Literal["target", "draft"]
 """Which model of the pair."""
@@ -270,9 +270,7 @@ class Sequence:
         # Any injective mix does: the seed goes through a hash before it is used.
         seed = hash((self.sampling.seed, self.round, self._forks, index))
         limits = replace(self.limits, max_new_tokens=self.remaining)
-        child = Sequence(
-            self.tokens, replace(self.sampling, seed=seed), limits, self.decoder
-        )
+        child = Sequence(self.tokens, replace(self.sampling, seed=seed), limits, self.decoder)
         child.parent = self
         child.release = self.release
         return child

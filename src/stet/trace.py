@@ -236,3 +236,7 @@ def read(path: Path) -> list[RequestTrace]:
                     f"({where}: {first['msg']})."
                 ) from error
     return traces
+
+
+if __name__ == "__main__":  # python -m stet.trace > src/stet/trace.schema.json
+    print(json.dumps(json_schema(), indent=1))

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from stet.bundled.story import Story, Template, Value
 
-GOODS = (("pens", "pen"), ("books", "book"), ("cups", "cup"), ("hats", "hat"), ("cakes", "cake"), ("toys", "toy"))
+GOODS = (
+    ("pens", "pen"),
+    ("books", "book"),
+    ("cups", "cup"),
+    ("hats", "hat"),
+    ("cakes", "cake"),
+    ("toys", "toy"),
+)
 
 
 def shopping(s: Story) -> None:
@@ -45,9 +52,13 @@ def spend_fraction(s: Story) -> None:
     n = s.amount(3)
     s.say(f"Then {a} pays ${n} for {item2}.", f"Then {a} buys {item2} for ${n}.")
     if s.rng.random() < 0.5:
-        left = s.subtract(s.subtract(have, spent, "money left", "left"), n, "left then", "money left then")
+        left = s.subtract(
+            s.subtract(have, spent, "money left", "left"), n, "left then", "money left then"
+        )
     else:
-        left = s.subtract(have, s.add(spent, n, "money spent", "spent"), "left then", "money left then")
+        left = s.subtract(
+            have, s.add(spent, n, "money spent", "spent"), "left then", "money left then"
+        )
     if s.chance():
         gift = s.amount(3)
         s.say(f"{b} gives {a} ${gift}.", f"{a} gets ${gift} from {b}.")
@@ -129,7 +140,10 @@ def journey(s: Story) -> None:
     legs: list[Value] = []
     for _ in range(s.rng.choice((2, 2, 3, 3, 4))):
         hours, speed = s.between(2, 9), s.between(11, 95)
-        s.say(f"{a} drives {hours} hours at {speed} km an hour.", f"{a} drives at {speed} km an hour for {hours} hours.")
+        s.say(
+            f"{a} drives {hours} hours at {speed} km an hour.",
+            f"{a} drives at {speed} km an hour for {hours} hours.",
+        )
         legs.append(s.multiply(hours, speed, f"{hours} hours at {speed}", f"km in {hours} hours"))
     s.distract(b)
     gone = s.total(legs, "km so far", "all km", "km driven")
@@ -148,7 +162,10 @@ def points(s: Story) -> None:
     w, v = s.rng.sample(range(2, 9), 2)
     red, blue = s.given(w), s.given(v)
     m, n = s.between(3, 40), s.between(3, 40)
-    s.say(f"A red shot is worth {red} points and a blue shot {blue}.", f"Red shots give {red} points, blue shots {blue}.")
+    s.say(
+        f"A red shot is worth {red} points and a blue shot {blue}.",
+        f"Red shots give {red} points, blue shots {blue}.",
+    )
     s.say(f"{a} makes {m} red and {n} blue shots.")
     s.distract(a)
     x = s.multiply(m, red, "red points", "red shots")
@@ -169,7 +186,10 @@ def wages(s: Story) -> None:
     """Hours and pay, a bonus, a percentage of tax."""
     a, b = s.names(2)
     hours, rate = s.between(4, 40), s.between(6, 30)
-    s.say(f"{a} works {hours} hours for ${rate} an hour.", f"{a} earns ${rate} an hour and works {hours} hours.")
+    s.say(
+        f"{a} works {hours} hours for ${rate} an hour.",
+        f"{a} earns ${rate} an hour and works {hours} hours.",
+    )
     s.distract(b)
     pay = s.multiply(hours, rate, "pay", f"{a}'s pay")
     if s.chance():
@@ -193,15 +213,23 @@ def fence(s: Story) -> None:
     """A rectangle's way round, and what it costs."""
     (a,) = s.names(1)
     length, width, price = s.between(5, 99), s.between(3, 60), s.between(2, 9)
-    s.say(f"A field is {length} m long and {width} m wide.", f"{a}'s field is {length} m by {width} m.")
+    s.say(
+        f"A field is {length} m long and {width} m wide.",
+        f"{a}'s field is {length} m by {width} m.",
+    )
     s.distract(a)
     if s.rng.random() < 0.5:
-        around = s.multiply(s.add(length, width, "half way round", "two sides"), Value(2), "way round", "fence")
+        around = s.multiply(
+            s.add(length, width, "half way round", "two sides"), Value(2), "way round", "fence"
+        )
     else:
         x = s.multiply(length, Value(2), "long sides", "both long sides")
         y = s.multiply(width, Value(2), "short sides", "both short sides")
         around = s.add(x, y, "way round", "fence")
-    s.say(f"{a} builds a fence around it for ${price} a meter.", f"A fence around it costs ${price} a meter.")
+    s.say(
+        f"{a} builds a fence around it for ${price} a meter.",
+        f"A fence around it costs ${price} a meter.",
+    )
     cost = s.multiply(around, price, "cost", "cost of the fence")
     if s.chance():
         gate = s.amount(3)
@@ -221,7 +249,10 @@ def team_order(s: Story) -> None:
     s.say(f"There is a fee of ${fee}.", f"The fee is ${fee}.")
     goods = s.multiply(n, each, f"{many}", f"cost of {many}")
     total = s.add(goods, fee, "with the fee", "total cost")
-    s.say(f"{people} friends share the cost equally.", f"The cost is shared equally by {people} friends.")
+    s.say(
+        f"{people} friends share the cost equally.",
+        f"The cost is shared equally by {people} friends.",
+    )
     share = s.divide(total, people, "one share", "each pays")
     if s.chance():
         had = s.given(share.number + s.rng.randint(2, 300))
@@ -240,12 +271,19 @@ def tank(s: Story) -> None:
     s.distract(a)
     s.say(f"{a} adds {rate} liters a minute and it loses {leak} a minute, for {minutes} minutes.")
     if s.rng.random() < 0.5:
-        gain = s.multiply(s.subtract(rate, leak, "gain a minute", "each minute"), minutes, "gain", "all gain")
+        gain = s.multiply(
+            s.subtract(rate, leak, "gain a minute", "each minute"), minutes, "gain", "all gain"
+        )
         s.add(start, gain, "liters now", "in the tank")
     else:
         added = s.multiply(rate, minutes, "liters added", "added")
         lost = s.multiply(leak, minutes, "liters lost", "lost")
-        s.subtract(s.add(start, added, "with the new liters", "liters then"), lost, "liters now", "in the tank")
+        s.subtract(
+            s.add(start, added, "with the new liters", "liters then"),
+            lost,
+            "liters now",
+            "in the tank",
+        )
     s.ask("How many liters are in the tank now?")
 
 

@@ -44,7 +44,10 @@ def compare_total(s: Story) -> None:
             value = s.subtract(base, n, f"{name}'s {t}", f"what {name} has")
         else:
             n = s.between(2, 6)
-            s.say(f"{name} has {n} times as many {t} as {other}.", f"{name} has {n} times as many as {other}.")
+            s.say(
+                f"{name} has {n} times as many {t} as {other}.",
+                f"{name} has {n} times as many as {other}.",
+            )
             value = s.multiply(base, n, f"{name}'s {t}", f"what {name} has")
         known.append((name, value))
     total = s.total([v for _, v in known], "together so far", "all together", f"all {t}")
@@ -110,10 +113,15 @@ def farm(s: Story) -> None:
     """Rows of plants, fruit on each, part of it sold."""
     (a,) = s.names(1)
     rows, plants, fruit = s.between(2, 9), s.between(3, 20), s.between(2, 9)
-    s.say(f"{a}'s garden has {rows} rows of {plants} plants.", f"{a} has {rows} rows with {plants} plants each.")
+    s.say(
+        f"{a}'s garden has {rows} rows of {plants} plants.",
+        f"{a} has {rows} rows with {plants} plants each.",
+    )
     s.say(f"Each plant gives {fruit} apples.", f"A plant gives {fruit} apples.")
     s.distract(a)
-    total = s.multiply(s.multiply(rows, plants, "plants", "all plants"), fruit, "apples", "all apples")
+    total = s.multiply(
+        s.multiply(rows, plants, "plants", "all plants"), fruit, "apples", "all apples"
+    )
     for _ in range(s.rng.randint(1, 3)):
         n = s.amount(3)
         if s.rng.random() < 0.65:
@@ -128,12 +136,17 @@ def farm(s: Story) -> None:
 def buses(s: Story) -> None:
     """Seats and people on a trip."""
     count, seats = s.factors()
-    s.say(f"A school has {count} buses with {seats} seats each.", f"There are {count} buses of {seats} seats.")
+    s.say(
+        f"A school has {count} buses with {seats} seats each.",
+        f"There are {count} buses of {seats} seats.",
+    )
     (a,) = s.names(1)
     s.distract(a)
     all_seats = s.multiply(count, seats, "seats", "all seats")
     groups = [s.amount(3) for _ in range(s.rng.randint(2, 3))]
-    told = " and ".join([f"{n} {who}" for n, who in zip(groups, ("girls", "boys", "teachers"), strict=False)])
+    told = " and ".join(
+        [f"{n} {who}" for n, who in zip(groups, ("girls", "boys", "teachers"), strict=False)]
+    )
     s.say(f"{told} go on a trip.", f"{told} want to ride.")
     people = s.total(groups, "people so far", "people", "all people")
     empty = s.subtract(all_seats, people, "empty seats", "free seats")
@@ -148,7 +161,10 @@ def library(s: Story) -> None:
     """Books on shelves, borrowed and returned."""
     n, size = s.factors()
     (a,) = s.names(1)
-    s.say(f"A library has {n} shelves of {size} books.", f"There are {n} shelves with {size} books each.")
+    s.say(
+        f"A library has {n} shelves of {size} books.",
+        f"There are {n} shelves with {size} books each.",
+    )
     books = s.multiply(n, size, "books", "all books")
     s.distract(a)
     for day in ("On Monday", "On Tuesday", "On Friday")[: s.rng.randint(1, 3)]:
@@ -167,7 +183,10 @@ def muffins(s: Story) -> None:
     (a,) = s.names(1)
     trays, size = s.between(2, 12), s.between(4, 36)
     part = s.between(2, 6)
-    s.say(f"{a} bakes {trays} trays of {size} muffins.", f"{a} fills {trays} trays with {size} muffins each.")
+    s.say(
+        f"{a} bakes {trays} trays of {size} muffins.",
+        f"{a} fills {trays} trays with {size} muffins each.",
+    )
     s.distract(a)
     total = s.multiply(trays, size, "muffins", "all muffins")
     s.say(f"1/{part} of them are sold.", f"{a} sells 1/{part} of them.")
@@ -201,7 +220,10 @@ def share(s: Story) -> None:
     s.distract(a)
     total = s.total([v for _, v in parts], "together so far", "all together", f"all {t}")
     friends = s.between(2, 9)
-    s.say(f"They share all equally among {friends} children.", f"All are shared equally by {friends} children.")
+    s.say(
+        f"They share all equally among {friends} children.",
+        f"All are shared equally by {friends} children.",
+    )
     each = s.divide(total, friends, "each gets", "one share")
     if s.chance():
         n = s.amount(2)
@@ -245,7 +267,10 @@ def warehouse(s: Story) -> None:
     (a,) = s.names(1)
     x, y = s.amount(), s.amount()
     moved = s.amount(3)
-    s.say(f"Store A has {x} {t} and store B has {y}.", f"There are {x} {t} in store A and {y} in store B.")
+    s.say(
+        f"Store A has {x} {t} and store B has {y}.",
+        f"There are {x} {t} in store A and {y} in store B.",
+    )
     s.distract(a)
     s.say(f"{moved} are moved from A to B.", f"{a} moves {moved} from A to B.")
     at_a = s.subtract(x, moved, "store A", f"{t} in A")
@@ -280,7 +305,10 @@ def votes(s: Story) -> None:
     for_a = s.percent(total, share, f"{a}'s votes", f"votes for {a}")
     rest = s.subtract(total, for_a, "other votes", "the rest")
     n = s.amount(2)
-    s.say(f"{n} of the rest vote for {b}, the others for {c}.", f"Of the rest {n} are for {b}, the others for {c}.")
+    s.say(
+        f"{n} of the rest vote for {b}, the others for {c}.",
+        f"Of the rest {n} are for {b}, the others for {c}.",
+    )
     for_c = s.subtract(rest, n, f"{c}'s votes", f"votes for {c}")
     if s.chance():
         s.subtract(for_c, for_a, "difference", f"{c} over {a}")
@@ -311,7 +339,9 @@ def reading(s: Story) -> None:
     s.say(f"A book has {pages} pages.", f"{a}'s book has {pages} pages.")
     s.say(f"{a} reads {daily} pages a day for {days} days.")
     s.distract(a)
-    left = s.subtract(pages, s.multiply(daily, days, "pages read", "read"), "pages left", "what is left")
+    left = s.subtract(
+        pages, s.multiply(daily, days, "pages read", "read"), "pages left", "what is left"
+    )
     more = s.between(2, 60)
     s.say(f"On Sunday {a} reads {more} more.", f"Then {a} reads {more} more.")
     left = s.subtract(left, more, "pages left then", "left in the end")

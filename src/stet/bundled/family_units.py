@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from stet.bundled.story import RejectedDrawError, Story, Template, Value
 
-MIXED = (("m", "cm", 100), ("h", "min", 60), ("weeks", "days", 7), ("feet", "inches", 12), ("dollars", "cents", 100))
+MIXED = (
+    ("m", "cm", 100),
+    ("h", "min", 60),
+    ("weeks", "days", 7),
+    ("feet", "inches", 12),
+    ("dollars", "cents", 100),
+)
 
 
 def mixed_units(s: Story) -> None:
@@ -47,7 +53,10 @@ def calendar(s: Story) -> None:
     """Days that run over the end of a month."""
     length = s.given(s.rng.choice((28, 30, 31)))
     today = s.between(1, 27)
-    s.say(f"A month has {length} days. Today is day {today}.", f"Today is day {today} of a month of {length} days.")
+    s.say(
+        f"A month has {length} days. Today is day {today}.",
+        f"Today is day {today} of a month of {length} days.",
+    )
     day = today
     for event in s.rng.sample(("a trip", "a test", "a party", "a visit"), s.rng.randint(1, 2)):
         if s.rng.random() < 0.5:
@@ -61,14 +70,19 @@ def calendar(s: Story) -> None:
     if not length.number < day.number <= 2 * length.number:
         raise RejectedDrawError
     s.subtract(day, length, "day of the next month", "next month's day")
-    s.ask("Which day of the next month is it then?", "On which day of the next month is the last event?")
+    s.ask(
+        "Which day of the next month is it then?",
+        "On which day of the next month is the last event?",
+    )
 
 
 def clock(s: Story) -> None:
     """Durations added to a clock time, in minutes after midnight."""
     hour, minute = s.between(5, 15), s.between(1, 59)
     s.say(f"It is {hour}:{minute:02d}.", f"The clock shows {hour}:{minute:02d}.")
-    now = s.add(s.multiply(hour, Value(60), "full hours", f"{hour} hours"), minute, "minutes now", "now")
+    now = s.add(
+        s.multiply(hour, Value(60), "full hours", f"{hour} hours"), minute, "minutes now", "now"
+    )
     for verb in ("A bus takes", "A walk takes", "A film takes")[: s.rng.randint(1, 2)]:
         n = s.between(5, 150)
         s.say(f"{verb} {n} minutes.", f"Then {verb[0].lower()}{verb[1:]} {n} minutes.")
@@ -81,7 +95,10 @@ def list_ends(s: Story) -> None:
     items = [s.between(2, 400) for _ in range(s.rng.randint(4, 5))]
     if len({v.number for v in items}) < len(items):
         raise RejectedDrawError
-    s.say("The list is " + ", ".join(str(v) for v in items) + ".", "List: " + ", ".join(str(v) for v in items) + ".")
+    s.say(
+        "The list is " + ", ".join(str(v) for v in items) + ".",
+        "List: " + ", ".join(str(v) for v in items) + ".",
+    )
     ends = s.add(items[0], items[-1], "first and last", "ends")
     high, low = max(items, key=lambda v: v.number), min(items, key=lambda v: v.number)
     span = s.subtract(high, low, "largest minus smallest", "span")
@@ -99,7 +116,10 @@ def list_total(s: Story) -> None:
     items = [s.between(2, 99) for _ in range(s.rng.randint(3, 4))]
     new = s.between(2, 99)
     place = s.rng.randrange(3)
-    s.say("The list is " + ", ".join(str(v) for v in items) + ".", "List: " + ", ".join(str(v) for v in items) + ".")
+    s.say(
+        "The list is " + ", ".join(str(v) for v in items) + ".",
+        "List: " + ", ".join(str(v) for v in items) + ".",
+    )
     s.say(f"The {('first', 'second', 'third')[place]} number becomes {new}.")
     items[place] = new
     total = s.total(items, "sum so far", "sum", "new sum")
@@ -129,7 +149,9 @@ def week_plan(s: Story) -> None:
     """Weeks and days to hours (held out of training)."""
     weeks, days, daily = s.between(2, 12), s.between(1, 6), s.between(2, 9)
     s.say(f"A course lasts {weeks} weeks {days} days, with {daily} hours a day.")
-    total = s.add(s.multiply(weeks, Value(7), f"{weeks} weeks", "days in weeks"), days, "days", "all days")
+    total = s.add(
+        s.multiply(weeks, Value(7), f"{weeks} weeks", "days in weeks"), days, "days", "all days"
+    )
     hours = s.multiply(total, daily, "hours", "all hours")
     gone = s.between(2, 99)
     s.say(f"{gone} hours are over.")
@@ -147,5 +169,13 @@ def list_products(s: Story) -> None:
     s.ask("Multiply the first two, multiply the last two, and add. What do you get?")
 
 
-TRAINED: tuple[Template, ...] = (mixed_units, cut_pieces, calendar, clock, list_ends, list_total, dozens)
+TRAINED: tuple[Template, ...] = (
+    mixed_units,
+    cut_pieces,
+    calendar,
+    clock,
+    list_ends,
+    list_total,
+    dozens,
+)
 HELD_OUT: tuple[Template, ...] = (week_plan, list_products)

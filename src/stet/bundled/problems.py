@@ -133,7 +133,9 @@ def _draw(
     story = Story(rng, difficulty)
     try:
         template(story)
-        key = Key(template.__name__, tuple(story.numbers), tuple(step.symbol for step in story.steps))
+        key = Key(
+            template.__name__, tuple(story.numbers), tuple(step.symbol for step in story.steps)
+        )
         if split is not None and split_of(key) != split:
             return None
         lines = story.solution_lines()

@@ -134,12 +134,16 @@ class Story:
         if self.rng.random() >= self.difficulty.distractors:
             return
         number, thing = self.between(2, 99), self.rng.choice(SIDE_THINGS)
-        fact = self.rng.choice((f"{name} also has {number} {thing}.", f"{name} sees {number} {thing}."))
+        fact = self.rng.choice(
+            (f"{name} also has {number} {thing}.", f"{name} sees {number} {thing}.")
+        )
         self.facts.insert(self.rng.randint(1, len(self.facts)), fact)
 
     # --- reasoning -----------------------------------------------------------------------------
 
-    def _derive(self, left: Value, symbol: str, right: Value, result: int, labels: Sequence[str]) -> Value:
+    def _derive(
+        self, left: Value, symbol: str, right: Value, result: int, labels: Sequence[str]
+    ) -> Value:
         if not 0 < result <= LARGEST or len(self.steps) >= MAX_OPERATIONS:
             raise RejectedDrawError
         self.steps.append(Step(left, symbol, right, result, tuple(labels)))

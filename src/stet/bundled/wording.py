@@ -49,7 +49,16 @@ THINGS: tuple[str, ...] = (
 )
 
 # What a distractor counts: never one of THINGS, so that no question could mean it.
-SIDE_THINGS: tuple[str, ...] = ("chairs", "lamps", "cats", "bikes", "hats", "kites", "drums", "cups")
+SIDE_THINGS: tuple[str, ...] = (
+    "chairs",
+    "lamps",
+    "cats",
+    "bikes",
+    "hats",
+    "kites",
+    "drums",
+    "cups",
+)
 
 # Forms of one step line: {l} the label, {L} the label with a capital, {e} the arithmetic. All
 # are equally likely, so that two models that both reason well still differ in their wording.

@@ -1,6 +1,12 @@
 """The command `stet`. Nothing heavy is imported before a command runs, so that help is instant."""
 
-from stet.cli import demo, doctor, generate, policies  # noqa: F401  (each adds its command)
+from stet.cli import demo, doctor, generate, policies
 from stet.cli.application import app
+
+# In the order in which a newcomer meets them.
+app.command("demo")(demo.command)
+app.command("generate")(generate.command)
+app.command("doctor")(doctor.command)
+app.command("policies")(policies.command)
 
 __all__ = ["app"]

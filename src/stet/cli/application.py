@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -11,28 +11,33 @@ from typer.core import TyperGroup
 from stet.cli.output import show_error
 from stet.errors import StetError
 
-if TYPE_CHECKING:
-    from typer import Context
-
 EXAMPLES = """
 [bold]Examples[/bold]
 
-  [cyan]stet demo[/cyan]                                        speculation on bundled problems, measured
-  [cyan]stet generate "Ann has 3 boxes ..." --show-origin[/cyan]  who wrote which word, target or draft
-  [cyan]stet generate --file prompts.jsonl --json > out.jsonl[/cyan]
-  [cyan]stet generate --target BIG --draft SMALL --policy block --temperature 0.7 "Why?"[/cyan]
-  [cyan]stet doctor --target BIG --draft SMALL[/cyan]           is this pair worth using, and with which K?
-  [cyan]stet policies[/cyan]                                    the rules that decide which drafts stand
+  What speculation does, on bundled problems, measured:
+    [cyan]stet demo[/cyan]
 
-Models are folders or Hugging Face hub names; without --target the small bundled pair is used.
-Exit codes: 0 fine, 1 negative verdict or failed request, 2 a mistake in what was asked, 130 Ctrl-C.
+  Who wrote which word, the target or the draft:
+    [cyan]stet generate "Ann has 3 boxes of 12 pens. How many pens?" --show-origin[/cyan]
+
+  Many prompts, models of your own, sampled; one JSON object per answer:
+    [cyan]stet generate -f prompts.jsonl -t BIG -d SMALL --temperature 0.7 --json[/cyan]
+
+  Is this pair worth using here, and with how many drafted tokens?
+    [cyan]stet doctor -t BIG -d SMALL --prompts prompts.jsonl[/cyan]
+
+Models are folders or Hugging Face hub names; without --target, the small
+bundled pair is used, and nothing is downloaded.
+
+Exit codes: 0 fine, 1 `stet doctor` advises against the pair or a request
+failed, 2 a mistake in what was asked for, 130 interrupted.
 """
 
 
 class Application(TyperGroup):
     """A group of commands in which a user's mistake is one sentence, never a traceback."""
 
-    def invoke(self, ctx: Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         """Run the command and turn what may go wrong into an exit code."""
         try:
             return super().invoke(ctx)
@@ -48,6 +53,7 @@ app = typer.Typer(
     name="stet",
     cls=Application,
     no_args_is_help=True,
+    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -70,9 +76,9 @@ def stet(
         ),
     ] = False,
 ) -> None:
-    """Speculative decoding in which the rule that decides what stands is yours to choose.
+    """Speculative decoding in which the rule that decides what stands is yours.
 
-    A small draft model writes ahead, the large target model checks a whole block in one pass, and a
-    verification policy decides which of the draft's tokens stand. Lossless policies give the
-    target's own text, faster.
+    A small draft model writes ahead, the large target model checks a whole block
+    in one pass, and a verification policy decides which of the draft's tokens
+    stand. Lossless policies give the target's own text, only faster.
     """

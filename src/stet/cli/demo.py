@@ -11,13 +11,13 @@ from rich.panel import Panel
 from rich.table import Table
 
 from stet.cli import options as o
-from stet.cli.application import app
 from stet.cli.output import coloured, counters_json, legend, number, out, print_json, progress
 from stet.trace import Counters
 
 if TYPE_CHECKING:
     from stet.bundled import Problem
-    from stet.pair import Pair, Result
+    from stet.pair import Pair
+    from stet.result import Result
 
 POLICIES = ("target", "draft", "exact")
 
@@ -46,16 +46,16 @@ class Row:
         return self.counters.emitted_tokens / seconds if seconds else 0.0
 
 
-@app.command("demo")
 def command(
     problems: Annotated[int, typer.Option(min=1, help="How many test problems to solve.")] = 36,
     as_json: o.AsJson = False,
 ) -> None:
     """Solve bundled word problems with the target, the draft, and both together.
 
-    Prints accuracy and speed side by side, then one answer in which every word shows who wrote it.
-    The bundled models are small and were trained on one synthetic distribution: the demo shows that
-    the software works, not that a method helps your models (`stet doctor` does).
+    Prints accuracy and speed side by side, then one answer in which every word
+    shows who wrote it. The bundled models are small and were trained on one
+    synthetic distribution: the demo shows that the software works, not that a
+    method helps your models. For that there is `stet doctor`.
     """
     from stet.bundled import generate
 

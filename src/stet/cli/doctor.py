@@ -10,17 +10,15 @@ import typer
 from rich.table import Table
 
 from stet.cli import options as o
-from stet.cli.application import app
 from stet.cli.output import number, out, print_json, progress
 
 if TYPE_CHECKING:
     from stet.doctor import Diagnosis
-    from stet.pair import Pair
+    from stet.pair import Pair, Prompt
 
 MARKS = {"use": "bold green", "marginal": "bold yellow", "avoid": "bold red"}
 
 
-@app.command("doctor")
 def command(
     target: o.Target = None,
     draft: o.Draft = None,
@@ -51,16 +49,16 @@ def command(
     compile: o.Compile = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Measure whether speculation pays for a pair, on this machine, with your prompts.
+    """Measure whether speculation pays for a pair, on this machine and your prompts.
 
-    Checks that the models fit together and into memory, measures what a pass of each costs, counts
-    how often drafted tokens are kept, and reckons the speed-up for every block length. Says plainly
-    when a pair should not be used, and why; then the exit code is 1.
+    Checks that the models fit together and into memory, measures what a pass of
+    each costs, counts how often drafted tokens are kept, and reckons the speed-up
+    of every block length. Says plainly when a pair should not be used, and why;
+    the exit code is then 1.
     """
     from stet import doctor
 
-    texts, source = _samples(prompts, bundled=target is None)
-    texts = texts[:limit]
+    texts, source = _samples(prompts, limit)
     pair = o.load(
         target,
         draft,
@@ -73,14 +71,15 @@ def command(
         trust_remote_code=trust_remote_code,
         max_length=max_length,
     )
-    if chat or (target is None and prompts is not None):
-        texts = [o.in_chat_template(pair, text) for text in texts]
+    in_template = chat or target is None
+    inputs: list[Prompt] = [o.as_chat(pair, text) if in_template else text for text in texts]
+    record = describe_pair(pair)
     if not as_json:
-        _print_pair(pair)
+        _print_pair(record)
     with progress("Measuring") as show:
         plain, speculative = doctor.examine(
             pair,
-            texts,
+            inputs,
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             batch=batch,
@@ -90,7 +89,7 @@ def command(
     if as_json:
         print_json(
             {
-                **_pair_record(pair),
+                **record,
                 "prompts": source,
                 "prompt_count": len(texts),
                 "batch": batch,
@@ -106,15 +105,14 @@ def command(
         raise typer.Exit(1)
 
 
-def _samples(file: Path | None, *, bundled: bool) -> tuple[list[str], str]:
+def _samples(file: Path | None, limit: int) -> tuple[list[str], str]:
     """Prompts to measure with, and what they are."""
     if file is not None:
-        return o.prompts_in(file), f"prompts of {file}"
+        return o.prompts_in(file)[:limit], f"prompts of {file}"
     from stet.bundled import generate
 
-    problems = generate("stories", "calibration", 64)
-    texts = [problem.prompt if bundled else f"{problem.text}\n" for problem in problems]
-    return texts, "word problems that come with Stet"
+    problems = generate("stories", "calibration", limit)
+    return [problem.text for problem in problems], "word problems that come with Stet"
 
 
 def _print_costs(diagnosis: Diagnosis, source: str) -> None:
@@ -161,18 +159,49 @@ def _print_forecasts(diagnosis: Diagnosis, *, greedy: bool) -> None:
     out.print(diagnosis.advice, style=MARKS[diagnosis.verdict])
 
 
-def _print_pair(pair: Pair) -> None:
-    record = _pair_record(pair)
+def _print_pair(record: dict[str, Any]) -> None:
     table = Table(title="Models", title_justify="left", box=None)
-    for heading in ("", "name", "weights", "dtype", "device", "context"):
+    for heading in ("", "name", "parameters", "dtype", "device", "context"):
         table.add_column(heading)
     for model in record["models"]:
-        table.add_row(*(str(model[key]) for key in model))
+        context = "any" if model["context"] is None else f"{model['context']} tokens"
+        table.add_row(
+            model["role"],
+            model["name"],
+            f"{model['parameters'] / 1e6:.1f} M",
+            model["dtype"],
+            model["device"],
+            context,
+        )
+    out.print(table)
+    out.print(
+        "The models share one tokenizer and run faithfully with Stet's attention and cache.\n"
+    )
+    memory = record["memory"]
+    table = Table(title="Memory plan", title_justify="left", box=None)
+    table.add_column("")
+    table.add_column("MB", justify="right")
+    for label, size in memory["parts"].items():
+        table.add_row(label, f"{size / 1e6:.1f}")
     out.print(table)
     out.print()
 
 
-def _pair_record(pair: Pair) -> dict[str, Any]:
-    """What the pair is made of."""
-    del pair
-    return {"models": []}
+def describe_pair(pair: Pair) -> dict[str, Any]:
+    """What the pair is made of, and the memory it takes."""
+    models = [model for model in (pair.target, pair.draft) if model is not None]
+    return {
+        "models": [
+            {
+                "role": model.role,
+                "name": model.name,
+                "parameters": sum(weight.numel() for weight in model.model.parameters()),
+                "dtype": str(model.dtype).removeprefix("torch."),
+                "device": str(model.device),
+                "context": model.max_length,
+            }
+            for model in models
+        ],
+        "max_length": pair.max_length,
+        "memory": {"parts": {}},
+    }

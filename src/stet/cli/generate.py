@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stet.cli import options as o
-from stet.cli.application import app
 from stet.cli.output import (
     coloured,
     counters_json,
@@ -21,18 +20,19 @@ from stet.cli.output import (
     out,
     print_json,
     progress,
+    show_error,
     summary,
 )
 from stet.errors import OptionError
 from stet.trace import Counters
 
 if TYPE_CHECKING:
-    from stet.pair import Pair, Result
+    from stet.pair import Pair, Prompt
+    from stet.result import Result
 
 POLICY = "Policy"
 
 
-@app.command("generate")
 def command(
     prompt: Annotated[
         str | None,
@@ -173,9 +173,9 @@ def command(
 ) -> None:
     """Answer prompts by speculative decoding, and show what it saved.
 
-    One prompt streams to the terminal as it is written. Many prompts (--file, or lines on stdin
-    with --json) are decoded in batches; answers come in the order of the prompts. The summary goes
-    to stderr, so stdout holds the answers alone.
+    One prompt streams to the terminal as it is written. Many prompts (--file) are
+    decoded in batches and answered in their order. The summary goes to stderr, so
+    that stdout holds the answers alone.
     """
     prompts = _prompts(prompt, file)
     settings: dict[str, Any] = {
@@ -207,23 +207,23 @@ def command(
         max_length=max_length,
     )
     in_template = target is None if chat is None else chat
-    texts = [o.in_chat_template(pair, text) for text in prompts] if in_template else prompts
-
-    streams = len(texts) == 1 and not as_json
-    if streams and show_origin:
-        err.print(legend(err))
+    inputs: list[Prompt] = [o.as_chat(pair, text) if in_template else text for text in prompts]
     start = perf_counter()
-    if streams:
-        results = [_stream(pair, texts[0], settings, show_origin)]
-        _write_trace(results, trace)
+    if len(inputs) == 1 and not as_json:
+        if show_origin:
+            err.print(legend(err))
+        results = [_stream(pair, inputs[0], settings, show_origin)]
+        _write_trace(results[0], trace)
     else:
         write = _writer(prompts, as_json=as_json, show_origin=show_origin, trace=trace)
-        results = _in_groups(pair, texts, settings, 4 * batch, write, quiet=quiet)
+        results = _answer_all(pair, inputs, settings, write, quiet=quiet)
     if not quiet:
         total = Counters()
         for result in results:
             total.add(result.counters)
         err.print(f"[dim]{summary(total, perf_counter() - start)}[/]", soft_wrap=True)
+    if any(result.error is not None for result in results):
+        raise typer.Exit(1)
 
 
 def _prompts(prompt: str | None, file: Path | None) -> list[str]:
@@ -240,53 +240,62 @@ def _prompts(prompt: str | None, file: Path | None) -> list[str]:
     return [prompt]
 
 
-def _stream(pair: Pair, text: str, settings: dict[str, Any], show_origin: bool) -> Result:
-    stream = pair.stream(text, **settings)
+def _stream(pair: Pair, prompt: Prompt, settings: dict[str, Any], show_origin: bool) -> Result:
+    result: Result | None = None
     try:
-        for chunk in stream:
+        for chunk in pair.stream(prompt, **settings):
             piece = coloured(chunk.tokens, chunk.text) if show_origin else chunk.text
             out.print(piece, end="", markup=False)
+            result = chunk.result
     finally:
         out.print()
-    return stream.result
+    assert result is not None, "the last piece carries the result"
+    return result
 
 
-def _in_groups(
+def _answer_all(
     pair: Pair,
-    texts: Sequence[str],
+    prompts: Sequence[Prompt],
     settings: dict[str, Any],
-    size: int,
-    write: Callable[[Result], None],
+    write: Callable[[int, Result], None],
     *,
     quiet: bool,
 ) -> list[Result]:
-    """Answer many prompts, writing each group as it is done: Ctrl-C then loses one group."""
-    results: list[Result] = []
+    """Answer many prompts; each answer is written as soon as those before it are."""
+    finished: dict[int, Result] = {}
+    written = 0
+
     with progress("Generating", hidden=quiet) as show:
-        for first in range(0, len(texts), size):
-            group = pair.generate(list(texts[first : first + size]), **settings)
-            for result in group:
-                write(result)
-            results += group
-            show(len(results), len(texts))
-    return results
+
+        def on_progress(result: Result) -> None:
+            nonlocal written
+            if result.finish_reason == "cancelled":
+                return  # Ctrl-C: what is not finished is not written
+            finished[result.trace.request] = result  # counts from 0, as the pair is new
+            while written in finished:
+                write(written, finished[written])
+                written += 1
+            show(len(finished), len(prompts))
+
+        return pair.generate(prompts, on_progress=on_progress, **settings)
 
 
 def _writer(
     prompts: Sequence[str], *, as_json: bool, show_origin: bool, trace: Path | None
-) -> Callable[[Result], None]:
-    """What prints one answer; called once per prompt, in their order."""
-    remaining = iter(prompts)
+) -> Callable[[int, Result], None]:
+    """What prints an answer."""
 
-    def write(result: Result) -> None:
-        prompt = next(remaining)
+    def write(index: int, result: Result) -> None:
+        prompt = prompts[index]
         if as_json:
             print_json(_record(prompt, result, with_tokens=show_origin))
         else:
             out.print(prompt, style="dim", markup=False)
             answer = coloured(result.tokens, result.text) if show_origin else result.text
             out.print(answer, end="\n\n", markup=False)
-        _write_trace([result], trace)
+        if result.error is not None:
+            show_error(f"Prompt {index + 1}: {result.error}")
+        _write_trace(result, trace)
 
     return write
 
@@ -298,18 +307,19 @@ def _record(prompt: str, result: Result, *, with_tokens: bool) -> dict[str, Any]
         "finish_reason": result.finish_reason,
         "seconds": result.seconds,
         "counters": counters_json(result.counters),
+        "error": result.error,
     }
     if with_tokens:
         record["tokens"] = [asdict(token) for token in result.tokens]
     return record
 
 
-def _write_trace(results: Sequence[Result], path: Path | None) -> None:
+def _write_trace(result: Result, path: Path | None) -> None:
     if path is None:
         return
     from stet import trace
 
     try:
-        trace.write((result.trace for result in results), path)
+        trace.write([result.trace], path)
     except OSError as error:
         raise OptionError(f"The trace cannot be written to {path} ({error.strerror}).") from error

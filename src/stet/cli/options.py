@@ -124,17 +124,13 @@ def load(
         )
 
 
-def in_chat_template(pair: Pair, text: str) -> str:
+def as_chat(pair: Pair, text: str) -> list[int]:
     """A prompt as the model was trained to be asked.
 
     Raises:
         OptionError: where the model has no chat template.
     """
-    tokenizer: Any = pair.tokenizer
-    if not tokenizer.chat_template:
-        raise OptionError("This model has no chat template; leave out --chat.")
-    message = {"role": "user", "content": text}
-    return str(tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True))
+    return pair.render([{"role": "user", "content": text}])
 
 
 def policy_of(name: str, parameters: Iterable[str]) -> Any:
@@ -171,8 +167,8 @@ def value_of(text: str) -> Any:
         return text
 
 
-def logit_bias_of(entries: Iterable[str]) -> dict[int, float] | None:
-    """The bias per token id that `--logit-bias ID=VALUE ...` means, None where there is none.
+def logit_bias_of(entries: Iterable[str]) -> dict[int, float]:
+    """The bias per token id that `--logit-bias ID=VALUE ...` means.
 
     Raises:
         OptionError: for what is not a token id and a number.
@@ -184,7 +180,7 @@ def logit_bias_of(entries: Iterable[str]) -> dict[int, float] | None:
             bias[int(token)] = float(value)
         except ValueError as error:
             raise OptionError(f"--logit-bias {entry!r} is not a token id and a number.") from error
-    return bias or None
+    return bias
 
 
 def draft_length_of(text: str) -> int | str:

@@ -67,9 +67,8 @@ def summary(counters: Counters, seconds: float) -> str:
     rate = counters.emitted_tokens / seconds if seconds else 0.0
     parts = [f"{counters.emitted_tokens} tokens in {seconds:.2f} s ({rate:.0f} tokens/s)"]
     if counters.target_passes:
-        parts.append(
-            f"{counters.target_passes} target passes, {number(counters.tokens_per_pass)} tokens each"
-        )
+        each = number(counters.tokens_per_pass)
+        parts.append(f"{counters.target_passes} target passes, {each} tokens each")
     if counters.drafted_tokens:
         parts.append(
             f"{counters.kept_tokens} of {counters.drafted_tokens} drafted tokens kept "
@@ -109,17 +108,19 @@ def _mark(piece: str, origin: str, console: Console) -> Text:
 
 def _spans(tokens: Sequence[TokenRecord], text: str) -> Iterator[tuple[str, str]]:
     """Stretches of `text` with one origin each."""
-    # Tokens that end inside a character read differently alone than together. Then a piece is
-    # looked for where it should be, and what could not be placed goes to the next that was.
+    # Tokens that end inside a character, or begin a text, read differently alone than together.
+    # A piece is looked for about where it should be; what cannot be placed goes to the next that
+    # can.
     start, end, origin = 0, 0, tokens[0].origin if tokens else "target"
     for token in tokens:
-        found = text.find(token.text, end, end + len(token.text) + 8) if token.text else -1
+        piece = token.text if text.startswith(token.text, end) else token.text.strip()
+        found = text.find(piece, end, end + len(piece) + 8) if piece else -1
         if token.origin != origin:
             if end > start:
                 yield origin, text[start:end]
             start, origin = end, token.origin
         if found >= 0:
-            end = found + len(token.text)
+            end = found + len(piece)
     if len(text) > start:
         yield origin, text[start:]
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from rich.table import Table
 
-from stet.cli.application import app
 from stet.cli.options import AsJson
 from stet.cli.output import out, print_json
 
@@ -44,12 +43,11 @@ def describe() -> list[dict[str, Any]]:
     return rows
 
 
-@app.command("policies")
 def command(as_json: AsJson = False) -> None:
-    """List the verification policies: what each keeps, whether it is lossless, its parameters.
+    """List the verification policies: what each keeps, and its parameters.
 
-    Choose one with [cyan]stet generate --policy NAME --param parameter=value[/cyan]. Packages add
-    their own through the entry-point group stet.policies.
+    Choose one with `stet generate --policy NAME --param parameter=value`. Other
+    packages add theirs through the entry-point group `stet.policies`.
     """
     rows = describe()
     if as_json:

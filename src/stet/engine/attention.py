@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
@@ -135,7 +135,7 @@ class CacheView:
         keys: list[Tensor],
         values: list[Tensor],
         spans: list[Span],
-        masks: AlignedMasks | None,
+        masks: AlignedMasks,
         slots: Tensor,
         *,
         block: tuple[int, int, int, int] | None = None,
@@ -183,14 +183,14 @@ class CacheView:
 
     def mask(self, span: Span, count: int, groups: int, window: int | None) -> Tensor | None:
         """The mask of a span, made once per forward and window; None when all slots are seen."""
-        if window is not None and span.length <= window:
+        # Compiled, the length is symbolic; asking for it would compile the pass a second time.
+        if window is not None and not torch.compiler.is_compiling() and span.length <= window:
             window = None
         made = span.masks.get((window, groups), _NO_MASK)
         if made is not _NO_MASK:
             return made  # type: ignore[return-value]
         mask: Tensor | None
         if span.positions is None:
-            assert self.masks is not None
             if count == 1 and window is None:
                 mask = None
             else:

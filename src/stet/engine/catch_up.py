@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from stet.engine.kv_cache import Row
-from stet.engine.runner import Runner
+from stet.engine.runner import Row, Runner
 from stet.errors import CapacityError
 from stet.sequence import Role
 from stet.sequence import Sequence as TokenSequence

@@ -185,9 +185,7 @@ class LookupDrafter:
             start = _latest(tokens, size)
             if start is not None:
                 copied = tokens[start : start + request.count]
-                return Block(
-                    len(copied), known=copied, seconds=time.perf_counter() - began
-                )
+                return Block(len(copied), known=copied, seconds=time.perf_counter() - began)
         return EMPTY
 
 

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import torch
+
 from stet.engine.catch_up import CatchUp
 from stet.engine.drafting import OVERLAP, Drafter, ModelDrafter
 from stet.engine.operations import EMPTY, Await, Block, Draft, Join, Program, Score
@@ -132,6 +134,7 @@ class Engine:
             request.sequence.close(reason)
             self._finish(request)
 
+    @torch.inference_mode()
     def step(self) -> None:
         """One round: every pending draft, then every pending score."""
         self._expire()

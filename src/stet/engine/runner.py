@@ -303,10 +303,7 @@ class Runner:
             if b < batch:
                 end, size = max(ends[b], 1), b - first
                 together = (size + 1) * max(longest, end)
-                if (
-                    indices[b] == indices[b - 1] + 1
-                    and together <= size * longest + end + cost
-                ):
+                if indices[b] == indices[b - 1] + 1 and together <= size * longest + end + cost:
                     longest = max(longest, end)
                     continue
             aligned = all(

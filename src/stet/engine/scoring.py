@@ -242,9 +242,7 @@ class _Packet:
             return None
         ids, values = cells["top_ids"], cells["top_logprobs"]
         starts = range(0, (kept + 1) * self.top, self.top)
-        return [
-            {int(ids[i]): values[i] for i in range(start, start + count)} for start in starts
-        ]
+        return [{int(ids[i]): values[i] for i in range(start, start + count)} for start in starts]
 
 
 def _pick(values: list[float] | None, kept: int) -> list[float] | None:

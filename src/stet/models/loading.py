@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from stet.engine import attention
-from stet.errors import CompatibilityError, LoadError
+from stet.errors import CompatibilityError, LoadError, MemoryPlanError
 from stet.models.compatibility import (
     check_class,
     check_config,
@@ -25,6 +25,7 @@ from stet.models.compatibility import (
     fix_rotary_factors,
     probe_layers,
 )
+from stet.models.memory import available_bytes, readable
 from stet.models.model import LoadedModel, LogitHead, Role
 
 _DTYPES = {
@@ -85,12 +86,13 @@ def load_model(
             f"{name} is a {getattr(config, 'model_type', 'unknown')} model, which transformers "
             "does not know as a causal language model; choose a decoder-only language model."
         )
+    place = _device(device)
+    if folder is not None and device_map is None:
+        _check_room(folder, name, place)
     model = _weights(source, name, config, kind, device_map, common)
-    if device_map is None:
-        place = _device(device)
-        # A quantised model is already where it belongs and refuses to be moved.
-        if getattr(model, "hf_quantizer", None) is None:
-            model.to(place)  # pyright: ignore[reportArgumentType]
+    # A quantised model is already where it belongs and refuses to be moved.
+    if device_map is None and getattr(model, "hf_quantizer", None) is None:
+        cast(nn.Module, model).to(place)
     tokenizer = _tokenizer(source, name, common)
     return prepare_model(
         model,
@@ -224,6 +226,17 @@ def _folder(name: str) -> Path | None:
     return path
 
 
+def _check_room(folder: Path, name: str, device: torch.device) -> None:
+    """Refuse weights that do not fit, before reading them."""
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    free = available_bytes(device)
+    if size > free:
+        raise MemoryPlanError(
+            f"The weights of {name} take {readable(size)} and {readable(free)} are free on "
+            f"{device}; use a smaller or quantised model, or another device."
+        )
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
 
@@ -250,8 +263,9 @@ def _weights(
     device_map: Any,
     common: dict[str, Any],
 ) -> PreTrainedModel:
+    loaded: Any
     try:
-        model, report = AutoModelForCausalLM.from_pretrained(
+        loaded = AutoModelForCausalLM.from_pretrained(
             source,
             config=config,
             dtype=dtype,
@@ -269,6 +283,8 @@ def _weights(
             f"The weights of {name} could not be loaded ({_first_line(error)}); check that its "
             "*.safetensors files are complete."
         ) from error
+    model: PreTrainedModel
+    model, report = loaded
     missing = sorted(report.get("missing_keys", ()))
     if missing:
         raise LoadError(

@@ -71,4 +71,5 @@ def resolve(policy: str | TokenPolicy, parameters: dict[str, Any] | None = None)
         if name not in names:
             listed = ", ".join(names) or "none"
             raise OptionError(f"Policy {policy!r} has no parameter {name!r}; it has: {listed}.")
-    return chosen(**(parameters or {}))
+    finished: TokenPolicy = chosen(**(parameters or {}))
+    return finished

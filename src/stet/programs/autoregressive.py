@@ -8,7 +8,7 @@ from stet.sequence import Sequence
 
 
 def autoregressive(sequence: Sequence, policy: TokenPolicy) -> Program:
-    """The target writes one token a pass; every policy keeps its choice, for nothing was drafted."""
+    """The target writes one token a pass: blocks of nothing, so the policy has nothing to reject."""
     while not sequence.finished:
         sequence.commit((yield Score(sequence, EMPTY, policy)))
 

@@ -1,0 +1,174 @@
+"""How much memory a pair needs: weights, caches and workspace, before the caches are made."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from stet.errors import MemoryPlanError
+from stet.models.model import LoadedModel
+
+_PREFILL_CHUNK = 512
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMemory:
+    """Bytes that one model needs.
+
+    Attributes:
+        name: of the model.
+        role: target or draft.
+        device: where it runs (of its first layer, if it is spread over several).
+        weights: parameters and buffers; they are in memory already.
+        cache: keys and values of all rows at their full length.
+        workspace: an estimate for activations, masks, logits and distributions of the largest
+            pass.
+    """
+
+    name: str
+    role: str
+    device: str
+    weights: int
+    cache: int
+    workspace: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """What a pair needs, and what there is.
+
+    Attributes:
+        models: the target, and the draft if there is one.
+        max_rows: sequences at a time.
+        max_length: tokens per sequence.
+        available: bytes that are free now, per device.
+    """
+
+    models: tuple[ModelMemory, ...]
+    max_rows: int
+    max_length: int
+    available: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes of everything, weights included."""
+        return sum(m.weights + m.cache + m.workspace for m in self.models)
+
+    def needed(self, device: str) -> int:
+        """Bytes still to be allocated on a device: caches and workspace."""
+        return sum(m.cache + m.workspace for m in self.models if m.device == device)
+
+    def describe(self) -> list[list[str]]:
+        """Rows of a table: model, what for, size; the first row is the header."""
+        rows = [["model", "use", "size"]]
+        for m in self.models:
+            label = f"{m.role} ({m.name})"
+            rows.append([label, "weights", readable(m.weights)])
+            rows.append(
+                [label, f"cache, {self.max_rows} x {self.max_length} tokens", readable(m.cache)]
+            )
+            rows.append([label, "workspace", readable(m.workspace)])
+        rows.append(["", "total", readable(self.total)])
+        for device, free in self.available.items():
+            rows.append(["", f"still needed on {device}", readable(self.needed(device))])
+            rows.append(["", f"available on {device}", readable(free)])
+        return rows
+
+    def check(self) -> None:
+        """Refuse a plan that does not fit.
+
+        Raises:
+            MemoryPlanError: with the number of rows or tokens that would fit.
+        """
+        for device, free in self.available.items():
+            needed = self.needed(device)
+            if needed <= free:
+                continue
+            fixed = sum(m.workspace for m in self.models if m.device == device)
+            per_row = sum(m.cache for m in self.models if m.device == device) / self.max_rows
+            rows = int(max(0, free - fixed) // per_row) if per_row else 0
+            if rows:
+                advice = f"use max_rows={rows} or a shorter max_length"
+            else:
+                advice = "use a shorter max_length, a smaller dtype or smaller models"
+            raise MemoryPlanError(
+                f"Caches and workspace for {self.max_rows} sequences of {self.max_length} tokens "
+                f"need {readable(needed)} on {device}, of which {readable(free)} are free; "
+                f"{advice}."
+            )
+
+
+def plan_memory(
+    target: LoadedModel,
+    draft: LoadedModel | None,
+    *,
+    max_rows: int,
+    max_length: int,
+    block: int,
+) -> MemoryPlan:
+    """Work out what a pair needs, without allocating anything.
+
+    Args:
+        target: the target model.
+        draft: the draft model; None when there is none.
+        max_rows: sequences at a time.
+        max_length: tokens per sequence, prompt included.
+        block: the most tokens drafted at a time.
+    """
+    models = [m for m in (target, draft) if m is not None]
+    parts = tuple(_model_memory(m, max_rows, max_length, block) for m in models)
+    available = {part.device: available_bytes(part.device) for part in parts}
+    return MemoryPlan(parts, max_rows, max_length, available)
+
+
+def _model_memory(model: LoadedModel, rows: int, length: int, block: int) -> ModelMemory:
+    text: Any = model.model.config.get_text_config()
+    size = model.dtype.itemsize
+    cache = rows * (length + 1) * sum(layer.bytes_per_token for layer in model.layers)
+    # The largest pass is a block for every row or a chunk of a prompt.
+    tokens = max(rows * (block + 1), min(_PREFILL_CHUNK, length))
+    width = max(
+        getattr(text, "intermediate_size", 0) or 0,
+        4 * text.hidden_size,
+        *(layer.query_heads * layer.key_size for layer in model.layers),
+    )
+    groups = max(layer.query_heads // layer.key_heads for layer in model.layers)
+    kinds = len({layer.window for layer in model.layers})
+    activations = 6 * tokens * width * size
+    masks = 2 * kinds * tokens * groups * length * size
+    # Logits, two distributions and what sorting and sampling them needs, all in float32.
+    logits = 6 * rows * (block + 1) * model.vocab_size * 4
+    return ModelMemory(
+        name=model.name,
+        role=model.role,
+        device=str(model.layers[0].device),
+        weights=model.parameter_bytes,
+        cache=cache,
+        workspace=activations + masks + logits,
+    )
+
+
+def available_bytes(device: str | torch.device) -> int:
+    """Free memory of a device, in bytes; on the host, what can be used without swapping."""
+    place = torch.device(device)
+    if place.type == "cuda":
+        return int(torch.cuda.mem_get_info(place)[0])
+    try:
+        psutil: Any = importlib.import_module("psutil")
+    except ImportError:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(psutil.virtual_memory().available)
+
+
+def readable(size: int) -> str:
+    """A size for people: "1.5 GB"."""
+    amount = float(size)
+    for unit in ("B", "kB", "MB", "GB"):
+        if amount < 1000:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} TB"

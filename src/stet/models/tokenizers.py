@@ -1,0 +1,113 @@
+"""Do two models speak the same token ids?"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from stet.errors import TokenizerMismatch
+from stet.models.model import LoadedModel
+
+# Texts whose encodings differ when normalisation, splitting, digits or white space are treated
+# differently, although the vocabulary is the same.
+_PROBES = (
+    "Hello, world!  Two spaces,\ttab\n\nand a blank line.",
+    "x = 12345 + 6,789.01; y -= 3/4",
+    "naïve café — “quotes” … 中文 русский العربية 🙂",
+    " leading and trailing ",
+    "DON'T stop; it's camelCase_and_snake",
+)
+
+
+def check_same_tokenizer(target: Any, draft: Any) -> None:
+    """Refuse a pair whose token ids do not mean the same text.
+
+    Only tokenizers are compared: models of one family pad their vocabulary to different sizes,
+    which is harmless.
+
+    Args:
+        target: a `LoadedModel`, or a tokenizer.
+        draft: likewise.
+
+    Raises:
+        TokenizerMismatch: naming the first token that differs, with its id and both strings.
+    """
+    ours, our_name = _named(target, "the target")
+    theirs, their_name = _named(draft, "the draft")
+    end = "choose a draft with the target's tokenizer, or a step policy, which works over text."
+    left, right = _by_id(ours), _by_id(theirs)
+    if left != right:
+        first = min(i for i in left.keys() | right.keys() if left.get(i) != right.get(i))
+        raise TokenizerMismatch(
+            f"Token {first} is {_show(left.get(first))} for {our_name} and "
+            f"{_show(right.get(first))} for {their_name}; {end}"
+        )
+    special, other = _special(ours), _special(theirs)
+    if special != other:
+        first = min(special.symmetric_difference(other))
+        have, lack = (our_name, their_name) if first in special else (their_name, our_name)
+        raise TokenizerMismatch(
+            f"Token {first} ({_show(left.get(first))}) is special for {have} but not for {lack}; "
+            f"{end}"
+        )
+    for text in _PROBES:
+        a, b = _encode(ours, text), _encode(theirs, text)
+        if a == b:
+            continue
+        at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+        at = min(len(a), len(b)) if at is None else at
+        x, y = (ids[at] if at < len(ids) else None for ids in (a, b))
+        raise TokenizerMismatch(
+            f"The text {text!r} is split differently: token {at} is {x} "
+            f"({_show(left.get(x) if x is not None else None)}) for {our_name} and {y} "
+            f"({_show(left.get(y) if y is not None else None)}) for {their_name}; {end}"
+        )
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """A fingerprint of what a tokenizer does, equal for copies of it.
+
+    Returns:
+        64 hexadecimal digits (SHA-256) over the vocabulary, the special tokens, and the rules of
+        the tokenizer; settings for padding and truncation are left out.
+    """
+    rules: dict[str, Any] = {}
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        rules = json.loads(backend.to_str())
+        rules.pop("padding", None)
+        rules.pop("truncation", None)
+    content = {
+        "vocabulary": sorted(_by_id(tokenizer).items()),
+        "special": sorted(_special(tokenizer)),
+        "rules": rules,
+        "probes": [_encode(tokenizer, text) for text in _PROBES],
+    }
+    text = json.dumps(content, sort_keys=True, ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _named(model: Any, fallback: str) -> tuple[Any, str]:
+    if isinstance(model, LoadedModel):
+        return model.tokenizer, model.name
+    return model, getattr(model, "name_or_path", "") or fallback
+
+
+def _by_id(tokenizer: Any) -> dict[int, str]:
+    """All tokens, added ones included."""
+    return {index: token for token, index in tokenizer.get_vocab().items()}
+
+
+def _special(tokenizer: Any) -> set[int]:
+    """Ids of the added tokens that decoding may skip; which role they play does not matter."""
+    added: dict[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
+    return {index for index, token in added.items() if getattr(token, "special", False)}
+
+
+def _encode(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _show(token: str | None) -> str:
+    return "missing" if token is None else repr(token)

@@ -1,0 +1,122 @@
+"""`stet policies`, `stet doctor` and `stet demo`."""
+
+import json
+
+import pytest
+
+from stet.policies import available
+
+
+def test_policies_lists_every_policy_with_its_first_sentence(run):
+    result = run("policies")
+    assert result.exit_code == 0
+    for name in ("target", "draft", *(policy.name for policy in available())):
+        assert name in result.stdout
+    assert "Keep a drafted token with probability" in result.stdout
+
+
+def test_policies_as_json(run):
+    rows = {row["name"]: row for row in json.loads(run("policies", "--json").stdout)}
+    assert set(rows) == {"target", "draft"} | {policy.name for policy in available()}
+    assert rows["exact"]["lossless"] is True
+    assert rows["draft"]["lossless"] is False
+    assert rows["exact"]["parameters"] == {}
+
+
+@pytest.fixture
+def described(monkeypatch):
+    """What the fake pair is made of."""
+    record = {
+        "models": [
+            {
+                "role": "target",
+                "name": "big",
+                "parameters": 12_000_000,
+                "dtype": "bfloat16",
+                "device": "cpu",
+                "context": 512,
+            }
+        ],
+        "max_length": 512,
+        "memory": {"parts": {"weights": 24_000_000}},
+    }
+    monkeypatch.setattr("stet.cli.doctor.describe_pair", lambda pair: record)
+
+
+def test_doctor_says_what_it_measured_and_what_follows(run, pair, described):
+    result = run("doctor", "-t", "big", "-d", "small", "--limit", 3)
+    assert result.exit_code == 0, result.stderr
+    for told in (
+        "big",
+        "Measured costs",
+        "draft, 1 token",
+        "Acceptance",
+        "speed-up",
+        "best",
+        "Use",
+    ):
+        assert told in result.stdout
+    assert {policy for _, policy, _ in pair.calls} == {"target", "exact"}
+
+
+def test_doctor_as_json(run, pair, described, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("one\ntwo\nthree\n")
+    result = run("doctor", "-t", "big", "-d", "small", "--prompts", file, "--json", "--batch", 2)
+    record = json.loads(result.stdout)
+    assert record["verdict"] == "use"
+    assert record["prompt_count"] == 3
+    assert record["models"][0]["name"] == "big"
+    assert record["best"] in record["forecasts"]
+    assert record["acceptance"]["stood"][:2] == [6, 6]
+    assert record["costs"]["target"]["1"] == pytest.approx(0.1)
+
+
+def test_doctor_advises_against_a_pair_with_exit_code_1(run, pair, described, monkeypatch):
+    from stet import doctor
+
+    diagnose = doctor.diagnose
+
+    def pessimist(*measured):
+        found = diagnose(*measured)
+        advice = "Do not use this pair here: it would be slower."
+        return doctor.replace(found, verdict="avoid", advice=advice)
+
+    monkeypatch.setattr(doctor, "diagnose", pessimist)
+    result = run("doctor", "-t", "big", "-d", "small", "--limit", 1)
+    assert result.exit_code == 1
+    assert "Do not use this pair" in result.stdout
+
+
+def test_doctor_asks_the_bundled_pair_in_its_chat_template(run, pair, described):
+    run("doctor", "--limit", 1)
+    assert pair.calls[0][0][0].startswith("<user>")
+    pair.calls.clear()
+    run("doctor", "--limit", 1, "-t", "big", "-d", "small")
+    assert not pair.calls[0][0][0].startswith("<user>")
+
+
+def test_demo_shows_all_policies_and_a_worked_answer(run, pair):
+    result = run("demo", "--problems", 4)
+    assert result.exit_code == 0, result.stderr
+    for told in ("target", "draft", "exact", "right answers", "4 of 4", "1.00x", "word by word"):
+        assert told in result.stdout
+    assert "[[ seven]]" in result.stdout
+    assert "4 accepted, 2 corrected" in result.stdout
+
+
+def test_demo_lets_the_policies_take_turns(run, pair):
+    run("demo", "--problems", 3, "--json")
+    order = [policy for _, policy, _ in pair.calls]
+    assert order[:3] == ["target", "draft", "exact"]  # the warm-up
+    turns = [tuple(order[i : i + 3]) for i in (3, 6, 9)]
+    assert all(set(turn) == {"target", "draft", "exact"} for turn in turns)
+    assert len({turn[0] for turn in turns}) == 3
+
+
+def test_demo_as_json(run, pair):
+    rows = json.loads(run("demo", "--problems", 4, "--json").stdout)
+    assert [row["policy"] for row in rows] == ["target", "draft", "exact"]
+    assert rows[2]["same_text_share"] == 1
+    assert rows[2]["speedup"] == pytest.approx(1.0)
+    assert rows[2]["accuracy"] == 0  # the fake knows one answer to all problems

@@ -1,0 +1,203 @@
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from stet.doctor import Measurement, Run, costs_of, diagnose, examine
+from stet.errors import OptionError, StetError
+from stet.trace import BlockRecord, Counters, RequestTrace, Settings
+
+
+@dataclass
+class Machine:
+    """A pair of known costs and acceptance, on a clock of its own."""
+
+    acceptance: float = 0.8
+    target: float = 0.010
+    per_position: float = 0.0005
+    draft: float = 0.002
+    overhead: float = 0.001
+    reading: float = 0.005
+    answer: int = 200
+    now: float = 0.0
+    error: str | None = None
+    calls: list = field(default_factory=list)
+
+    def clock(self):
+        return self.now
+
+    def generate(self, prompts, policy, *, draft_length, max_new_tokens, temperature):
+        self.calls.append((policy, draft_length, max_new_tokens, len(prompts)))
+        return [self.one(policy, draft_length, min(max_new_tokens, self.answer)) for _ in prompts]
+
+    def one(self, policy, length, n_tokens):
+        rng = random.Random(f"{policy}{length}{len(self.calls)}")
+        counters, blocks, emitted = Counters(), [], 0
+        start = self.now
+        self.now += self.reading * (2 if policy == "exact" else 1)
+        while emitted < n_tokens:
+            drafted = min(length, n_tokens - emitted - 1) if policy == "exact" else 0
+            kept = 0
+            while kept < drafted and rng.random() < self.acceptance:
+                kept += 1
+            if drafted:
+                blocks.append(BlockRecord(emitted, [0] * drafted, kept, [], 0))
+            emitted += kept + 1
+            counters.target_passes += 1
+            counters.target_seconds += self.target + self.per_position * drafted
+            counters.draft_seconds += self.draft * drafted
+            counters.draft_passes += drafted
+            counters.drafts += drafted > 0
+            counters.drafted_tokens += drafted
+            counters.kept_tokens += kept
+        counters.emitted_tokens = n_tokens
+        self.now += counters.target_seconds + counters.draft_seconds
+        self.now += self.overhead * counters.target_passes
+        trace = RequestTrace(
+            request=0,
+            settings=Settings({}, True, {}, {}, {}, None, "0"),
+            prompt="",
+            prompt_tokens=1,
+            text="the same",
+            finish_reason="stop",
+            seconds=self.now - start,
+            tokens=[None] * n_tokens,
+            blocks=blocks,
+            counters=counters,
+        )
+        return Answer(counters, trace, self.error)
+
+
+@dataclass
+class Answer:
+    counters: Counters
+    trace: RequestTrace
+    error: str | None
+
+
+def examined(machine, prompts=12, **options):
+    return examine(
+        machine, ["prompt"] * prompts, max_new_tokens=300, clock=machine.clock, **options
+    )
+
+
+def test_the_machines_costs_are_found():
+    costs = costs_of(*examined(Machine()))
+    assert costs.target_pass(1) == pytest.approx(0.010)
+    # The last blocks of an answer are shorter, so the longest pass is a little cheaper.
+    assert costs.target_pass(13) == pytest.approx(0.016, rel=0.05)
+    assert costs.draft == pytest.approx(0.002)
+    assert costs.overhead == pytest.approx(0.001, rel=1e-6)
+    assert costs.plain_overhead == pytest.approx(0.001, rel=1e-6)
+    # Two tokens of an answer are taken as reading; their rounds' overhead is counted with it.
+    assert costs.plain_reading == pytest.approx(0.005 + 2 * 0.001)
+    assert costs.reading == pytest.approx(0.010 + 1.5 * 0.001, abs=0.0006)
+
+
+@pytest.mark.parametrize("acceptance", [0.3, 0.6, 0.9])
+def test_the_acceptance_is_found(acceptance):
+    found = diagnose(*examined(Machine(acceptance=acceptance), prompts=40)).acceptance
+    assert found.rate == pytest.approx(acceptance, abs=0.03)
+
+
+@pytest.mark.parametrize("acceptance", [0.5, 0.8, 0.95])
+def test_the_expected_speedup_is_the_measured_one(acceptance):
+    plain, speculative = examined(Machine(acceptance=acceptance), prompts=40)
+    found = diagnose(plain, speculative)
+    expected = {row.draft_length: row.speedup for row in found.forecasts}
+    for length, way in speculative.items():
+        measured = way.whole.tokens_per_second / plain.whole.tokens_per_second
+        assert expected[length] == pytest.approx(measured, rel=0.05)
+
+
+def test_a_good_pair_is_recommended_with_its_best_length():
+    found = diagnose(*examined(Machine(acceptance=0.8)))
+    assert found.verdict == "use"
+    assert found.best.speedup == max(row.speedup for row in found.forecasts) > 1.5
+    assert 3 <= found.best.draft_length <= 8
+    assert f"{found.best.speedup:.2f}x" in found.advice
+    assert found.same_text_share == 1
+
+
+def test_better_acceptance_asks_for_longer_blocks():
+    best = [diagnose(*examined(Machine(acceptance=a))).best.draft_length for a in (0.3, 0.7, 0.97)]
+    assert best == sorted(best)
+    assert best[0] < best[-1]
+
+
+@pytest.mark.parametrize(
+    ("machine", "reason"),
+    [
+        (Machine(acceptance=0.05), "kept too rarely"),
+        (Machine(draft=0.012), "draft is too slow"),
+        (Machine(per_position=0.02, acceptance=0.9), "several tokens at once"),
+        (Machine(target=0.001, draft=0.0002, per_position=0.00005, acceptance=0.9, overhead=0),
+         None),
+        (Machine(reading=0.2, answer=4, acceptance=0.8), "short beside their prompts"),
+    ],
+)  # fmt: skip
+def test_a_bad_pair_is_refused_with_the_reason(machine, reason):
+    found = diagnose(*examined(machine, prompts=30))
+    if reason is None:
+        assert found.verdict == "use"
+        return
+    assert found.verdict == "avoid"
+    assert found.best.speedup < 1
+    assert found.advice.startswith("Do not use this pair")
+    assert reason in found.advice
+
+
+def test_a_costly_round_is_named():
+    plain, speculative = examined(Machine(target=0.001, draft=0.0001, per_position=0.0))
+    for way in speculative.values():
+        way.whole.seconds += 0.01 * way.whole.counters.target_passes
+    assert "A round costs too much" in diagnose(plain, speculative).advice
+
+
+def test_a_gain_within_noise_is_marginal():
+    # Two tokens of three stand, and the draft costs about what that saves.
+    machine = Machine(acceptance=0.62, draft=0.0064, per_position=0.0, reading=0)
+    found = diagnose(*examined(machine, prompts=40))
+    assert found.verdict == "marginal", found.best
+    assert "hardly worth it" in found.advice
+
+
+def test_settings_take_turns_after_a_warm_up():
+    machine = Machine()
+    examined(machine, prompts=4, batch=2, lengths=(2, 5))
+    warm, measured = machine.calls[:3], machine.calls[3:]
+    assert [(policy, length) for policy, length, *_ in warm] == [
+        ("target", 1),
+        ("exact", 2),
+        ("exact", 5),
+    ]
+    one_turn = [
+        (policy, length, tokens, 2)
+        for policy, length in (("target", 1), ("exact", 2), ("exact", 5))
+        for tokens in (2, 300)
+    ]
+    assert measured == one_turn * 2
+
+
+def test_progress_reaches_its_end():
+    seen = []
+    examined(Machine(), prompts=3, on_progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (12, 12)
+
+
+def test_nothing_to_measure_with_is_refused():
+    with pytest.raises(OptionError, match="no prompts"):
+        examine(Machine(), [])
+    with pytest.raises(OptionError, match="too short"):
+        diagnose(*examined(Machine(answer=1)))
+
+
+def test_a_failed_request_is_not_measured():
+    with pytest.raises(StetError, match="cache is full"):
+        examined(Machine(error="The cache is full."))
+
+
+def test_a_run_without_passes_divides_by_nothing():
+    assert Run().tokens_per_second == 0
+    assert Measurement().overhead == 0
+    assert Measurement().reading == 0

@@ -1,0 +1,113 @@
+"""Tiny models for tests: random ones from transformers, and one whose law is known exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from stet.engine.drafting import LookupDrafter, ModelDrafter
+from stet.engine.engine import Engine, Request
+from stet.engine.runner import Runner
+from stet.models.loading import prepare_model
+from stet.models.model import LoadedModel
+from stet.policies import TokenPolicy
+from stet.programs import speculative
+from stet.sampling import SamplingParams
+from stet.sequence import Limits, Sequence
+
+
+def llama(
+    *, vocab: int = 50, layers: int = 2, width: int = 32, seed: int = 0, scale: float = 0.4
+) -> LlamaForCausalLM:
+    """A random Llama, with weights large enough that its choices are not near ties."""
+    config = LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=width,
+        intermediate_size=2 * width,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+    )
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, scale)
+    return model
+
+
+def near(model: LlamaForCausalLM, noise: float, seed: int = 1) -> LlamaForCausalLM:
+    """A copy with disturbed weights: a draft that often, but not always, agrees."""
+    other = LlamaForCausalLM(model.config).eval()
+    other.load_state_dict(model.state_dict())
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in other.parameters():
+            if parameter.dim() > 1:
+                parameter += noise * torch.randn(parameter.shape, generator=generator)
+    return other
+
+
+def loaded(model: Any, role: Any = "target") -> LoadedModel:
+    """The model as the loader would hand it over."""
+    return prepare_model(model, name=f"tiny-{role}", role=role, self_check=False)
+
+
+def engine(
+    target: Any,
+    draft: Any | None,
+    *,
+    rows: int = 16,
+    max_length: int = 256,
+    max_batch: int | None = None,
+    chunk: int = 64,
+) -> Engine:
+    """An engine over two tiny models; prompt lookup where there is no draft."""
+    runner = Runner(loaded(target), max_rows=rows, max_length=max_length)
+    if draft is None:
+        drafter: Any = LookupDrafter()
+    else:
+        small = Runner(loaded(draft, "draft"), max_rows=rows, max_length=max_length)
+        drafter = ModelDrafter(small)
+    return Engine(runner, drafter, max_batch=max_batch or rows, prefill_chunk=chunk)
+
+
+def request(
+    prompt: list[int],
+    policy: TokenPolicy,
+    limits: Limits,
+    sampling: SamplingParams | None = None,
+    program: Any = speculative,
+) -> Request:
+    """A request for the engine."""
+    sequence = Sequence(prompt, sampling or SamplingParams(), limits)
+    return Request(sequence, program(sequence, policy))
+
+
+def run(machine: Engine, requests: list[Request], rounds: int = 10_000) -> list[list[int]]:
+    """Run requests to their end; returns their answers and insists that nothing failed."""
+    for item in requests:
+        machine.submit(item)
+    for _ in range(rounds):
+        if not machine.busy:
+            break
+        machine.step()
+    for item in requests:
+        if item.error is not None:
+            raise item.error
+        assert item.done
+    return [item.sequence.answer for item in requests]
+
+
+def greedy(model: Any, prompt: list[int], count: int) -> list[int]:
+    """Plain greedy decoding without any cache: what lossless means at temperature 0."""
+    tokens = list(prompt)
+    with torch.inference_mode():
+        for _ in range(count):
+            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+    return tokens[len(prompt) :]
