@@ -128,7 +128,7 @@ def test_better_acceptance_asks_for_longer_blocks():
 @pytest.mark.parametrize(
     ("machine", "reason"),
     [
-        (Machine(acceptance=0.05), "kept too rarely"),
+        (Machine(acceptance=0.05), "stands too rarely"),
         (Machine(draft=0.012), "draft is too slow"),
         (Machine(per_position=0.02, acceptance=0.9), "several tokens at once"),
         (Machine(target=0.001, draft=0.0002, per_position=0.00005, acceptance=0.9, overhead=0),
@@ -160,6 +160,12 @@ def test_a_gain_within_noise_is_marginal():
     found = diagnose(*examined(machine, prompts=40))
     assert found.verdict == "marginal", found.best
     assert "hardly worth it" in found.advice
+
+
+def test_a_longer_pass_is_never_taken_for_cheaper():
+    plain, speculative = examined(Machine(per_position=-0.0004))
+    costs = costs_of(plain, speculative)
+    assert costs.target_pass(13) == costs.target_pass(1)
 
 
 def test_settings_take_turns_after_a_warm_up():

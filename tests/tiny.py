@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -83,10 +84,16 @@ def request(
     limits: Limits,
     sampling: SamplingParams | None = None,
     program: Any = speculative,
+    decoder: Any = None,
 ) -> Request:
     """A request for the engine."""
-    sequence = Sequence(prompt, sampling or SamplingParams(), limits)
+    sequence = Sequence(prompt, sampling or SamplingParams(), limits, decoder)
     return Request(sequence, program(sequence, policy))
+
+
+def seeded(params: SamplingParams, seed: int) -> SamplingParams:
+    """The same parameters with another seed."""
+    return replace(params, seed=seed)
 
 
 def run(machine: Engine, requests: list[Request], rounds: int = 10_000) -> list[list[int]]:
@@ -111,3 +118,12 @@ def greedy(model: Any, prompt: list[int], count: int) -> list[int]:
         for _ in range(count):
             tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
     return tokens[len(prompt) :]
+
+
+class Letters:
+    """A tokenizer's decoding half: token 0 is "a", token 1 is "b", and so on."""
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = False) -> str:
+        """Tokens as text."""
+        del skip_special_tokens
+        return "".join(chr(ord("a") + token) for token in token_ids)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from stet.engine.runner import Row, Runner
+from stet.models.model import LoadedModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,27 @@ class Costs:
         widest = max(self.target)
         slope = (self.target[widest] - self.target[1]) / max(widest - 1, 1)
         return max(slope / self.target[1], 0.0)
+
+
+# Seconds that a layer takes however small it is, and bytes of weights read per second.
+_LAYER_SECONDS = {"cpu": 3e-4, "cuda": 3e-5}
+_BANDWIDTH = {"cpu": 2e10, "cuda": 2e12}
+
+
+def estimate_draft_cost(target: LoadedModel, draft: LoadedModel | None) -> float:
+    """A draft pass in target passes, reckoned from the models' sizes alone.
+
+    Coarse, but the same on every run: a sampled text depends on where its blocks end, so what
+    chooses their length must not be a measurement if a seed is to give the same text again.
+    """
+
+    def seconds(model: LoadedModel) -> float:
+        kind = model.device.type
+        layer = _LAYER_SECONDS.get(kind, _LAYER_SECONDS["cuda"])
+        bandwidth = _BANDWIDTH.get(kind, _BANDWIDTH["cuda"])
+        return len(model.layers) * layer + model.parameter_bytes / bandwidth
+
+    return 0.0 if draft is None else seconds(draft) / seconds(target)
 
 
 def measure_costs(

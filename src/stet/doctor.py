@@ -195,9 +195,12 @@ def costs_of(plain: Measurement, speculative: Mapping[int, Measurement]) -> Requ
         raise OptionError("The answers are too short to measure anything; use other prompts.")
     target = {1: plain.whole.counters.target_seconds / passes}
     draft_seconds = draft_passes = 0.0
-    for length, way in speculative.items():
+    for length, way in sorted(speculative.items()):
         counters = way.whole.counters
-        target[length + 1] = counters.target_seconds / counters.target_passes
+        # A longer pass is never cheaper: where it looks so, that is noise, and would promise gains.
+        target[length + 1] = max(
+            *target.values(), 0.0, counters.target_seconds / counters.target_passes
+        )
         draft_seconds += counters.draft_seconds
         draft_passes += counters.draft_passes
     return RequestCosts(
@@ -245,7 +248,7 @@ def diagnose(plain: Measurement, speculative: Mapping[int, Measurement]) -> Diag
 def _advice(
     verdict: Verdict, best: Forecast, costs: RequestCosts, acceptance: Acceptance, answer: float
 ) -> str:
-    gain = f"{best.speedup:.2f}x at {best.draft_length} drafted tokens per block"
+    gain = f"{best.speedup:.2f}x with K = {best.draft_length}"
     if verdict == "use":
         return f"Use this pair: expect {gain}."
     if verdict == "marginal":
@@ -260,11 +263,12 @@ def _obstacle(costs: RequestCosts, acceptance: Acceptance, answer: float) -> str
     single = costs.target_pass(1)
     share = costs.draft / single
     wide = costs.target_pass(5) / single
-    always = Acceptance((1,), (0,), acceptance.drafting)
+    always = Acceptance((1,), (0,))
     flat = dict.fromkeys(costs.target, single)
+    other = "a draft trained on such text" + (" or prompt lookup" if costs.draft else "")
     without = {
-        f"The draft is kept too rarely here ({acceptance.rate:.0%} of its tokens): choose a draft "
-        'trained on such text, or draft="lookup".': (costs, always),
+        f"What is drafted stands too rarely here ({acceptance.rate:.0%} of the tokens): choose "
+        f"{other}.": (costs, always),
         f"The draft is too slow beside this target (its pass takes {share:.0%} of the target's): "
         "choose a smaller draft.": (replace(costs, draft=0.0), acceptance),
         f"Checking several tokens at once is not cheap enough here (a pass over 5 takes {wide:.1f} "
@@ -278,7 +282,7 @@ def _obstacle(costs: RequestCosts, acceptance: Acceptance, answer: float) -> str
             acceptance,
         ),
         "The answers are short beside their prompts, which the draft must read, too: decode such "
-        'requests with the target alone, or use draft="lookup".': (
+        "requests with the target alone.": (
             replace(costs, reading=costs.plain_reading),
             acceptance,
         ),

@@ -38,11 +38,6 @@ class DraftLength(Protocol):
     """A rule for the length of the next block."""
 
     @property
-    def min_confidence(self) -> float:
-        """Drafting ends after a token that the draft gave less than this probability."""
-        ...
-
-    @property
     def longest(self) -> int:
         """The longest block that the rule may ask for."""
         ...
@@ -51,10 +46,24 @@ class DraftLength(Protocol):
         """Tokens to draft now, at least 1."""
         ...
 
+    def floor(self, history: History) -> float:
+        """Drafting ends once the draft gives its whole block less than this probability.
+
+        0 for never. Looked at where that costs no wait for the device. The token that took the
+        block below the floor stays in it: dropping a token that was already drawn would bend the
+        distribution of what stands.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class FixedLength:
-    """Always the same number of tokens."""
+    """Always the same number of tokens.
+
+    Attributes:
+        tokens: the length of a block.
+        min_confidence: drafting ends early once the draft gives its block less than this.
+    """
 
     tokens: int = 5
     min_confidence: float = 0.0
@@ -75,6 +84,11 @@ class FixedLength:
         del history
         return self.tokens
 
+    def floor(self, history: History) -> float:
+        """The given confidence."""
+        del history
+        return self.min_confidence
+
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveLength:
@@ -84,19 +98,26 @@ class AdaptiveLength:
     a block of K at acceptance a are (1 - a**(K + 1)) / (1 - a) (Leviathan et al., 2023), and its
     cost is one target pass plus K draft passes.
 
+    By confidence, the draft itself says when to stop: a further token is worth its cost while the
+    probability that the block stands up to there, as the draft sees it, exceeds the cost of the
+    token times the tokens that a unit of cost brings on average. That fits greedy decoding, where
+    a draft that is sure is mostly right; a sampled token of low probability is no worse than
+    others, so there the history decides alone.
+
     Attributes:
         draft_cost: seconds of a draft pass, in target passes of one token.
         position_cost: what each further drafted token adds to the target's pass, likewise.
         longest: the longest block ever drafted.
-        min_confidence: drafting ends after a token below this probability. The token itself stays
-            in the block: dropping a token that was already drawn would bend the distribution.
+        by_confidence: let the draft's confidence end a block.
+        min_confidence: never go on below this confidence in the block.
         prior_acceptance: the estimate before anything was seen.
         prior_weight: how many blocks' worth of evidence the prior counts for.
     """
 
     draft_cost: float = 0.2
     position_cost: float = 0.02
-    longest: int = 12
+    longest: int = 16
+    by_confidence: bool = False
     min_confidence: float = 0.0
     prior_acceptance: float = 0.8
     prior_weight: float = 2.0
@@ -111,12 +132,28 @@ class AdaptiveLength:
             raise OptionError("The prior acceptance must lie between 0 and 1.")
         _check_confidence(self.min_confidence)
 
-    def next_block(self, history: History) -> int:
-        """Tokens to draft now."""
+    def acceptance(self, history: History) -> float:
+        """The estimated probability that a drafted token stands."""
         prior_stood = self.prior_weight * self.prior_acceptance / (1 - self.prior_acceptance)
         stood = history.stood + prior_stood
-        acceptance = stood / (stood + history.fell + self.prior_weight)
+        return stood / (stood + history.fell + self.prior_weight)
+
+    def next_block(self, history: History) -> int:
+        """Tokens to draft now."""
+        if self.by_confidence:
+            return self.longest
+        acceptance = self.acceptance(history)
         return best_length(acceptance, self.draft_cost, self.position_cost, self.longest)
+
+    def floor(self, history: History) -> float:
+        """The confidence at which one more token no longer pays."""
+        if not self.by_confidence:
+            return self.min_confidence
+        acceptance = self.acceptance(history)
+        cost = self.draft_cost + self.position_cost
+        length = best_length(acceptance, self.draft_cost, self.position_cost, self.longest)
+        rate = expected_tokens(acceptance, length) / (1 + length * cost)
+        return max(self.min_confidence, min(cost * rate / acceptance, 0.9))
 
 
 def expected_tokens(acceptance: float, length: int) -> float:

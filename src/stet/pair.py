@@ -15,7 +15,7 @@ from typing import Any, Literal, TypedDict, Unpack, overload
 
 import torch
 
-from stet.costs import Costs, measure_costs
+from stet.costs import Costs, estimate_draft_cost, measure_costs
 from stet.draft_length import AdaptiveLength, DraftLength, FixedLength, describe
 from stet.engine.drafting import LookupDrafter, ModelDrafter
 from stet.engine.engine import Engine, Request
@@ -288,12 +288,22 @@ class Pair:
         with self._lock:
             return measure_costs(self._target_runner, self._draft_runner)
 
-    @cached_property
-    def auto_length(self) -> AdaptiveLength:
-        """The rule behind `draft_length="auto"`, with this pair's costs frozen in it."""
+    def auto_length(self, greedy: bool = True) -> AdaptiveLength:
+        """The rule behind `draft_length="auto"`, with this pair's costs frozen in it.
+
+        Greedy text does not depend on it, so there measured costs decide. A sampled text does
+        depend on where blocks end; an estimate from the models' sizes makes it repeatable.
+
+        Args:
+            greedy: whether it is for requests at temperature 0.
+        """
+        if not greedy:
+            return AdaptiveLength(draft_cost=_coarse(estimate_draft_cost(self.target, self.draft)))
         return AdaptiveLength(
             draft_cost=_coarse(self.costs.draft_cost),
             position_cost=_coarse(self.costs.position_cost),
+            # Looking at the draft's confidence would make a GPU wait for the host at every token.
+            by_confidence=self.draft is not None and self.target.device.type == "cpu",
         )
 
     # Behind the scenes
@@ -363,19 +373,21 @@ class Pair:
             max_new_tokens=tokens,
             stop_token_ids=ends | set(options.get("stop_token_ids", ())),
             stop_strings=strings,
-            draft_length=self._length(options.get("draft_length", "auto")),
+            draft_length=self._length(
+                options.get("draft_length", "auto"), options.get("temperature", 0.0) == 0
+            ),
             probabilities=options.get("probabilities", False) or top > 0,
             top_logprobs=top,
             stream=stream,
         )
 
-    def _length(self, choice: int | Literal["auto"] | DraftLength) -> DraftLength:
+    def _length(self, choice: int | Literal["auto"] | DraftLength, greedy: bool) -> DraftLength:
         if isinstance(choice, int):
             return FixedLength(choice)
         if isinstance(choice, str):
             if choice != "auto":
                 raise OptionError(f'draft_length is {choice!r}; give a number, "auto" or a rule.')
-            return self.auto_length
+            return self.auto_length(greedy)
         return choice
 
     def _encode(self, prompt: Prompt, new_tokens: int) -> list[int]:
@@ -507,7 +519,8 @@ def load_pair(
     Args:
         target: folder or hub name of the larger model; None for the bundled pair.
         draft: the same for the smaller model, or "lookup" to copy from the text so far.
-        dtype: "auto" (as stored), "float32", "bfloat16", "float16", or a torch dtype.
+        dtype: "auto" (as stored; float32 for the bundled pair), "float32", "bfloat16",
+            "float16", or a torch dtype.
         device: "auto" takes CUDA where there is one.
         revision: git revision of the target on the hub.
         draft_revision: the same for the draft.
@@ -526,6 +539,9 @@ def load_pair(
         if draft is not None and draft != LOOKUP:
             raise OptionError("Name a target for this draft; the bundled target has its own.")
         target, draft = BUNDLED / "target", draft or BUNDLED / "draft"
+        # Stored in bfloat16 to be small; in float32 small models are no slower on a CPU, and blocks
+        # and single tokens round alike far more often.
+        dtype = "float32" if dtype == "auto" else dtype
     elif draft is None:
         raise OptionError(f'Name a draft model for {target}, or draft="{LOOKUP}" to do without.')
     shared: dict[str, Any] = {

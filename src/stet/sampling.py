@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stet.errors import OptionError
+from stet.tensors import upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,7 @@ class Sampler:
     def _prepare_edits(self, histories: Sequence[Sequence[int]]) -> None:
         rows = len(self.params)
         penalties = [p.repetition_penalty for p in self.params]
-        self._penalty = torch.tensor(penalties, device=self.device)[:, None, None]
+        self._penalty = upload(penalties, self.device)[:, None, None]
         if any(p.logit_bias for p in self.params):
             bias = torch.zeros(rows, 1, self.vocab_size)
             for row, p in enumerate(self.params):
@@ -137,9 +138,9 @@ class Sampler:
 
     def _prepare_sampling(self) -> None:
         def column(values: list[float]) -> Tensor:
-            return torch.tensor(values, device=self.device)[:, None, None]
+            return upload(values, self.device, torch.float32)[:, None, None]
 
-        self._greedy = torch.tensor([p.greedy for p in self.params], device=self.device)
+        self._greedy = upload([p.greedy for p in self.params], self.device)
         self._mixed = any(p.greedy for p in self.params)
         self._temperature = column([p.temperature or 1.0 for p in self.params])
         if self._truncates:

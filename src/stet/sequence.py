@@ -140,6 +140,10 @@ class Sequence:
         """Tokens to draft for the next block: one less than may follow, so the last fits too."""
         return min(self.limits.draft_length.next_block(self.history), self.remaining - 1)
 
+    def floor(self) -> float:
+        """The confidence in a block at which drafting ends; 0 for never."""
+        return self.limits.draft_length.floor(self.history)
+
     def commit(self, item: Ruling | Block) -> None:
         """Take in what stands: a ruling's tokens, or a block nobody needs to verify."""
         if isinstance(item, Ruling):

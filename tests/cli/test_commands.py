@@ -37,8 +37,15 @@ def described(monkeypatch):
                 "context": 512,
             }
         ],
-        "max_length": 512,
-        "memory": {"parts": {"weights": 24_000_000}},
+        "memory": {
+            "models": [
+                {"role": "target", "weights": 1, "cache": 2, "workspace": 3, "device": "cpu"}
+            ],
+            "max_rows": 2,
+            "max_length": 512,
+            "available": {"cpu": 7},
+            "total": 6,
+        },
     }
     monkeypatch.setattr("stet.cli.doctor.describe_pair", lambda pair: record)
 
@@ -48,7 +55,7 @@ def test_doctor_says_what_it_measured_and_what_follows(run, pair, described):
     assert result.exit_code == 0, result.stderr
     for told in (
         "big",
-        "Measured costs",
+        "Costs of a pass",
         "draft, 1 token",
         "Acceptance",
         "speed-up",
@@ -99,7 +106,7 @@ def test_doctor_asks_the_bundled_pair_in_its_chat_template(run, pair, described)
 def test_demo_shows_all_policies_and_a_worked_answer(run, pair):
     result = run("demo", "--problems", 4)
     assert result.exit_code == 0, result.stderr
-    for told in ("target", "draft", "exact", "right answers", "4 of 4", "1.00x", "word by word"):
+    for told in ("target", "draft", "exact", "answers", "4 of 4", "1.00x", "word by word"):
         assert told in result.stdout
     assert "[[ seven]]" in result.stdout
     assert "4 accepted, 2 corrected" in result.stdout

@@ -11,7 +11,16 @@ from rich.panel import Panel
 from rich.table import Table
 
 from stet.cli import options as o
-from stet.cli.output import coloured, counters_json, legend, number, out, print_json, progress
+from stet.cli.output import (
+    a_table,
+    coloured,
+    counters_json,
+    legend,
+    number,
+    out,
+    print_json,
+    progress,
+)
 from stet.trace import Counters
 
 if TYPE_CHECKING:
@@ -96,19 +105,16 @@ def solve(pair: Pair, tasks: Sequence[Problem]) -> list[Row]:
 
 
 def _table(rows: Sequence[Row], count: int) -> Table:
-    table = Table(
-        title=f"{count} word problems, one at a time, greedy", title_justify="left", box=None
-    )
-    table.add_column("policy", style="bold")
-    for heading in (
-        "right answers",
+    table = a_table(
+        f"{count} word problems, one at a time, greedy",
+        "policy",
+        "right\nanswers",
         "tokens per\ntarget pass",
-        "drafted tokens\nkept",
+        "drafts\nkept",
         "tokens/s",
         "speed-up",
-        "the target's\nown text",
-    ):
-        table.add_column(heading, justify="right")
+        "target's\nown text",
+    )
     for row in rows:
         counters = row.counters
         table.add_row(

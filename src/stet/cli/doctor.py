@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from stet.cli import options as o
-from stet.cli.output import number, out, print_json, progress
+from stet.cli.output import a_table, number, out, print_json, progress
+from stet.forecast import LENGTHS
 
 if TYPE_CHECKING:
     from stet.doctor import Diagnosis
@@ -118,10 +118,8 @@ def _samples(file: Path | None, limit: int) -> tuple[list[str], str]:
 def _print_costs(diagnosis: Diagnosis, source: str) -> None:
     costs = diagnosis.costs
     single = costs.target_pass(1)
-    table = Table(title=f"Measured costs ({source})", title_justify="left", box=None)
-    table.add_column("")
-    table.add_column("milliseconds", justify="right")
-    table.add_column("of a target pass", justify="right")
+    out.print(f"Measured with {source}.\n")
+    table = a_table("Costs of a pass", "", "milliseconds", "of a target pass")
     rows = [(f"target, {n} token{'s' * (n > 1)}", costs.target[n]) for n in sorted(costs.target)]
     rows += [("draft, 1 token", costs.draft), ("a round, beside both", costs.overhead)]
     for label, seconds in rows:
@@ -135,9 +133,8 @@ def _print_costs(diagnosis: Diagnosis, source: str) -> None:
 
 
 def _print_forecasts(diagnosis: Diagnosis, *, greedy: bool) -> None:
-    table = Table(title="Expected, by drafted tokens per block", title_justify="left", box=None)
-    for heading in ("K", "tokens per pass", "tokens/s", "speed-up", ""):
-        table.add_column(heading, justify="right")
+    title = "Expected, by drafted tokens per block (K)"
+    table = a_table(title, "K", "tokens per pass", "tokens/s", "speed-up", "")
     for row in diagnosis.forecasts:
         is_best = row is diagnosis.best
         table.add_row(
@@ -159,37 +156,18 @@ def _print_forecasts(diagnosis: Diagnosis, *, greedy: bool) -> None:
     out.print(diagnosis.advice, style=MARKS[diagnosis.verdict])
 
 
-def _print_pair(record: dict[str, Any]) -> None:
-    table = Table(title="Models", title_justify="left", box=None)
-    for heading in ("", "name", "parameters", "dtype", "device", "context"):
-        table.add_column(heading)
-    for model in record["models"]:
-        context = "any" if model["context"] is None else f"{model['context']} tokens"
-        table.add_row(
-            model["role"],
-            model["name"],
-            f"{model['parameters'] / 1e6:.1f} M",
-            model["dtype"],
-            model["device"],
-            context,
-        )
-    out.print(table)
-    out.print(
-        "The models share one tokenizer and run faithfully with Stet's attention and cache.\n"
-    )
-    memory = record["memory"]
-    table = Table(title="Memory plan", title_justify="left", box=None)
-    table.add_column("")
-    table.add_column("MB", justify="right")
-    for label, size in memory["parts"].items():
-        table.add_row(label, f"{size / 1e6:.1f}")
-    out.print(table)
-    out.print()
-
-
 def describe_pair(pair: Pair) -> dict[str, Any]:
     """What the pair is made of, and the memory it takes."""
+    from stet.models.memory import plan_memory
+
     models = [model for model in (pair.target, pair.draft) if model is not None]
+    plan = plan_memory(
+        pair.target,
+        pair.draft,
+        max_rows=pair.max_batch,
+        max_length=pair.max_length,
+        block=max(LENGTHS),
+    )
     return {
         "models": [
             {
@@ -199,9 +177,35 @@ def describe_pair(pair: Pair) -> dict[str, Any]:
                 "dtype": str(model.dtype).removeprefix("torch."),
                 "device": str(model.device),
                 "context": model.max_length,
+                "vocabulary": model.vocab_size,
             }
             for model in models
         ],
-        "max_length": pair.max_length,
-        "memory": {"parts": {}},
+        "memory": {**asdict(plan), "total": plan.total},
     }
+
+
+def _print_pair(record: dict[str, Any]) -> None:
+    table = a_table("Models", "", "name", "parameters", "dtype", "device", "context")
+    for model in record["models"]:
+        table.add_row(
+            model["role"],
+            Path(model["name"]).name,
+            f"{model['parameters'] / 1e6:.1f} M",
+            model["dtype"],
+            model["device"],
+            "any" if model["context"] is None else f"{model['context']} tokens",
+        )
+    out.print(table)
+    tokenizers = "They share one tokenizer and run" if len(record["models"]) == 2 else "It runs"
+    out.print(f"{tokenizers} faithfully with Stet's attention and cache.\n")
+
+    plan = record["memory"]
+    title = f"Memory plan, in MB: {plan['max_rows']} x {plan['max_length']} tokens"
+    table = a_table(title, "", "weights", "caches", "workspace", "device")
+    for model in plan["models"]:
+        sizes = [f"{model[use] / 1e6:.1f}" for use in ("weights", "cache", "workspace")]
+        table.add_row(model["role"], *sizes, model["device"])
+    out.print(table)
+    free = ", ".join(f"{size / 1e6:.0f} on {name}" for name, size in plan["available"].items())
+    out.print(f"{plan['total'] / 1e6:.1f} MB in all; free now: {free}.\n")

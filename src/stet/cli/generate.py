@@ -221,7 +221,9 @@ def command(
         total = Counters()
         for result in results:
             total.add(result.counters)
-        err.print(f"[dim]{summary(total, perf_counter() - start)}[/]", soft_wrap=True)
+        # One answer's own time: without measuring costs beforehand, as a long-lived pair does once.
+        seconds = results[0].seconds if len(results) == 1 else perf_counter() - start
+        err.print(f"[dim]{summary(total, seconds)}[/]", soft_wrap=True)
     if any(result.error is not None for result in results):
         raise typer.Exit(1)
 
@@ -245,7 +247,7 @@ def _stream(pair: Pair, prompt: Prompt, settings: dict[str, Any], show_origin: b
     try:
         for chunk in pair.stream(prompt, **settings):
             piece = coloured(chunk.tokens, chunk.text) if show_origin else chunk.text
-            out.print(piece, end="", markup=False)
+            out.print(piece, end="", markup=False, soft_wrap=True)
             result = chunk.result
     finally:
         out.print()
@@ -290,9 +292,9 @@ def _writer(
         if as_json:
             print_json(_record(prompt, result, with_tokens=show_origin))
         else:
-            out.print(prompt, style="dim", markup=False)
+            out.print(prompt, style="dim", markup=False, soft_wrap=True)
             answer = coloured(result.tokens, result.text) if show_origin else result.text
-            out.print(answer, end="\n\n", markup=False)
+            out.print(answer, end="\n\n", markup=False, soft_wrap=True)
         if result.error is not None:
             show_error(f"Prompt {index + 1}: {result.error}")
         _write_trace(result, trace)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stet.cli.output import err
 from stet.errors import OptionError
 
 if TYPE_CHECKING:
@@ -109,9 +111,12 @@ def load(
     Raises:
         StetError: where the pair cannot be loaded or run faithfully.
     """
-    from stet.cli.output import err
-
-    what = "the bundled pair" if target is None else f"{target} and {draft}"
+    places = [place for place in (target, draft) if place is not None and place != "lookup"]
+    if all(Path(place).exists() for place in places) or not err.is_terminal:
+        # Nothing is downloaded, or nobody watches: no bars that flash by. transformers, too, reads
+        # this when it is imported.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    what = " and ".join(Path(place).name for place in places) or "the bundled pair"
     with err.status(f"Loading {what} ..."):
         import stet
 

@@ -9,8 +9,10 @@ from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 
     from stet.trace import Counters, TokenRecord
 
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
 
 # Blue and orange stay apart for every kind of colour vision; underline and weight without colour.
@@ -55,6 +57,15 @@ def counters_json(counters: Counters) -> dict[str, Any]:
         "tokens_per_pass": counters.tokens_per_pass,
         "mean_acceptance_length": counters.mean_acceptance_length,
     }
+
+
+def a_table(title: str, label: str, *headings: str) -> Table:
+    """An empty table: a column of labels, then columns of numbers."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table.add_column(label, style="bold")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
 
 
 def number(value: float | None, form: str = ".2f") -> str:

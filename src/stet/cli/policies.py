@@ -6,10 +6,8 @@ import inspect
 from dataclasses import MISSING, fields
 from typing import Any
 
-from rich.table import Table
-
 from stet.cli.options import AsJson
-from stet.cli.output import out, print_json
+from stet.cli.output import a_table, out, print_json
 
 BASELINES = (
     ("target", True, "The target alone, one token a pass: what speculation is measured against."),
@@ -53,11 +51,10 @@ def command(as_json: AsJson = False) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table(title="Verification policies", title_justify="left", box=None, pad_edge=False)
-    table.add_column("policy", style="bold", no_wrap=True)
-    table.add_column("lossless", no_wrap=True)
-    table.add_column("what it does", overflow="fold")
-    table.add_column("parameters", overflow="fold")
+    table = a_table("Verification policies", "policy", "lossless", "what it does", "parameters")
+    for column in table.columns:
+        column.justify = "left"
+    table.columns[2].overflow = "fold"
     for row in rows:
         parameters = ", ".join(f"{name}={value!r}" for name, value in row["parameters"].items())
         lossless = "yes" if row["lossless"] else "no"

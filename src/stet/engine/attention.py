@@ -47,7 +47,7 @@ class Span:
     positions: Tensor | None
     aligned: bool
     gather: Tensor | None = None
-    masks: dict[tuple[int | None, int], Tensor | None] = field(default_factory=dict)
+    masks: dict[tuple[int | None, int], Tensor | None] = field(default_factory=lambda: {})
 
 
 class AlignedMasks:
@@ -307,13 +307,12 @@ def _capped(
     softcap: float,
 ) -> Tensor:
     """Attention with soft-capped scores, which no fused kernel offers."""
-    if scaling is None:
-        scaling = query.shape[-1] ** -0.5
-    scores = torch.matmul(query, key.transpose(2, 3)) * scaling
+    factor: float = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.matmul(query, key.transpose(2, 3)) * factor
     scores = torch.tanh(scores / softcap) * softcap
     if mask is not None:
         scores = scores + mask
     return torch.matmul(torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype), value)
 
 
-AttentionInterface.register(NAME, attend)
+AttentionInterface.register(NAME, attend)  # pyright: ignore[reportUnknownMemberType]

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from stet.engine.runner import Row, Runner
 from stet.errors import CapacityError
 from stet.sequence import Role
 from stet.sequence import Sequence as TokenSequence
+from stet.tensors import upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +167,7 @@ class CatchUp:
         for item, start, size in zip(batch, starts, sizes, strict=True):
             rows.append(item.sequence.tokens[start : start + size] + [0] * (width - size))
         try:
-            tokens = torch.tensor(rows, device=runner.device)
+            tokens = upload(rows, runner.device)
             runner.forward([i.row for i in batch], tokens, starts, sizes, logits="none")
         except Exception as error:
             if len(batch) == 1:

@@ -14,6 +14,7 @@ from stet.engine.uniforms import uniforms
 from stet.errors import StetError
 from stet.policies.base import DRAFT, Need
 from stet.sampling import Sampler, draw
+from stet.tensors import upload
 
 OVERLAP = 2
 """Tokens at a sequence's end that the draft always reads again.
@@ -64,7 +65,7 @@ class ModelDrafter:
         starts = [len(s.tokens) - len(tail) for s, tail in zip(sequences, tails, strict=True)]
         counts = [len(tail) for tail in tails]
         padded = [tail + [0] * (OVERLAP - len(tail)) for tail in tails]
-        tokens = torch.tensor(padded, device=device)
+        tokens = upload(padded, device)
 
         lengths = [0] * len(drafts)
         alive = [d.count > 0 for d in drafts]
@@ -118,16 +119,17 @@ class ModelDrafter:
         if not self._looks:
             return None
         so_far: list[list[int]] = [[] for _ in drafts]
-        floors = [d.sequence.limits.draft_length.min_confidence for d in drafts]
+        floors = [d.sequence.floor() for d in drafts]
         stops = [d.sequence.limits.stop_token_ids for d in drafts]
         untils = [d.until for d in drafts]
+        joint = [1.0] * len(drafts)
 
         def stop(alive: list[bool], token: Tensor, logits: Tensor) -> None:
             values: list[int] = token.tolist()
-            confidence: list[float] | None = None
             if any(floors):
-                logprob = logits[:, 0].log_softmax(-1).gather(1, token[:, None])
-                confidence = logprob.exp()[:, 0].tolist()
+                probs = logits[:, 0].softmax(-1).gather(1, token[:, None])
+                for row, p in enumerate(probs[:, 0].tolist()):
+                    joint[row] *= p
             for row, value in enumerate(values):
                 if not alive[row]:
                     continue
@@ -135,7 +137,7 @@ class ModelDrafter:
                 until = untils[row]
                 if (
                     value in stops[row]
-                    or (confidence is not None and confidence[row] < floors[row])
+                    or joint[row] < floors[row]
                     or (until is not None and until(so_far[row]))
                 ):
                     alive[row] = False
@@ -147,13 +149,13 @@ def _last(hidden: Tensor, counts: Sequence[int]) -> Tensor:
     """The last true position of each row: [B, T, D] to [B, D]."""
     if hidden.shape[1] == 1:
         return hidden[:, 0]
-    position = torch.tensor(counts, device=hidden.device) - 1
+    position = upload(counts, hidden.device) - 1
     return hidden[torch.arange(len(counts), device=hidden.device), position]
 
 
 def _randomness(drafts: Sequence[Draft], count: int, device: torch.device) -> Tensor:
-    seeds = torch.tensor([d.sequence.sampling.seed for d in drafts], device=device)
-    rounds = torch.tensor([d.sequence.round for d in drafts], device=device)
+    seeds = upload([d.sequence.sampling.seed for d in drafts], device)
+    rounds = upload([d.sequence.round for d in drafts], device)
     return uniforms(seeds, rounds, DRAFT, count)
 
 

@@ -10,6 +10,7 @@ from torch.nn.functional import pad
 
 from stet.engine.operations import Block, DraftBatch
 from stet.sampling import one_hot
+from stet.tensors import upload
 
 
 def gather(blocks: Sequence[Block], vocab_size: int, device: torch.device) -> DraftBatch:
@@ -67,7 +68,7 @@ def _stack(
 
     def tokens(block: Block) -> Tensor:
         if block.batch is None:
-            return torch.tensor(block.tokens, dtype=torch.long, device=device)
+            return upload(block.tokens, device, torch.long)
         return block.batch.tokens[block.row, : block.length]
 
     def probs(block: Block) -> Tensor:

@@ -17,6 +17,7 @@ from stet.errors import StetError
 from stet.policies.base import Blocks, Need, TokenPolicy, Verdict, at
 from stet.sampling import Sampler
 from stet.sequence import Ruling
+from stet.tensors import upload
 
 
 class NonFiniteError(StetError):
@@ -45,7 +46,7 @@ class _Pass:
         """The same pass, restricted to some of its rows."""
         if len(chosen) == len(self.scores):
             return self
-        index = torch.tensor(chosen, device=self.forward.logits.device)
+        index = upload(chosen, self.forward.logits.device)
         hidden = self.forward.hidden
         return _Pass(
             [self.scores[i] for i in chosen],
@@ -89,7 +90,7 @@ def _run(runner: Runner, scores: Sequence[Score]) -> _Pass:
     sequences = [s.sequence for s in scores]
     blocks = [s.block for s in scores]
     drafted = gather(blocks, runner.vocab_size, runner.device)
-    last = torch.tensor([[s.tokens[-1]] for s in sequences], device=runner.device)
+    last = upload([[s.tokens[-1]] for s in sequences], runner.device)
     needs = frozenset[Need]().union(*(s.policy.needs for s in scores if s.policy is not None))
     forward = runner.forward(
         [s.rows["target"] for s in sequences],
@@ -257,14 +258,14 @@ def _blocks(group: _Pass, policy: TokenPolicy) -> Blocks:
     device = logits.device
 
     def random(slot: int, count: int) -> Tensor:
-        seeds = torch.tensor([s.sampling.seed for s in sequences], device=device)
-        rounds = torch.tensor([s.round for s in sequences], device=device)
+        seeds = upload([s.sampling.seed for s in sequences], device)
+        rounds = upload([s.round for s in sequences], device)
         return uniforms(seeds, rounds, slot, count)
 
     needs = policy.needs
     return Blocks(
         drafted=drafted.tokens,
-        lengths=torch.tensor(lengths, device=device),
+        lengths=upload(lengths, device),
         target_logits=logits,
         sampler=Sampler(
             [s.sampling for s in sequences], [s.tokens for s in sequences], logits.shape[2], device

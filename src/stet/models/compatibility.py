@@ -9,13 +9,13 @@ eager attention.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import AttentionInterface
 
 from stet.engine import attention
 from stet.engine.kv_cache import LayerShape
@@ -69,8 +69,10 @@ def rotary_scalings(config: Any) -> list[RotaryScaling]:
     if not isinstance(parameters, Mapping):
         return []
     table = cast("Mapping[str, Any]", parameters)
-    nested = {key: value for key, value in table.items() if isinstance(value, Mapping)}
-    found = nested if nested and "rope_type" not in table else {None: table}
+    found: dict[str | None, Any] = {}
+    if "rope_type" not in table:  # then it may hold one entry per layer type
+        found.update((key, value) for key, value in table.items() if isinstance(value, Mapping))
+    found = found or {None: table}
     return [
         RotaryScaling(
             layer_type,
@@ -195,8 +197,8 @@ def fix_rotary_factors(model: nn.Module, config: Any, max_length: int | None) ->
 def _rotary_modules(model: nn.Module, kind: str) -> Iterator[nn.Module]:
     for module in model.modules():
         own: Any = getattr(module, "rope_type", None)
-        kinds: Iterable[Any] = own.values() if isinstance(own, Mapping) else (own,)
-        if kind in kinds:
+        own_kinds = cast("Mapping[str, Any]", own).values() if isinstance(own, Mapping) else (own,)
+        if kind in own_kinds:
             yield module
 
 
@@ -268,11 +270,11 @@ def _record(
     return query.new_zeros((batch, count, heads, value.shape[3])), None
 
 
-AttentionInterface.register(PROBE, _record)
+AttentionInterface.register(PROBE, _record)  # pyright: ignore[reportUnknownMemberType]
 
 
 @torch.inference_mode()
-def probe_layers(model: PreTrainedModel, name: str) -> tuple[LayerShape, ...]:
+def probe_layers(model: Any, name: str) -> tuple[LayerShape, ...]:
     """Run one short pass and record what each attention layer caches and asks for.
 
     The model's attention is set to Stet's afterwards.
@@ -372,7 +374,7 @@ def check_logits(loaded: Any, *, length: int = 20) -> None:
     generator = torch.Generator().manual_seed(0)
     shape = (2, length)
     tokens = torch.randint(loaded.vocab_size, shape, generator=generator).to(loaded.device)
-    model: PreTrainedModel = loaded.model
+    model: Any = loaded.model
     model.set_attn_implementation("eager")
     try:
         with torch.inference_mode():

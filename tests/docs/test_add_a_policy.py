@@ -1,0 +1,44 @@
+"""The policy that the documentation teaches is real: it runs as printed."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from stet.policies import registry
+from tiny import engine, llama, near, request, run
+from stet.sequence import Limits
+
+PAGE = Path(__file__).parents[2] / "docs" / "add-a-policy.md"
+
+
+@pytest.fixture
+def typical():
+    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[0]
+    names: dict = {"__name__": "documented"}
+    exec(code, names)
+    yield names["Typical"]
+    registry._policies.pop("typical", None)
+
+
+def test_the_documented_policy_is_registered_and_runs(typical):
+    assert registry.resolve("typical", {"epsilon": 0.2}) == typical(epsilon=0.2)
+    target = llama()
+    prompts = [[3, 1, 4], [1, 5, 9, 2, 6], [5, 3]]
+    limits = Limits(max_new_tokens=30)
+
+    def kept(policy):
+        requests = [request(p, policy, limits) for p in prompts]
+        run(engine(target, near(target, 0.05)), requests)
+        return sum(r.sequence.counters.kept_tokens for r in requests)
+
+    # A bar of zero keeps all that the draft writes, a bar of one nearly nothing.
+    assert kept(typical(epsilon=0.0)) > kept(typical(epsilon=1.0, delta=1.0))
+
+
+def test_its_reasons_reach_the_tokens(typical):
+    target = llama()
+    item = request([3, 1, 4], typical(epsilon=0.0), Limits(max_new_tokens=12))
+    run(engine(target, near(target, 0.05)), [item])
+    assert set(item.sequence.reasons) <= {"typical", "corrected", "bonus"}
+    assert "typical" in item.sequence.reasons

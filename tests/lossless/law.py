@@ -1,0 +1,262 @@
+"""The target's exact law of whole answers, and how well the engine's samples follow it.
+
+The vocabulary is so small that every answer can be listed. Its probability is computed without any
+part of Stet: forward passes of transformers, and the sampling transforms written once more in
+numpy. The checks are functions, so that the mutants can be shown to fail them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+from stet.draft_length import DraftLength, FixedLength
+from stet.engine.engine import Request
+from stet.policies import Block, Exact, TokenPolicy
+from stet.programs import speculative
+from stet.sampling import SamplingParams
+from stet.sequence import Limits
+from tests import tiny
+
+FAMILY_ALPHA = 1e-3
+"""The chance that a correct program fails any test of a family; seeds are fixed all the same."""
+
+Law = Mapping[tuple[int, ...], float]
+
+
+def chi_square(counts: Mapping[Hashable, int], law: Mapping[Any, float]) -> tuple[float, int]:
+    """Pearson's statistic and its degrees of freedom; infinite if an impossible outcome occurred.
+
+    Cells expected fewer than five times are merged into one.
+    """
+    total = sum(counts.values())
+    if any(count and law.get(outcome, 0.0) < 1e-12 for outcome, count in counts.items()):
+        return math.inf, 1
+    statistic, cells = 0.0, 0
+    rest_seen, rest_expected = 0, 0.0
+    for outcome, probability in law.items():
+        expected, seen = total * probability, counts.get(outcome, 0)
+        if expected < 5:
+            rest_seen, rest_expected = rest_seen + seen, rest_expected + expected
+        else:
+            statistic += (seen - expected) ** 2 / expected
+            cells += 1
+    if rest_expected >= 1:
+        statistic += (rest_seen - rest_expected) ** 2 / rest_expected
+        cells += 1
+    return statistic, max(cells - 1, 0)
+
+
+def p_value(*tables: tuple[Mapping[Hashable, int], Mapping[Any, float]]) -> float:
+    """The p-value of independent tables of counts, each with its law, taken together."""
+    parts = [chi_square(counts, law) for counts, law in tables]
+    statistic, freedom = sum(s for s, _ in parts), sum(f for _, f in parts)
+    return float(stats.chi2.sf(statistic, freedom)) if freedom else 1.0
+
+
+def total_variation(counts: Mapping[Hashable, int], law: Mapping[Any, float]) -> float:
+    """Half the summed distance of frequencies and probabilities."""
+    total = sum(counts.values())
+    outcomes = set(law) | set(counts)
+    return 0.5 * sum(abs(counts.get(o, 0) / total - law.get(o, 0.0)) for o in outcomes)
+
+
+def total_variation_bound(law: Mapping[Any, float], total: int, alpha: float) -> float:
+    """What a sample of this law exceeds with probability `alpha` at most (McDiarmid)."""
+    mean = 0.5 * sum(math.sqrt(p * (1 - p) / total) for p in law.values())
+    return mean + math.sqrt(math.log(1 / alpha) / (2 * total))
+
+
+def transformed(logits: np.ndarray, history: list[int], params: SamplingParams) -> np.ndarray:
+    """The distribution a token is drawn from, in double precision, one token at a time."""
+    scores = logits.astype(np.float64).copy()
+    for token in set(history):
+        penalty = params.repetition_penalty
+        scores[token] = scores[token] / penalty if scores[token] > 0 else scores[token] * penalty
+    for token, bias in params.logit_bias.items():
+        scores[token] += bias
+    if params.greedy:
+        return np.eye(len(scores))[scores.argmax()]
+    weights = np.exp((scores - scores.max()) / params.temperature)
+    weights /= weights.sum()
+    ranked = sorted(range(len(weights)), key=lambda token: -weights[token])
+    if params.top_k:
+        weights[ranked[params.top_k :]] = 0
+        weights /= weights.sum()
+    if params.top_p < 1:
+        covered = 0.0
+        for token in ranked:
+            if covered >= params.top_p:
+                weights[token] = 0
+            covered += weights[token]
+        weights /= weights.sum()
+    if params.min_p:
+        weights[weights < params.min_p * weights.max()] = 0
+        weights /= weights.sum()
+    return weights
+
+
+def sequence_law(
+    model: Any, prompt: list[int], count: int, params: SamplingParams, stops: frozenset[int]
+) -> Law:
+    """The probability of every answer of up to `count` tokens under plain decoding."""
+    law: dict[tuple[int, ...], float] = {}
+    alive: dict[tuple[int, ...], float] = {(): 1.0}
+    for step in range(count):
+        prefixes = list(alive)
+        with torch.inference_mode():
+            batch = torch.tensor([prompt + list(prefix) for prefix in prefixes])
+            logits = model(batch).logits[:, -1].double().numpy()
+        grown: dict[tuple[int, ...], float] = {}
+        for prefix, row in zip(prefixes, logits, strict=True):
+            for token, weight in enumerate(transformed(row, prompt + list(prefix), params)):
+                if weight > 0:
+                    ended = token in stops or step == count - 1
+                    into = law if ended else grown
+                    into[(*prefix, token)] = alive[prefix] * float(weight)
+        alive = grown
+    return law
+
+
+@dataclass(frozen=True)
+class Case:
+    """A setting under which the engine's answers must follow the target's law.
+
+    Attributes:
+        policy: the rule; lossless.
+        length: of the blocks.
+        sampling: without a seed; each request gets its own.
+        draft: how far the draft is from the target: 0 is the same model, "other" is unrelated, None
+            is prompt lookup.
+        vocab: tokens in the vocabulary.
+        count: tokens in an answer.
+        chunk: of the prefill.
+        stops: tokens that end an answer.
+        samples: how many answers are drawn.
+    """
+
+    policy: TokenPolicy = field(default_factory=Exact)
+    length: DraftLength = field(default_factory=lambda: FixedLength(3))
+    sampling: SamplingParams = field(default_factory=lambda: SamplingParams(temperature=1.0))
+    draft: float | str | None = 0.3
+    vocab: int = 4
+    count: int = 4
+    chunk: int = 64
+    stops: frozenset[int] = frozenset()
+    samples: int = 2048
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Answers that were drawn, with the law they should follow.
+
+    Attributes:
+        tables: counts and law, for each of two prompts.
+        acceptance: kept share of the drafted tokens.
+        rounds: rulings per answer.
+    """
+
+    tables: list[tuple[Counter[Hashable], Law]]
+    acceptance: float
+    rounds: float
+
+    @property
+    def p_value(self) -> float:
+        return p_value(*self.tables)
+
+
+# Two lengths, so that batches are ragged; the second one repeats itself, so that lookup finds text.
+PROMPTS = ([1, 0], [0, 1, 1, 0, 0, 1, 1, 0, 0, 1])
+
+
+@cache
+def models(vocab: int, draft: float | str | None) -> tuple[Any, Any]:
+    """A target and a draft; cached, for they are not changed."""
+    target = tiny.llama(vocab=vocab, layers=1, width=16, seed=3, scale=0.35)
+    if draft is None:
+        return target, None
+    if draft == "other":
+        return target, tiny.llama(vocab=vocab, layers=1, width=16, seed=11, scale=0.35)
+    return target, tiny.near(target, float(draft))
+
+
+def requests(case: Case, first_seed: int = 0) -> list[Request]:
+    """The case's requests, alternating between the prompts."""
+    limits = Limits(case.count, case.stops, draft_length=case.length)
+    made: list[Request] = []
+    for number in range(case.samples):
+        sampling = tiny.seeded(case.sampling, first_seed + number)
+        prompt = PROMPTS[number % len(PROMPTS)]
+        made.append(tiny.request(prompt, case.policy, limits, sampling, speculative))
+    return made
+
+
+def sampled(case: Case, done: list[Request]) -> Sample:
+    """Counts of finished requests beside the law."""
+    target, _ = models(case.vocab, case.draft)
+    tables: list[tuple[Counter[Hashable], Law]] = []
+    for place, prompt in enumerate(PROMPTS):
+        answers = [tuple(r.sequence.answer) for r in done[place :: len(PROMPTS)]]
+        law = sequence_law(target, prompt, case.count, case.sampling, case.stops)
+        tables.append((Counter(answers), law))
+    counters = [r.sequence.counters for r in done]
+    drafted = sum(c.drafted_tokens for c in counters)
+    kept = sum(c.kept_tokens for c in counters)
+    rounds = sum(c.target_passes for c in counters) / len(done)
+    return Sample(tables, kept / max(drafted, 1), rounds)
+
+
+def sample(case: Case, first_seed: int = 0) -> Sample:
+    """Draw the case's answers through a whole engine, 64 at a time."""
+    target, draft = models(case.vocab, case.draft)
+    machine = tiny.engine(target, draft, rows=64, max_length=32, chunk=case.chunk)
+    done = requests(case, first_seed)
+    tiny.run(machine, done)
+    return sampled(case, done)
+
+
+SHARP = SamplingParams(temperature=0.25)
+WARM = SamplingParams(temperature=1.0)
+HOT = SamplingParams(temperature=1.7)
+
+POLICIES: tuple[TokenPolicy, ...] = (Exact(), Block())
+
+
+def both(**settings: Any) -> list[Case]:
+    """The same case for each exact policy."""
+    return [Case(policy=policy, **settings) for policy in POLICIES]
+
+
+def name(case: Case) -> str:
+    """A case in a few words, for test names: what differs from the default."""
+    words = [case.policy.name, str(case.draft)]
+    rule = case.length
+    words.append(f"K{rule.longest}" if isinstance(rule, FixedLength) else "adaptive")
+    if rule.min_confidence:
+        words.append(f"confidence{rule.min_confidence}")
+    plain = SamplingParams()
+    for option in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
+        if (value := getattr(case.sampling, option)) != getattr(plain, option):
+            words.append(f"{option}{value}")
+    if case.sampling.logit_bias:
+        words.append("bias")
+    for option in ("vocab", "count", "chunk"):
+        if (value := getattr(case, option)) != getattr(Case(), option):
+            words.append(f"{option}{value}")
+    if case.stops:
+        words.append("stops")
+    return "-".join(words)
+
+
+def all_prefixes(vocab: int, longest: int) -> list[tuple[int, ...]]:
+    """Every list of up to `longest` tokens."""
+    return [p for n in range(longest + 1) for p in itertools.product(range(vocab), repeat=n)]
