@@ -1,8 +1,12 @@
-"""Tiny, randomly initialised models of the families that Stet supports."""
+"""Tiny, randomly initialised models of the families that Stet supports, in memory and on disk."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
+from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+from tokenizers.models import WordLevel
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -13,6 +17,7 @@ from transformers import (
     Phi3Config,
     PretrainedConfig,
     PreTrainedModel,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen3Config,
 )
@@ -98,3 +103,26 @@ def build(family: str, seed: int = 0, dtype: torch.dtype = torch.float32) -> Pre
     torch.manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config(family), dtype=dtype)
     return model.eval()
+
+
+WORDS = ["<pad>", "<s>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz0123456789 .,;:!?+-*/=()"]
+
+
+def tokenizer(words: list[str] | None = None, special: str = "</s>") -> PreTrainedTokenizerFast:
+    """One token per character, words of the vocabulary in order of their ids."""
+    words = words or WORDS
+    backend = Tokenizer(WordLevel({w: i for i, w in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    backend.decoder = decoders.Fuse()
+    backend.add_special_tokens([AddedToken(special, special=True)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, eos_token="</s>", pad_token="<pad>", unk_token="<unk>"
+    )
+
+
+def save(folder: Path, family: str = "llama", model: PreTrainedModel | None = None) -> Path:
+    """A complete model folder."""
+    assert len(WORDS) <= VOCAB
+    (model or build(family)).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -55,8 +56,8 @@ def near(model: LlamaForCausalLM, noise: float, seed: int = 1) -> LlamaForCausal
 
 
 def loaded(model: Any, role: Any = "target") -> LoadedModel:
-    """The model as the loader would hand it over."""
-    return prepare_model(model, name=f"tiny-{role}", role=role, self_check=False)
+    """A copy of the model as the loader would hand it over; the original stays transformers' own."""
+    return prepare_model(deepcopy(model), name=f"tiny-{role}", role=role, self_check=False)
 
 
 def engine(

@@ -1,8 +1,8 @@
 import itertools
 import re
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -27,15 +27,14 @@ def test_help_needs_no_heavy_import(arguments):
 
 
 def test_help_is_fast():
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run(
-            [sys.executable, "-m", "stet.cli", "--help"], capture_output=True, check=True
-        )
-        seconds.append(time.perf_counter() - start)
-    # 0.3 s on an idle machine; the best of three, with room for a busy one.
-    assert min(seconds) < 1.5
+    def spent():
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
+    before = spent()
+    subprocess.run([sys.executable, "-m", "stet.cli", "--help"], capture_output=True, check=True)
+    # Processor time, for a busy machine must not fail this: 0.25 s, against 4 s with torch.
+    assert spent() - before < 0.8
 
 
 def test_help_names_every_command_with_examples(run):

@@ -5,10 +5,11 @@ import json
 import jsonschema
 import pytest
 import torch
-from families import VOCAB, build
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+import stet
+from families import VOCAB, build
 from stet import trace
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ."
@@ -98,6 +99,19 @@ def test_doctor_with_prompt_lookup(run, models_on_disk):
     result = run("doctor", "--limit", 2, "-n", 24, *models_on_disk[:2], "-d", "lookup")
     assert result.exit_code in (0, 1), result.stderr
     assert "pair" in result.stdout
+
+
+def test_demo(run, models_on_disk, monkeypatch):
+    _, target, _, draft, *_ = models_on_disk
+    pair = stet.load_pair(target, draft, max_length=640)
+    monkeypatch.setitem(stet.__dict__, "load_pair", lambda *_, **__: pair)
+    result = run("demo", "--problems", 2, "--json")
+    assert result.exit_code == 0, result.stderr
+    rows = {row["policy"]: row for row in json.loads(result.stdout)}
+    assert rows["exact"]["same_text_share"] == 1
+    assert rows["exact"]["counters"]["tokens_per_pass"] > 1
+    assert rows["target"]["counters"]["tokens_per_pass"] == 1
+    assert rows["draft"]["counters"]["target_passes"] == 0
 
 
 def test_missing_models_are_one_sentence(run, tmp_path):

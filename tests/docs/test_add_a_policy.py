@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from stet.policies import registry
-from tiny import engine, llama, near, request, run
 from stet.sequence import Limits
+from tiny import engine, llama, near, request, run
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-a-policy.md"
 

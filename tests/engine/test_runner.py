@@ -6,9 +6,9 @@ import functools
 
 import pytest
 import torch
-from families import FAMILIES, VOCAB, WINDOW, build
 from torch import Tensor
 
+from families import FAMILIES, VOCAB, WINDOW, build
 from stet.engine.runner import Runner
 from stet.models import LoadedModel, prepare_model
 

@@ -6,11 +6,11 @@ import functools
 
 import pytest
 import torch
-from families import VOCAB, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from families import VOCAB, build
 from stet.engine.runner import Row, Runner
 from stet.errors import CapacityError
 from stet.models import LoadedModel, prepare_model

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
+from tests import tiny
 
 from stet.draft_length import DraftLength, FixedLength
 from stet.engine.engine import Request
@@ -25,7 +26,6 @@ from stet.policies import Block, Exact, TokenPolicy
 from stet.programs import speculative
 from stet.sampling import SamplingParams
 from stet.sequence import Limits
-from tests import tiny
 
 FAMILY_ALPHA = 1e-3
 """The chance that a correct program fails any test of a family; seeds are fixed all the same."""

@@ -10,12 +10,12 @@ import random
 from collections import Counter
 
 import pytest
-
-from stet.draft_length import AdaptiveLength, FixedLength
-from stet.sampling import SamplingParams
 from tests import tiny
 from tests.lossless import law
 from tests.lossless.law import HOT, SHARP, WARM, Case, both
+
+from stet.draft_length import AdaptiveLength, FixedLength
+from stet.sampling import SamplingParams
 
 LENGTHS = [
     *both(length=FixedLength(1)),

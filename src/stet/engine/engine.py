@@ -194,7 +194,8 @@ class Engine:
                 self._fail(process, state)
             elif state:
                 ready.append(process)
-        return ready, report.progress
+        # A sibling's failure ends its whole request.
+        return [p for p in ready if not p.request.done], report.progress
 
     def _isolated(
         self,

@@ -71,7 +71,7 @@ def rotary_scalings(config: Any) -> list[RotaryScaling]:
     table = cast("Mapping[str, Any]", parameters)
     found: dict[str | None, Any] = {}
     if "rope_type" not in table:  # then it may hold one entry per layer type
-        found.update((key, value) for key, value in table.items() if isinstance(value, Mapping))
+        found.update((key, value) for key, value in table.items() if isinstance(value, Mapping))  # pyright: ignore
     found = found or {None: table}
     return [
         RotaryScaling(

@@ -247,7 +247,7 @@ def _first_line(error: Exception) -> str:
 def _config(source: str, name: str, common: dict[str, Any]) -> Any:
     try:
         config: Any = AutoConfig.from_pretrained(source, **common)  # pyright: ignore
-        return config
+        return config  # pyright: ignore
     except Exception as error:
         if "trust_remote_code" in str(error):
             raise CompatibilityError(
@@ -301,7 +301,7 @@ def _weights(
 def _tokenizer(source: str, name: str, common: dict[str, Any]) -> Any:
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(source, **common)  # pyright: ignore
-        return tokenizer
+        return tokenizer  # pyright: ignore
     except Exception as error:
         raise LoadError(
             f"The tokenizer of {name} could not be loaded ({_first_line(error)}); add its "

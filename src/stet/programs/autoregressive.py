@@ -8,7 +8,7 @@ from stet.sequence import Sequence
 
 
 def autoregressive(sequence: Sequence, policy: TokenPolicy) -> Program:
-    """The target writes one token a pass: blocks of nothing, so the policy has nothing to reject."""
+    """The target writes one token a pass; blocks are empty, so nothing can be rejected."""
     while not sequence.finished:
         sequence.commit((yield Score(sequence, EMPTY, policy)))
 
