@@ -29,12 +29,12 @@ class Recipe:
     width: int
     inner: int
     head: int = 32
-    batch_tokens: int = 8192
+    batch_tokens: int = 4096
     matrix_rate: float = 0.008
     other_rate: float = 0.005
     minutes: float = 60.0
     stories: float = 0.75
-    problems: int = 400_000
+    problems: int = 200_000
     templates: tuple[str, ...] | None = None
     prompt_weight: float = 0.1
     seed: int = 0

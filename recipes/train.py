@@ -101,7 +101,7 @@ class Run:
             cache, tokenizer_file, "pair_train", recipe.problems, recipe.stories, recipe.templates
         )
         self.validation = problems_data.load(
-            cache, tokenizer_file, "validation", 600, recipe.stories, recipe.templates
+            cache, tokenizer_file, "validation", 400, recipe.stories, recipe.templates
         )
         self.state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "history": []}
         if (self.folder / "last").exists():
@@ -232,8 +232,8 @@ def main() -> None:
     parser.add_argument(
         "--compile", action="store_true", help="compile the model; pays on long runs"
     )
-    parser.add_argument("--judge-minutes", type=float, default=5.0, help="between validations")
-    parser.add_argument("--judge-problems", type=int, default=100)
+    parser.add_argument("--judge-minutes", type=float, default=10.0, help="between validations")
+    parser.add_argument("--judge-problems", type=int, default=80)
     parser.add_argument(
         "--export", action="store_true", help="put the result into the package when done"
     )

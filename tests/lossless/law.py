@@ -7,7 +7,6 @@ numpy. The checks are functions, so that the mutants can be shown to fail them.
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections import Counter
 from collections.abc import Hashable, Mapping
@@ -152,7 +151,7 @@ class Case:
     count: int = 4
     chunk: int = 64
     stops: frozenset[int] = frozenset()
-    samples: int = 2048
+    samples: int = 1024
 
 
 @dataclass(frozen=True)
@@ -241,8 +240,8 @@ def name(case: Case) -> str:
     words = [case.policy.name, str(case.draft)]
     rule = case.length
     words.append(f"K{rule.longest}" if isinstance(rule, FixedLength) else "adaptive")
-    if rule.min_confidence:
-        words.append(f"confidence{rule.min_confidence}")
+    if rule.min_confidence or getattr(rule, "by_confidence", False):
+        words.append("confidence")
     plain = SamplingParams()
     for option in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
         if (value := getattr(case.sampling, option)) != getattr(plain, option):
@@ -256,7 +255,3 @@ def name(case: Case) -> str:
         words.append("stops")
     return "-".join(words)
 
-
-def all_prefixes(vocab: int, longest: int) -> list[tuple[int, ...]]:
-    """Every list of up to `longest` tokens."""
-    return [p for n in range(longest + 1) for p in itertools.product(range(vocab), repeat=n)]

@@ -24,21 +24,16 @@ LENGTHS = [
     *both(length=FixedLength(5)),
 ]
 DRAFTS = [
-    *both(draft=0.0, sampling=HOT),
     *both(draft=0.05, length=FixedLength(5)),
     *both(draft=0.6, sampling=HOT),
     *both(draft="other", length=FixedLength(2)),
-    *both(draft="other", sampling=SHARP),
     *both(draft="other", sampling=SamplingParams(temperature=0.1), length=FixedLength(2)),
-    *both(draft=None, length=FixedLength(2)),
     *both(draft=None, length=FixedLength(5), sampling=HOT),
 ]
 TRANSFORMS = [
     *both(sampling=SHARP),
-    *both(sampling=SamplingParams(temperature=1.0, top_k=2)),
     *both(sampling=SamplingParams(temperature=1.3, top_p=0.8), draft=0.6),
     *both(sampling=SamplingParams(temperature=1.0, min_p=0.25), draft="other"),
-    *both(sampling=SamplingParams(temperature=1.0, repetition_penalty=1.6)),
     *both(sampling=SamplingParams(temperature=1.0, repetition_penalty=2.5), draft="other"),
     *both(sampling=SamplingParams(temperature=1.0, logit_bias={1: 1.5, 2: -2.0})),
     *both(
@@ -53,23 +48,19 @@ TRANSFORMS = [
         draft=0.6,
         length=FixedLength(5),
     ),
-    # Transforms that cut each model's distribution elsewhere: supports that differ.
+    # Each model's distribution is cut elsewhere: supports that differ.
     *both(sampling=SamplingParams(temperature=0.8, top_k=2), draft="other", length=FixedLength(2)),
-    *both(sampling=SamplingParams(temperature=1.0, top_p=0.5), draft="other"),
 ]
 DRAFTING = [
-    *both(length=FixedLength(5, min_confidence=0.4), sampling=HOT),
-    *both(length=FixedLength(4, min_confidence=0.6), draft="other"),
+    *both(length=FixedLength(5, min_confidence=0.3), sampling=HOT),
     *both(length=AdaptiveLength(draft_cost=0.1, longest=4)),
-    *both(length=AdaptiveLength(draft_cost=0.3, longest=5, min_confidence=0.5), sampling=HOT),
-    *both(chunk=1),
-    *both(chunk=2, draft="other"),
-    *both(stops=frozenset({2})),
+    *both(length=AdaptiveLength(draft_cost=0.3, longest=5, by_confidence=True), sampling=HOT),
+    *both(chunk=1, draft="other"),
+    *both(chunk=2),
     *both(stops=frozenset({0, 3}), length=FixedLength(5), sampling=HOT),
 ]
 ROUNDS = [
-    # Many rounds with few tokens: correlations between the rounds would add up.
-    *both(vocab=2, count=8, length=FixedLength(1), draft="other"),
+    # Many rounds of few tokens: correlations between rounds would add up.
     *both(vocab=2, count=8, length=FixedLength(3), draft=0.6),
     *both(vocab=3, count=5, length=FixedLength(2), draft="other"),
 ]

@@ -33,8 +33,8 @@ class Difficulty:
         extensions: Probability of each optional clause, which adds operations.
     """
 
-    digits: tuple[float, float, float, float] = (0.05, 0.50, 0.33, 0.12)
-    hard_multiplication: float = 0.25
+    digits: tuple[float, float, float, float] = (0.06, 0.58, 0.31, 0.05)
+    hard_multiplication: float = 0.12
     distractors: float = 0.4
     extensions: float = 0.5
 

@@ -136,7 +136,7 @@ class CatchUp:
     def _read(self, runner: Runner, missing: list[_Missing]) -> dict[int, Exception]:
         """One chunk of each as far as the round's budget goes; returns failures by sequence id."""
         failed: dict[int, Exception] = {}
-        missing.sort(key=self._size)
+        missing.sort(key=lambda item: (self._size(item), item.row.index))
         budget = 2 * self._chunk
         while missing and budget > 0:
             batch = self._batch(missing, budget)

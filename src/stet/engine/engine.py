@@ -195,7 +195,10 @@ class Engine:
             elif state:
                 ready.append(process)
         # A sibling's failure ends its whole request.
-        return [p for p in ready if not p.request.done], report.progress
+        ready = [p for p in ready if not p.request.done]
+        # Neighbours in the cache are attended together.
+        ready.sort(key=lambda process: _sequence(process).rows[role].index)
+        return ready, report.progress
 
     def _isolated(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from stet.engine.attention import AlignedMasks, CacheView, Span
+from stet.engine.compiled import LONGEST, CompiledPasses
 from stet.engine.kv_cache import KVCache
 from stet.errors import CapacityError
 
@@ -71,7 +73,8 @@ class Runner:
             model: a model from `load_model`.
             max_rows: the most sequences at a time.
             max_length: the most tokens of a sequence, prompt included.
-            compile: run short passes through `torch.compile`.
+            compile: run short passes through `torch.compile`. On a CPU they are compiled in the
+                background and passes run without until then; the cache is allocated in full.
 
         Raises:
             CapacityError: `max_length` is more than the model's context.
@@ -93,6 +96,10 @@ class Runner:
             self.cache = KVCache(model.layers, rows=max_rows, max_length=max_length, grow=grow)
             self._slots = torch.arange(max_length, device=self.device)
         self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
+        self._compiled: CompiledPasses | None = None
+        if compile and model.head is not None and max_length > 8:
+            with torch.inference_mode():
+                self._compiled = CompiledPasses(model, self.cache, self._masks)
         self._live: list[Row] = []
         # Per cache row, how many of its slots may hold something other than zero.
         self._used = [0] * max_rows
@@ -207,18 +214,94 @@ class Runner:
         longest = max(ends)
         if longest > self.cache.capacity and self.cache.ensure(longest):
             self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
-        view, positions = self._plan(rows, width, starts, counts, ends)
-        if self.model.head is None:
-            result = self._whole(tokens, positions, view, counts, logits, hidden)
-        else:
-            state = self._body(tokens, positions, view)
-            result = self._finish(state, counts, logits, hidden)
+        result = None
+        if self._compiled is not None and width <= LONGEST:
+            result = self._run_compiled(rows, tokens, starts, counts, ends, logits, hidden)
+        if result is None:
+            result = self._run(rows, tokens, starts, counts, ends, logits, hidden)
         for row, end in zip(rows, ends, strict=True):
             row.valid = end
             if end > self._used[row.index]:
                 self._used[row.index] = end
         self.passes += 1
         return result
+
+    def warm_up(self, widths: Sequence[int], *, timeout: float | None = None) -> bool:
+        """Compile the passes of some block widths now, and wait for them.
+
+        Args:
+            widths: the T of the passes to come, such as 1, 2 and K + 1; at most 16 each.
+            timeout: seconds to wait for each; None: as long as it takes.
+
+        Returns:
+            Whether all are compiled; False also where compiling is off or failed.
+        """
+        compiled = self._compiled
+        if compiled is None:
+            return False
+        shapes = [(b, w) for w in widths for b in ((1, 2) if self.max_rows > 1 else (1,))]
+        for batch, width in shapes:
+            compiled.request(batch, width)
+        ready = [compiled.wait(batch, width, timeout) for batch, width in shapes]
+        self._give_up_compiling()
+        return all(ready)
+
+    def _give_up_compiling(self) -> None:
+        """Say once why passes are not compiled, in the thread that would run them."""
+        if self._compiled is not None and self._compiled.failure is not None:
+            warnings.warn(
+                f"{self.model.name} runs without torch.compile ({self._compiled.failure}).",
+                RuntimeWarning,
+                stacklevel=3,
+            )
+            self._compiled = None
+
+    def _run_compiled(
+        self,
+        rows: Sequence[Row],
+        tokens: Tensor,
+        starts: Sequence[int],
+        counts: Sequence[int] | None,
+        ends: Sequence[int],
+        logits: Literal["all", "last", "none"],
+        hidden: bool,
+    ) -> Forward | None:
+        """The pass by a compiled graph; None where there is none for it (yet)."""
+        compiled = self._compiled
+        assert compiled is not None
+        if compiled.failure is not None:
+            self._give_up_compiling()
+            return None
+        batch, first, longest = len(rows), rows[0].index, max(ends)
+        if longest < 2 or any(r.index != first + b for b, r in enumerate(rows)):
+            return None
+        if batch * longest > sum(ends) + batch * self._span_cost:
+            return None
+        ready = compiled.find(batch, tokens.shape[1])
+        if ready is None:
+            return None
+        scores, state = compiled.run(ready, tokens, [r.index for r in rows], starts, ends)
+        if logits == "none":
+            scores = scores[:, :0]
+        elif logits == "last":
+            scores = _last(scores, counts)
+        return Forward(scores, state if hidden else None)
+
+    def _run(
+        self,
+        rows: Sequence[Row],
+        tokens: Tensor,
+        starts: Sequence[int],
+        counts: Sequence[int] | None,
+        ends: Sequence[int],
+        logits: Literal["all", "last", "none"],
+        hidden: bool,
+    ) -> Forward:
+        view, positions = self._plan(rows, tokens.shape[1], starts, counts, ends)
+        if self.model.head is None:
+            return self._whole(tokens, positions, view, counts, logits, hidden)
+        state = self._body(tokens, positions, view)
+        return self._finish(state, counts, logits, hidden)
 
     def _check(
         self,

@@ -1,0 +1,223 @@
+"""Short passes of a runner through `torch.compile`, compiled in the background.
+
+Two graphs per block width serve all batches and lengths: one for a single row, one for two rows or
+more. Sizes that vary (rows, slots read, first row) are carried by the shapes of tensors and marked
+dynamic. Until a graph is ready, and for passes it does not fit, the runner goes on without it.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import types
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from stet.engine.attention import AlignedMasks, CacheView, Span
+from stet.engine.kv_cache import KVCache
+
+if TYPE_CHECKING:
+    from stet.models.model import LoadedModel
+
+LONGEST = 16
+"""Widest pass that is compiled; a prefill gains nothing."""
+
+_ASKED = 3  # how often a width must be asked for before it is compiled
+_MOST_WIDTHS = 6
+_ANCHOR = 7
+_CUDA_LENGTH = 256  # lengths are rounded up to multiples, since each has a CUDA graph of its own
+
+Pass = Callable[..., tuple[Tensor, Tensor]]
+
+
+class CompiledPasses:
+    """The compiled passes of one runner.
+
+    Attributes:
+        failure: why compiling was given up; None while it works.
+    """
+
+    def __init__(self, model: LoadedModel, cache: KVCache, masks: AlignedMasks) -> None:
+        self.model = model
+        self.cache = cache
+        self.failure: str | None = None
+        self._masks = masks
+        self._cuda = model.device.type == "cuda"
+        self._slots = torch.arange(cache.capacity + _ANCHOR, device=model.device)
+        self._windows = any(layer.window is not None for layer in model.layers)
+        self._ready: dict[tuple[bool, int], Pass] = {}
+        self._asked: Counter[tuple[bool, int]] = Counter()
+        self._queue: queue.SimpleQueue[tuple[bool, int]] = queue.SimpleQueue()
+        self._worker: threading.Thread | None = None
+        self._changed = threading.Condition()
+        if self._cuda:
+            # Captured graphs may then hold on to the addresses of the cache.
+            for tensor in (*cache.keys, *cache.values):
+                torch._dynamo.mark_static_address(tensor)  # pyright: ignore
+
+    def find(self, batch: int, width: int) -> Pass | None:
+        """The compiled pass for a batch, or None; asking often enough gets it compiled."""
+        key = (batch > 1, width)
+        ready = self._ready.get(key)
+        if ready is None and self.failure is None:
+            self._asked[key] += 1
+            if self._asked[key] == _ASKED:
+                self.request(batch, width)
+                return self._ready.get(key)
+        return ready
+
+    def request(self, batch: int, width: int) -> None:
+        """Have the pass for a batch compiled: in the background on a CPU, at once on CUDA."""
+        key = (batch > 1, width)
+        with self._changed:
+            widths = {w for _, w in self._asked}
+            if width > LONGEST or (width not in widths and len(widths) >= _MOST_WIDTHS):
+                return
+            self._asked[key] = max(self._asked[key], _ASKED)
+        if self._cuda:
+            # CUDA graphs belong to the thread that captures them.
+            self._compile(key)
+            return
+        if self._worker is None:
+            self._worker = threading.Thread(target=self._work, name="stet-compile", daemon=True)
+            self._worker.start()
+        self._queue.put(key)
+
+    def wait(self, batch: int, width: int, timeout: float | None = None) -> bool:
+        """Wait until a requested pass is ready; False if it failed or time ran out."""
+        key = (batch > 1, width)
+        with self._changed:
+            self._changed.wait_for(lambda: key in self._ready or self.failure is not None, timeout)
+            return key in self._ready
+
+    def run(
+        self,
+        compiled: Pass,
+        tokens: Tensor,
+        rows: Sequence[int],
+        starts: Sequence[int],
+        ends: Sequence[int],
+    ) -> tuple[Tensor, Tensor]:
+        """Run a pass.
+
+        Args:
+            compiled: from `find`.
+            tokens: [B, T].
+            rows: B neighbouring cache rows, ascending.
+            starts: position of each row's first token.
+            ends: position after each row's last true token.
+
+        Returns:
+            Logits [B, T, V] in float32 and the last hidden state [B, T, D].
+        """
+        length = max(ends)
+        table = torch.tensor([list(rows), list(starts), list(ends)])
+        if self._cuda:
+            length = min(-(-length // _CUDA_LENGTH) * _CUDA_LENGTH, self.cache.capacity)
+            table = table.pin_memory().to(tokens.device, non_blocking=True)
+            torch.compiler.cudagraph_mark_step_begin()
+        logits, hidden = compiled(
+            tokens,
+            table,
+            self._slots[:length],
+            self._slots[: rows[0] + _ANCHOR],
+            self.cache.keys,
+            self.cache.values,
+        )
+        if self._cuda:  # the next replay overwrites them
+            return logits.clone(), hidden.clone()
+        return logits, hidden
+
+    def _work(self) -> None:
+        while self.failure is None:
+            self._compile(self._queue.get())
+
+    def _compile(self, key: tuple[bool, int]) -> None:
+        if key in self._ready:
+            return
+        try:
+            with torch.inference_mode():
+                compiled = self._build(key)
+                compiled(*self._example(key))
+            with self._changed:
+                self._ready[key] = compiled
+                self._changed.notify_all()
+        except Exception as error:  # whatever the compiler raises, eager passes still work
+            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            with self._changed:
+                self.failure = reason
+                self._changed.notify_all()
+
+    def _build(self, key: tuple[bool, int]) -> Pass:
+        several, width = key
+        model, masks = self.model, self._masks
+        reserved = self.cache.capacity
+        # A single query sees all slots up to its own, unless lengths are rounded up.
+        unmasked = not several and width == 1 and not self._windows and not self._cuda
+
+        def step(
+            tokens: Tensor,
+            table: Tensor,
+            slots: Tensor,
+            anchor: Tensor,
+            keys: list[Tensor],
+            values: list[Tensor],
+        ) -> tuple[Tensor, Tensor]:
+            rows, starts, ends = table.unsqueeze(2).unbind(0)
+            positions = starts + torch.arange(width, device=tokens.device)
+            columns = torch.where(positions < ends, positions, reserved)
+            positions = torch.minimum(positions, (ends - 1).clamp(min=0))
+            span = Span(
+                first=0,
+                last=tokens.shape[0],
+                row=anchor.shape[0] - _ANCHOR,
+                length=slots.shape[0],
+                positions=None if unmasked else positions,
+                aligned=False,
+            )
+            view = CacheView(keys, values, [span], masks, slots, rows=rows, columns=columns)
+            hidden = model.body(
+                input_ids=tokens,
+                position_ids=positions,
+                past_key_values=view,
+                use_cache=True,
+                stet_view=view,
+            ).last_hidden_state
+            assert model.head is not None
+            return model.head(hidden).float(), hidden
+
+        # Graphs are kept per code object, and only a few of each; every pass gets its own.
+        name = f"step_{'batch' if several else 'single'}_{width}"
+        own = types.FunctionType(
+            step.__code__.replace(co_name=name), step.__globals__, name, None, step.__closure__
+        )
+        mode = "reduce-overhead" if self._cuda else None
+        compiled: Any = torch.compile(own, fullgraph=True, mode=mode)
+        return compiled
+
+    def _example(self, key: tuple[bool, int]) -> tuple[Any, ...]:
+        """Arguments to compile with: pads only, which write to the reserved slots.
+
+        The sizes are all different, as equal ones would be taken for the same.
+        """
+        several, width = key
+        device = self.model.device
+        batch = 2 if several else 1
+        first = min(1, self.cache.rows - batch)
+        tokens = torch.zeros((batch, width), dtype=torch.long, device=device)
+        rows = list(range(first, first + batch))
+        table = torch.tensor([rows, [1] * batch, [1] * batch], device=device)
+        slots = torch.arange(min(41, self.cache.capacity), device=device)
+        anchor = torch.arange(first + _ANCHOR, device=device)
+        mark: Any = torch._dynamo.mark_dynamic  # pyright: ignore
+        if several:
+            mark(tokens, 0)
+            mark(table, 1)
+        if not self._cuda:
+            mark(slots, 0)
+        mark(anchor, 0)
+        return tokens, table, slots, anchor, self.cache.keys, self.cache.values

@@ -1,0 +1,97 @@
+"""Compiled passes give the eager ones' logits, and their absence is only slower."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from families import VOCAB, build
+
+from stet.engine import compiled
+from stet.engine.runner import Runner
+from stet.models import prepare_model
+
+BATCHES = [
+    ([0], [30], None),
+    ([1], [17], None),
+    ([0, 1, 2, 3], [30, 30, 30, 30], None),
+    ([1, 2], [16, 29], [2, 1]),
+    ([0, 1, 2], [30, 7, 20], [1, 0, 2]),
+    ([3, 1], [30, 30], None),  # no neighbours: not compiled
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt2"])
+def test_same_logits_without_compiling_again(family: str) -> None:
+    loaded = prepare_model(build(family), name=family, self_check=False)
+    eager = Runner(loaded, max_rows=4, max_length=64)
+    fast = Runner(loaded, max_rows=4, max_length=64, compile=True)
+    assert fast.warm_up([1, 2], timeout=500)
+    generator = torch.Generator().manual_seed(0)
+    prompts = torch.randint(VOCAB, (4, 31), generator=generator)
+    pairs = [(fast.allocate(), eager.allocate()) for _ in range(4)]
+    used = 0
+    run = fast._compiled.run
+
+    def counted(*arguments):
+        nonlocal used
+        used += 1
+        return run(*arguments)
+
+    fast._compiled.run = counted
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for width in (1, 2):
+            for places, starts, counts in BATCHES:
+                counts = None if counts is None else [min(c, width) for c in counts]
+                results = []
+                block = torch.randint(VOCAB, (len(places), width), generator=generator)
+                for runner, which in ((fast, 0), (eager, 1)):
+                    rows = [pair[which] for pair in pairs]
+                    for row in rows:
+                        row.valid = 0
+                    runner.forward(rows, prompts, [0] * 4, logits="none")
+                    results.append(
+                        runner.forward([rows[p] for p in places], block, starts, counts)
+                    )
+                ours, wanted = (r.logits for r in results)
+                for b in range(len(places)):
+                    count = width if counts is None else counts[b]
+                    torch.testing.assert_close(
+                        ours[b, :count], wanted[b, :count], atol=1e-4, rtol=0
+                    )
+    assert used == 2 * (len(BATCHES) - 1)
+
+
+@pytest.mark.unit
+def test_a_compiler_that_fails_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_, **__):
+        raise OSError("no C++ compiler\nfound")
+
+    monkeypatch.setattr(compiled.torch, "compile", broken)
+    loaded = prepare_model(build("llama"), name="llama", self_check=False)
+    runner = Runner(loaded, max_rows=2, max_length=64, compile=True)
+    with pytest.warns(RuntimeWarning, match=r"llama runs without torch.compile \(no C\+\+ comp"):
+        assert not runner.warm_up([1], timeout=60)
+    row = runner.allocate()
+    for at in range(5):
+        logits = runner.forward([row], torch.zeros((1, 1), dtype=torch.long), [at]).logits
+        assert logits.isfinite().all()
+
+
+@pytest.mark.unit
+def test_eager_passes_serve_until_the_compiled_one_is_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A pass is asked for only after it was wanted a few times, and nobody waits for it."""
+    loaded = prepare_model(build("llama"), self_check=False)
+    runner = Runner(loaded, max_rows=1, max_length=64, compile=True)
+    requested = []
+    monkeypatch.setattr(runner._compiled, "request", lambda *key: requested.append(key))
+    row = runner.allocate()
+    prompt = torch.zeros((1, compiled.LONGEST + 1), dtype=torch.long)
+    for _ in range(5):
+        runner.forward([row], prompt, [0])
+    assert not requested
+    for at in range(5):
+        runner.forward([row], prompt[:, :1], [at])
+    assert requested == [(1, 1)]

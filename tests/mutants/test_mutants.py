@@ -1,0 +1,193 @@
+"""The checks have teeth: each of these faults makes the named check fail.
+
+A mutant is the smallest change that brings a known fault back. It is shown to the same functions
+that prove the real code lossless.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from stet.draft_length import FixedLength
+from stet.engine import drafting, scoring
+from stet.engine.drafting import ModelDrafter
+from stet.engine.runner import Runner
+from stet.policies import ACCEPT, NEXT, Block, Exact, Need, Verdict, at
+from stet.policies import block as block_module
+from stet.policies import exact as exact_module
+from stet.sampling import Sampler, SamplingParams, draw
+from stet.sequence import Sequence
+from tests.engine import scripts
+from tests.lossless import law
+from tests.lossless.law import Case
+
+Patch = pytest.MonkeyPatch
+
+CAUGHT = 1e-9
+"""A mutant counts as caught if the law's test fails at this level."""
+
+
+def accept_always(patch: Patch) -> Case:
+    def verify(self, blocks):
+        p = at(blocks.target_probs, blocks.lengths)
+        return Verdict(blocks.lengths, draw(p, blocks.uniform(NEXT, 1)[:, 0]))
+
+    patch.setattr(Exact, "verify", verify)
+    return Case()
+
+
+def skip_the_residual(patch: Patch) -> Case:
+    # After a rejection, draw from p itself.
+    patch.setattr(exact_module, "or_else", lambda residual, p: p)
+    return Case(draft="other")
+
+
+def skip_the_residual_of_a_block(patch: Patch) -> Case:
+    patch.setattr(block_module, "or_else", lambda residual, p: p)
+    return Case(policy=Block(), draft="other")
+
+
+def draw_the_bonus_from_the_residual(patch: Patch) -> Case:
+    # After a whole block nothing was drafted, so the draft has no share to take.
+    def draft_share(blocks, position):
+        if not blocks.drafted.shape[1]:
+            return torch.zeros_like(blocks.target_probs[:, 0])
+        return at(blocks.draft_probs, position.clamp(max=blocks.drafted.shape[1] - 1))
+
+    patch.setattr(exact_module, "draft_share", draft_share)
+    return Case(draft=0.0, length=FixedLength(1))
+
+
+def discard_a_drawn_token_of_low_confidence(patch: Patch) -> Case:
+    write = ModelDrafter._write
+
+    def discarding(self, drafts, needs):
+        lengths, batch = write(self, drafts, needs | {Need.DRAFT_LOGPROBS})
+        for row, item in enumerate(drafts):
+            last = lengths[row] - 1
+            token = batch.tokens[row, last]
+            if batch.logits[row, last].softmax(-1)[token] < item.sequence.floor():
+                lengths[row] = last
+        return lengths, batch
+
+    patch.setattr(ModelDrafter, "_write", discarding)
+    return Case(draft=0.05, length=FixedLength(3, min_confidence=0.3))
+
+
+def ignore_the_blocks_own_prefix_in_penalties(patch: Patch) -> Case:
+    edit = Sampler.edit
+    patch.setattr(Sampler, "edit", lambda self, logits, block=None: edit(self, logits, None))
+    return Case(draft=0.0, sampling=SamplingParams(temperature=1.0, repetition_penalty=3.0))
+
+
+def take_draft_probabilities_before_the_transforms(patch: Patch) -> Case:
+    write = ModelDrafter._write
+
+    def untransformed(self, drafts, needs):
+        lengths, batch = write(self, drafts, needs | {Need.DRAFT_LOGPROBS})
+        return lengths, dataclasses.replace(batch, probs=batch.logits.softmax(-1))
+
+    patch.setattr(ModelDrafter, "_write", untransformed)
+    return Case(sampling=SamplingParams(temperature=0.5))
+
+
+def keep_a_stale_cache_after_a_rewind(patch: Patch) -> Case:
+    forward = Runner.forward
+
+    def stale(self, rows, tokens, starts, counts=None, **options):
+        """Slots that were written once keep what they held, as if never rewound."""
+        caches = (*self.cache.keys, *self.cache.values)
+        before = [(r, self._used[r.index], [c[r.index].clone() for c in caches]) for r in rows]
+        result = forward(self, rows, tokens, starts, counts, **options)
+        for (row, used, saved), start in zip(before, starts, strict=True):
+            for cache, old in zip(caches, saved, strict=True):
+                cache[row.index, :, start:used] = old[:, start:used]
+        return result
+
+    patch.setattr(Runner, "forward", torch.inference_mode()(stale))
+    return Case(draft="other", sampling=SamplingParams(temperature=1.0), samples=512)
+
+
+def stop_at_the_first_rejection_of_a_block(patch: Patch) -> Case:
+    verify = Block.verify
+
+    def impatient(self, blocks):
+        verdict = verify(self, blocks)
+        width = blocks.drafted.shape[1]
+        joint = block_module.joint_ratios(blocks)
+        stands = (blocks.uniform(ACCEPT, width) < joint[:, 1:]) & blocks.present
+        return Verdict(
+            torch.minimum(verdict.kept, stands.long().cumprod(1).sum(1)), verdict.next_token
+        )
+
+    patch.setattr(Block, "verify", impatient)
+    return Case(policy=Block(), draft="other")
+
+
+def key_randomness_by_token_position(patch: Patch) -> Case:
+    # A position drafted again after a rejection gets the number that was just used for it.
+    numbers = scoring.uniforms
+
+    def by_position(seeds, rounds, first_slot, count):
+        each = [numbers(seeds, rounds + i, first_slot, 1) for i in range(count)]
+        return torch.cat(each, 1)
+
+    patch.setattr(scoring, "uniforms", by_position)
+    patch.setattr(drafting, "uniforms", by_position)
+    length = property(lambda self: len(self.tokens), lambda self, value: None)
+    patch.setattr(Sequence, "round", length, raising=False)
+    return Case(policy=Block(), draft="other", length=FixedLength(3), samples=4096)
+
+
+def share_one_number_between_accepting_and_choosing(patch: Patch) -> Case:
+    numbers = scoring.uniforms
+
+    def shared(seeds, rounds, first_slot, count):
+        return numbers(seeds, rounds, ACCEPT if first_slot == NEXT else first_slot, count)
+
+    patch.setattr(scoring, "uniforms", shared)
+    return Case(draft="other", length=FixedLength(1), sampling=SamplingParams(temperature=2.0))
+
+
+MUTANTS: list[Callable[[Patch], Case]] = [
+    accept_always,
+    skip_the_residual,
+    skip_the_residual_of_a_block,
+    draw_the_bonus_from_the_residual,
+    discard_a_drawn_token_of_low_confidence,
+    ignore_the_blocks_own_prefix_in_penalties,
+    take_draft_probabilities_before_the_transforms,
+    keep_a_stale_cache_after_a_rewind,
+    stop_at_the_first_rejection_of_a_block,
+    key_randomness_by_token_position,
+    share_one_number_between_accepting_and_choosing,
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_the_law_of_whole_answers_catches(mutant: Callable[[Patch], Case], monkeypatch: Patch):
+    case = mutant(monkeypatch)
+    assert law.sample(case).p_value < CAUGHT
+
+
+@pytest.mark.slow
+def test_the_unmutated_code_passes_where_the_mutants_fail():
+    with pytest.MonkeyPatch.context() as patch:
+        cases = []
+        for mutant in MUTANTS:
+            cases.append(mutant(patch))
+            patch.undo()
+    for case in cases:
+        assert law.sample(case).p_value > law.FAMILY_ALPHA / len(cases), law.name(case)
+
+
+def test_the_rewinding_scripts_catch_a_cache_that_is_never_rewound(monkeypatch: Patch):
+    script = [("draft", 4), ("truncate", 2), ("target", 1), ("draft", 3), ("speculate", 4, 1)] * 3
+    assert scripts.answer(script) == scripts.reference(script)
+    monkeypatch.setattr(Sequence, "_agree", lambda self, length: None)
+    assert scripts.answer(script) != scripts.reference(script)
