@@ -277,7 +277,10 @@ def main() -> None:
         "Two small models trained on one synthetic distribution: this pair shows that the software "
         "works, not that a method helps your models."
     )
-    print("written:", write("bundled", rows, figures, note=note))
+    first = target.right.index(True)
+    solution = bench.tokenizer.decode(target.texts[first].ids)
+    example = target.problems[first].prompt + solution
+    print("written:", write("bundled", rows, figures, note=note, example=example))
 
 
 if __name__ == "__main__":

@@ -79,6 +79,7 @@ def export(
     copy.tie_weights()
     copy.generation_config = model.generation_config
     copy.to(torch.bfloat16).save_pretrained(partial)
+    (partial / "model.safetensors").chmod(0o644)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(tokenizer / name, partial / name)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -50,7 +50,7 @@ class Options(TypedDict, total=False):
     """How to generate; every one may be left out.
 
     Attributes:
-        max_new_tokens: the longest answer, in tokens (256).
+        max_new_tokens: the longest answer, in tokens (256, or what fits).
         temperature: 0 takes the most probable token (0).
         top_k: sample from the k most probable tokens; 0 for all (0).
         top_p: sample from the most probable tokens of this joint probability (1).
@@ -326,16 +326,17 @@ class Pair:
         timeout = options.get("timeout")
         jobs: list[_Job] = []
         for index, prompt in enumerate(prompts):
-            tokens = self._encode(prompt, limits.max_new_tokens)
             params = SamplingParams(**sampling, seed=seed + index)
-            sequence = TokenSequence(tokens, params, limits, self.tokenizer)
+            tokens = self._encode(prompt)
+            fitting = self._fit(limits, len(tokens), "max_new_tokens" in options)
+            sequence = TokenSequence(tokens, params, fitting, self.tokenizer)
             request = Request(
                 sequence,
                 method.program(sequence),
                 None if timeout is None else time.monotonic() + timeout,
             )
             text = prompt if isinstance(prompt, str) else self.tokenizer.decode(tokens)
-            jobs.append(_Job(request, text, self._settings(method, params, limits)))
+            jobs.append(_Job(request, text, self._settings(method, params, fitting)))
         for job in jobs:
             job.number = self._numbers
             self._numbers += 1
@@ -390,7 +391,7 @@ class Pair:
             return self.auto_length(greedy)
         return choice
 
-    def _encode(self, prompt: Prompt, new_tokens: int) -> list[int]:
+    def _encode(self, prompt: Prompt) -> list[int]:
         if isinstance(prompt, str):
             tokens: list[int] = list(self.tokenizer(prompt)["input_ids"])
         else:
@@ -400,14 +401,18 @@ class Pair:
                 raise OptionError(f"Token {outside[0]} is not in the vocabulary.")
         if not tokens:
             raise OptionError("A prompt is empty; give at least one token.")
-        room = self.max_length - len(tokens)
-        if new_tokens > room:
-            raise OptionError(
-                f"A prompt of {len(tokens)} tokens and an answer of up to {new_tokens} exceed "
-                f"{self.max_length} tokens; lower max_new_tokens to {max(room, 0)} or load the "
-                f"pair with a larger max_length."
-            )
         return tokens
+
+    def _fit(self, limits: Limits, prompt: int, asked: bool) -> Limits:
+        """Limits that leave room for the prompt; a length that was asked for is not shortened."""
+        room = self.max_length - prompt
+        if room < 1 or (asked and limits.max_new_tokens > room):
+            raise OptionError(
+                f"A prompt of {prompt} tokens and an answer of up to {limits.max_new_tokens} "
+                f"exceed {self.max_length} tokens; lower max_new_tokens to {max(room, 0)} or load "
+                f"the pair with a larger max_length."
+            )
+        return replace(limits, max_new_tokens=min(limits.max_new_tokens, room))
 
     @cached_property
     def _end_tokens(self) -> frozenset[int]:
@@ -422,7 +427,12 @@ class Pair:
         return Settings(
             policy=method.settings,
             lossless=method.lossless,
-            sampling={**asdict(params), "max_new_tokens": limits.max_new_tokens},
+            sampling={
+                **asdict(params),
+                # As JSON has it: names are texts.
+                "logit_bias": {str(token): bias for token, bias in params.logit_bias.items()},
+                "max_new_tokens": limits.max_new_tokens,
+            },
             draft_length=describe(limits.draft_length),
             target=_identity(self.target),
             draft=None if self.draft is None else _identity(self.draft),

@@ -281,6 +281,8 @@ class Sequence:
 
     def adopt(self, child: Sequence) -> None:
         """Continue with what a candidate wrote, and with its caches."""
+        # A cache that is not replaced by the candidate's may have looked ahead at other text.
+        self._agree(len(self.tokens))
         written = child.answer
         for token in written:
             if self.stream is not None and token not in self.limits.stop_token_ids:

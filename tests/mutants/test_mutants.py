@@ -16,7 +16,7 @@ from stet.draft_length import FixedLength
 from stet.engine import drafting, scoring
 from stet.engine.drafting import ModelDrafter
 from stet.engine.runner import Runner
-from stet.policies import ACCEPT, NEXT, Block, Exact, Need, Verdict, at
+from stet.policies import ACCEPT, NEXT, Block, Exact, Need, Verdict, at, prefix_length
 from stet.policies import block as block_module
 from stet.policies import exact as exact_module
 from stet.sampling import Sampler, SamplingParams, draw
@@ -113,16 +113,20 @@ def keep_a_stale_cache_after_a_rewind(patch: Patch) -> Case:
 
 
 def stop_at_the_first_rejection_of_a_block(patch: Patch) -> Case:
-    verify = Block.verify
-
     def impatient(self, blocks):
-        verdict = verify(self, blocks)
-        width = blocks.drafted.shape[1]
+        rows, width = blocks.drafted.shape
         joint = block_module.joint_ratios(blocks)
-        stands = (blocks.uniform(ACCEPT, width) < joint[:, 1:]) & blocks.present
-        return Verdict(
-            torch.minimum(verdict.kept, stands.long().cumprod(1).sum(1)), verdict.next_token
-        )
+        u = blocks.uniform(ACCEPT, width)
+        stands = []
+        for i in range(1, width + 1):
+            left = block_module.left_over(blocks, joint[:, i], torch.full((rows,), i)).sum(-1)
+            ahead = left / (left + 1 - joint[:, i]).clamp(min=1e-30)
+            stands.append(u[:, i - 1] < torch.where(blocks.lengths == i, joint[:, i], ahead))
+        kept = prefix_length(torch.stack(stands, 1) & blocks.present)
+        p = at(blocks.target_probs, kept)
+        rest = block_module.left_over(blocks, joint.gather(1, kept[:, None])[:, 0], kept)
+        weights = torch.where((kept == blocks.lengths)[:, None], p, exact_module.or_else(rest, p))
+        return Verdict(kept, draw(weights, blocks.uniform(NEXT, 1)[:, 0]))
 
     patch.setattr(Block, "verify", impatient)
     return Case(policy=Block(), draft="other")

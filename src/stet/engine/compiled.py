@@ -115,6 +115,9 @@ class CompiledPasses:
             Logits [B, T, V] in float32 and the last hidden state [B, T, D].
         """
         length = max(ends)
+        # A graph is for one kind of tensor and one set of strides (even of a size of 1); any other
+        # would be compiled for again.
+        tokens = tokens.clone(memory_format=torch.contiguous_format)
         table = torch.tensor([list(rows), list(starts), list(ends)])
         if self._cuda:
             length = min(-(-length // _CUDA_LENGTH) * _CUDA_LENGTH, self.cache.capacity)
@@ -196,7 +199,7 @@ class CompiledPasses:
             step.__code__.replace(co_name=name), step.__globals__, name, None, step.__closure__
         )
         mode = "reduce-overhead" if self._cuda else None
-        compiled: Any = torch.compile(own, fullgraph=True, mode=mode)
+        compiled: Pass = torch.compile(own, fullgraph=True, mode=mode)
         return compiled
 
     def _example(self, key: tuple[bool, int]) -> tuple[Any, ...]:

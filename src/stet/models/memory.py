@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import os
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 
 from stet.errors import MemoryPlanError
@@ -157,10 +156,6 @@ def available_bytes(device: str | torch.device) -> int:
     place = torch.device(device)
     if place.type == "cuda":
         return int(torch.cuda.mem_get_info(place)[0])
-    try:
-        psutil: Any = importlib.import_module("psutil")
-    except ImportError:
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return int(psutil.virtual_memory().available)
 
 

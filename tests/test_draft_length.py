@@ -1,0 +1,130 @@
+"""How many tokens to draft: from a sequence's own history and frozen costs alone."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from stet.draft_length import (
+    LONGEST,
+    AdaptiveLength,
+    FixedLength,
+    History,
+    best_length,
+    describe,
+    expected_tokens,
+)
+from stet.errors import OptionError
+
+
+def history(blocks: list[tuple[int, int]]) -> History:
+    made = History()
+    for drafted, kept in blocks:
+        made.add(drafted, kept)
+    return made
+
+
+def test_a_fixed_length_is_fixed():
+    rule = FixedLength(7, min_confidence=0.2)
+    for past in (history([]), history([(7, 0)] * 9), history([(7, 7)] * 9)):
+        assert rule.next_block(past) == rule.longest == 7
+        assert rule.floor(past) == 0.2
+
+
+def test_expected_tokens_is_what_a_simulation_gives():
+    chance = random.Random(0)
+    for acceptance, length in [(0.3, 4), (0.8, 5), (0.95, 10)]:
+        total = 0
+        for _ in range(20_000):
+            tokens = 1
+            while tokens <= length and chance.random() < acceptance:
+                tokens += 1
+            total += tokens
+        assert expected_tokens(acceptance, length) == pytest.approx(total / 20_000, rel=0.02)
+    assert expected_tokens(1.0, 6) == 7
+
+
+def test_the_best_length_has_the_best_rate():
+    for acceptance in (0.1, 0.5, 0.8, 0.95):
+        for cost in (0.05, 0.2, 0.5):
+            rates = [
+                expected_tokens(acceptance, n) / (1 + n * (cost + 0.02)) for n in range(1, 33)
+            ]
+            assert best_length(acceptance, cost, 0.02) == 1 + rates.index(max(rates))
+
+
+def test_better_acceptance_and_cheaper_drafts_make_longer_blocks():
+    lengths = [best_length(a / 20, 0.1, 0.02) for a in range(1, 20)]
+    assert lengths == sorted(lengths)
+    assert lengths[0] == 1
+    assert lengths[-1] > 8
+    costs = [best_length(0.8, c / 20, 0.02) for c in range(1, 20)]
+    assert costs == sorted(costs, reverse=True)
+
+
+def test_adaptive_lengths_follow_the_history_and_stay_in_bounds():
+    rule = AdaptiveLength(draft_cost=0.1, longest=9)
+    poor, good = history([(5, 0)] * 30), history([(9, 9)] * 30)
+    assert rule.next_block(poor) == 1
+    assert rule.next_block(good) == 9
+    assert 1 < rule.next_block(History()) < 9
+    # What is long past counts for less.
+    turned = history([(9, 9)] * 30 + [(5, 0)] * 30)
+    assert rule.next_block(turned) <= 2
+
+
+def test_the_estimate_starts_at_the_prior_and_finds_the_truth():
+    rule = AdaptiveLength(prior_acceptance=0.7)
+    assert rule.acceptance(History()) == pytest.approx(0.7)
+    chance = random.Random(1)
+    past, found = History(), []
+    for _ in range(4000):
+        kept = 0
+        while kept < 6 and chance.random() < 0.85:
+            kept += 1
+        past.add(6, kept)
+        found.append(rule.acceptance(past))
+    assert sum(found) / len(found) == pytest.approx(0.85, abs=0.03)
+
+
+def test_by_confidence_a_block_may_grow_until_a_further_token_does_not_pay():
+    rule = AdaptiveLength(draft_cost=0.2, by_confidence=True, longest=12)
+    poor, good = history([(5, 0)] * 30), history([(9, 9)] * 30)
+    for past in (poor, good, History()):
+        assert rule.next_block(past) == 12
+        assert 0 < rule.floor(past) <= 0.9
+    cheap = AdaptiveLength(draft_cost=0.01, by_confidence=True)
+    assert cheap.floor(History()) < rule.floor(History())
+    strict = AdaptiveLength(draft_cost=0.01, by_confidence=True, min_confidence=0.8)
+    assert strict.floor(History()) >= 0.8
+    assert AdaptiveLength(min_confidence=0.1).floor(good) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("rule", "settings"),
+    [
+        (FixedLength, {"tokens": 0}),
+        (FixedLength, {"tokens": LONGEST + 1}),
+        (FixedLength, {"min_confidence": 1.0}),
+        (FixedLength, {"min_confidence": -0.1}),
+        (AdaptiveLength, {"longest": 0}),
+        (AdaptiveLength, {"longest": LONGEST + 1}),
+        (AdaptiveLength, {"draft_cost": -0.1}),
+        (AdaptiveLength, {"position_cost": -0.1}),
+        (AdaptiveLength, {"prior_acceptance": 1.0}),
+        (AdaptiveLength, {"min_confidence": 1.5}),
+    ],
+)
+def test_values_that_make_no_sense_are_refused(rule: type, settings: dict):
+    with pytest.raises(OptionError):
+        rule(**settings)
+
+
+def test_a_rule_describes_itself_with_all_its_numbers():
+    described = describe(AdaptiveLength(draft_cost=0.25))
+    assert described["rule"] == "AdaptiveLength"
+    assert described["draft_cost"] == 0.25
+    assert AdaptiveLength(**{k: v for k, v in described.items() if k != "rule"}) == AdaptiveLength(
+        draft_cost=0.25
+    )

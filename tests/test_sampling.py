@@ -1,0 +1,201 @@
+"""The transforms: against transformers' own processors, and against one position at a time."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from stet.errors import OptionError
+from stet.sampling import Sampler, SamplingParams, draw, one_hot
+from tests.lossless import law
+
+CPU = torch.device("cpu")
+VOCAB = 12
+few = settings(max_examples=60, deadline=None, derandomize=True)
+
+params = st.builds(
+    SamplingParams,
+    temperature=st.sampled_from([0.0, 0.3, 1.0, 1.7]),
+    top_k=st.sampled_from([0, 1, 3, 50]),
+    top_p=st.sampled_from([1.0, 0.9, 0.5, 1e-6]),
+    min_p=st.sampled_from([0.0, 0.05, 0.4, 1.0]),
+    repetition_penalty=st.sampled_from([1.0, 1.3, 0.7]),
+    logit_bias=st.sampled_from([{}, {0: 2.0, 5: -3.0}, {1: -math.inf}]),
+)
+rows = st.lists(
+    st.tuples(params, st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=6)),
+    min_size=1,
+    max_size=5,
+)
+
+
+def transformers_probs(logits: torch.Tensor, history: list[int], p: SamplingParams) -> torch.Tensor:
+    """What transformers would sample from after this history."""
+    processors = LogitsProcessorList()
+    if p.temperature != 1.0:
+        processors.append(TemperatureLogitsWarper(p.temperature))
+    if p.top_k:
+        processors.append(TopKLogitsWarper(min(p.top_k, VOCAB)))
+    if p.top_p < 1:
+        processors.append(TopPLogitsWarper(p.top_p))
+    if p.min_p:
+        processors.append(MinPLogitsWarper(p.min_p))
+    ids = torch.tensor([history])
+    scores = logits[None].clone()
+    if p.repetition_penalty != 1:
+        scores = RepetitionPenaltyLogitsProcessor(p.repetition_penalty)(ids, scores)
+    for token, bias in p.logit_bias.items():
+        scores[0, token] += bias
+    return processors(ids, scores)[0].softmax(-1)
+
+
+@few
+@given(rows, st.integers(0, 4), st.integers(0, 10_000))
+def test_every_position_of_every_row_is_as_in_transformers(many: list, width: int, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 2 * torch.randn(len(many), width + 1, VOCAB, generator=generator)
+    block = torch.randint(0, VOCAB, (len(many), width), generator=generator)
+    sampler = Sampler([p for p, _ in many], [h for _, h in many], VOCAB, CPU)
+    probs = sampler.probs(sampler.edit(logits, block))
+    for row, (p, prompt) in enumerate(many):
+        for position in range(width + 1):
+            history = prompt + block[row, :position].tolist()
+            here = logits[row, position]
+            if p.greedy:
+                reference = torch.tensor(law.transformed(here.numpy(), history, p))
+            else:
+                reference = transformers_probs(here, history, p)
+            torch.testing.assert_close(
+                probs[row, position], reference.float(), rtol=1e-4, atol=1e-6
+            )
+
+
+@few
+@given(params, st.integers(0, 10_000))
+def test_the_law_that_other_tests_rely_on_is_transformers_too(p: SamplingParams, seed: int):
+    if p.greedy:
+        return
+    logits = 2 * torch.randn(VOCAB, generator=torch.Generator().manual_seed(seed))
+    ours = law.transformed(logits.numpy(), [1, 2, 2], p)
+    reference = transformers_probs(logits, [1, 2, 2], p).double().numpy()
+    np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-6)
+
+
+@few
+@given(rows, st.lists(st.integers(0, VOCAB - 1), max_size=4), st.integers(0, 10_000))
+def test_writing_token_by_token_is_the_same_as_a_block(many: list, written: list, seed: int):
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(len(many), len(written) + 1, VOCAB, generator=generator)
+    settings = [p for p, _ in many], [h for _, h in many], VOCAB, CPU
+    block = torch.tensor([written] * len(many), dtype=torch.long)
+    at_once = Sampler(*settings).edit(logits, block)
+    sampler = Sampler(*settings)
+    for position in range(len(written) + 1):
+        single = sampler.edit(logits[:, position : position + 1])
+        assert torch.equal(single[:, 0], at_once[:, position])
+        if position < len(written):
+            sampler.wrote(block[:, position])
+
+
+def test_a_row_does_not_depend_on_the_others():
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(2, 3, VOCAB, generator=generator)
+    block = torch.randint(0, VOCAB, (2, 2), generator=generator)
+    plain = SamplingParams(temperature=0.7)
+    busy = SamplingParams(
+        temperature=1.2, top_k=4, min_p=0.1, repetition_penalty=2.0, logit_bias={2: 9.0}
+    )
+    both = Sampler([plain, busy], [[1], [2]], VOCAB, CPU)
+    alone = Sampler([plain], [[1]], VOCAB, CPU)
+    found = both.probs(both.edit(logits, block))[:1]
+    expected = alone.probs(alone.edit(logits[:1], block[:1]))
+    torch.testing.assert_close(found, expected)
+
+
+def test_logits_pass_untouched_where_nothing_edits_them():
+    logits = torch.randn(1, 1, VOCAB)
+    assert Sampler([SamplingParams(temperature=0.5)], [[0]], VOCAB, CPU).edit(logits) is logits
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-12, 1e-40, 1e3])
+def test_extreme_temperatures_stay_distributions(temperature: float):
+    logits = torch.tensor([[[1.0, 30.0, -4.0, 29.0]]])
+    probs = Sampler([SamplingParams(temperature=temperature)], [[0]], 4, CPU).probs(logits)
+    assert probs.isfinite().all()
+    assert probs.sum().item() == pytest.approx(1)
+    assert probs.argmax() == 1
+
+
+@few
+@given(
+    st.lists(st.floats(0, 1, width=32), min_size=1, max_size=8).filter(any),
+    st.floats(0, 1, exclude_max=True, width=32),
+)
+def test_draw_inverts_the_cumulative_sum(weights: list[float], u: float):
+    token = int(draw(torch.tensor([weights]), torch.tensor([u]))[0])
+    assert weights[token] > 0
+    before, total = math.fsum(weights[:token]), math.fsum(weights)
+    assert before <= u * total * (1 + 1e-9) + 1e-12
+    assert u * total <= (before + weights[token]) * (1 + 1e-9)
+
+
+def test_draw_follows_the_weights():
+    weights = torch.tensor([[0.0, 3.0, 1.0, 0.0, 4.0]]).expand(8000, -1)
+    u = torch.rand(8000, generator=torch.Generator().manual_seed(0))
+    counts = Counter(draw(weights, u).tolist())
+    assert set(counts) == {1, 2, 4}
+    assert stats.chisquare([counts[t] for t in (1, 2, 4)], [3000, 1000, 4000]).pvalue > 1e-4
+
+
+def test_draw_at_both_ends():
+    weights = torch.tensor([[0.0, 1.0, 1.0, 0.0]]).expand(2, -1)
+    assert draw(weights, torch.tensor([0.0, 1 - 2**-24])).tolist() == [1, 2]
+
+
+def test_one_hot_is_certain():
+    assert one_hot(torch.tensor([[1], [0]]), 3).tolist() == [[[0, 1, 0]], [[1, 0, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("temperature", -0.1),
+        ("temperature", math.nan),
+        ("temperature", math.inf),
+        ("top_k", -1),
+        ("top_p", 0.0),
+        ("top_p", 1.1),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("repetition_penalty", 0.0),
+        ("repetition_penalty", math.inf),
+        ("seed", 2**63),
+        ("seed", -(2**63) - 1),
+        ("logit_bias", {-1: 1.0}),
+        ("logit_bias", {1: math.nan}),
+        ("logit_bias", {1: math.inf}),
+    ],
+)
+def test_values_out_of_range_are_refused_by_name(option: str, value):
+    with pytest.raises(OptionError, match=option):
+        SamplingParams(**{option: value})
+
+
+def test_a_bias_beyond_the_vocabulary_is_refused():
+    with pytest.raises(OptionError, match="token 12"):
+        Sampler([SamplingParams(logit_bias={12: 1.0})], [[0]], VOCAB, CPU)

@@ -1,0 +1,190 @@
+"""A sequence: what it commits, where each token came from, and when it ends."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stet.draft_length import FixedLength
+from stet.engine.operations import Block
+from stet.engine.runner import Row
+from stet.sampling import SamplingParams
+from stet.sequence import OVERRULED, Limits, Ruling, Sequence
+from tests.tiny import Letters
+
+
+def ruling(drafted: list[int], kept: int, following: int | None, **more) -> Ruling:
+    reasons = ["accepted"] * kept + ["corrected"]
+    return Ruling(drafted, kept, following, more.pop("reasons", reasons), **more)
+
+
+def sequence(count: int = 20, **limits) -> Sequence:
+    return Sequence([9, 9], limits=Limits(count, **limits), decoder=Letters())
+
+
+def test_a_ruling_appends_what_stands_and_what_follows():
+    s = sequence()
+    s.commit(ruling([1, 2, 3], 2, 7))
+    assert s.answer == [1, 2, 7]
+    assert s.origins == ["draft", "draft", "target"]
+    assert s.reasons == ["accepted", "accepted", "corrected"]
+    assert (s.round, s.remaining, s.finished) == (1, 17, False)
+    assert s.text() == "bch"
+
+
+def test_a_token_that_is_held_back_does_not_appear():
+    s = sequence()
+    s.commit(ruling([1, 2, 3], 2, None))
+    assert s.answer == [1, 2]
+    assert s.blocks[0].next_token is None
+
+
+def test_a_block_that_nobody_verifies_is_the_drafts_own():
+    s = sequence()
+    s.commit(Block(2, known=[4, 5]))
+    assert s.answer == [4, 5]
+    assert s.origins == ["draft"] * 2
+    assert s.counters.drafted_tokens == 0
+    assert s.counters.draft_passes == 2
+
+
+def test_tokens_beyond_the_limit_are_dropped():
+    s = sequence(4, probabilities=True)
+    s.commit(ruling([1, 2, 3], 3, 7, p_target=[0.1, 0.2, 0.3, 0.4]))
+    assert (s.finish_reason, s.answer) == ("length", [1, 2, 3, 7])
+    s = sequence(2, probabilities=True)
+    s.commit(ruling([1, 2, 3], 3, 7, p_target=[0.1, 0.2, 0.3, 0.4]))
+    assert (s.finish_reason, s.answer, s.p_target) == ("length", [1, 2], [0.1, 0.2])
+    assert (s.counters.kept_tokens, s.counters.emitted_tokens) == (2, 2)
+
+
+def test_nothing_follows_a_stop_token_and_its_text_is_left_out():
+    s = sequence(stop_token_ids=frozenset({2, 5}))
+    s.commit(ruling([1, 2, 3], 3, 7))
+    assert (s.finish_reason, s.answer, s.text()) == ("stop", [1, 2], "b")
+    assert s.counters.kept_per_position == [1, 1]
+
+
+def test_a_stop_string_may_begin_in_one_ruling_and_end_in_the_next():
+    s = sequence(stop_strings=("cde",))
+    s.commit(ruling([1, 2], 2, 3))
+    assert not s.finished
+    s.commit(ruling([4, 5], 2, 6))
+    assert (s.finish_reason, s.answer, s.text()) == ("stop", [1, 2, 3, 4], "b")
+
+
+def test_a_stop_on_the_last_token_is_a_stop():
+    s = sequence(2, stop_token_ids=frozenset({3}))
+    s.commit(ruling([1], 1, 3))
+    assert s.finish_reason == "stop"
+
+
+def test_the_next_block_leaves_room_for_the_targets_token():
+    s = sequence(6, draft_length=FixedLength(4))
+    assert s.block_size() == 4
+    s.commit(ruling([1, 2], 2, 3))
+    assert s.block_size() == 2
+    s.commit(ruling([1], 1, 3))
+    assert s.block_size() == 0
+
+
+def test_both_caches_agree_as_far_as_the_text_does():
+    s = sequence()
+    target, draft = Row(0, valid=6), Row(0, valid=5)
+    s.rows = {"target": target, "draft": draft}
+    s.commit(ruling([1, 2, 3, 4], 1, 7))
+    assert (target.valid, draft.valid) == (3, 3)
+    target.valid = draft.valid = 20
+    s.truncate(1)
+    assert (target.valid, draft.valid) == (3, 3)
+
+
+def test_overruled_positions_are_recorded():
+    s = sequence()
+    s.commit(ruling([1, 2, 3], 3, 4, reasons=["accepted", OVERRULED, "accepted", "bonus"]))
+    (block,) = s.blocks
+    assert (block.position, block.drafted, block.kept) == (0, [1, 2, 3], 3)
+    assert (block.overruled, block.next_token) == ([1], 4)
+
+
+pieces = st.lists(
+    st.tuples(st.lists(st.integers(0, 5), max_size=4), st.integers(0, 4), st.integers(0, 5)),
+    min_size=1,
+    max_size=6,
+)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(pieces, st.integers(0, 20), st.lists(st.sampled_from(["ab", "cc", "dab"]), max_size=2))
+def test_truncating_is_as_if_the_rest_was_never_written(many: list, cut: int, stop: list[str]):
+    limits = Limits(25, frozenset({5}), tuple(stop), probabilities=True, stream=True)
+    s = Sequence([9], limits=limits, decoder=Letters())
+    for drafted, kept, following in many:
+        if not s.finished:
+            kept = min(kept, len(drafted))
+            s.commit(ruling(drafted, kept, following, p_target=[0.5] * (kept + 1)))
+    before = list(s.answer)
+    s.truncate(cut)
+    assert s.answer == before[:cut]
+    lengths = {len(s.origins), len(s.reasons), len(s.p_target), len(s.p_draft)}
+    assert lengths == {len(s.answer)}
+    assert s.counters.emitted_tokens == len(s.answer)
+    if cut < len(before):
+        assert not s.finished
+        # What ended it can end it again.
+        for token in before[cut:]:
+            s.commit(ruling([], 0, token, p_target=[0.5]))
+        assert s.answer == before
+
+
+def test_forks_are_seeded_apart_and_repeatably():
+    def seeds(seed: int) -> list[int]:
+        found: list[int] = []
+        s = Sequence([1], SamplingParams(seed=seed))
+        for _ in range(3):
+            with s.fork(3) as children:
+                found += [c.sampling.seed for c in children]
+            s.commit(ruling([], 0, 1))
+        return found
+
+    assert seeds(4) == seeds(4)
+    assert len(set(seeds(4) + seeds(5))) == 18
+
+
+def test_adopting_a_candidate_takes_over_everything_it_wrote():
+    s = sequence(10, probabilities=True, stop_strings=("zz",))
+    s.commit(ruling([1], 1, 2, p_target=[0.5, 0.6]))
+    released: list[Sequence] = []
+    s.release = released.append
+    with s.fork(2) as children:
+        assert [c.remaining for c in children] == [8, 8]
+        children[1].commit(ruling([3, 4], 1, 5, p_target=[0.1, 0.2]))
+        s.adopt(children[1])
+    assert released == children
+    assert s.answer == [1, 2, 3, 5]
+    assert s.origins == ["draft", "target", "draft", "target"]
+    assert s.p_target == [0.5, 0.6, 0.1, 0.2]
+    assert [b.position for b in s.blocks] == [0, 2]
+    assert s.counters.emitted_tokens == 4
+    assert s.counters.drafted_tokens == 3
+    assert s.text() == "bcdf"
+
+
+def test_a_finished_candidate_finishes_its_parent():
+    s = sequence(10, stop_token_ids=frozenset({0}))
+    with s.fork(1) as (child,):
+        child.commit(ruling([], 0, 0))
+        s.adopt(child)
+    assert s.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("reason", ["cancelled", "timeout", "error"])
+def test_closing_does_not_change_how_it_ended(reason):
+    s = sequence(1)
+    s.commit(ruling([], 0, 3))
+    s.close(reason)
+    assert s.finish_reason == "length"
+    s = sequence()
+    s.close(reason)
+    assert s.finish_reason == reason

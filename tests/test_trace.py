@@ -1,0 +1,51 @@
+"""The published format of a trace."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import stet
+from stet import trace
+from stet.errors import StetError
+from stet.trace import Counters
+
+SCHEMA = Path(stet.__file__).parent / "trace.schema.json"
+
+
+def test_the_published_schema_is_the_code():
+    assert json.loads(SCHEMA.read_text()) == trace.json_schema(), (
+        "the format changed: raise trace.VERSION and run "
+        "`python -m stet.trace > src/stet/trace.schema.json`"
+    )
+
+
+def test_a_line_that_is_no_trace_is_named(tmp_path):
+    path = tmp_path / "trace.jsonl"
+    path.write_text('{"request": 1}\n')
+    with pytest.raises(StetError, match="line 1: not a trace of version 1"):
+        trace.read(path)
+
+
+def test_counters_add_up_and_speak_vllms_names():
+    one = Counters(emitted_tokens=7, drafts=3, drafted_tokens=9, kept_tokens=4, target_passes=3)
+    one.kept_per_position = [2, 1, 1]
+    total = Counters()
+    total.add(one)
+    total.add(one)
+    assert total.emitted_tokens == 14
+    assert total.kept_per_position == [4, 2, 2]
+    metrics = total.as_metrics()
+    # Of six blocks two kept nothing, two one token, none two, and two all three.
+    assert metrics["acceptance_histogram"] == [2, 2, 0, 2]
+    assert metrics["num_spec_steps"] == 6
+    assert metrics["num_accepted_draft_tokens"] == 8
+    assert metrics["mean_acceptance_length"] == pytest.approx(1 + 8 / 6)
+    assert metrics["draft_acceptance_rate"] == pytest.approx(8 / 18)
+
+
+def test_nothing_drafted_means_no_rates():
+    empty = Counters()
+    assert empty.acceptance_rate is None
+    assert empty.tokens_per_pass is None
+    assert empty.as_metrics()["acceptance_histogram"] == []
