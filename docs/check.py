@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import figures
 import typer
 
 from stet.cli import app
@@ -81,6 +82,9 @@ def main() -> int:
     for page in pages():
         name = page.relative_to(ROOT)
         problems += [f"{name}: {problem}" for problem in broken_links(page)]
+        text = page.read_text(encoding="utf-8")
+        if figures.filled(text) != text:
+            problems.append(f"{name}: figures are out of date; run `python docs/figures.py`")
         for arguments in commands(page):
             n_commands += 1
             if why := refusal(arguments):

@@ -42,7 +42,7 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "target": Recipe(layers=12, width=128, inner=352),
-    "draft": Recipe(layers=2, width=128, inner=352, minutes=20.0, seed=1),
+    "draft": Recipe(layers=2, width=192, inner=512, minutes=20.0, seed=1),
     # For studies of policies, not shipped: a draft that knows little and is sure of it, because
     # it saw few problems many times ...
     "draft-overconfident": Recipe(

@@ -20,9 +20,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from lossless import law
 from stet.errors import OptionError
 from stet.sampling import Sampler, SamplingParams, draw, one_hot
-from tests.lossless import law
 
 CPU = torch.device("cpu")
 VOCAB = 12

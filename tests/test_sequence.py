@@ -11,7 +11,7 @@ from stet.engine.operations import Block
 from stet.engine.runner import Row
 from stet.sampling import SamplingParams
 from stet.sequence import OVERRULED, Limits, Ruling, Sequence
-from tests.tiny import Letters
+from tiny import Letters
 
 
 def ruling(drafted: list[int], kept: int, following: int | None, **more) -> Ruling:

@@ -29,7 +29,7 @@ DECODER = Pieces()
 
 
 def run(tokens: list[int], stop: list[str]) -> tuple[TextStream, int, list[str]]:
-    """Push tokens until the stream stops: the stream, tokens taken in, and the pieces handed out."""
+    """Push tokens until the stream stops: the stream, the tokens it took, what it handed out."""
     stream = TextStream(DECODER, stop)
     pieces: list[str] = []
     taken = 0

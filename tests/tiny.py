@@ -56,7 +56,7 @@ def near(model: LlamaForCausalLM, noise: float, seed: int = 1) -> LlamaForCausal
 
 
 def loaded(model: Any, role: Any = "target") -> LoadedModel:
-    """A copy of the model as the loader would hand it over; the original stays transformers' own."""
+    """A copy of the model as the loader hands it over; the original stays transformers' own."""
     return prepare_model(deepcopy(model), name=f"tiny-{role}", role=role, self_check=False)
 
 

@@ -142,7 +142,8 @@ class Sampler:
 
         self._greedy = upload([p.greedy for p in self.params], self.device)
         self._mixed = any(p.greedy for p in self.params)
-        self._temperature = column([p.temperature or 1.0 for p in self.params])
+        # Far below any difference that matters, and no logit divided by it leaves float32.
+        self._temperature = column([max(p.temperature, 1e-6) for p in self.params])
         if self._truncates:
             full = self.vocab_size
             self._top_k = column([min(p.top_k or full, full) for p in self.params])

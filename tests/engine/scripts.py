@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 
 import torch
 
+import tiny
 from stet.engine.operations import EMPTY, Draft, Join, Program, Score
 from stet.policies import STANDARD_REASONS, Blocks, Exact, Need, Verdict, at
 from stet.sequence import Limits, Sequence
-from tests import tiny
 
 VOCAB = 40
 TARGET = tiny.llama(vocab=VOCAB, seed=21)

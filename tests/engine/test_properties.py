@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import tiny
+from engine import scripts
 from stet.draft_length import AdaptiveLength, FixedLength
 from stet.engine.operations import EMPTY, Draft, Join, Score
 from stet.policies import Block, Exact
 from stet.programs import speculative
 from stet.sampling import SamplingParams
 from stet.sequence import Limits, Sequence
-from tests import tiny
-from tests.engine import scripts
 
 few = settings(max_examples=20, deadline=None, derandomize=True)
 

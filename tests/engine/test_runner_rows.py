@@ -105,6 +105,12 @@ def test_a_sequence_may_fill_the_cache_exactly() -> None:
     batch = torch.stack([tokens, tokens])
     logits = run.forward(rows, batch, [0, 0], [16, 3]).logits
     torch.testing.assert_close(logits[0], alone(loaded(), tokens), atol=1e-4, rtol=0)
+    # Pads leave nothing behind, and their positions may lie past the end.
+    assert not run.cache.keys[0][1, :, 3:16].any()
+    rows[0].valid = 14
+    logits = run.forward(rows, batch[:, 11:], [14, 3], [1, 4]).logits
+    assert not run.cache.keys[0][1, :, 7:16].any()
+    assert rows[0].valid == 15
 
 
 @pytest.mark.parametrize(("starts", "counts"), [([6], None), ([-1], None), ([0], [4]), ([0], [-1])])
@@ -192,6 +198,20 @@ def test_nan_does_not_outlive_its_row() -> None:
         wanted = alone(loaded(), tokens)
         torch.testing.assert_close(logits[0], wanted[4:10], atol=1e-4, rtol=0)
         torch.testing.assert_close(logits[1], wanted[start : start + 6], atol=1e-4, rtol=0)
+
+
+def test_a_new_row_does_not_inherit_nan() -> None:
+    run = Runner(loaded(), max_rows=2, max_length=64)
+    tokens = text(20, 0)
+    first, second = run.allocate(), run.allocate()
+    run.forward([first, second], torch.stack([tokens, tokens]), [0, 0])
+    poison(run, second, 20)
+    run.release(second)
+    fresh = run.allocate()
+    first.valid = 18
+    block = torch.stack([tokens[18:], tokens[:2]])
+    logits = run.forward([first, fresh], block, [18, 0]).logits
+    torch.testing.assert_close(logits[1], alone(loaded(), tokens)[:2], atol=1e-4, rtol=0)
 
 
 def test_scrub_empties_a_row() -> None:

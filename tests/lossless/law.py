@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import stats
-from tests import tiny
 
+import tiny
 from stet.draft_length import DraftLength, FixedLength
 from stet.engine.engine import Request
 from stet.policies import Block, Exact, TokenPolicy
@@ -134,8 +134,8 @@ class Case:
         policy: the rule; lossless.
         length: of the blocks.
         sampling: without a seed; each request gets its own.
-        draft: how far the draft is from the target: 0 is the same model, "other" is unrelated, None
-            is prompt lookup.
+        draft: how far the draft is from the target: 0 is the same model, a name is one of
+            `UNRELATED`, None is prompt lookup.
         vocab: tokens in the vocabulary.
         count: tokens in an answer.
         chunk: of the prefill.
@@ -177,14 +177,19 @@ class Sample:
 PROMPTS = ([1, 0], [0, 1, 1, 0, 0, 1, 1, 0, 0, 1])
 
 
+# Drafts that know nothing of the target; "opposed" hardly ever means the same token.
+UNRELATED = {"other": 11, "opposed": 30}
+
+
 @cache
 def models(vocab: int, draft: float | str | None) -> tuple[Any, Any]:
     """A target and a draft; cached, for they are not changed."""
     target = tiny.llama(vocab=vocab, layers=1, width=16, seed=3, scale=0.35)
     if draft is None:
         return target, None
-    if draft == "other":
-        return target, tiny.llama(vocab=vocab, layers=1, width=16, seed=11, scale=0.35)
+    if draft in UNRELATED:
+        seed = UNRELATED[draft]
+        return target, tiny.llama(vocab=vocab, layers=1, width=16, seed=seed, scale=0.35)
     return target, tiny.near(target, float(draft))
 
 
@@ -254,4 +259,3 @@ def name(case: Case) -> str:
     if case.stops:
         words.append("stops")
     return "-".join(words)
-

@@ -6,12 +6,12 @@ from functools import cache
 
 import pytest
 
+import tiny
 from stet.draft_length import AdaptiveLength, DraftLength, FixedLength
 from stet.policies import Block, Exact, TokenPolicy
 from stet.programs import autoregressive
 from stet.sampling import SamplingParams
 from stet.sequence import Limits
-from tests import tiny
 
 VOCAB, COUNT = 50, 24
 TARGET = tiny.llama(vocab=VOCAB, seed=5)

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
+from lossless import law
 from stet.policies import ACCEPT, NEXT, Block, Blocks, Exact, TokenPolicy
 from stet.policies.base import DRAFT
 from stet.sampling import Sampler, SamplingParams, draw
-from tests.lossless import law
 
 ROWS = 8192
 KINDS = ("random", "zeros", "equal", "near-disjoint", "disjoint")

@@ -294,7 +294,10 @@ class Engine:
         request.sequence.close("cancelled")
         # Children first: closing a parent may leave a `with` block that frees their rows.
         for process in sorted(request.processes, key=_depth, reverse=True):
-            process.program.close()
+            try:
+                process.program.close()
+            except Exception as error:
+                request.error = request.error or error
             if isinstance(process.pending, (Draft, Score)):
                 self._release(process.pending.sequence)
         self._drafts = [p for p in self._drafts if p.request is not request]

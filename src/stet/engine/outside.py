@@ -9,6 +9,8 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, Generic, TypeVar
 
+from stet.errors import StetError
+
 W = TypeVar("W")
 
 
@@ -36,6 +38,9 @@ class Outside(Generic[W]):
         if self._pending:
             for future in self._done(wait):
                 waiter = self._pending.pop(future)
+                if future.cancelled():
+                    into.append((waiter, StetError("What the program awaited was cancelled.")))
+                    continue
                 error = future.exception()
                 into.append((waiter, future.result() if error is None else error))
 

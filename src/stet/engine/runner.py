@@ -13,6 +13,7 @@ from torch import Tensor
 from stet.engine.attention import AlignedMasks, CacheView, Span
 from stet.engine.compiled import LONGEST, CompiledPasses
 from stet.engine.kv_cache import KVCache
+from stet.engine.spans import divide
 from stet.errors import CapacityError
 
 if TYPE_CHECKING:
@@ -364,43 +365,14 @@ class Runner:
         if counts is not None and min(counts) < width:
             columns = positions.masked_fill(positions >= stops, cache.capacity)
             positions = torch.minimum(positions, (stops - 1).clamp_(min=0))
-        spans = self._spans(indices, width, starts, ends, positions)
+        spans = divide(indices, width, starts, ends, positions, self._span_cost)
+        if len(spans) > 4 and self.device.type != "cpu":
+            # There copying keys costs less than the launches of so many spans.
+            spans = [Span(0, batch, 0, max(1, *ends), positions, aligned=False, gather=table[0])]
         view = CacheView(
             cache.keys, cache.values, spans, self._masks, self._slots, rows=where, columns=columns
         )
         return view, positions
-
-    def _spans(
-        self,
-        indices: Sequence[int],
-        width: int,
-        starts: Sequence[int],
-        ends: Sequence[int],
-        positions: Tensor,
-    ) -> list[Span]:
-        """Divide a batch into spans of neighbouring rows of similar length."""
-        spans: list[Span] = []
-        batch, cost = len(indices), self._span_cost
-        first, longest = 0, max(ends[0], 1)
-        for b in range(1, batch + 1):
-            if b < batch:
-                end, size = max(ends[b], 1), b - first
-                together = (size + 1) * max(longest, end)
-                if indices[b] == indices[b - 1] + 1 and together <= size * longest + end + cost:
-                    longest = max(longest, end)
-                    continue
-            aligned = all(
-                starts[i] + width == longest and ends[i] == longest for i in range(first, b)
-            )
-            part = None if aligned else positions[first:b]
-            spans.append(Span(first, b, indices[first], longest, part, aligned=aligned))
-            if b < batch:
-                first, longest = b, max(ends[b], 1)
-        if len(spans) > 4 and self.device.type != "cpu":
-            # There copying keys costs less than the launches of so many spans.
-            gather = torch.tensor(indices).pin_memory().to(self.device, non_blocking=True)
-            return [Span(0, batch, 0, max(1, *ends), positions, aligned=False, gather=gather)]
-        return spans
 
     def _body(self, tokens: Tensor, positions: Tensor, view: CacheView) -> Tensor:
         """The last hidden state."""

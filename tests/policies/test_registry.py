@@ -1,0 +1,91 @@
+"""Policies by name: the built-in ones, a script's own, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import pytest
+
+from stet.errors import OptionError
+from stet.policies import (
+    Block,
+    Exact,
+    TokenPolicy,
+    available,
+    parameters,
+    register,
+    registry,
+    resolve,
+)
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> type:
+    """A policy with a parameter, registered for one test."""
+    monkeypatch.setattr(registry, "_policies", dict(registry._policies))
+
+    @register
+    @dataclass(frozen=True)
+    class Own(Exact):
+        name: ClassVar[str] = "own"
+        lossless: ClassVar[bool] = False
+        limit: float = 0.5
+
+    return Own
+
+
+def test_the_built_in_policies_are_found_and_lossless():
+    known = {cls.name: cls for cls in available()}
+    assert known["exact"] is Exact
+    assert known["block"] is Block
+    for name in ("exact", "block"):
+        policy = resolve(name)
+        assert isinstance(policy, TokenPolicy)
+        assert policy.lossless
+        assert parameters(policy) == {}
+
+
+def test_a_registered_policy_is_made_with_its_parameters(own: type):
+    assert resolve("own") == own(0.5)
+    assert parameters(resolve("own", {"limit": 0.7})) == {"limit": 0.7}
+    assert own in available()
+
+
+def test_a_finished_policy_passes_through(own: type):
+    policy = own(0.3)
+    assert resolve(policy) is policy
+    with pytest.raises(OptionError, match="finished"):
+        resolve(policy, {"limit": 0.1})
+
+
+def test_unknown_names_and_parameters_are_refused_with_the_known_ones(own: type):
+    with pytest.raises(OptionError, match="block, exact, own"):
+        resolve("exakt")
+    with pytest.raises(OptionError, match="'threshold'; it has: limit"):
+        resolve("own", {"threshold": 1})
+    with pytest.raises(OptionError, match="it has: none"):
+        resolve("exact", {"threshold": 1})
+
+
+def test_two_policies_cannot_share_a_name(own: type):
+    class Another(own):
+        pass
+
+    with pytest.raises(OptionError, match="exists already"):
+        register(Another)
+
+
+def test_an_entry_point_of_another_package_is_found(monkeypatch: pytest.MonkeyPatch):
+    @dataclass(frozen=True)
+    class Elsewhere(Exact):
+        name: ClassVar[str] = "elsewhere"
+
+    class Entry:
+        def load(self) -> type:
+            return Elsewhere
+
+    monkeypatch.setattr(registry, "_policies", dict(registry._policies))
+    monkeypatch.setattr(registry, "_loaded_entry_points", False)
+    monkeypatch.setattr(registry, "entry_points", lambda group: [Entry()])
+    assert resolve("elsewhere") == Elsewhere()
