@@ -194,6 +194,9 @@ def test_last_logits_and_hidden_state(family: str) -> None:
     assert result.hidden is not None
     for b, count in enumerate(counts):
         close(result.hidden[b, :count], hidden[b, :count])
+    for count in (1, 2):  # the same for all rows, and less than the width
+        result = run.forward(rows, tokens[:, :3], [0] * 3, [count] * 3, logits="last")
+        close(result.logits[:, 0], wanted[:, count - 1])
     nothing = run.forward(rows, tokens[:, :2], [0] * 3, logits="none")
     assert nothing.logits.shape == (3, 0, VOCAB)
     assert nothing.hidden is None

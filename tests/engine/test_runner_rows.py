@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from families import VOCAB, build
+from families import CONTEXT, VOCAB, build
 from stet.engine.runner import Row, Runner
 from stet.errors import CapacityError
 from stet.models import LoadedModel, prepare_model
@@ -111,6 +111,18 @@ def test_a_sequence_may_fill_the_cache_exactly() -> None:
     logits = run.forward(rows, batch[:, 11:], [14, 3], [1, 4]).logits
     assert not run.cache.keys[0][1, :, 7:16].any()
     assert rows[0].valid == 15
+
+
+def test_pads_past_the_last_learned_position() -> None:
+    model = prepare_model(build("gpt2"), self_check=False)
+    run = Runner(model, max_rows=1, max_length=CONTEXT)
+    row = run.allocate()
+    run.forward([row], text(CONTEXT - 2, 0)[None], [0], logits="none")
+    block = text(4, 1)[None]
+    padded = run.forward([row], block, [CONTEXT - 2], [2]).logits[:, :2]
+    row.valid = CONTEXT - 2
+    plain = run.forward([row], block[:, :2], [CONTEXT - 2]).logits
+    torch.testing.assert_close(padded, plain, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(("starts", "counts"), [([6], None), ([-1], None), ([0], [4]), ([0], [-1])])

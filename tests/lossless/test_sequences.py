@@ -27,7 +27,7 @@ DRAFTS = [
     *both(draft=0.005, length=FixedLength(5)),
     *both(draft=0.6, sampling=HOT),
     *both(draft="other", length=FixedLength(2)),
-    *both(draft="opposed", sampling=SamplingParams(temperature=0.6), length=FixedLength(2)),
+    *both(draft="opposed", sampling=SamplingParams(temperature=0.5), length=FixedLength(2)),
     *both(draft=None, length=FixedLength(5), sampling=HOT),
 ]
 TRANSFORMS = [
@@ -83,11 +83,11 @@ def test_the_cases_reach_from_hardly_any_acceptance_to_nearly_all():
     def acceptance(**settings) -> float:
         return law.sample(Case(**settings, samples=256)).acceptance
 
-    sampling = SamplingParams(temperature=0.6)
+    sampling = SamplingParams(temperature=0.5)
     low = acceptance(draft="opposed", sampling=sampling, length=FixedLength(2))
     middle = acceptance()
     high = acceptance(draft=0.005, length=FixedLength(5))
-    assert 0 < low < 0.08
+    assert 0 < low < 0.1
     assert 0.2 < middle < 0.8
     assert high > 0.94
     assert acceptance(draft=0.0, sampling=HOT) == 1
