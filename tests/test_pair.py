@@ -6,14 +6,14 @@ import threading
 
 import pytest
 import torch
-from families import VOCAB, WORDS, save, tokenizer
 from jsonschema import Draft202012Validator
-from tiny import greedy, llama, near
 
 import stet
+from families import VOCAB, WORDS, save, tokenizer
 from stet import trace
 from stet.errors import CapacityError, LoadError, OptionError, StetError, TokenizerMismatch
-from stet.pair import load_pair
+from stet.load import load_pair
+from tiny import greedy, llama, near
 
 PROMPT = "how many"
 

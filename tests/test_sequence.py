@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from stet.draft_length import FixedLength
 from stet.engine.operations import Block
-from stet.engine.runner import Row
+from stet.engine.rows import Row
 from stet.sampling import SamplingParams
 from stet.sequence import OVERRULED, Limits, Ruling, Sequence
 from tiny import Letters

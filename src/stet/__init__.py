@@ -17,7 +17,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if TYPE_CHECKING:
     from stet.draft_length import AdaptiveLength, FixedLength
     from stet.errors import StetError
-    from stet.pair import Pair, load_pair
+    from stet.load import load_pair
+    from stet.pair import Pair
     from stet.policies import Block, Exact
     from stet.result import Chunk, Result
 
@@ -30,7 +31,7 @@ _HOMES = {
     "Pair": "stet.pair",
     "Result": "stet.result",
     "StetError": "stet.errors",
-    "load_pair": "stet.pair",
+    "load_pair": "stet.load",
 }
 
 __all__ = [

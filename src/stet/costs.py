@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from stet.engine.runner import Row, Runner
+from stet.engine.rows import Row
+from stet.engine.runner import Runner
 from stet.models.model import LoadedModel
 
 

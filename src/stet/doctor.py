@@ -19,7 +19,8 @@ from stet.forecast import Acceptance, Forecast, RequestCosts, forecast
 from stet.trace import Counters, RequestTrace
 
 if TYPE_CHECKING:
-    from stet.pair import Pair, Prompt
+    from stet.options import Prompt
+    from stet.pair import Pair
     from stet.result import Result
 
 MEASURED = (1, 4, 12)

@@ -116,7 +116,7 @@ class AdaptiveLength:
 
     draft_cost: float = 0.2
     position_cost: float = 0.02
-    longest: int = 16
+    longest: int = 15
     by_confidence: bool = False
     min_confidence: float = 0.0
     prior_acceptance: float = 0.8

@@ -14,7 +14,7 @@ from stet.trace import BlockRecord, Counters, FinishReason, Origin
 
 if TYPE_CHECKING:
     from stet.engine.operations import Block
-    from stet.engine.runner import Row
+    from stet.engine.rows import Row
 
 Role = Literal["target", "draft"]
 """Which model of the pair."""

@@ -47,7 +47,7 @@ def test_options_reach_the_pair(run, pair):
 
 
 def test_every_option_is_one_that_the_pair_knows(run, pair):
-    from stet.pair import Options
+    from stet.options import Options
 
     run("generate", "hello")
     assert set(pair.calls[0][2]) <= set(Options.__annotations__)

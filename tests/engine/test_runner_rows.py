@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from families import CONTEXT, VOCAB, build
-from stet.engine.runner import Row, Runner
+from stet.engine.rows import Row
+from stet.engine.runner import Runner
 from stet.errors import CapacityError
 from stet.models import LoadedModel, prepare_model
 
@@ -164,7 +165,7 @@ def poison(run: Runner, row: Row, length: int) -> None:
     """Fill a row's cache with NaN, as a forward of a broken request would."""
     for tensor in (*run.cache.keys, *run.cache.values):
         tensor[row.index, :, :length] = float("nan")
-    run._used[row.index] = max(run._used[row.index], length)
+    run._rows._used[row.index] = max(run._rows._used[row.index], length)
 
 
 @pytest.mark.parametrize("model", [loaded, sliding])

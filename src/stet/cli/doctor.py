@@ -14,7 +14,8 @@ from stet.forecast import LENGTHS
 
 if TYPE_CHECKING:
     from stet.doctor import Diagnosis
-    from stet.pair import Pair, Prompt
+    from stet.options import Prompt
+    from stet.pair import Pair
 
 MARKS = {"use": "bold green", "marginal": "bold yellow", "avoid": "bold red"}
 

@@ -27,7 +27,8 @@ from stet.errors import OptionError
 from stet.trace import Counters
 
 if TYPE_CHECKING:
-    from stet.pair import Pair, Prompt
+    from stet.options import Prompt
+    from stet.pair import Pair
     from stet.result import Result
 
 POLICY = "Policy"

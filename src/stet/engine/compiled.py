@@ -1,8 +1,9 @@
 """Short passes of a runner through `torch.compile`, compiled in the background.
 
-Two graphs per block width serve all batches and lengths: one for a single row, one for two rows or
-more. Sizes that vary (rows, slots read, first row) are carried by the shapes of tensors and marked
-dynamic. Until a graph is ready, and for passes it does not fit, the runner goes on without it.
+A pass is padded to one of a few widths, and two graphs per width serve all batches and lengths: one
+for a single row, one for two rows or more. Sizes that vary (rows, slots read, first row) are
+carried by the shapes of tensors and marked dynamic. Until a graph is ready, and for passes it does
+not fit, the runner goes on without it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from stet.engine.attention import AlignedMasks, CacheView, Span
 from stet.engine.kv_cache import KVCache
@@ -23,15 +25,22 @@ from stet.engine.kv_cache import KVCache
 if TYPE_CHECKING:
     from stet.models.model import LoadedModel
 
-LONGEST = 16
+WIDTHS = (1, 2, 4, 8, 16)
+"""Widths that are compiled: a block may have any length, and each graph takes long to make."""
+
+LONGEST = WIDTHS[-1]
 """Widest pass that is compiled; a prefill gains nothing."""
 
 _ASKED = 3  # how often a width must be asked for before it is compiled
-_MOST_WIDTHS = 6
 _ANCHOR = 7
 _CUDA_LENGTH = 256  # lengths are rounded up to multiples, since each has a CUDA graph of its own
 
 Pass = Callable[..., tuple[Tensor, Tensor]]
+
+
+def _key(batch: int, width: int) -> tuple[bool, int]:
+    """Which graph serves a batch: for several rows or one, and how wide."""
+    return batch > 1, next(w for w in WIDTHS if w >= width)
 
 
 class CompiledPasses:
@@ -61,7 +70,7 @@ class CompiledPasses:
 
     def find(self, batch: int, width: int) -> Pass | None:
         """The compiled pass for a batch, or None; asking often enough gets it compiled."""
-        key = (batch > 1, width)
+        key = _key(batch, width)
         ready = self._ready.get(key)
         if ready is None and self.failure is None:
             self._asked[key] += 1
@@ -72,12 +81,7 @@ class CompiledPasses:
 
     def request(self, batch: int, width: int) -> None:
         """Have the pass for a batch compiled: in the background on a CPU, at once on CUDA."""
-        key = (batch > 1, width)
-        with self._changed:
-            widths = {w for _, w in self._asked}
-            if width > LONGEST or (width not in widths and len(widths) >= _MOST_WIDTHS):
-                return
-            self._asked[key] = max(self._asked[key], _ASKED)
+        key = _key(batch, width)
         if self._cuda:
             # CUDA graphs belong to the thread that captures them.
             self._compile(key)
@@ -89,7 +93,7 @@ class CompiledPasses:
 
     def wait(self, batch: int, width: int, timeout: float | None = None) -> bool:
         """Wait until a requested pass is ready; False if it failed or time ran out."""
-        key = (batch > 1, width)
+        key = _key(batch, width)
         with self._changed:
             self._changed.wait_for(lambda: key in self._ready or self.failure is not None, timeout)
             return key in self._ready
@@ -115,9 +119,11 @@ class CompiledPasses:
             Logits [B, T, V] in float32 and the last hidden state [B, T, D].
         """
         length = max(ends)
+        width = tokens.shape[1]
         # A graph is for one kind of tensor and one set of strides (even of a size of 1); any other
         # would be compiled for again.
-        tokens = tokens.clone(memory_format=torch.contiguous_format)
+        _, padded = _key(len(rows), width)
+        tokens = pad(tokens, (0, padded - width)).clone(memory_format=torch.contiguous_format)
         table = torch.tensor([list(rows), list(starts), list(ends)])
         if self._cuda:
             length = min(-(-length // _CUDA_LENGTH) * _CUDA_LENGTH, self.cache.capacity)
@@ -131,6 +137,7 @@ class CompiledPasses:
             self.cache.keys,
             self.cache.values,
         )
+        logits, hidden = logits[:, :width], hidden[:, :width]
         if self._cuda:  # the next replay overwrites them
             return logits.clone(), hidden.clone()
         return logits, hidden

@@ -13,26 +13,12 @@ from torch import Tensor
 from stet.engine.attention import AlignedMasks, CacheView, Span
 from stet.engine.compiled import LONGEST, CompiledPasses
 from stet.engine.kv_cache import KVCache
+from stet.engine.rows import Row, Rows
 from stet.engine.spans import divide
 from stet.errors import CapacityError
 
 if TYPE_CHECKING:
     from stet.models.model import LoadedModel
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """A place in a runner's cache, held by one sequence.
-
-    Attributes:
-        index: row of the cache tensors. It may change when another row is released, so never copy
-            it; -1 once released.
-        valid: number of cached tokens that agree with the sequence's token list. Lowering it
-            rewinds the row.
-    """
-
-    index: int
-    valid: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,27 +78,35 @@ class Runner:
         self.max_rows = max_rows
         self.max_length = max_length
         self.passes = 0
-        grow = self.device.type == "cpu" and not compile
+        grow = self.device.type == "cpu"
         with torch.inference_mode():
             self.cache = KVCache(model.layers, rows=max_rows, max_length=max_length, grow=grow)
             self._slots = torch.arange(max_length, device=self.device)
         self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
         self._compiled: CompiledPasses | None = None
-        if compile and model.head is not None and max_length > 8:
-            with torch.inference_mode():
-                self._compiled = CompiledPasses(model, self.cache, self._masks)
-        self._live: list[Row] = []
-        # Per cache row, how many of its slots may hold something other than zero.
-        self._used = [0] * max_rows
+        if compile:
+            self.start_compiling()
+        self._rows = Rows(self.cache, model.name)
         # In slots: extra slots that are read before one more span is worth its fixed cost (about
         # 12 us per layer on a CPU, launch latency on an accelerator).
         work = max(1, model.layers[0].key_heads * model.layers[0].key_size)
         self._span_cost = 24_000 // work if self.device.type == "cpu" else 4_000_000 // work
 
+    def start_compiling(self) -> None:
+        """From now on run short passes through `torch.compile`, each as soon as it is compiled.
+
+        On a CPU that happens in the background. The cache is brought to its full size first.
+        """
+        if self._compiled is None and self.model.head is not None and self.max_length > 8:
+            with torch.inference_mode():
+                if self.cache.ensure(self.max_length):
+                    self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
+                self._compiled = CompiledPasses(self.model, self.cache, self._masks)
+
     @property
     def rows_in_use(self) -> int:
         """Number of live rows."""
-        return len(self._live)
+        return self._rows.count
 
     def allocate(self) -> Row:
         """An empty row.
@@ -120,29 +114,11 @@ class Runner:
         Raises:
             CapacityError: all rows are taken.
         """
-        index = len(self._live)
-        if index == self.max_rows:
-            raise CapacityError(
-                f"All {self.max_rows} rows of {self.model.name} are taken; "
-                "release one or make the runner with more max_rows."
-            )
-        self._wipe(index, 0)
-        row = Row(index)
-        self._live.append(row)
-        return row
+        return self._rows.allocate()
 
     def release(self, row: Row) -> None:
         """Give a row back; harmless if it already was. The last row moves into the hole."""
-        if row.index < 0:
-            return
-        hole, last = row.index, self._live.pop()
-        if last is not row:
-            with torch.inference_mode():
-                self.cache.copy(last.index, [hole], last.valid)
-            self._live[hole] = last
-            last.index = hole
-            self._wipe(hole, last.valid)
-        row.index, row.valid = -1, 0
+        self._rows.release(row)
 
     def fork(self, row: Row, count: int) -> list[Row]:
         """New rows that start with the valid tokens of `row`, copied, not recomputed.
@@ -150,18 +126,7 @@ class Runner:
         Raises:
             CapacityError: fewer than `count` rows are free; none is taken then.
         """
-        free = self.max_rows - len(self._live)
-        if count > free:
-            raise CapacityError(
-                f"{count} rows of {self.model.name} are needed and {free} are free; "
-                "ask for fewer candidates or make the runner with more max_rows."
-            )
-        children = [self.allocate() for _ in range(count)]
-        with torch.inference_mode():
-            self.cache.copy(row.index, [c.index for c in children], row.valid)
-        for child in children:
-            child.valid = self._used[child.index] = row.valid
-        return children
+        return self._rows.fork(row, count)
 
     def scrub(self, row: Row) -> None:
         """Empty a row and zero its memory, for one that produced a value that is not finite.
@@ -169,15 +134,7 @@ class Runner:
         Masked slots still poison attention if they hold NaN. Rows are zeroed when allocated, so
         this is only needed before such a row is used again by the same sequence.
         """
-        self._wipe(row.index, 0)
-        row.valid = 0
-
-    def _wipe(self, index: int, start: int) -> None:
-        """Zero what row `index` holds from slot `start` on."""
-        if start < self._used[index]:
-            with torch.inference_mode():
-                self.cache.clear(index, start, self._used[index])
-        self._used[index] = start
+        self._rows.scrub(row)
 
     @torch.inference_mode()
     def forward(
@@ -222,8 +179,7 @@ class Runner:
             result = self._run(rows, tokens, starts, counts, ends, logits, hidden)
         for row, end in zip(rows, ends, strict=True):
             row.valid = end
-            if end > self._used[row.index]:
-                self._used[row.index] = end
+        self._rows.wrote(rows, ends)
         self.passes += 1
         return result
 

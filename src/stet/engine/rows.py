@@ -1,0 +1,107 @@
+"""Who holds which row of a cache."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from stet.engine.kv_cache import KVCache
+from stet.errors import CapacityError
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """A place in a runner's cache, held by one sequence.
+
+    Attributes:
+        index: row of the cache tensors. It may change when another row is released, so never copy
+            it; -1 once released.
+        valid: number of cached tokens that agree with the sequence's token list. Lowering it
+            rewinds the row.
+    """
+
+    index: int
+    valid: int = 0
+
+
+class Rows:
+    """The live rows of a cache, which always are its first ones.
+
+    Args:
+        cache: where they are.
+        name: of the model, for messages.
+    """
+
+    def __init__(self, cache: KVCache, name: str) -> None:
+        self._cache = cache
+        self._name = name
+        self._live: list[Row] = []
+        # Per cache row, how many of its slots may hold something other than zero.
+        self._used = [0] * cache.rows
+
+    @property
+    def count(self) -> int:
+        """How many are live."""
+        return len(self._live)
+
+    def allocate(self) -> Row:
+        """An empty row; see `Runner.allocate`."""
+        index = len(self._live)
+        if index == self._cache.rows:
+            raise CapacityError(
+                f"All {self._cache.rows} rows of {self._name} are taken; "
+                "release one or make the runner with more max_rows."
+            )
+        self._wipe(index, 0)
+        row = Row(index)
+        self._live.append(row)
+        return row
+
+    def release(self, row: Row) -> None:
+        """Give a row back; the last one moves into the hole."""
+        if row.index < 0:
+            return
+        hole, last = row.index, self._live.pop()
+        if last is not row:
+            with torch.inference_mode():
+                self._cache.copy(last.index, [hole], last.valid)
+            self._live[hole] = last
+            last.index = hole
+            self._wipe(hole, last.valid)
+        row.index, row.valid = -1, 0
+
+    def fork(self, row: Row, count: int) -> list[Row]:
+        """Copies of a row; see `Runner.fork`."""
+        free = self._cache.rows - len(self._live)
+        if count > free:
+            raise CapacityError(
+                f"{count} rows of {self._name} are needed and {free} are free; "
+                "ask for fewer candidates or make the runner with more max_rows."
+            )
+        children = [self.allocate() for _ in range(count)]
+        with torch.inference_mode():
+            self._cache.copy(row.index, [c.index for c in children], row.valid)
+        for child in children:
+            child.valid = self._used[child.index] = row.valid
+        return children
+
+    def wrote(self, rows: Sequence[Row], ends: Sequence[int]) -> None:
+        """Slots up to `ends` now hold something."""
+        used = self._used
+        for row, end in zip(rows, ends, strict=True):
+            if end > used[row.index]:
+                used[row.index] = end
+
+    def scrub(self, row: Row) -> None:
+        """Empty a row and zero its memory."""
+        self._wipe(row.index, 0)
+        row.valid = 0
+
+    def _wipe(self, index: int, start: int) -> None:
+        """Zero what row `index` holds from slot `start` on."""
+        if start < self._used[index]:
+            with torch.inference_mode():
+                self._cache.clear(index, start, self._used[index])
+        self._used[index] = start

@@ -1,0 +1,80 @@
+"""Loading a target and a draft, and checking that they can decode together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from stet.errors import OptionError
+from stet.models.loading import load_model
+from stet.models.memory import plan_memory
+from stet.models.tokenizers import check_same_tokenizer
+from stet.pair import BUNDLED, LOOKUP, Pair
+
+DEFAULT_LENGTH = 4096
+"""Tokens of a sequence where neither the user nor the models set a lower limit."""
+
+
+def load_pair(
+    target: str | Path | None = None,
+    draft: str | Path | None = None,
+    *,
+    dtype: str | torch.dtype = "auto",
+    device: str | torch.device = "auto",
+    revision: str | None = None,
+    draft_revision: str | None = None,
+    trust_remote_code: bool = False,
+    device_map: str | dict[str, Any] | None = None,
+    max_length: int | None = None,
+    max_batch: int = 16,
+    compile: bool | Literal["auto"] = "auto",
+) -> Pair:
+    """Load a target and a draft and check that they can decode together.
+
+    Args:
+        target: folder or hub name of the larger model; None for the bundled pair.
+        draft: the same for the smaller model, or "lookup" to copy from the text so far.
+        dtype: "auto" (as stored; float32 for the bundled pair), "float32", "bfloat16",
+            "float16", or a torch dtype.
+        device: "auto" takes CUDA where there is one.
+        revision: git revision of the target on the hub.
+        draft_revision: the same for the draft.
+        trust_remote_code: run model code from the hub; off unless you ask for it.
+        device_map: as in transformers, for models over several devices.
+        max_length: the most tokens of a sequence; the models' own limit, or 4,096, if None.
+        max_batch: requests at work at a time.
+        compile: compile the forward passes: at once, never, or ("auto") after a minute of work.
+
+    Raises:
+        LoadError: missing or unreadable files.
+        CompatibilityError: a model that cannot be driven faithfully, or two tokenizers that differ.
+        MemoryPlanError: weights and caches do not fit.
+    """
+    if target is None:
+        if draft is not None and draft != LOOKUP:
+            raise OptionError("Name a target for this draft; the bundled target has its own.")
+        target, draft = BUNDLED / "target", draft or BUNDLED / "draft"
+        # Stored in bfloat16 to be small; in float32 small models are no slower on a CPU, and blocks
+        # and single tokens round alike far more often.
+        dtype = "float32" if dtype == "auto" else dtype
+    elif draft is None:
+        raise OptionError(f'Name a draft model for {target}, or draft="{LOOKUP}" to do without.')
+    shared: dict[str, Any] = {
+        "dtype": dtype,
+        "device": device,
+        "trust_remote_code": trust_remote_code,
+        "device_map": device_map,
+        "max_length": max_length,
+    }
+    large = load_model(target, role="target", revision=revision, **shared)
+    small = None
+    if draft != LOOKUP:
+        small = load_model(draft, role="draft", revision=draft_revision, **shared)
+        check_same_tokenizer(large.tokenizer, small.tokenizer)
+    models = [large] if small is None else [large, small]
+    limits = [m.max_length for m in models if m.max_length is not None]
+    length = max_length or min([DEFAULT_LENGTH, *limits])
+    plan_memory(large, small, max_rows=max_batch + 1, max_length=length, block=16).check()
+    return Pair(large, small, max_length=length, max_batch=max_batch, compile=compile)
