@@ -11,6 +11,9 @@ READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
+# Two processes of one thread each: tiny models gain nothing from a second thread.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test check lint types bench format docs setup clean
 
@@ -21,10 +24,10 @@ demo: $(READY) ## solve bundled problems with and without speculation, and show 
 	@$(BIN)/stet demo
 
 test: $(READY) lint types docs ## lint, format check, types, documentation check and all tests
-	@$(BIN)/python -m pytest -q
+	@$(PYTEST)
 
 check: $(READY) lint types ## the quick part of test: lint, format check, types and the unit tests
-	@$(BIN)/python -m pytest -q -m unit
+	@$(PYTEST) -m unit
 
 lint: $(READY)
 	@$(BIN)/ruff check .

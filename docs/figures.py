@@ -78,7 +78,14 @@ TABLES: dict[str, Callable[[], str]] = {"assisted": assisted, "bundled": bundled
 
 def filled(text: str) -> str:
     """The page with all its figures as they are in the results."""
-    return MARK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], text)
+
+    def fill(found: re.Match[str]) -> str:
+        try:
+            return found[1] + TABLES[found[2]]() + found[3]
+        except FileNotFoundError as missing:
+            return f"{found[1]}Not measured yet ({Path(missing.filename).name}).\n{found[3]}"
+
+    return MARK.sub(fill, text)
 
 
 def main() -> None:

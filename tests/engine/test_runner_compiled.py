@@ -21,7 +21,7 @@ BATCHES = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "widths"), [("llama", [1, 2]), ("gemma2", [2])])
+@pytest.mark.parametrize(("family", "widths"), [("llama", [1, 3]), ("gemma2", [2])])
 def test_same_logits_without_compiling_again(family: str, widths: list[int]) -> None:
     loaded = prepare_model(build(family), name=family, self_check=False)
     eager = Runner(loaded, max_rows=4, max_length=64)
