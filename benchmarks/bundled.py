@@ -192,7 +192,7 @@ def cost_row(bench: Bench, tokens: int, repeats: int = 60) -> dict[str, Any]:
             model(input_ids=context[:, :tokens], past_key_values=caches[name], use_cache=True)
             if repeat >= 5:
                 seconds[name].append(time.perf_counter() - start)
-            caches[name].crop(100)
+            caches[name].crop(-tokens)
     ratios = [t / d for t, d in zip(seconds["target"], seconds["draft"], strict=True)]
     return {
         "what": f"forward pass over {tokens} token{'s' * (tokens > 1)}",

@@ -156,7 +156,7 @@ def main() -> None:
     exported = []
     for run in ("target", "draft"):
         lines = (options.cache / run / "log.jsonl").read_text().splitlines()
-        last = [x for x in map(json.loads, lines) if "exported" in x][-1]
+        last = [x for x in map(json.loads, lines) if x.get("exported") == run][-1]
         exported.append(f"{run}: {'the average' if last['averaged'] else 'the last'}")
     ties = next(r for r in record["rows"] if r.get("what") == "outcome of disagreements")
     training = " ".join(

@@ -104,9 +104,9 @@ class Run:
             cache, tokenizer_file, "validation", 400, recipe.stories, recipe.templates
         )
         self.state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "history": []}
-        if (self.folder / "last").exists():
+        if (self.folder / options.checkpoint).exists():
             self.state = checkpoint.restore(
-                self.folder / "last", self.model, self.average, self.optimisers
+                self.folder / options.checkpoint, self.model, self.average, self.optimisers
             )
 
     def log(self, **entry: Any) -> None:
@@ -242,6 +242,11 @@ def main() -> None:
         metavar="FOLDER",
         type=Path,
         help="export the last checkpoint there and stop",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default="last",
+        help="which one to go on from or to export: last, at-25, at-50",
     )
     for field in ("layers", "width", "inner"):
         parser.add_argument(f"--{field}", type=int, help="instead of the recipe's")

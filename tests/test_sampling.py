@@ -57,10 +57,10 @@ def transformers_probs(logits: torch.Tensor, history: list[int], p: SamplingPara
         processors.append(MinPLogitsWarper(p.min_p))
     ids = torch.tensor([history])
     scores = logits[None].clone()
-    if p.repetition_penalty != 1:
-        scores = RepetitionPenaltyLogitsProcessor(p.repetition_penalty)(ids, scores)
     for token, bias in p.logit_bias.items():
         scores[0, token] += bias
+    if p.repetition_penalty != 1:
+        scores = RepetitionPenaltyLogitsProcessor(p.repetition_penalty)(ids, scores)
     return processors(ids, scores)[0].softmax(-1)
 
 

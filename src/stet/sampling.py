@@ -151,7 +151,7 @@ class Sampler:
             self._min_p = column([p.min_p for p in self.params])
 
     def edit(self, logits: Tensor, block: Tensor | None = None) -> Tensor:
-        """Apply penalty and bias.
+        """Apply bias and penalty, in the order of transformers and vLLM.
 
         Args:
             logits: [B, T, V] raw logits, where position t follows the first t tokens of `block`.
@@ -162,6 +162,8 @@ class Sampler:
         """
         if not self.edits:
             return logits
+        if self._bias is not None:
+            logits = logits + self._bias
         if self._seen is not None:
             seen = self._seen[:, None, :]
             if block is not None and block.shape[1]:
@@ -173,7 +175,7 @@ class Sampler:
                 seen = seen | written.cummax(1).values.bool()
             penalised = torch.where(logits > 0, logits / self._penalty, logits * self._penalty)
             logits = torch.where(seen, penalised, logits)
-        return logits if self._bias is None else logits + self._bias
+        return logits
 
     def probs(self, logits: Tensor) -> Tensor:
         """The distribution that a token is drawn from.

@@ -78,11 +78,11 @@ def total_variation_bound(law: Mapping[Any, float], total: int, alpha: float) ->
 def transformed(logits: np.ndarray, history: list[int], params: SamplingParams) -> np.ndarray:
     """The distribution a token is drawn from, in double precision, one token at a time."""
     scores = logits.astype(np.float64).copy()
+    for token, bias in params.logit_bias.items():
+        scores[token] += bias
     for token in set(history):
         penalty = params.repetition_penalty
         scores[token] = scores[token] / penalty if scores[token] > 0 else scores[token] * penalty
-    for token, bias in params.logit_bias.items():
-        scores[token] += bias
     if params.greedy:
         return np.eye(len(scores))[scores.argmax()]
     weights = np.exp((scores - scores.max()) / params.temperature)

@@ -101,11 +101,12 @@ def keep_a_stale_cache_after_a_rewind(patch: Patch) -> Case:
     def stale(self, rows, tokens, starts, counts=None, **options):
         """Slots that were written once keep what they held, as if never rewound."""
         caches = (*self.cache.keys, *self.cache.values)
-        before = [(r, self._rows._used[r.index], [c[r.index].clone() for c in caches]) for r in rows]
+        used = self._rows._used
+        before = [(r, used[r.index], [c[r.index].clone() for c in caches]) for r in rows]
         result = forward(self, rows, tokens, starts, counts, **options)
-        for (row, used, saved), start in zip(before, starts, strict=True):
+        for (row, end, saved), start in zip(before, starts, strict=True):
             for cache, old in zip(caches, saved, strict=True):
-                cache[row.index, :, start:used] = old[:, start:used]
+                cache[row.index, :, start:end] = old[:, start:end]
         return result
 
     patch.setattr(Runner, "forward", torch.inference_mode()(stale))

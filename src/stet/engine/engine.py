@@ -143,7 +143,7 @@ class Engine:
         self._advance()
         worked = self._draft_phase()
         worked |= self._score_phase()
-        if not worked and (self._drafts or self._scores):
+        if not worked and (self._drafts or self._scores) and not self._outside.busy:
             self._break_deadlock()
         self._report()
 
@@ -310,8 +310,7 @@ class Engine:
             request.seconds = time.monotonic() - request.started
         elif request in self._waiting:
             self._waiting.remove(request)
-        if request.on_progress is not None:
-            request.on_progress(request)
+        self._notify(request)
 
     # Requests
 
@@ -335,9 +334,22 @@ class Engine:
     def _report(self) -> None:
         for request in list(self._running):
             grown = len(request.sequence.tokens)
-            if request.on_progress is not None and grown != request.seen:
+            if grown != request.seen:
                 request.seen = grown
-                request.on_progress(request)
+                self._notify(request)
+
+    def _notify(self, request: Request) -> None:
+        """Tell whoever listens; a listener that raises fails its own request alone."""
+        if request.on_progress is None:
+            return
+        try:
+            request.on_progress(request)
+        except Exception as error:
+            request.on_progress = None
+            request.error = request.error or error
+            request.sequence.close("error")
+            if not request.done:
+                self._finish(request)
 
     def _break_deadlock(self) -> None:
         """Nobody could get a row: the newest request gives its rows back to the others."""

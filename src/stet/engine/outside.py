@@ -21,6 +21,11 @@ class Outside(Generic[W]):
         self._pending: dict[Future[Any], W] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    @property
+    def busy(self) -> bool:
+        """Whether anyone waits."""
+        return bool(self._pending)
+
     def start(self, waiter: W, awaitable: Awaitable[Any]) -> None:
         """Begin to await on behalf of `waiter`."""
         if self._loop is None:
