@@ -23,6 +23,7 @@ from transformers import AutoModelForCausalLM
 
 import stet
 from stet.bundled import generate as problems
+from stet.engine.compiled import WIDTHS
 from stet.pair import BUNDLED
 
 Answer = tuple[list[int], float]
@@ -40,7 +41,7 @@ RATIOS = {
 
 def main() -> None:
     options = arguments()
-    torch.manual_seed(0)
+    torch.set_num_threads(options.threads)
     rows: list[dict[str, Any]] = []
     figures: dict[str, float] = {}
     for compiled in (False, True) if options.compile else (False,):
@@ -60,6 +61,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--max-new-tokens", type=int, default=160)
     parser.add_argument("--dtype", default="float32")
+    # At this size a second thread costs all four more than it gives.
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     return parser.parse_args()
 
@@ -109,7 +112,10 @@ def measure(options: argparse.Namespace, compiled: bool) -> dict[str, Any]:
 def contestants(
     options: argparse.Namespace, compiled: bool
 ) -> tuple[dict[str, Callable[[str], Answer]], stet.Pair]:
-    pair = stet.load_pair(dtype=options.dtype, device="cpu", compile=compiled)
+    pair = stet.load_pair(dtype=options.dtype, device="cpu", compile=compiled, max_batch=1)
+    if compiled:
+        for runner, widths in (("target", WIDTHS), ("draft", (1, 2))):
+            pair.engine.runners[runner].warm_up(widths, batches=[1])
     kind = getattr(torch, options.dtype)
     target = AutoModelForCausalLM.from_pretrained(BUNDLED / "target", dtype=kind).eval()
     draft = AutoModelForCausalLM.from_pretrained(BUNDLED / "draft", dtype=kind).eval()

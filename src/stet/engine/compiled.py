@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 
 from stet.engine.attention import AlignedMasks, CacheView, Span
 from stet.engine.kv_cache import KVCache
+from stet.tensors import upload
 
 if TYPE_CHECKING:
     from stet.models.model import LoadedModel
@@ -124,10 +125,9 @@ class CompiledPasses:
         # would be compiled for again.
         _, padded = _key(len(rows), width)
         tokens = pad(tokens, (0, padded - width)).clone(memory_format=torch.contiguous_format)
-        table = torch.tensor([list(rows), list(starts), list(ends)])
+        table = upload([list(rows), list(starts), list(ends)], tokens.device)
         if self._cuda:
             length = min(-(-length // _CUDA_LENGTH) * _CUDA_LENGTH, self.cache.capacity)
-            table = table.pin_memory().to(tokens.device, non_blocking=True)
             torch.compiler.cudagraph_mark_step_begin()
         logits, hidden = compiled(
             tokens,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -12,27 +11,15 @@ from torch import Tensor
 
 from stet.engine.attention import AlignedMasks, CacheView, Span
 from stet.engine.compiled import LONGEST, CompiledPasses
+from stet.engine.forward import Forward, last_true
 from stet.engine.kv_cache import KVCache
 from stet.engine.rows import Row, Rows
 from stet.engine.spans import divide
 from stet.errors import CapacityError
+from stet.tensors import upload
 
 if TYPE_CHECKING:
     from stet.models.model import LoadedModel
-
-
-@dataclass(frozen=True, slots=True)
-class Forward:
-    """What a forward pass returns.
-
-    Attributes:
-        logits: float32; [B, T, V] for `logits="all"`, [B, 1, V] (at each row's last true token)
-            for "last", [B, 0, V] for "none".
-        hidden: [B, T, D] last hidden state, before the head; None unless asked for.
-    """
-
-    logits: Tensor
-    hidden: Tensor | None = None
 
 
 class Runner:
@@ -183,11 +170,18 @@ class Runner:
         self.passes += 1
         return result
 
-    def warm_up(self, widths: Sequence[int], *, timeout: float | None = None) -> bool:
+    def warm_up(
+        self,
+        widths: Sequence[int],
+        *,
+        batches: Sequence[int] = (1, 2),
+        timeout: float | None = None,
+    ) -> bool:
         """Compile the passes of some block widths now, and wait for them.
 
         Args:
             widths: the T of the passes to come, such as 1, 2 and K + 1; at most 16 each.
+            batches: 1 for passes of a single row, 2 for passes of several.
             timeout: seconds to wait for each; None: as long as it takes.
 
         Returns:
@@ -196,7 +190,7 @@ class Runner:
         compiled = self._compiled
         if compiled is None:
             return False
-        shapes = [(b, w) for w in widths for b in ((1, 2) if self.max_rows > 1 else (1,))]
+        shapes = [(b, w) for w in widths for b in batches if b <= self.max_rows]
         for batch, width in shapes:
             compiled.request(batch, width)
         ready = [compiled.wait(batch, width, timeout) for batch, width in shapes]
@@ -241,7 +235,7 @@ class Runner:
         if logits == "none":
             scores = scores[:, :0]
         elif logits == "last":
-            scores = _last(scores, counts)
+            scores = last_true(scores, counts)
         return Forward(scores, state if hidden else None)
 
     def _run(
@@ -312,9 +306,7 @@ class Runner:
             return view, self._slots[start:end].unsqueeze(0)
 
         indices = [r.index for r in rows]
-        table = torch.tensor([indices, list(starts), list(ends)])
-        if self.device.type != "cpu":
-            table = table.pin_memory().to(self.device, non_blocking=True)
+        table = upload([indices, list(starts), list(ends)], self.device)
         where, begins, stops = table.unsqueeze(2).unbind(0)
         positions = begins + self._slots[:width]
         columns = positions
@@ -364,7 +356,7 @@ class Runner:
         if logits == "none":
             scores = scores[:, :0]
         elif logits == "last":
-            scores = _last(scores, counts)
+            scores = last_true(scores, counts)
         return Forward(scores.float(), out.hidden_states[-1] if hidden else None)
 
     def _finish(
@@ -383,21 +375,5 @@ class Runner:
             )
             return Forward(empty, kept)
         if logits == "last":
-            state = _last(state, counts)
+            state = last_true(state, counts)
         return Forward(head(state).float(), kept)
-
-
-def _last(state: Tensor, counts: Sequence[int] | None) -> Tensor:
-    """[B, 1, D]: the last true position of each row of [B, T, D]."""
-    batch, width = state.shape[:2]
-    if width == 1:
-        return state
-    if counts is None:
-        return state[:, -1:]
-    first = max(counts[0], 1)
-    if all(c == first for c in counts):
-        return state[:, first - 1 : first]
-    at = torch.tensor([max(c, 1) - 1 for c in counts])
-    if state.device.type != "cpu":
-        at = at.pin_memory().to(state.device, non_blocking=True)
-    return state[torch.arange(batch, device=state.device), at].unsqueeze(1)

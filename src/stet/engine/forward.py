@@ -1,0 +1,39 @@
+"""What a forward pass returns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stet.tensors import upload
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """What a forward pass returns.
+
+    Attributes:
+        logits: float32; [B, T, V] for `logits="all"`, [B, 1, V] (at each row's last true token)
+            for "last", [B, 0, V] for "none".
+        hidden: [B, T, D] last hidden state, before the head; None unless asked for.
+    """
+
+    logits: Tensor
+    hidden: Tensor | None = None
+
+
+def last_true(state: Tensor, counts: Sequence[int] | None) -> Tensor:
+    """[B, 1, D]: the last true position of each row of [B, T, D]."""
+    batch, width = state.shape[:2]
+    if width == 1:
+        return state
+    if counts is None:
+        return state[:, -1:]
+    first = max(counts[0], 1)
+    if all(c == first for c in counts):
+        return state[:, first - 1 : first]
+    at = upload([max(c, 1) - 1 for c in counts], state.device)
+    return state[torch.arange(batch, device=state.device), at].unsqueeze(1)
