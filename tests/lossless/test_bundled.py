@@ -104,12 +104,15 @@ class Divergence:
         margin: how far apart the two tokens' logits are in float32.
         difference: the largest difference of a logit at that position between a pass over the
             block and a pass over a single token, both in bf16.
+        rounding: the largest difference of a logit between bf16 and float32 at the *other*
+            positions of the plain text.
     """
 
     problem: int
     position: int
     margin: float
     difference: float
+    rounding: float
 
 
 def test_in_bf16_every_difference_is_within_rounding(prompts):
@@ -127,10 +130,16 @@ def test_in_bf16_every_difference_is_within_rounding(prompts):
     for item in found:
         print(
             f"  problem {item.problem}, token {item.position}: float32 margin "
-            f"{item.margin:.4f}, difference of the two paths {item.difference:.4f}"
+            f"{item.margin:.4f}, difference of the two paths {item.difference:.4f}, "
+            f"bf16 against float32 elsewhere {item.rounding:.4f}"
         )
+    # What bf16 does to this model's logits anyway, seen where the texts agree. Both paths share most
+    # of that error, so their own difference may well be smaller than the float32 margin; neither
+    # may exceed what the error explains.
+    rounding = max((item.rounding for item in found), default=0.0)
     for item in found:
-        assert item.margin <= 2 * item.difference, item
+        assert item.margin <= 2 * rounding, item
+        assert item.difference <= rounding, item
 
 
 def locate(
@@ -142,29 +151,33 @@ def locate(
     text = pair.tokenizer(prompt)["input_ids"]
     context = text + ours[:position]
     with torch.inference_mode():
-        exact = reference(torch.tensor([context])).logits[0, -1]
-        single = single_path(pair, text, ours, position)
+        wanted = reference(torch.tensor([context])).logits[0, len(text) - 1 :]
+        path = single_path(pair, text, ours, position)
+        exact, single = wanted[-1], path[-1]
         block = block_path(pair, text, speculated, position)
     # Each path chose as its logits said.
     assert single.argmax() == ours[position]
     assert block.argmax() == theirs[position]
     margin = (exact[ours[position]] - exact[theirs[position]]).abs().item()
-    return Divergence(problem, position, margin, (single - block).abs().max().item())
+    difference = (single - block).abs().max().item()
+    rounding = (path[:-1] - wanted[:-1]).abs().max().item()
+    return Divergence(problem, position, margin, difference, rounding)
 
 
 def single_path(pair: Pair, text: list[int], answer: list[int], position: int) -> torch.Tensor:
-    """Logits at a position of the answer, every token of it read in a pass of its own."""
+    """Logits up to a position of the answer, each token read in a pass of its own: [T, V]."""
     runner = Runner(pair.target, max_rows=1, max_length=640)
     row = runner.allocate()
     runner.forward([row], torch.tensor([text[:-1]]), [0], logits="none")
-    logits = torch.empty(0)
-    for token in [text[-1], *answer[:position]]:
-        logits = runner.forward([row], torch.tensor([[token]]), [row.valid]).logits[0, -1]
-    return logits
+    passes = [
+        runner.forward([row], torch.tensor([[token]]), [row.valid]).logits[0, -1]
+        for token in [text[-1], *answer[:position]]
+    ]
+    return torch.stack(passes)
 
 
 def block_path(pair: Pair, text: list[int], result: Result, position: int) -> torch.Tensor:
-    """The same, read in the blocks that the result was made of."""
+    """Logits at the position, read in the blocks that the result was made of: [V]."""
     runner = Runner(pair.target, max_rows=1, max_length=640)
     row = runner.allocate()
     runner.forward([row], torch.tensor([text[:-1]]), [0], logits="none")
