@@ -11,8 +11,10 @@ from jsonschema import Draft202012Validator
 import stet
 from families import VOCAB, WORDS, save, tokenizer
 from stet import trace
+from stet.engine.runner import Runner
 from stet.errors import CapacityError, LoadError, OptionError, StetError, TokenizerMismatch
 from stet.load import load_pair
+from stet.pair import COMPILE_AFTER
 from tiny import greedy, llama, near
 
 PROMPT = "how many"
@@ -286,3 +288,19 @@ def test_a_wider_target_vocabulary_is_padding(folders, tmp_path):
 def test_a_chat_without_a_template_is_refused(pair):
     with pytest.raises(OptionError, match="no chat template"):
         pair.render([{"role": "user", "content": "a"}])
+
+
+@pytest.mark.parametrize(("choice", "started"), [("auto", ["target", "draft"]), (False, [])])
+def test_compiling_begins_by_itself_only_after_long_work(folders, monkeypatch, choice, started):
+    begun = []
+
+    def record(runner):
+        begun.append(runner.model.role)
+
+    monkeypatch.setattr(Runner, "start_compiling", record)
+    pair = load_pair(folders["target"], folders["draft"], max_length=200, compile=choice)
+    pair.generate(PROMPT, max_new_tokens=5)
+    assert begun == []
+    monkeypatch.setattr(pair, "_seconds_to_compiling", pair._seconds_to_compiling - COMPILE_AFTER)
+    pair.generate(PROMPT, max_new_tokens=20)
+    assert begun == started

@@ -133,9 +133,9 @@ def test_in_bf16_every_difference_is_within_rounding(prompts):
             f"{item.margin:.4f}, difference of the two paths {item.difference:.4f}, "
             f"bf16 against float32 elsewhere {item.rounding:.4f}"
         )
-    # What bf16 does to this model's logits anyway, seen where the texts agree. Both paths share most
-    # of that error, so their own difference may well be smaller than the float32 margin; neither
-    # may exceed what the error explains.
+    # What bf16 does to this model's logits anyway, seen where the texts agree. Both paths share
+    # most of that error, so their own difference may well be smaller than the float32 margin;
+    # neither may exceed what the error explains.
     rounding = max((item.rounding for item in found), default=0.0)
     for item in found:
         assert item.margin <= 2 * rounding, item
