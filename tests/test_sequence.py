@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stet.block import Block
 from stet.draft_length import FixedLength
-from stet.engine.operations import Block
-from stet.engine.rows import Row
+from stet.row import Row
 from stet.sampling import SamplingParams
 from stet.sequence import OVERRULED, Limits, Ruling, Sequence
 from tiny import Letters

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from stet.engine.rows import Row
 from stet.engine.runner import Runner
 from stet.models.model import LoadedModel
+from stet.row import Row
 
 
 @dataclass(frozen=True, slots=True)

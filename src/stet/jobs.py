@@ -9,7 +9,7 @@ from typing import Any
 from stet.engine.engine import Request
 from stet.engine.operations import Program
 from stet.errors import OptionError, StetError
-from stet.policies import Exact, TokenPolicy, parameters, resolve
+from stet.policies import Exact, TokenPolicy, available, parameters, resolve
 from stet.programs import autoregressive, drafting, speculative
 from stet.result import Chunk, Result, token_records
 from stet.sequence import Sequence
@@ -53,6 +53,9 @@ def method_of(
         if not has_draft:
             raise OptionError("With prompt lookup there is no draft model to decode alone.")
         return Method(Exact(), drafting, {"name": "draft"}, False)
+    if isinstance(policy, str) and policy not in (names := [p.name for p in available()]):
+        listed = ", ".join(["target", "draft", *names])
+        raise OptionError(f"There is no policy {policy!r}; choose from {listed}.")
     chosen = resolve(policy, params)
     settings = {"name": chosen.name, **parameters(chosen)}
     return Method(chosen, lambda s: speculative(s, chosen), settings, chosen.lossless)

@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from stet.block import Block
 from stet.draft_length import DraftLength, FixedLength, History
+from stet.row import Row
 from stet.sampling import SamplingParams
 from stet.text import Decoder, TextStream
 from stet.trace import BlockRecord, Counters, FinishReason, Origin
-
-if TYPE_CHECKING:
-    from stet.engine.operations import Block
-    from stet.engine.rows import Row
 
 Role = Literal["target", "draft"]
 """Which model of the pair."""

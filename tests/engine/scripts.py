@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 
 import tiny
-from stet.engine.operations import EMPTY, Draft, Join, Program, Score
+from stet.block import EMPTY
+from stet.engine.operations import Draft, Join, Program, Score
 from stet.policies import STANDARD_REASONS, Blocks, Exact, Need, Verdict, at
 from stet.sequence import Limits, Sequence
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import tiny
+from stet.block import EMPTY
 from stet.draft_length import FixedLength
 from stet.engine.engine import Engine, Request
-from stet.engine.operations import EMPTY, Await, Draft, Join, Score
+from stet.engine.operations import Await, Draft, Join, Score
 from stet.engine.scoring import NonFiniteError
 from stet.errors import CapacityError, OptionError
 from stet.policies import HOLD, STANDARD_REASONS, Blocks, Exact, Need, Verdict

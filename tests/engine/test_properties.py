@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 import tiny
 from engine import scripts
+from stet.block import EMPTY
 from stet.draft_length import AdaptiveLength, FixedLength
-from stet.engine.operations import EMPTY, Draft, Join, Score
+from stet.engine.operations import Draft, Join, Score
 from stet.policies import Block, Exact
 from stet.programs import speculative
 from stet.sampling import SamplingParams

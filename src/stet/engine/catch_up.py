@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stet.engine.rows import Row
 from stet.engine.runner import Runner
 from stet.errors import CapacityError
+from stet.row import Row
 from stet.sequence import Role
 from stet.sequence import Sequence as TokenSequence
 from stet.tensors import upload

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from stet.engine.operations import EMPTY, Block, Draft, DraftBatch
+from stet.block import EMPTY, Block, DraftBatch
+from stet.engine.operations import Draft
 from stet.engine.runner import Runner
 from stet.engine.uniforms import uniforms
 from stet.errors import StetError

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import torch
 
+from stet.block import EMPTY, Block
 from stet.engine.catch_up import CatchUp
 from stet.engine.drafting import OVERLAP, Drafter, ModelDrafter
-from stet.engine.operations import EMPTY, Await, Block, Draft, Join, Program, Score
+from stet.engine.operations import Await, Draft, Join, Program, Score
 from stet.engine.outside import Outside
 from stet.engine.runner import Runner
 from stet.engine.scoring import NonFiniteError, score

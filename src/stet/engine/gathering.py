@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from stet.engine.operations import Block, DraftBatch
+from stet.block import Block, DraftBatch
 from stet.sampling import one_hot
 from stet.tensors import upload
 

@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
 from stet.engine.kv_cache import KVCache
 from stet.errors import CapacityError
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """A place in a runner's cache, held by one sequence.
-
-    Attributes:
-        index: row of the cache tensors. It may change when another row is released, so never copy
-            it; -1 once released.
-        valid: number of cached tokens that agree with the sequence's token list. Lowering it
-            rewinds the row.
-    """
-
-    index: int
-    valid: int = 0
+from stet.row import Row
 
 
 class Rows:

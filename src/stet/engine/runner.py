@@ -13,9 +13,10 @@ from stet.engine.attention import AlignedMasks, CacheView, Span
 from stet.engine.compiled import LONGEST, CompiledPasses
 from stet.engine.forward import Forward, last_true
 from stet.engine.kv_cache import KVCache
-from stet.engine.rows import Row, Rows
+from stet.engine.rows import Rows
 from stet.engine.spans import divide
 from stet.errors import CapacityError
+from stet.row import Row
 from stet.tensors import upload
 
 if TYPE_CHECKING:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stet.block import DraftBatch
 from stet.engine.forward import Forward
 from stet.engine.gathering import gather
-from stet.engine.operations import DraftBatch, Score
+from stet.engine.operations import Score
 from stet.engine.runner import Runner
 from stet.engine.uniforms import uniforms
 from stet.errors import StetError

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from stet.engine.operations import EMPTY, Draft, Program, Score
+from stet.block import EMPTY
+from stet.engine.operations import Draft, Program, Score
 from stet.policies.base import TokenPolicy
 from stet.sequence import Sequence
 
