@@ -1,6 +1,7 @@
 """A pair that needs no models: it answers with words whose authors take turns."""
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -76,6 +77,12 @@ class FakePair:
     interrupt: str | None = None
     backwards: bool = False
     tokenizer: FakeTokenizer = field(default_factory=FakeTokenizer)
+    target: SimpleNamespace = field(
+        default_factory=lambda: SimpleNamespace(
+            device=SimpleNamespace(type="cpu"), parameter_bytes=10**9
+        )
+    )
+    draft: None = None
 
     def render(self, messages):
         return "".join(f"<{m['role']}>{m['content']}" for m in messages)

@@ -214,3 +214,20 @@ def test_a_trace_that_cannot_be_written_is_an_error(run, pair, tmp_path):
     result = run("generate", "hello", "--trace", tmp_path / "no" / "trace.jsonl")
     assert result.exit_code == 2
     assert "cannot be written" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("size", "chosen", "threads"), [(10**6, None, [1]), (10**6, "2", []), (10**9, None, [])]
+)
+def test_small_models_run_on_one_thread(run, pair, monkeypatch, size, chosen, threads):
+    import torch
+
+    if chosen is None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    else:
+        monkeypatch.setenv("OMP_NUM_THREADS", chosen)
+    asked = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    pair.target.parameter_bytes = size
+    run("generate", "a prompt", "--json")
+    assert asked == threads
