@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from stet.block import EMPTY, Block
+from stet.block import EMPTY
 from stet.engine.catch_up import CatchUp
 from stet.engine.drafting import OVERLAP, Drafter, ModelDrafter
 from stet.engine.operations import Await, Draft, Join, Program, Score
@@ -382,6 +382,3 @@ def _depth(process: _Process) -> int:
     while process.parent is not None:
         process, depth = process.parent, depth + 1
     return depth
-
-
-__all__ = ["Block", "Engine", "Request"]
