@@ -14,7 +14,8 @@ class Recipe:
         width: Hidden size; a multiple of the head size.
         inner: Width of the feed-forward part.
         head: Attention head size.
-        batch_tokens: Tokens of one optimiser step, padding included.
+        batch_tokens: Tokens of one optimiser step, padding included. Several processes share them:
+            each takes `batch_tokens // processes`.
         matrix_rate: Peak learning rate of the hidden matrices (Muon).
         other_rate: Peak learning rate of embeddings and norms (AdamW).
         minutes: Default time budget.
@@ -29,20 +30,20 @@ class Recipe:
     width: int
     inner: int
     head: int = 32
-    batch_tokens: int = 4096
+    batch_tokens: int = 8192
     matrix_rate: float = 0.008
     other_rate: float = 0.005
     minutes: float = 60.0
     stories: float = 0.75
-    problems: int = 200_000
+    problems: int = 400_000
     templates: tuple[str, ...] | None = None
     prompt_weight: float = 0.1
     seed: int = 0
 
 
 RECIPES: dict[str, Recipe] = {
-    "target": Recipe(layers=12, width=128, inner=352),
-    "draft": Recipe(layers=2, width=192, inner=512, minutes=20.0, seed=1),
+    "target": Recipe(layers=14, width=128, inner=352, minutes=90.0),
+    "draft": Recipe(layers=2, width=128, inner=352, minutes=30.0, seed=1),
     # For studies of policies, not shipped: a draft that knows little and is sure of it, because
     # it saw few problems many times ...
     "draft-overconfident": Recipe(

@@ -133,9 +133,17 @@ def batch_of(data: Data, chosen: np.ndarray, prompt_weight: float) -> Batch:
 
 
 def batches(
-    data: Data, batch_tokens: int, prompt_weight: float, seed: int, skip: int = 0
+    data: Data,
+    batch_tokens: int,
+    prompt_weight: float,
+    seed: int,
+    skip: int = 0,
+    every: int = 1,
 ) -> Iterator[Batch]:
     """Batches without end; the same seed gives the same ones, and `skip` resumes after so many.
+
+    With `every`, only one in so many is yielded: process `r` of `n` takes the batches of
+    `skip=n * steps + r, every=n`, and all together those of `skip=n * steps`.
 
     Problems of a pool are sorted by length and cut into batches, which are then shuffled: little
     padding, and still a random mixture.
@@ -160,5 +168,6 @@ def batches(
                 if skip:
                     skip -= 1
                     continue
+                skip = every - 1
                 yield batch_of(data, groups[group], prompt_weight)
         epoch += 1

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import torch
 from config import Recipe
+from muon import Muon
+from parallel import ALONE, Workers
 from torch import nn
 
 WARMUP_STEPS = 100
 DECAY_SHARE = 0.35
-AVERAGE_SHARE = 0.04
+AVERAGE_SHARE = 0.05
 """The moving average looks back over about this share of the steps taken so far."""
 
 
-def optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+def optimisers(
+    model: nn.Module, recipe: Recipe, workers: Workers = ALONE
+) -> list[torch.optim.Optimizer]:
     """Muon for the matrices between the layers, AdamW for embeddings and norms.
 
     Orthogonalised updates reach the same loss in about half the tokens of AdamW alone.
@@ -22,14 +26,7 @@ def optimisers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
     for name, parameter in model.named_parameters():
         hidden = parameter.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name
         (matrices if hidden else others).append(parameter)
-    muon = torch.optim.Muon(
-        matrices,
-        lr=recipe.matrix_rate,
-        momentum=0.95,
-        weight_decay=0.02,
-        ns_steps=5,
-        adjust_lr_fn="match_rms_adamw",
-    )
+    muon = Muon(matrices, recipe.matrix_rate, workers=workers)
     adam = torch.optim.AdamW(others, lr=recipe.other_rate, betas=(0.9, 0.98), weight_decay=0.0)
     for optimiser in (muon, adam):
         for group in optimiser.param_groups:

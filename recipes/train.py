@@ -1,4 +1,4 @@
-"""Train a model of the bundled pair from scratch.
+"""Train a model of the bundled pair from scratch, on every core of a CPU or on a GPU.
 
     python recipes/train.py tokenizer
     python recipes/train.py target
@@ -17,11 +17,12 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import datetime
+import hashlib
 import json
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import checkpoint
 import data as problems_data
@@ -31,16 +32,18 @@ from config import RECIPES, Recipe
 from decode import greedy
 from model import build
 from optim import Average, optimisers, set_rates
+from parallel import Workers, start, usable_cores
 from tokenizers import Tokenizer
 from torch.nn import functional
 
 import stet.bundled as bundled
 
+CHANGEABLE = ("layers", "width", "inner", "problems", "batch_tokens")
 PLACES = {"target": bundled.TARGET, "draft": bundled.DRAFT}
 
 
-def loss_of(model: Any, batch: problems_data.Batch, device: str) -> torch.Tensor:
-    """Mean loss per weighted token."""
+def loss_sum(model: Any, batch: problems_data.Batch, device: str) -> torch.Tensor:
+    """Sum of the weighted losses of the tokens."""
     ids, labels, weights = (t.to(device) for t in (batch.ids, batch.labels, batch.weights))
     with torch.autocast(torch.device(device).type, torch.bfloat16):
         logits = model(input_ids=ids, use_cache=False).logits
@@ -50,7 +53,12 @@ def loss_of(model: Any, batch: problems_data.Batch, device: str) -> torch.Tensor
             reduction="none",
             ignore_index=problems_data.IGNORED,
         )
-    return (losses.float() * weights.flatten()).sum() / weights.sum()
+    return (losses.float() * weights.flatten()).sum()
+
+
+def loss_of(model: Any, batch: problems_data.Batch, device: str) -> torch.Tensor:
+    """Mean loss per weighted token."""
+    return loss_sum(model, batch, device) / batch.weights.sum().to(device)
 
 
 @torch.no_grad()
@@ -60,9 +68,8 @@ def validation_loss(model: Any, data: problems_data.Data, recipe: Recipe, device
     total = weight = 0.0
     while weight < float(data.lengths.sum() - data.prompts.sum()) * 0.9:
         batch = next(stream)
-        count = float(batch.weights.sum())
-        total += float(loss_of(model, batch, device)) * count
-        weight += count
+        total += float(loss_sum(model, batch, device))
+        weight += float(batch.weights.sum())
     return total / weight
 
 
@@ -78,12 +85,41 @@ def validation_accuracy(model: Any, tokenizer: Tokenizer, family: str, count: in
     return sum(right) / len(right)
 
 
-class Run:
-    """One training run and its folder."""
+def run_folder(options: argparse.Namespace) -> Path:
+    """Where the checkpoints and the log of a run are."""
+    return options.cache / (options.run or options.what)
 
-    def __init__(self, name: str, recipe: Recipe, options: argparse.Namespace) -> None:
-        self.recipe, self.options = recipe, options
-        self.folder = options.cache / (options.run or name)
+
+def load_data(recipe: Recipe, cache: Path) -> tuple[problems_data.Data, problems_data.Data]:
+    """Training and validation data, written to the cache on first use."""
+    train, validation = (
+        problems_data.load(
+            cache,
+            cache / "tokenizer" / "tokenizer.json",
+            split,
+            problems,
+            recipe.stories,
+            recipe.templates,
+        )
+        for split, problems in (("pair_train", recipe.problems), ("validation", 400))
+    )
+    return train, validation
+
+
+class Step(NamedTuple):
+    """What one optimiser step reports, alike in all processes."""
+
+    loss: float
+    rate: float
+    progress: float
+
+
+class Run:
+    """One training run and its folder, in one of its processes."""
+
+    def __init__(self, recipe: Recipe, options: argparse.Namespace, workers: Workers) -> None:
+        self.recipe, self.options, self.workers = recipe, options, workers
+        self.folder = run_folder(options)
         self.folder.mkdir(parents=True, exist_ok=True)
         tokenizer_file = options.cache / "tokenizer" / "tokenizer.json"
         self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
@@ -95,19 +131,24 @@ class Run:
         # A second copy decodes and is exported: it takes either set of weights.
         self.judged = build(recipe, vocabulary, end, pad).to(options.device).eval()
         self.average = Average(self.model)
-        self.optimisers = optimisers(self.model, recipe)
-        cache = options.cache
-        self.train = problems_data.load(
-            cache, tokenizer_file, "pair_train", recipe.problems, recipe.stories, recipe.templates
-        )
-        self.validation = problems_data.load(
-            cache, tokenizer_file, "validation", 400, recipe.stories, recipe.templates
-        )
+        self.optimisers = optimisers(self.model, recipe, workers)
+        self.train, self.validation = load_data(recipe, options.cache)
         self.state: dict[str, Any] = {"step": 0, "tokens": 0, "seconds": 0.0, "history": []}
         if (self.folder / options.checkpoint).exists():
+            self.check_recipe(self.folder / options.checkpoint)
             self.state = checkpoint.restore(
                 self.folder / options.checkpoint, self.model, self.average, self.optimisers
             )
+
+    def check_recipe(self, folder: Path) -> None:
+        """Refuse to go on from a checkpoint of another size."""
+        before = json.loads((folder / "progress.json").read_text()).get("recipe", {})
+        for field in ("layers", "width", "inner"):
+            if before.get(field, getattr(self.recipe, field)) != getattr(self.recipe, field):
+                raise SystemExit(
+                    f"{folder} is of a model with {field} {before[field]}, not "
+                    f"{getattr(self.recipe, field)}: name another --run, or remove it"
+                )
 
     def log(self, **entry: Any) -> None:
         """One line of the run's log, also shown."""
@@ -161,31 +202,53 @@ class Run:
         )
         self.log(exported=folder.name, averaged=better, **judged)
 
+    def step(self, loss_function: Any, batch: problems_data.Batch, started: float) -> Step:
+        """One optimiser step on the joint batch of all processes."""
+        loss = loss_function(self.model, batch, self.options.device)
+        loss.backward()
+        parameters = list(self.model.parameters())
+        # Only the first process looks at the clock: all must agree on the rate and on the end.
+        progress = self.progress(started) if self.workers.first else 0.0
+        tokens = int((batch.labels != problems_data.IGNORED).sum())
+        total, weight, tokens_sum, progress = self.workers.sum_gradients(
+            parameters, [loss.detach(), batch.weights.sum(), tokens, progress]
+        )
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.div_(weight)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        rate = set_rates(self.optimisers, self.state["step"], progress)
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
+        self.state["step"] += 1
+        self.state["tokens"] += round(tokens_sum)
+        if self.workers.first:
+            self.average.update(self.model, self.state["step"])
+        return Step(total / weight, rate, progress)
+
     def fit(self) -> None:
         """Train until the budget is used."""
         started = time.monotonic()
-        loss_function = torch.compile(loss_of, dynamic=True) if self.options.compile else loss_of
+        size = self.workers.size
+        loss_function = torch.compile(loss_sum, dynamic=True) if self.options.compile else loss_sum
         stream = problems_data.batches(
             self.train,
-            self.recipe.batch_tokens,
+            self.recipe.batch_tokens // size,
             self.recipe.prompt_weight,
             self.recipe.seed,
-            self.state["step"],
+            self.state["step"] * size + self.workers.rank,
+            size,
         )
         last_saved = last_judged = last_logged = time.monotonic()
-        marks = [m for m in (0.25, 0.5) if m > self.progress(started)]
-        while (progress := self.progress(started)) < 1:
-            rate = set_rates(self.optimisers, self.state["step"], progress)
-            batch = next(stream)
-            loss = loss_function(self.model, batch, self.options.device)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            for optimiser in self.optimisers:
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
-            self.state["step"] += 1
-            self.state["tokens"] += int((batch.labels != problems_data.IGNORED).sum())
-            self.average.update(self.model, self.state["step"])
+        here = self.progress(started) if self.workers.first else 0.0
+        progress = float(self.workers.sum(torch.tensor(here)))
+        marks = [m for m in (0.25, 0.5) if m > progress]
+        while progress < 1:
+            done = self.step(loss_function, next(stream), started)
+            progress = done.progress
+            if not self.workers.first:
+                continue
             now = time.monotonic()
             if now - last_logged > 10:
                 last_logged = now
@@ -193,8 +256,8 @@ class Run:
                     step=self.state["step"],
                     tokens=self.state["tokens"],
                     seconds=round(self.state["seconds"] + now - started, 1),
-                    loss=round(float(loss.detach()), 4),
-                    rate=round(rate, 4),
+                    loss=round(done.loss, 4),
+                    rate=round(done.rate, 4),
                 )
             if now - last_judged > 60 * self.options.judge_minutes:
                 judged = self.judge(self.options.judge_problems)
@@ -206,8 +269,20 @@ class Run:
                 last_saved = time.monotonic()
             if marks and progress >= marks[0]:
                 self.save(started, f"at-{round(100 * marks.pop(0))}")
-        self.save(started)
-        self.log(step=self.state["step"], tokens=self.state["tokens"], done=True, **self.judge(300))
+        self.check_weights()
+        if self.workers.first:
+            self.save(started)
+            self.log(
+                step=self.state["step"], tokens=self.state["tokens"], done=True, **self.judge(300)
+            )
+
+    def check_weights(self) -> None:
+        """Stop if the processes do not hold the same weights, bit for bit."""
+        bits = torch.cat([p.detach().flatten() for p in self.model.parameters()])
+        digest = hashlib.sha256(bits.cpu().numpy().tobytes()).digest()
+        digests = self.workers.gather(torch.tensor(list(digest), dtype=torch.uint8))
+        if not (digests == digests[0]).all():
+            raise RuntimeError("the processes' weights differ; this run is worthless")
 
 
 def main() -> None:
@@ -228,9 +303,18 @@ def main() -> None:
     )
     parser.add_argument("--tokens", type=int, help="instead of a time: the number of tokens")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
-        "--compile", action="store_true", help="compile the model; pays on long runs"
+        "--processes",
+        type=int,
+        help="share each batch among so many; default: one per usable core, on an accelerator 1",
+    )
+    parser.add_argument(
+        "--threads", type=int, help="of each process; default: 1, or all cores with one process"
+    )
+    parser.add_argument(
+        "--compile",
+        action=argparse.BooleanOptionalAction,
+        help="compile the model; default: when the budget is more than 10 minutes",
     )
     parser.add_argument("--judge-minutes", type=float, default=10.0, help="between validations")
     parser.add_argument("--judge-problems", type=int, default=80)
@@ -248,29 +332,58 @@ def main() -> None:
         default="last",
         help="which one to go on from or to export: last, at-25, at-50",
     )
-    for field in ("layers", "width", "inner"):
-        parser.add_argument(f"--{field}", type=int, help="instead of the recipe's")
+    for field in CHANGEABLE:
+        parser.add_argument(
+            f"--{field.replace('_', '-')}", type=int, help="instead of the recipe's"
+        )
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     if options.what == "tokenizer":
         tokenizer_recipe.save(tokenizer_recipe.train(), options.cache / "tokenizer")
         return
-    recipe = RECIPES[options.what]
-    changed = {f: v for f in ("layers", "width", "inner") if (v := getattr(options, f)) is not None}
-    recipe = Recipe(**(asdict(recipe) | changed))
-    run = Run(options.what, recipe, options)
+    on_cpu = torch.device(options.device).type == "cpu"
+    options.processes = options.processes or (usable_cores() if on_cpu else 1)
     if options.export_only:
-        run.export(options.export_only)
-        return
+        options.processes = 1
+    if options.processes > 1 and not on_cpu:
+        parser.error("several processes are for a CPU")
+    if options.threads is None:
+        options.threads = 1 if options.processes > 1 else torch.get_num_threads()
+    recipe = RECIPES[options.what]
+    changed = {f: v for f in CHANGEABLE if (v := getattr(options, f)) is not None}
+    recipe = Recipe(**(asdict(recipe) | changed))
+    set_budget(options, recipe)
+    load_data(recipe, options.cache)  # written once, before several processes read it
+    start(options.processes, work, recipe, options)
+
+
+def set_budget(options: argparse.Namespace, recipe: Recipe) -> None:
+    """Fill in the minutes, and whether compiling pays within them."""
     options.minutes = options.minutes or recipe.minutes
+    remaining = options.minutes
     if options.stop_at:
         now = datetime.datetime.now()
         hour, minute = map(int, options.stop_at.split(":"))
         stop = now.replace(hour=hour, minute=minute, second=0)
         stop += datetime.timedelta(days=stop < now)
-        options.minutes = run.state["seconds"] / 60 + (stop - now).total_seconds() / 60
+        options.stop_time = time.time() + (stop - now).total_seconds()
+        remaining = (stop - now).total_seconds() / 60
+    if options.compile is None:
+        # At some 5000 tokens per second and core.
+        by_tokens = (options.tokens or 0) / (5000 * 60 * options.processes)
+        options.compile = (by_tokens if options.tokens else remaining) > 10
+
+
+def work(workers: Workers, recipe: Recipe, options: argparse.Namespace) -> None:
+    """Train and export, in each process."""
+    torch.set_num_threads(options.threads)
+    run = Run(recipe, options, workers)
+    if options.export_only:
+        run.export(options.export_only)
+        return
+    if options.stop_at:
+        options.minutes = (run.state["seconds"] + options.stop_time - time.time()) / 60
     run.fit()
-    if options.export:
+    if options.export and workers.first:
         run.export(PLACES.get(options.what, run.folder / "export"))
 
 
