@@ -4,47 +4,15 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
-import platform
 import shlex
 import statistics
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
+from stet.machine import machine, versions
 
 RESULTS = Path(__file__).parent / "results"
-
-
-def machine() -> dict[str, Any]:
-    """Processor, cores and memory; never a name or an address."""
-    found: dict[str, Any] = {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
-        "system": platform.system(),
-    }
-    if torch.cuda.is_available():
-        found["gpu"] = torch.cuda.get_device_name()
-    return found
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def versions() -> dict[str, str]:
-    """Of Stet and of what it stands on."""
-    names = ("stet-decoding", "torch", "transformers", "tokenizers")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def command() -> str:

@@ -22,9 +22,9 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 import stet
+from stet.bundled import DRAFT, TARGET
 from stet.bundled import generate as problems
 from stet.engine.compiled import WIDTHS
-from stet.pair import BUNDLED
 
 Answer = tuple[list[int], float]
 """Emitted tokens and the seconds they took."""
@@ -117,8 +117,8 @@ def contestants(
         for runner, widths in (("target", WIDTHS), ("draft", (1, 2))):
             pair.engine.runners[runner].warm_up(widths, batches=[1])
     kind = getattr(torch, options.dtype)
-    target = AutoModelForCausalLM.from_pretrained(BUNDLED / "target", dtype=kind).eval()
-    draft = AutoModelForCausalLM.from_pretrained(BUNDLED / "draft", dtype=kind).eval()
+    target = AutoModelForCausalLM.from_pretrained(TARGET, dtype=kind).eval()
+    draft = AutoModelForCausalLM.from_pretrained(DRAFT, dtype=kind).eval()
     limit = options.max_new_tokens
 
     def ours(policy: str) -> Callable[[str], Answer]:

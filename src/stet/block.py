@@ -61,6 +61,16 @@ class Block:
             self.known = self.batch.tokens[self.row, : self.length].tolist()
         return self.known
 
+    @property
+    def logprobs(self) -> list[float] | None:
+        """The draft's raw log-probability of each token, in nats; None where not kept."""
+        if self.batch is None or self.batch.logits is None:
+            return None
+        logits = self.batch.logits[self.row, : self.length]
+        tokens = self.batch.tokens[self.row, : self.length, None]
+        values: list[float] = logits.log_softmax(-1).gather(1, tokens)[:, 0].tolist()
+        return values
+
 
 EMPTY = Block(0, known=[])
 """A block of nothing: scoring it is plain decoding."""

@@ -9,8 +9,8 @@ from typing import Any
 from stet.engine.engine import Request
 from stet.engine.operations import Program
 from stet.errors import OptionError, StetError
-from stet.policies import Exact, TokenPolicy, available, parameters, resolve
-from stet.programs import autoregressive, drafting, speculative
+from stet.policies import AnswerPolicy, Exact, Need, Policy, available, parameters, resolve
+from stet.programs import autoregressive, cascade, drafting, speculative
 from stet.result import Chunk, Result, token_records
 from stet.sequence import Sequence
 from stet.trace import Settings
@@ -21,21 +21,17 @@ class Method:
     """A policy with the program that it is used in.
 
     Attributes:
-        policy: the rule.
         program: the program over a sequence.
         settings: name and parameters, for the trace.
         lossless: whether the target's own distribution is promised.
     """
 
-    policy: TokenPolicy
     program: Callable[[Sequence], Program]
     settings: dict[str, Any]
     lossless: bool
 
 
-def method_of(
-    policy: str | TokenPolicy, params: dict[str, Any] | None, *, has_draft: bool
-) -> Method:
+def method_of(policy: str | Policy, params: dict[str, Any] | None, *, has_draft: bool) -> Method:
     """What a user means by a policy: one by itself or by name, or one model alone.
 
     Args:
@@ -47,18 +43,33 @@ def method_of(
         OptionError: for an unknown name or parameter, or a draft that is not there.
     """
     if policy == "target":
-        rule = Exact()
-        return Method(rule, lambda s: autoregressive(s, rule), {"name": "target"}, True)
+        return Method(lambda s: autoregressive(s, Exact()), {"name": "target"}, True)
     if policy == "draft":
         if not has_draft:
             raise OptionError("With prompt lookup there is no draft model to decode alone.")
-        return Method(Exact(), drafting, {"name": "draft"}, False)
+        return Method(drafting, {"name": "draft"}, False)
     if isinstance(policy, str) and policy not in (names := [p.name for p in available()]):
         listed = ", ".join(["target", "draft", *names])
         raise OptionError(f"There is no policy {policy!r}; choose from {listed}.")
     chosen = resolve(policy, params)
     settings = {"name": chosen.name, **parameters(chosen)}
-    return Method(chosen, lambda s: speculative(s, chosen), settings, chosen.lossless)
+    if not has_draft and _asks_the_draft(chosen):
+        raise OptionError(f"Policy {chosen.name!r} needs a draft model; prompt lookup has none.")
+    return Method(_program(chosen), settings, chosen.lossless)
+
+
+def _program(policy: Policy) -> Callable[[Sequence], Program]:
+    """The program that a policy of its kind decides in."""
+    if isinstance(policy, AnswerPolicy):
+        return lambda s: cascade(s, policy, Exact())
+    return lambda s: speculative(s, policy)
+
+
+def _asks_the_draft(policy: Policy) -> bool:
+    """Whether a policy wants more of the draft than its tokens."""
+    return isinstance(policy, AnswerPolicy) or bool(
+        policy.needs & {Need.DRAFT_LOGPROBS, Need.DRAFT_HIDDEN}
+    )
 
 
 class Job:

@@ -7,11 +7,12 @@ from typing import Any, Literal
 
 import torch
 
+from stet.bundled import DRAFT, TARGET
 from stet.errors import OptionError
 from stet.models.loading import load_model
 from stet.models.memory import plan_memory
 from stet.models.tokenizers import check_same_tokenizer
-from stet.pair import BUNDLED, LOOKUP, Pair
+from stet.pair import LOOKUP, Pair
 
 DEFAULT_LENGTH = 4096
 """Tokens of a sequence where neither the user nor the models set a lower limit."""
@@ -55,7 +56,7 @@ def load_pair(
     if target is None:
         if draft is not None and draft != LOOKUP:
             raise OptionError("Name a target for this draft; the bundled target has its own.")
-        target, draft = BUNDLED / "target", draft or BUNDLED / "draft"
+        target, draft = TARGET, draft or DRAFT
         # Stored in bfloat16 to be small; in float32 small models are no slower on a CPU, and blocks
         # and single tokens round alike far more often.
         dtype = "float32" if dtype == "auto" else dtype

@@ -13,6 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
+from stet.bundled import TARGET
 from stet.costs import Costs, estimate_draft_cost, measure_costs
 from stet.draft_length import AdaptiveLength, DraftLength, FixedLength, describe
 from stet.engine.drafting import LookupDrafter, ModelDrafter
@@ -22,7 +23,7 @@ from stet.errors import OptionError
 from stet.jobs import Job, Method, method_of
 from stet.models.model import LoadedModel
 from stet.options import Options, Prompt, check_names, limits_of, sampling_of
-from stet.policies import TokenPolicy
+from stet.policies import Policy
 from stet.result import Chunk, Result
 from stet.sampling import SamplingParams
 from stet.sequence import Limits
@@ -34,8 +35,6 @@ LOOKUP = "lookup"
 
 COMPILE_AFTER = 60.0
 """Seconds of work after which `compile="auto"` begins to compile: a short command never does."""
-
-BUNDLED = Path(__file__).parent / "bundled"
 
 
 class Pair:
@@ -88,14 +87,14 @@ class Pair:
     # A text is a sequence of texts too; the first overload is the one that is meant for it.
     @overload
     def generate(  # type: ignore[overload-overlap]
-        self, prompts: str, policy: str | TokenPolicy = ..., **options: Unpack[Options]
+        self, prompts: str, policy: str | Policy = ..., **options: Unpack[Options]
     ) -> Result: ...
 
     @overload
     def generate(
         self,
         prompts: Sequence[Prompt],
-        policy: str | TokenPolicy = ...,
+        policy: str | Policy = ...,
         *,
         on_progress: Callable[[Result], None] | None = ...,
         **options: Unpack[Options],
@@ -104,7 +103,7 @@ class Pair:
     def generate(
         self,
         prompts: str | Sequence[Prompt],
-        policy: str | TokenPolicy = "exact",
+        policy: str | Policy = "exact",
         *,
         on_progress: Callable[[Result], None] | None = None,
         **options: Unpack[Options],
@@ -144,7 +143,7 @@ class Pair:
         return results[0]
 
     def stream(
-        self, prompt: Prompt, policy: str | TokenPolicy = "exact", **options: Unpack[Options]
+        self, prompt: Prompt, policy: str | Policy = "exact", **options: Unpack[Options]
     ) -> Iterator[Chunk]:
         """Answer one prompt piece by piece; ending the iteration early cancels the request.
 
@@ -167,7 +166,7 @@ class Pair:
     async def agenerate(
         self,
         prompts: str | Sequence[Prompt],
-        policy: str | TokenPolicy = "exact",
+        policy: str | Policy = "exact",
         **options: Unpack[Options],
     ) -> Result | list[Result]:
         """`generate` for event loops; cancelling the task cancels the requests."""
@@ -185,7 +184,7 @@ class Pair:
         return jobs[0].result()
 
     async def astream(
-        self, prompt: Prompt, policy: str | TokenPolicy = "exact", **options: Unpack[Options]
+        self, prompt: Prompt, policy: str | Policy = "exact", **options: Unpack[Options]
     ) -> AsyncIterator[Chunk]:
         """`stream` for event loops."""
         (job,) = jobs = self._jobs([prompt], policy, options, stream=True)
@@ -242,12 +241,23 @@ class Pair:
             by_confidence=look,
         )
 
+    def identity(self, role: Literal["target", "draft"]) -> dict[str, Any]:
+        """Name, revision and dtype of a model of the pair, as traces record them.
+
+        Raises:
+            OptionError: where there is no draft model.
+        """
+        model = self.target if role == "target" else self.draft
+        if model is None:
+            raise OptionError("With prompt lookup there is no draft model.")
+        return _identity(model)
+
     # Behind the scenes
 
     def _jobs(
         self,
         prompts: Sequence[Prompt],
-        policy: str | TokenPolicy,
+        policy: str | Policy,
         options: Options,
         stream: bool = False,
     ) -> list[Job]:
@@ -327,8 +337,8 @@ class Pair:
                 "max_new_tokens": limits.max_new_tokens,
             },
             draft_length=describe(limits.draft_length),
-            target=_identity(self.target),
-            draft=None if self.draft is None else _identity(self.draft),
+            target=self.identity("target"),
+            draft=None if self.draft is None else self.identity("draft"),
             stet=package_version(),
         )
 
@@ -374,7 +384,7 @@ def package_version() -> str:
 def _identity(model: LoadedModel) -> dict[str, Any]:
     path = Path(model.name)
     # A folder is named by its last part: a trace tells what ran, not where it lay.
-    name = f"bundled/{path.name}" if path.parent == BUNDLED else path.name
+    name = f"bundled/{path.name}" if path.parent == TARGET.parent else path.name
     name = name if path.is_dir() else model.name
     return {"name": name, "revision": model.revision, "dtype": str(model.dtype)}
 

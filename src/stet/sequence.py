@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from math import exp
 from typing import Literal
 
 from stet.block import Block
@@ -134,9 +136,13 @@ class Sequence:
         """Tokens that may still be emitted."""
         return self.prompt_length + self.limits.max_new_tokens - len(self.tokens)
 
-    def block_size(self) -> int:
-        """Tokens to draft for the next block: one less than may follow, so the last fits too."""
-        return min(self.limits.draft_length.next_block(self.history), self.remaining - 1)
+    def block_size(self, *, bonus: bool = True) -> int:
+        """Tokens to draft for the next block.
+
+        Args:
+            bonus: a token follows a whole block in the same ruling; leave room for it.
+        """
+        return min(self.limits.draft_length.next_block(self.history), self.remaining - bonus)
 
     def floor(self) -> float:
         """The confidence in a block at which drafting ends; 0 for never."""
@@ -189,7 +195,8 @@ class Sequence:
         start = len(self.tokens)
         tokens = block.tokens
         emitted = self._emit(tokens, ["draft"] * len(tokens), [DRAFTED] * len(tokens))
-        self._record(emitted, None, None, None)
+        logprobs = block.logprobs if self.limits.probabilities else None
+        self._record(emitted, None, logprobs and [exp(p) for p in logprobs], None)
         self._agree(start + emitted)
         self.counters.draft_passes += block.length
         self.counters.draft_seconds += block.seconds
@@ -216,7 +223,7 @@ class Sequence:
         self,
         count: int,
         p_target: list[float] | None,
-        p_draft: list[float | None] | None,
+        p_draft: SequenceOf[float | None] | None,
         top_logprobs: list[dict[int, float]] | None,
     ) -> None:
         if self.limits.probabilities:
@@ -304,6 +311,14 @@ class Sequence:
             if mine is not None:
                 child.rows[role] = mine
         child.rows = {r: row for r, row in child.rows.items() if self.rows.get(r) is not row}
+
+    def charge(self, other: Sequence) -> None:
+        """Count what was spent on a candidate that was not adopted."""
+        mine, theirs = self.counters, other.counters
+        mine.target_passes += theirs.target_passes
+        mine.draft_passes += theirs.draft_passes
+        mine.target_seconds += theirs.target_seconds
+        mine.draft_seconds += theirs.draft_seconds
 
     def close(self, reason: FinishReason) -> None:
         """End the sequence for a reason from outside, unless it has ended already."""

@@ -164,7 +164,10 @@ class CacheView:
         else:
             # On the whole tensor: writing through a slice of the rows makes a compiled graph copy
             # the cache.
-            where = (self.rows, slice(None), self.columns)
+            assert self.rows is not None
+            assert self.columns is not None
+            # A model spread over several devices keeps each layer's cache where the layer is.
+            where = (self.rows.to(keys.device), slice(None), self.columns.to(keys.device))
             keys[where] = key.transpose(1, 2)
             values[where] = value.transpose(1, 2)
         return keys, values
@@ -281,11 +284,14 @@ def _attend_span(
         key = key[row : row + batch, :, : span.length]
         value = value[row : row + batch, :, : span.length]
     else:
-        key = key[:, :, : span.length].index_select(0, span.gather)
-        value = value[:, :, : span.length].index_select(0, span.gather)
+        gather = span.gather.to(key.device)
+        key = key[:, :, : span.length].index_select(0, gather)
+        value = value[:, :, : span.length].index_select(0, gather)
     key_heads = key.shape[1]
     groups = heads // key_heads
     mask = view.mask(span, count, groups, window)
+    if mask is not None:
+        mask = mask.to(query.device)
     if groups > 1:
         # Heads that share a key head become more queries of it, so that keys are never repeated.
         query = query.reshape(batch, key_heads, groups * count, size)

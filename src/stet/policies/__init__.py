@@ -5,15 +5,21 @@ from stet.policies.base import (
     HOLD,
     NEXT,
     STANDARD_REASONS,
+    AnswerPolicy,
     Blocks,
     Need,
+    Policy,
     TokenPolicy,
     Verdict,
     at,
+    holds,
     parameters,
     prefix_length,
 )
 from stet.policies.block import Block
+from stet.policies.cascade import Cascade
+from stet.policies.confident import Confident
+from stet.policies.ensemble import Ensemble
 from stet.policies.exact import Exact
 from stet.policies.registry import available, register, resolve
 
@@ -22,14 +28,20 @@ __all__ = [
     "HOLD",
     "NEXT",
     "STANDARD_REASONS",
+    "AnswerPolicy",
     "Block",
     "Blocks",
+    "Cascade",
+    "Confident",
+    "Ensemble",
     "Exact",
     "Need",
+    "Policy",
     "TokenPolicy",
     "Verdict",
     "at",
     "available",
+    "holds",
     "parameters",
     "prefix_length",
     "register",

@@ -6,7 +6,7 @@ knows nothing of engines, models or tokenizers, so a new rule is one small file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cached_property
@@ -114,6 +114,14 @@ class Blocks:
         best = self.target_logits.max(-1)
         return best.values, best.indices
 
+    def edited(self, logits: Tensor) -> Tensor:
+        """[B, K + 1, V] logits of a policy's own after each request's penalty and bias."""
+        return self._sampler.edit(logits, self.drafted)
+
+    def distribution(self, logits: Tensor) -> Tensor:
+        """[B, K + 1, V] float32: what requests would sample from if these were the target's."""
+        return self._sampler.probs(self.edited(logits))
+
     @property
     def target_tokens(self) -> Tensor:
         """[B, K + 1] int64: the target's most probable token at each position."""
@@ -184,11 +192,38 @@ class TokenPolicy(Protocol):
         ...
 
 
+@runtime_checkable
+class AnswerPolicy(Protocol):
+    """A rule on the draft's whole answer: it stands, or the target writes its own.
+
+    A frozen dataclass like a `TokenPolicy`, with the same `name` and `lossless`.
+    """
+
+    name: ClassVar[str]
+    lossless: ClassVar[bool]
+
+    def keeps(self, logprobs: Sequence[float]) -> bool:
+        """Whether an answer stands, by the draft's raw log-probability of each token, in nats."""
+        ...
+
+
+Policy = TokenPolicy | AnswerPolicy
+"""What can be named where a policy is asked for."""
+
+
+def holds(policy: TokenPolicy) -> bool:
+    """Whether a policy holds the token after a whole block back for its next ruling.
+
+    Such a policy sets `holds = True`: its blocks may then fill an answer to its end.
+    """
+    return getattr(policy, "holds", False)
+
+
 STANDARD_REASONS = ("accepted", "corrected", "bonus")
 """Reasons of a policy that says no more than what happened."""
 
 
-def parameters(policy: TokenPolicy) -> dict[str, Any]:
+def parameters(policy: Policy) -> dict[str, Any]:
     """A policy's parameters by name, as a trace or report records them."""
     return {f.name: getattr(policy, f.name) for f in fields(policy)}  # type: ignore[arg-type]
 

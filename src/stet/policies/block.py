@@ -34,7 +34,7 @@ class Block:
     def verify(self, blocks: Blocks) -> Verdict:
         """Rule on a batch of blocks."""
         if blocks.all_greedy:
-            return greedy_match(blocks)
+            return greedy_match(blocks, blocks.target_tokens)
         joint = joint_ratios(blocks)
         kept = torch.zeros_like(blocks.lengths)
         rows, width = blocks.drafted.shape

@@ -41,23 +41,31 @@ class Exact:
     def verify(self, blocks: Blocks) -> Verdict:
         """Rule on a batch of blocks."""
         if blocks.all_greedy:
-            return greedy_match(blocks)
-        width = blocks.drafted.shape[1]
-        token = blocks.drafted[..., None]
-        p = blocks.target_probs[:, :width].gather(2, token).squeeze(2)
-        q = blocks.draft_probs.gather(2, token).squeeze(2)
-        # u < p/q without the division: a token the target gives nothing to never stands.
-        accept = blocks.uniform(ACCEPT, width) * q < p
-        kept = prefix_length(accept & blocks.present)
-        # What p has left after q took its share; nothing was drafted after a whole block.
-        p = at(blocks.target_probs, kept)
-        residual = (p - draft_share(blocks, kept)).clamp(min=0)
-        return Verdict(kept, draw(or_else(residual, p), blocks.uniform(NEXT, 1)[:, 0]))
+            return greedy_match(blocks, blocks.target_tokens)
+        return rejection_sampling(blocks, blocks.target_probs)
 
 
-def greedy_match(blocks: Blocks) -> Verdict:
-    """Keep drafted tokens while they are the target's own first choice."""
-    chosen = blocks.target_tokens
+def rejection_sampling(blocks: Blocks, probs: Tensor) -> Verdict:
+    """Emit tokens that follow `probs` [B, K + 1, V], keeping as many drafted ones as it allows."""
+    kept = prefix_length(accepted(blocks, probs) & blocks.present)
+    # What p has left after q took its share; nothing was drafted after a whole block.
+    p = at(probs, kept)
+    residual = (p - draft_share(blocks, kept)).clamp(min=0)
+    return Verdict(kept, draw(or_else(residual, p), blocks.uniform(NEXT, 1)[:, 0]))
+
+
+def accepted(blocks: Blocks, probs: Tensor) -> Tensor:
+    """[B, K] bool: where a drafted token passes the test u < p/q."""
+    width = blocks.drafted.shape[1]
+    token = blocks.drafted[..., None]
+    p = probs[:, :width].gather(2, token).squeeze(2)
+    q = blocks.draft_probs.gather(2, token).squeeze(2)
+    # Without the division: a token the target gives nothing to never stands.
+    return blocks.uniform(ACCEPT, width) * q < p
+
+
+def greedy_match(blocks: Blocks, chosen: Tensor) -> Verdict:
+    """Keep drafted tokens while they are the first choice, `chosen` [B, K + 1]."""
     agrees = blocks.drafted == chosen[:, :-1]
     kept = prefix_length(agrees if blocks.full else agrees & blocks.present)
     return Verdict(kept, chosen.gather(1, kept[:, None]).squeeze(1))

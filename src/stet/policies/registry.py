@@ -11,14 +11,14 @@ from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 from stet.errors import OptionError
-from stet.policies.base import TokenPolicy
+from stet.policies.base import Policy
 
 GROUP = "stet.policies"
 
-_policies: dict[str, type[TokenPolicy]] = {}
+_policies: dict[str, type[Policy]] = {}
 _loaded_entry_points = False
 
-P = TypeVar("P", bound=type[TokenPolicy])
+P = TypeVar("P", bound=type[Policy])
 
 
 def register(policy: P) -> P:
@@ -36,7 +36,7 @@ def register(policy: P) -> P:
     return policy
 
 
-def available() -> list[type[TokenPolicy]]:
+def available() -> list[type[Policy]]:
     """Every registered policy class, sorted by name."""
     global _loaded_entry_points
     if not _loaded_entry_points:
@@ -48,7 +48,7 @@ def available() -> list[type[TokenPolicy]]:
     return sorted(_policies.values(), key=lambda policy: policy.name)
 
 
-def resolve(policy: str | TokenPolicy, parameters: dict[str, Any] | None = None) -> TokenPolicy:
+def resolve(policy: str | Policy, parameters: dict[str, Any] | None = None) -> Policy:
     """The policy that a user means.
 
     Args:
@@ -71,5 +71,5 @@ def resolve(policy: str | TokenPolicy, parameters: dict[str, Any] | None = None)
         if name not in names:
             listed = ", ".join(names) or "none"
             raise OptionError(f"Policy {policy!r} has no parameter {name!r}; it has: {listed}.")
-    finished: TokenPolicy = chosen(**(parameters or {}))
+    finished: Policy = chosen(**(parameters or {}))
     return finished

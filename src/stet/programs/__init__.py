@@ -1,6 +1,7 @@
 """Decoding programs: each algorithm written once, for one sequence."""
 
 from stet.programs.autoregressive import autoregressive, drafting
+from stet.programs.cascade import cascade
 from stet.programs.speculative import speculative
 
-__all__ = ["autoregressive", "drafting", "speculative"]
+__all__ = ["autoregressive", "cascade", "drafting", "speculative"]

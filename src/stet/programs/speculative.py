@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stet.engine.operations import Draft, Program, Score
-from stet.policies.base import TokenPolicy
+from stet.policies.base import TokenPolicy, holds
 from stet.sequence import Sequence
 
 
@@ -19,6 +19,7 @@ def speculative(
     sequence: Sequence, policy: TokenPolicy, ended: Callable[[Sequence], bool] = never
 ) -> Program:
     """Draft a block, score it in one target pass, let the policy rule."""
+    bonus = not holds(policy)
     while not (sequence.finished or ended(sequence)):
-        block = yield Draft(sequence, sequence.block_size(), needs=policy.needs)
+        block = yield Draft(sequence, sequence.block_size(bonus=bonus), needs=policy.needs)
         sequence.commit((yield Score(sequence, block, policy)))

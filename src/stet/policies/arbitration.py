@@ -1,0 +1,75 @@
+"""What rules share that decide, where draft and target disagree, whose token stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stet.policies.base import HOLD, NEXT, Blocks, Verdict, prefix_length
+from stet.policies.exact import accepted, or_else
+from stet.sampling import draw
+from stet.sequence import OVERRULED
+
+REASONS = ("accepted", "corrected", "bonus", OVERRULED)
+"""Of an arbitrating policy: `overruled` is a drafted token that stands against the target's."""
+
+_OVERRULED = REASONS.index(OVERRULED)
+
+
+@dataclass(frozen=True, slots=True)
+class Choices:
+    """What each model wants at each position of a batch of blocks.
+
+    At temperature 0 the models agree where the drafted token is the target's first choice. When
+    sampling they agree where the exact rule would accept the drafted token, and the target's own
+    token is what that rule would draw instead.
+
+    Attributes:
+        agree: [B, K] bool.
+        target: [B, K + 1] int64, the token the target would put at each position.
+    """
+
+    agree: Tensor
+    target: Tensor
+
+
+def choices(blocks: Blocks) -> Choices:
+    """Where the models disagree, and over what."""
+    if blocks.all_greedy:
+        target = blocks.target_tokens
+        return Choices(blocks.drafted == target[:, :-1], target)
+    p = blocks.target_probs
+    rows, positions, vocabulary = p.shape
+    share = torch.zeros_like(p)
+    share[:, :-1] = blocks.draft_probs * blocks.present[..., None]
+    residual = or_else((p - share).clamp(min=0), p)
+    uniforms = blocks.uniform(NEXT, positions)
+    target = draw(residual.reshape(-1, vocabulary), uniforms.reshape(-1)).view(rows, positions)
+    return Choices(accepted(blocks, p), target)
+
+
+def settle(blocks: Blocks, found: Choices, overrule: Tensor) -> Verdict:
+    """Keep drafted tokens while the models agree or the target is overruled.
+
+    The token after a whole block is held back: the next block's first token is then arbitrated
+    against it, and the text does not depend on where blocks end.
+
+    Args:
+        blocks: the blocks.
+        found: what each model wants.
+        overrule: [B, K] bool, where the drafted token stands if they disagree.
+    """
+    kept = prefix_length((found.agree | overrule) & blocks.present)
+    own = found.target.gather(1, kept[:, None]).squeeze(1)
+    whole = kept == blocks.lengths
+    reasons = torch.zeros_like(found.target)
+    reasons[:, :-1] = torch.where(found.agree, 0, _OVERRULED)
+    reasons.scatter_(1, kept[:, None], torch.where(whole, 2, 1)[:, None])
+    return Verdict(kept, hold_after_whole(blocks, kept, own), reasons)
+
+
+def hold_after_whole(blocks: Blocks, kept: Tensor, following: Tensor) -> Tensor:
+    """The next tokens [B], held back after a whole block; an empty one has nothing to wait for."""
+    return following.masked_fill((kept == blocks.lengths) & (blocks.lengths > 0), HOLD)

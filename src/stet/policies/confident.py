@@ -1,0 +1,42 @@
+"""The surer model's token: a plain rule that every clever one is held against."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from stet.policies.arbitration import REASONS, choices, settle
+from stet.policies.base import Blocks, Need, Verdict
+from stet.policies.registry import register
+
+
+@register
+@dataclass(frozen=True)
+class Confident:
+    """Where the models disagree, the draft's token stands if the draft is surer of its own.
+
+    That is, if p_draft(d) > p_target(t) + margin, with raw probabilities of the draft's token d and
+    the target's token t. The text does not depend on the length of blocks.
+
+    Attributes:
+        margin: how much surer the draft must be; negative values favour it.
+    """
+
+    margin: float = 0.0
+
+    name: ClassVar[str] = "confident"
+    lossless: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS, Need.DRAFT_LOGPROBS})
+    reasons: ClassVar[tuple[str, ...]] = REASONS
+    holds: ClassVar[bool] = True
+
+    def verify(self, blocks: Blocks) -> Verdict:
+        """Rule on a batch of blocks."""
+        found = choices(blocks)
+        width = blocks.drafted.shape[1]
+        if not width:
+            return settle(blocks, found, found.agree)
+        p_draft = blocks.draft_logprobs.gather(2, blocks.drafted[..., None]).squeeze(2).exp()
+        target = found.target[:, :-1, None]
+        p_target = blocks.target_logprobs[:, :width].gather(2, target).squeeze(2).exp()
+        return settle(blocks, found, p_draft > p_target + self.margin)

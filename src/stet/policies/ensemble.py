@@ -1,0 +1,90 @@
+"""Decoding from the mean of both models: a plain rule that every clever one is held against."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stet.errors import OptionError
+from stet.policies.arbitration import hold_after_whole
+from stet.policies.base import Blocks, Need, Verdict
+from stet.policies.exact import greedy_match, rejection_sampling
+from stet.policies.registry import register
+from stet.sequence import OVERRULED
+
+SPACES = ("logprobs", "probs")
+
+
+@register
+@dataclass(frozen=True)
+class Ensemble:
+    """Decode from a weighted mean of both models' predictions, with the draft's blocks as a guess.
+
+    The emitted text is that of the mean alone (its most probable tokens at temperature 0, samples
+    from it above), whatever the length of blocks.
+
+    Attributes:
+        weight: the draft's share, 0 to 1.
+        space: what is averaged: "logprobs" (a normalised geometric mean) or "probs".
+    """
+
+    weight: float = 0.5
+    space: str = "logprobs"
+
+    name: ClassVar[str] = "ensemble"
+    lossless: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS, Need.DRAFT_LOGPROBS})
+    reasons: ClassVar[tuple[str, ...]] = ("accepted", "corrected", "bonus", OVERRULED, "combined")
+    holds: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            OptionError: naming the parameter.
+        """
+        if not 0 <= self.weight <= 1:
+            raise OptionError(f"weight is {self.weight}; it must be between 0 and 1.")
+        if self.space not in SPACES:
+            raise OptionError(f"space is {self.space!r}; choose from {', '.join(SPACES)}.")
+
+    def verify(self, blocks: Blocks) -> Verdict:
+        """Rule on a batch of blocks."""
+        mean = self.combined(blocks)
+        if blocks.all_greedy:
+            verdict = greedy_match(blocks, blocks.edited(mean).argmax(-1))
+            reasons = _reasons(blocks, verdict)
+        else:
+            verdict = rejection_sampling(blocks, blocks.distribution(mean))
+            reasons = None
+        kept = verdict.kept
+        return Verdict(kept, hold_after_whole(blocks, kept, verdict.next_token), reasons)
+
+    def combined(self, blocks: Blocks) -> Tensor:
+        """[B, K + 1, V]: logits of the mean; the target's own where the draft was not asked."""
+        p = blocks.target_logprobs
+        if not (blocks.drafted.shape[1] and self.weight):
+            return p
+        own, other = p[:, :-1], blocks.draft_logprobs
+        if self.weight == 1:
+            mean = other
+        elif self.space == "probs":
+            mean = torch.logaddexp(own + math.log(1 - self.weight), other + math.log(self.weight))
+        else:
+            mean = (1 - self.weight) * own + self.weight * other
+        mean = torch.where(blocks.present[..., None], mean, own)
+        return torch.cat([mean, p[:, -1:]], 1)
+
+
+def _reasons(blocks: Blocks, verdict: Verdict) -> Tensor:
+    """[B, K + 1]: whether a token is also the target's own choice, and if not, whose it is."""
+    own = blocks.target_tokens
+    kept = verdict.kept[:, None]
+    reasons = torch.zeros_like(own)
+    reasons[:, :-1] = torch.where(blocks.drafted == own[:, :-1], 0, 3)
+    following = torch.where(verdict.next_token[:, None] == own.gather(1, kept), 1, 4)
+    return reasons.scatter_(1, kept, torch.where(kept == blocks.lengths[:, None], 2, following))

@@ -1,0 +1,29 @@
+"""The draft's answer, or else the target's."""
+
+from __future__ import annotations
+
+from stet.engine.operations import Draft, Program
+from stet.policies.base import AnswerPolicy, Need, TokenPolicy
+from stet.programs.speculative import speculative
+from stet.sequence import Sequence
+
+
+def cascade(sequence: Sequence, policy: AnswerPolicy, inner: TokenPolicy) -> Program:
+    """The draft answers alone; where the policy does not keep it, the target answers.
+
+    The target then writes with block speculation under `inner`.
+    """
+    needs = frozenset({Need.DRAFT_LOGPROBS})
+    with sequence.fork(1) as (attempt,):
+        logprobs: list[float] = []
+        while not attempt.finished:
+            count = min(attempt.limits.chunk, attempt.remaining)
+            block = yield Draft(attempt, count, needs=needs)
+            logprobs += block.logprobs or []
+            attempt.commit(block)
+        # A block may run past the end of the answer.
+        if policy.keeps(logprobs[: len(attempt.answer)]):
+            sequence.adopt(attempt)
+        else:
+            sequence.charge(attempt)
+    yield from speculative(sequence, inner)

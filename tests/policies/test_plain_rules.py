@@ -1,0 +1,244 @@
+"""The plain lossy rules against slow references written from their definitions."""
+
+import math
+
+import pytest
+import torch
+
+from stet.draft_length import FixedLength
+from stet.errors import OptionError
+from stet.policies import Cascade, Confident, Ensemble, Exact, resolve
+from stet.policies.base import Blocks
+from stet.programs import cascade, drafting
+from stet.sampling import Sampler, SamplingParams
+from stet.sequence import OVERRULED, Limits
+from tiny import engine, greedy, llama, near, request, run, seeded
+
+COUNT = 24
+PROMPTS = [[3, 1, 4, 1, 5], [9, 2, 6], [5, 3, 5, 8, 9, 7, 9]]
+
+
+@pytest.fixture(scope="module")
+def models():
+    target = llama()
+    return target, near(target, 0.25)
+
+
+def limits(block: int) -> Limits:
+    return Limits(max_new_tokens=COUNT, draft_length=FixedLength(block))
+
+
+def decode(models, policy, block, prompts=PROMPTS, rows=4):
+    machine = engine(*models, rows=rows)
+    requests = [request(p, policy, limits(block)) for p in prompts]
+    run(machine, requests)
+    return [item.sequence for item in requests]
+
+
+@torch.inference_mode()
+def by_hand(models, prompt, choose):
+    """Greedy decoding where `choose` sees both models' log-probs of the next token."""
+    tokens = list(prompt)
+    for _ in range(COUNT):
+        both = [m(torch.tensor([tokens])).logits[0, -1].log_softmax(-1) for m in models]
+        tokens.append(int(choose(*both)))
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("block", [1, 2, 5, 9])
+@pytest.mark.parametrize("weight", [0.0, 0.3, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("space", ["logprobs", "probs"])
+def test_an_ensemble_is_greedy_decoding_from_the_mean(models, block, weight, space):
+    def choose(p, q):
+        if space == "probs":
+            return ((1 - weight) * p.exp() + weight * q.exp()).argmax()
+        return ((1 - weight) * p + weight * q).argmax()
+
+    written = decode(models, Ensemble(weight, space), block)
+    for prompt, sequence in zip(PROMPTS, written, strict=True):
+        assert sequence.answer == by_hand(models, prompt, choose)
+
+
+@pytest.mark.parametrize("block", [1, 3, 8])
+@pytest.mark.parametrize("margin", [-0.3, 0.0, 0.3])
+def test_the_surer_model_is_followed_whatever_the_block(models, block, margin):
+    def choose(p, q):
+        mine, theirs = p.argmax(), q.argmax()
+        return theirs if q[theirs].exp() > p[mine].exp() + margin else mine
+
+    written = decode(models, Confident(margin), block)
+    for prompt, sequence in zip(PROMPTS, written, strict=True):
+        assert sequence.answer == by_hand(models, prompt, choose)
+
+
+def test_the_rules_differ_here_from_both_models_and_from_each_other(models):
+    """Otherwise the tests above could not fail."""
+    rules = [Exact(), Ensemble(), Confident(), Confident(-0.3), Ensemble(0.8)]
+    texts = [decode(models, rule, 4)[0].answer for rule in rules]
+    texts.append(greedy(models[1], PROMPTS[0], COUNT))
+    assert len({tuple(t) for t in texts}) >= 4
+
+
+@pytest.mark.parametrize("block", [1, 3, 4, 5, 24, 30])
+def test_keeping_every_draft_costs_one_pass_a_block(models, block):
+    """With the bonus held back the draft's text comes out, in ceil(T / K) target passes."""
+    for sequence in decode(models, Confident(-1.0), block):
+        drafted = greedy(models[1], sequence.tokens[: sequence.prompt_length], COUNT)
+        assert sequence.answer == drafted
+        assert sequence.counters.target_passes == math.ceil(COUNT / block)
+        assert sequence.counters.kept_tokens == COUNT
+
+
+def test_overruled_tokens_are_the_draft_s_and_not_the_target_s(models):
+    for policy in (Confident(), Ensemble()):
+        for sequence in decode(models, policy, 4):
+            overruled = [i for i, r in enumerate(sequence.reasons) if r == OVERRULED]
+            assert len(overruled) == sum(len(b.overruled) for b in sequence.blocks)
+            for i, reason in enumerate(sequence.reasons):
+                prefix = sequence.tokens[: sequence.prompt_length + i]
+                own = greedy(models[0], prefix, 1)[0]
+                differs = sequence.answer[i] != own
+                assert differs == (reason in {OVERRULED, "combined"})
+                assert sequence.origins[i] == (
+                    "draft" if reason in {"accepted", OVERRULED} else "target"
+                )
+    assert any(b.overruled for s in decode(models, Confident(-0.3), 4) for b in s.blocks), (
+        "nothing was overruled, so nothing was tested"
+    )
+
+
+def test_batch_mates_with_other_policies_change_nothing(models):
+    policies = [Ensemble(), Confident(), Exact(), Ensemble(0.3), Confident(-0.3), Exact()]
+    alone = [decode(models, p, 4, [PROMPTS[i % 3]])[0].answer for i, p in enumerate(policies)]
+    machine = engine(*models, rows=6)
+    requests = [request(PROMPTS[i % 3], p, limits(4)) for i, p in enumerate(policies)]
+    assert run(machine, requests) == alone
+
+
+def world(rows: int, width: int = 2, vocab: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    target = torch.randn(1, width + 1, vocab, generator=generator).expand(rows, -1, -1)
+    draft = torch.randn(1, width, vocab, generator=generator).expand(rows, -1, -1)
+    return target, draft
+
+
+def sampled_blocks(rows: int) -> tuple[Blocks, torch.Tensor, torch.Tensor]:
+    target, draft = world(rows)
+    generator = torch.Generator().manual_seed(5)
+    q = draft.softmax(-1)
+    drafted = torch.stack(
+        [torch.multinomial(q[:, i], 1, generator=generator)[:, 0] for i in range(2)], 1
+    )
+    blocks = Blocks(
+        drafted=drafted,
+        lengths=torch.full((rows,), 2),
+        target_logits=target,
+        sampler=Sampler(
+            [SamplingParams(temperature=1.0)] * rows, [[0]] * rows, 4, torch.device("cpu")
+        ),
+        uniforms=lambda slot, count: torch.rand(
+            rows, count, generator=torch.Generator().manual_seed(slot)
+        ),
+        draft_probs=q,
+        draft_logits=draft,
+    )
+    return blocks, target.log_softmax(-1)[0], draft.log_softmax(-1)[0]
+
+
+@pytest.mark.parametrize("space", ["logprobs", "probs"])
+def test_a_sampled_ensemble_follows_the_mean(space):
+    rows = 40_000
+    blocks, p, q = sampled_blocks(rows)
+    verdict = Ensemble(0.3, space).verify(blocks)
+    first = torch.where(verdict.kept > 0, blocks.drafted[:, 0], verdict.next_token)
+    mean = (
+        0.7 * p[0] + 0.3 * q[0]
+        if space == "logprobs"
+        else (0.7 * p[0].exp() + 0.3 * q[0].exp()).log()
+    )
+    expected = mean.softmax(-1) * rows
+    seen = torch.bincount(first, minlength=4).float()
+    chi_square = float(((seen - expected) ** 2 / expected).sum())
+    assert chi_square < 21.1  # 3 degrees of freedom, p = 1e-4
+    # The power of this test: neither model alone passes it.
+    for other in (p[0], q[0]):
+        wrong = other.softmax(-1) * rows
+        assert float(((seen - wrong) ** 2 / wrong).sum()) > 100
+
+
+def test_a_sampled_arbitration_that_never_overrules_is_the_exact_rule():
+    rows = 40_000
+    blocks, p, _ = sampled_blocks(rows)
+    verdict = Confident(2.0).verify(blocks)
+    first = torch.where(verdict.kept > 0, blocks.drafted[:, 0], verdict.next_token)
+    expected = p[0].exp() * rows
+    seen = torch.bincount(first, minlength=4).float()
+    assert float(((seen - expected) ** 2 / expected).sum()) < 21.1
+
+
+@pytest.mark.parametrize("statistic", ["mean", "min"])
+def test_a_cascade_keeps_the_draft_s_answer_or_writes_the_target_s(models, statistic):
+    target, draft = models
+    prompt = PROMPTS[0]
+    with torch.inference_mode():
+        answer = greedy(draft, prompt, COUNT)
+        logits = draft(torch.tensor([prompt + answer])).logits[0, len(prompt) - 1 : -1]
+    own = logits.log_softmax(-1).gather(1, torch.tensor(answer)[:, None])[:, 0]
+    value = float(own.mean() if statistic == "mean" else own.min())
+    for shift, expected in ((-0.01, answer), (0.01, greedy(target, prompt, COUNT))):
+        policy = Cascade(math.exp(value + shift), statistic)
+        machine = engine(target, draft)
+        item = request(prompt, policy, limits(4), program=lambda s, p: cascade(s, p, Exact()))
+        assert run(machine, [item]) == [expected]
+        counters = item.sequence.counters
+        assert counters.emitted_tokens == COUNT
+        # What the draft wrote in vain is counted too.
+        assert counters.draft_passes >= COUNT
+        assert (counters.target_passes == 0) == (shift < 0)
+        assert machine.busy is False
+
+
+def test_a_sampled_cascade_does_not_depend_on_its_batch(models):
+    sampling = SamplingParams(temperature=1.0)
+
+    def requests(indices):
+        return [
+            request(
+                PROMPTS[i % 3],
+                Cascade(0.2),
+                limits(4),
+                seeded(sampling, i),
+                program=lambda s, p: cascade(s, p, Exact()),
+            )
+            for i in indices
+        ]
+
+    alone = [run(engine(*models), requests([i]))[0] for i in range(5)]
+    assert run(engine(*models, rows=10), requests(range(5))) == alone
+
+
+def test_the_draft_alone_records_its_probabilities(models):
+    machine = engine(*models)
+    asked = Limits(max_new_tokens=10, probabilities=True)
+    item = request(PROMPTS[0], Exact(), asked, program=lambda s, _: drafting(s))
+    (answer,) = run(machine, [item])
+    with torch.inference_mode():
+        logits = models[1](torch.tensor([PROMPTS[0] + answer])).logits[0]
+    own = logits.softmax(-1)[len(PROMPTS[0]) - 1 : -1].gather(1, torch.tensor(answer)[:, None])
+    assert item.sequence.p_draft == pytest.approx(own[:, 0].tolist(), abs=1e-5)
+    assert item.sequence.p_target == [None] * 10
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "sentence"),
+    [
+        ("ensemble", {"weight": 1.5}, "weight is 1.5"),
+        ("ensemble", {"space": "logits"}, "choose from logprobs, probs"),
+        ("cascade", {"threshold": -0.1}, "threshold is -0.1"),
+        ("cascade", {"statistic": "median"}, "choose from mean, min"),
+        ("confident", {"weight": 1}, "it has: margin"),
+    ],
+)
+def test_parameters_out_of_range_are_refused(name, parameters, sentence):
+    with pytest.raises(OptionError, match=sentence):
+        resolve(name, parameters)
