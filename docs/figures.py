@@ -73,7 +73,40 @@ def bundled() -> str:
     return table(heading, rows) + source(found, "bundled")
 
 
-TABLES: dict[str, Callable[[], str]] = {"assisted": assisted, "bundled": bundled}
+def share(estimate: dict[str, Any]) -> str:
+    return f"{estimate['value']:.1%} ({100 * estimate['low']:.1f}-{100 * estimate['high']:.1f})"
+
+
+def compare() -> str:
+    found = result("compare")
+    rows = []
+    for row in found["rows"]:
+        gain, speedup = row["gain"], row["speedup"]
+        rows.append(
+            [
+                f"`{row['policy']}`",
+                share(row["accuracy"]),
+                "" if gain is None else f"{100 * gain['value']:+.1f}",
+                f"{speedup['value']:.2f}x",
+                "-" if row["tokens_per_pass"] is None else f"{row['tokens_per_pass']:.2f}",
+                f"{row['same_text']:.0%}",
+            ]
+        )
+    heading = ["policy", "right answers (95 %)", "points over target", "speed-up"]
+    heading += ["tokens per target pass", "target's text"]
+    figures = found["figures"]
+    return (
+        table(heading, rows) + f"\n{figures['problems']:.0f} test problems, one at a time, "
+        f"{figures['minutes']:.1f} minutes for everything. {found['recommendation']}\n"
+        + source(found, "compare")
+    )
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "assisted": assisted,
+    "bundled": bundled,
+    "compare": compare,
+}
 
 
 def filled(text: str) -> str:

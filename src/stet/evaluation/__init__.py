@@ -1,0 +1,1 @@
+"""Tasks, graders, paired comparison and its report."""

@@ -1,0 +1,280 @@
+"""What a comparison compares: policies with their parameters, and the baselines beside them.
+
+A contender is written `NAME`, or `NAME:parameter=value,parameter=value`. Several values of a
+parameter, `value|value`, make one contender each. A file lists contenders with labels and options
+of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from stet.errors import OptionError, StetError
+from stet.evaluation.records import PolicyEntry
+from stet.jobs import method_of
+from stet.policies import Policy, available, parameters, resolve
+
+ALONE = ("target", "draft")
+"""Names of decoding with one model alone."""
+
+
+@dataclass(frozen=True)
+class Majority:
+    """Several sampled answers of one method, and a vote over what the grader reads out of them.
+
+    Source: Wang et al., "Self-Consistency", arXiv 2203.11171.
+
+    Attributes:
+        of: whose answers: "target", "draft", or a policy's name.
+        k: how many.
+        temperature: of the samples.
+        top_p: of the samples.
+    """
+
+    of: str = "target"
+    k: int = 5
+    temperature: float = 0.7
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            OptionError: naming the parameter.
+        """
+        if self.k < 2:
+            raise OptionError(f"majority needs k of at least 2, not {self.k}.")
+        if self.temperature <= 0:
+            raise OptionError("majority needs a temperature above 0: equal samples cannot vote.")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One entry of a comparison, ready to run.
+
+    Attributes:
+        entry: label, name and parameters, as they are recorded.
+        policy: what `Pair.generate` takes.
+        options: options of its requests beside the run's.
+        majority: the vote, where it is one.
+    """
+
+    entry: PolicyEntry
+    policy: str | Policy
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    majority: Majority | None = None
+
+    @property
+    def label(self) -> str:
+        """What the run calls it."""
+        return self.entry.label
+
+    @property
+    def samples(self) -> int:
+        """Texts per answer."""
+        return self.majority.k if self.majority else 1
+
+
+def contender(
+    name: str,
+    values: Mapping[str, Any] | None = None,
+    *,
+    label: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Contender:
+    """A policy or baseline by name.
+
+    Args:
+        name: "target", "draft", "majority", a policy's name, or a file made by calibration.
+        values: its parameters.
+        label: what the run calls it; by default its name and what is not a default.
+        options: options of its requests beside the run's (see `stet.options.Options`).
+
+    Raises:
+        OptionError: for an unknown name or parameter, or a value out of range.
+    """
+    given, own = dict(values or {}), dict(options or {})
+    if name.endswith(".json"):
+        name, given = _artefact(Path(name), given)
+    if name in ALONE:
+        if given:
+            raise OptionError(f"{name!r} decodes with one model and has no parameters.")
+        return Contender(PolicyEntry(label or name, name, {}, name == "target", own), name, own)
+    if name == "majority":
+        return _majority(given, label, own)
+    policy = resolve(name, given)
+    chosen = parameters(policy)
+    title = label or _label(name, chosen, policy)
+    return Contender(PolicyEntry(title, name, chosen, policy.lossless, own), policy, own)
+
+
+def _majority(given: dict[str, Any], label: str | None, options: dict[str, Any]) -> Contender:
+    known = [f.name for f in fields(Majority)]
+    for parameter in given:
+        if parameter not in known:
+            listed = ", ".join(known)
+            raise OptionError(f"majority has no parameter {parameter!r}; it has: {listed}.")
+    vote = Majority(**given)
+    policy: str | Policy = vote.of if vote.of in ALONE else resolve(vote.of)
+    sampling = {"temperature": vote.temperature, "top_p": vote.top_p}
+    chosen = {f.name: getattr(vote, f.name) for f in fields(vote)}
+    entry = PolicyEntry(label or f"majority of {vote.of}", "majority", chosen, False, options)
+    if not label and (rest := _changed(chosen, vote, skip=("of",))):
+        entry = replace(entry, label=f"{entry.label} ({rest})")
+    return Contender(entry, policy, {**options, **sampling}, vote)
+
+
+def _artefact(path: Path, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Name and parameters in a file that a calibration wrote; `given` overrides single ones."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return str(record["policy"]), {**record["parameters"], **given}
+    except OSError as error:
+        raise OptionError(f"{path} cannot be read ({error.strerror}).") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise OptionError(f"{path} holds no policy with its parameters.") from error
+
+
+def _label(name: str, chosen: Mapping[str, Any], policy: Policy) -> str:
+    rest = _changed(chosen, policy)
+    return f"{name} ({rest})" if rest else name
+
+
+def _changed(chosen: Mapping[str, Any], record: Any, skip: Sequence[str] = ()) -> str:
+    defaults = {f.name: f.default for f in fields(record)}
+    return ", ".join(
+        f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
+        for name, value in chosen.items()
+        if name not in skip and value != defaults[name]
+    )
+
+
+def parse(text: str) -> list[Contender]:
+    """The contenders that `NAME:parameter=value|value,...` means.
+
+    Raises:
+        OptionError: for text of another form, or an unknown name or parameter.
+    """
+    name, _, rest = text.partition(":")
+    sweep: dict[str, list[Any]] = {}
+    for item in filter(None, rest.split(",")):
+        parameter, equals, values = item.partition("=")
+        if not equals or not parameter.strip():
+            raise OptionError(f"{text!r}: {item!r} is not of the form parameter=value.")
+        sweep[parameter.strip()] = [_value(v.strip()) for v in values.split("|")]
+    return [contender(name.strip(), values) for values in _combinations(sweep)]
+
+
+def _combinations(sweep: Mapping[str, Sequence[Any]]) -> Iterable[dict[str, Any]]:
+    for values in product(*sweep.values()):
+        yield dict(zip(sweep, values, strict=True))
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def read_file(path: Path) -> list[Contender]:
+    """The contenders of a TOML or YAML file, a list under `policy`.
+
+    Each has a `name`, and may have `label`, `parameters`, `sweep` (lists of values of parameters)
+    and `options`.
+
+    Raises:
+        OptionError: where the file cannot be read, or holds something else.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"{path} cannot be read as text ({error}).") from error
+    record = _toml(path, text) if path.suffix == ".toml" else _yaml(path, text)
+    listed = record.get("policy") if isinstance(record, dict) else None
+    if not isinstance(listed, list) or not listed:
+        raise OptionError(f"{path} holds no list under `policy`.")
+    return [made for item in listed for made in _entry(item, path)]
+
+
+def _toml(path: Path, text: str) -> Any:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise OptionError(f"{path} is not TOML: {error}.") from error
+
+
+def _yaml(path: Path, text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        where = str(error).replace("\n", " ")
+        raise OptionError(f"{path} is not YAML: {where}.") from error
+
+
+KEYS = ("name", "label", "parameters", "sweep", "options")
+
+
+def _entry(item: Any, path: Path) -> list[Contender]:
+    if not isinstance(item, dict) or not isinstance(item.get("name"), str):
+        raise OptionError(f"{path}: each policy needs a `name`.")
+    unknown = [key for key in item if key not in KEYS]
+    if unknown:
+        raise OptionError(f"{path}: {item['name']!r} has {unknown[0]!r}; known: {', '.join(KEYS)}.")
+    sweep: dict[str, list[Any]] = item.get("sweep", {})
+    label, made = item.get("label"), []
+    for values in _combinations(sweep):
+        shown = ", ".join(f"{name}={value}" for name, value in values.items())
+        full = f"{label} ({shown})" if label and shown else label
+        own = {**item.get("parameters", {}), **values}
+        made.append(contender(item["name"], own, label=full, options=item.get("options")))
+    return made
+
+
+def defaults(*, graded: bool, has_draft: bool) -> list[Contender]:
+    """Both models alone, every policy that needs no further setting, and votes of both models."""
+    names = ["target", "draft"] if has_draft else ["target"]
+    names += [
+        p.name for p in sorted(available(), key=lambda p: (not p.lossless, p.name != "exact"))
+    ]
+    made: list[Contender] = []
+    for name in names:
+        try:
+            item = contender(name)
+            method_of(item.policy, None, has_draft=has_draft)
+        except (StetError, TypeError):
+            continue  # it has to be calibrated or trained first, or needs a draft model
+        made.append(item)
+    if graded:
+        made += [
+            contender("majority", {"of": name}) for name in (ALONE if has_draft else ALONE[:1])
+        ]
+    return made
+
+
+def baselines(*, has_draft: bool) -> list[Contender]:
+    """The plain rules that stand beside every lossy policy, whether they were asked for or not."""
+    names = ("target", "draft", "exact", "ensemble", "confident") if has_draft else ("target",)
+    return [contender(name) for name in names]
+
+
+def distinct(contenders: Iterable[Contender]) -> list[Contender]:
+    """Without those that were given twice.
+
+    Raises:
+        OptionError: where two different ones have the same label.
+    """
+    found: dict[str, Contender] = {}
+    for item in contenders:
+        known = found.setdefault(item.label, item)
+        if known.entry != item.entry:
+            raise OptionError(f"Two policies are called {item.label!r}; give one another label.")
+    return list(found.values())

@@ -1,0 +1,61 @@
+"""Where a text states its answer in so many words, and what stands there."""
+
+from __future__ import annotations
+
+import re
+
+from stet.evaluation.graders.notation import BOX_CLOSE, BOX_OPEN
+
+LONGEST = 500
+"""Characters of a sentence; what repeats itself without end must not take time without end."""
+
+_ANSWER = re.compile(
+    r"\banswer\b(?P<between>(?:(?!\bnot\b)[^.!?\n\d=:;\x02]){0,60}?)"
+    r"(?P<link>[:=]|\b(?:is|equals|would be|should be|must be|comes to)\b)"
+    r"(?!\s*not\b)(?:[ ]*:)?",
+    re.IGNORECASE,
+)
+_HASHES = re.compile(r"(?<!#)####(?!#)")
+_BOX = re.compile(f"{BOX_OPEN}([^{BOX_OPEN}{BOX_CLOSE}]*){BOX_CLOSE}")
+# Not a dot inside a number or after an abbreviation's single letter.
+_SENTENCE_END = re.compile(rf"[.!?;](?=\s|$)|\n|{BOX_CLOSE}")
+
+
+def final_part(text: str) -> str:
+    """A text without the thoughts before it; nothing where the thoughts never end."""
+    _, mark, rest = text.rpartition("</think>")
+    if mark:
+        return rest
+    return "" if "<think>" in text else text
+
+
+def hashes(text: str) -> list[int]:
+    """Where something follows a `####`: positions after the marks."""
+    return [match.end() for match in _HASHES.finditer(text)]
+
+
+def answers(text: str) -> list[tuple[int, bool]]:
+    """Where something follows "Answer:", "the answer is" and the like.
+
+    Returns:
+        Positions after the words, and whether a colon or an equals sign ends them: those say that
+        the answer follows, where "is" may go on with anything.
+    """
+    found: list[tuple[int, bool]] = []
+    position = 0
+    while match := _ANSWER.search(text, position):
+        found.append((match.end(), match[0].rstrip()[-1] in ":="))
+        position = match.start() + len("answer")
+    return found
+
+
+def boxes(text: str) -> list[tuple[int, str]]:
+    r"""The contents of every innermost `\boxed{...}` of a plain text, with their positions."""
+    return [(match.start(1), match[1]) for match in _BOX.finditer(text)]
+
+
+def sentence(text: str, start: int) -> str:
+    """The rest of the sentence (or line) from a position on, as far as sentences go."""
+    stop = min(len(text), start + LONGEST)
+    end = _SENTENCE_END.search(text, start, stop)
+    return text[start : end.start() if end else stop]

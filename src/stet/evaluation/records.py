@@ -1,0 +1,240 @@
+"""What a comparison leaves on disk: one line per answer, and what it takes to repeat the run.
+
+A results folder holds `run.json` (a `Run`), `answers.jsonl` (an `Answer` a line, in the order they
+came) and `traces.jsonl` (for each answer a line with its trace). Everything a report says is
+computed from these files, so a run can be reported on again without a model.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from stet.errors import StetError
+from stet.trace import Counters
+
+VERSION = 1
+
+RUN, ANSWERS, TRACES = "run.json", "answers.jsonl", "traces.jsonl"
+
+
+@dataclass(slots=True)
+class Answer:
+    """One answer of one policy to one question.
+
+    Attributes:
+        policy: the policy's label in this run.
+        question: id of the question.
+        seed: the seed of the run it belongs to; the same for all policies.
+        text: what was written; for a vote, the first text that gave the winning answer.
+        answer: what the grader read out of it; None where there is none, or no grader.
+        right: the grade; None where the task has no grader.
+        finish_reason: why it ended.
+        error: one sentence, where it failed.
+        seconds: from the start of the request to its end.
+        chunk: number of the chunk of questions it was answered in.
+        chunk_seconds: wall-clock time of this policy on that chunk.
+        chunk_answers: questions in the chunk; `chunk_seconds` is counted once for all of them.
+        prompt_tokens: tokens of the prompt.
+        counters: what it cost and gained; the sum over samples for a vote.
+        signals: numbers the models gave about this answer, by name.
+        samples: texts written for it; 1 except for a vote.
+        votes: for a vote, how many samples gave each answer.
+    """
+
+    policy: str
+    question: str
+    seed: int
+    text: str
+    answer: str | None
+    right: bool | None
+    finish_reason: str
+    error: str | None
+    seconds: float
+    chunk: int
+    chunk_seconds: float
+    chunk_answers: int
+    prompt_tokens: int
+    counters: Counters
+    signals: dict[str, float] = field(default_factory=dict[str, float])
+    samples: int = 1
+    votes: dict[str, int] = field(default_factory=dict[str, int])
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What no two answers of a run share."""
+        return self.policy, self.question, self.seed
+
+    def to_json(self) -> str:
+        """This answer as one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+
+@dataclass(slots=True)
+class PolicyEntry:
+    """A policy of a run.
+
+    Attributes:
+        label: what the run calls it; unique.
+        name: the policy's or baseline's own name.
+        parameters: the values of all its parameters.
+        lossless: whether it promises the target's own distribution.
+        options: options of its requests where they differ from the run's.
+    """
+
+    label: str
+    name: str
+    parameters: dict[str, Any]
+    lossless: bool
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(slots=True)
+class QuestionEntry:
+    """A question of a run, for reports: a run can be looked at where its task is not at hand."""
+
+    id: str
+    prompt: str
+    reference: str | None
+    group: str | None = None
+
+
+@dataclass(slots=True)
+class Run:
+    """What was run: enough to repeat it, and to report on it.
+
+    Attributes:
+        task: name of the task.
+        questions: in the order they were asked.
+        policies: in the order they were given.
+        reference: label of the policy that the others are compared to.
+        primary: labels whose comparison with the reference was declared beforehand; only these
+            are tested, with Holm's correction.
+        seeds: the seeds; each is a full run over all questions.
+        batch: questions answered at a time.
+        options: options of all requests (sampling, length, stop strings).
+        target: name and revision of the target.
+        draft: the same of the draft; None for prompt lookup.
+        graded: whether the task has a grader.
+        grader: name of the grader, and its settings.
+        note: what readers of every table must know (for example of the bundled pair).
+        machine: what it ran on.
+        versions: of Stet and the libraries below it.
+        command: the command line.
+        date: when it began, ISO 8601, UTC.
+        version: of this format.
+    """
+
+    task: str
+    questions: list[QuestionEntry]
+    policies: list[PolicyEntry]
+    reference: str
+    primary: list[str]
+    seeds: list[int]
+    batch: int
+    options: dict[str, Any]
+    target: dict[str, Any]
+    draft: dict[str, Any] | None
+    graded: bool
+    grader: dict[str, Any]
+    note: str
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    command: str
+    date: str
+    version: int = VERSION
+
+    def entry(self, label: str) -> PolicyEntry:
+        """The policy with this label."""
+        return next(p for p in self.policies if p.label == label)
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """A run with the answers it has so far."""
+
+    run: Run
+    answers: list[Answer]
+    folder: Path | None = None
+
+    def of(self, label: str) -> list[Answer]:
+        """The answers of one policy."""
+        return [a for a in self.answers if a.policy == label]
+
+
+@cache
+def _adapter(kind: type[Any]) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def read_run(folder: Path) -> Run:
+    """The description of the run in a results folder.
+
+    Raises:
+        StetError: where there is none, or it is of another version.
+    """
+    from pydantic import ValidationError
+
+    path = folder / RUN
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise StetError(f"{folder} holds no results of a comparison (no {RUN}).") from error
+    try:
+        run: Run = _adapter(Run).validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise StetError(f"{path}: not a run ({where}: {first['msg']}).") from error
+    if run.version != VERSION:
+        raise StetError(f"{path} has version {run.version}; this release reads {VERSION}.")
+    return run
+
+
+def read_answers(folder: Path) -> list[Answer]:
+    """The answers of a results folder; a last line that a crash cut short is left out.
+
+    Raises:
+        StetError: naming the first line that is not an answer.
+    """
+    from pydantic import ValidationError
+
+    path = folder / ANSWERS
+    if not path.exists():
+        return []
+    answers: list[Answer] = []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        if not line.endswith("\n"):
+            break
+        try:
+            answers.append(_adapter(Answer).validate_json(line))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "the line"
+            raise StetError(
+                f"{path}, line {number}: not an answer ({where}: {first['msg']})."
+            ) from error
+    return answers
+
+
+def read(folder: Path) -> Results:
+    """A run and its answers."""
+    return Results(read_run(folder), read_answers(folder), folder)
+
+
+def read_traces(folder: Path) -> Iterator[dict[str, Any]]:
+    """The lines of `traces.jsonl`: `policy`, `question`, `seed` and `trace`, a JSON trace."""
+    path = folder / TRACES
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8") as file:
+        for line in file:
+            if line.endswith("\n"):
+                yield json.loads(line)

@@ -1,0 +1,297 @@
+"""Running a comparison: every contender answers every question, in turns, and all is written down.
+
+Fair: all get the same prompts with the same seeds in the same batches; they take turns chunk by
+chunk, in an order that moves on, so a machine that slows down slows all alike; each is warmed up
+on questions whose answers are thrown away.
+
+Safe: a chunk's answers are written when it is done. Started again, a run goes on after them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stet.errors import OptionError, StetError
+from stet.evaluation import records
+from stet.evaluation.contenders import Contender
+from stet.evaluation.records import Answer, QuestionEntry, Results, Run
+from stet.evaluation.voting import Sampled, grade, vote
+from stet.machine import machine, versions
+
+if TYPE_CHECKING:
+    from stet.evaluation.tasks.base import LoadedTask, Question
+    from stet.options import Prompt
+    from stet.pair import Pair
+    from stet.result import Result
+
+WARM_UP_TOKENS = 32
+SEED_STRIDE = 1_000_000_007
+"""Seeds of different runs stay apart however many questions and samples there are."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be run.
+
+    Attributes:
+        task: questions and grader.
+        contenders: what is compared.
+        reference: label of the contender that the others are compared to.
+        primary: labels of the comparisons declared beforehand.
+        seeds: one run over all questions each.
+        batch: questions at a time.
+        options: of all requests.
+        command: the command line, for the record.
+        note: what readers of every table must know.
+    """
+
+    task: LoadedTask
+    contenders: Sequence[Contender]
+    reference: str = "target"
+    primary: Sequence[str] = ()
+    seeds: Sequence[int] = (0,)
+    batch: int = 1
+    options: dict[str, Any] = field(default_factory=dict[str, Any])
+    command: str = ""
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be run.
+
+        Raises:
+            OptionError: naming what is wrong.
+        """
+        labels = [c.label for c in self.contenders]
+        for label in (self.reference, *self.primary):
+            if label not in labels:
+                listed = ", ".join(labels)
+                raise OptionError(f"There is no policy {label!r} in this run; it has: {listed}.")
+        if self.reference in self.primary:
+            raise OptionError(f"{self.reference!r} cannot be compared to itself.")
+        if self.task.grader is None and any(c.majority for c in self.contenders):
+            raise OptionError("A majority needs a task with a grader: votes are over its answers.")
+        if not self.task.questions:
+            raise OptionError(f"Task {self.task.name!r} has no questions.")
+        if len(set(self.seeds)) < len(self.seeds) or not self.seeds:
+            raise OptionError("Give at least one seed, and none of them twice.")
+
+    def chunks(self) -> Iterator[tuple[int, Sequence[Question]]]:
+        """The questions in the portions in which contenders take turns, with their first index."""
+        questions = self.task.questions
+        for start in range(0, len(questions), self.batch):
+            yield start, questions[start : start + self.batch]
+
+
+class Comparison:
+    """A run of a plan in a results folder, from its beginning or from where it stopped."""
+
+    def __init__(self, pair: Pair, plan: Plan, folder: Path) -> None:
+        """Open the folder.
+
+        Raises:
+            StetError: where it holds another run.
+        """
+        self.pair, self.plan, self.folder = pair, plan, folder
+        self.run = _describe(pair, plan)
+        self.answers: list[Answer] = []
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / records.RUN).exists():
+            self._resume()
+        else:
+            text = json.dumps(asdict(self.run), ensure_ascii=False, indent=1)
+            (folder / records.RUN).write_text(text + "\n", encoding="utf-8")
+        self._done = {a.key for a in self.answers}
+
+    @property
+    def total(self) -> int:
+        """Answers of the whole run."""
+        plan = self.plan
+        return len(plan.task.questions) * len(plan.contenders) * len(plan.seeds)
+
+    def _resume(self) -> None:
+        old = records.read_run(self.folder)
+        differing = [name for name in _SAME if getattr(old, name) != getattr(self.run, name)]
+        if differing:
+            raise StetError(
+                f"{self.folder} holds another run (it differs in {', '.join(differing)}); choose "
+                "another folder, or delete that one."
+            )
+        self.run = old
+        self.answers = _whole_chunks(records.read_answers(self.folder))
+        # What a crash cut short is written again.
+        _rewrite(self.folder / records.ANSWERS, [a.to_json() for a in self.answers])
+        kept = {a.key for a in self.answers}
+        traces = [
+            json.dumps(line, ensure_ascii=False)
+            for line in records.read_traces(self.folder)
+            if (line["policy"], line["question"], line["seed"]) in kept
+        ]
+        _rewrite(self.folder / records.TRACES, traces)
+
+    def go(self, on_answers: Callable[[list[Answer]], None] | None = None) -> Results:
+        """Answer what is not answered yet.
+
+        Args:
+            on_answers: called with the answers of each chunk of each contender.
+        """
+        pending = {c.label for c in self.plan.contenders if not self._complete(c)}
+        for item in self.plan.contenders:
+            if item.label in pending:
+                self._warm_up(item)
+        for index, (seed, (start, questions)) in enumerate(
+            (seed, chunk) for seed in self.plan.seeds for chunk in self.plan.chunks()
+        ):
+            turn = index % len(self.plan.contenders)
+            for item in (*self.plan.contenders[turn:], *self.plan.contenders[:turn]):
+                if any((item.label, q.id, seed) not in self._done for q in questions):
+                    written = self._answer(item, questions, start, seed, index)
+                    if on_answers is not None:
+                        on_answers(written)
+        return Results(self.run, self.answers, self.folder)
+
+    def _complete(self, item: Contender) -> bool:
+        return all(
+            (item.label, q.id, seed) in self._done
+            for q in self.plan.task.questions
+            for seed in self.plan.seeds
+        )
+
+    def _warm_up(self, item: Contender) -> None:
+        questions = self.plan.task.questions[: self.plan.batch]
+        prompts = self._prompts(item, questions)
+        options: dict[str, Any] = {**self.plan.options, **item.options}
+        options["max_new_tokens"] = min(
+            options.get("max_new_tokens", WARM_UP_TOKENS), WARM_UP_TOKENS
+        )
+        self.pair.generate(prompts, item.policy, **options)
+
+    def _prompts(self, item: Contender, questions: Sequence[Question]) -> list[Prompt]:
+        prompts: list[Prompt] = []
+        for question in questions:
+            text: Prompt = question.prompt
+            if self.plan.task.chat:
+                text = self.pair.render([{"role": "user", "content": question.prompt}])
+            prompts += [text] * item.samples
+        return prompts
+
+    def _answer(
+        self, item: Contender, questions: Sequence[Question], start: int, seed: int, chunk: int
+    ) -> list[Answer]:
+        """One contender's answers to one chunk, written to disk."""
+        options: dict[str, Any] = {**self.plan.options, **item.options}
+        # Prompt i gets seed + i: a sample's randomness does not depend on how chunks are cut.
+        options["seed"] = seed * SEED_STRIDE + start * item.samples
+        prompts = self._prompts(item, questions)
+        began = time.perf_counter()
+        results = self.pair.generate(prompts, item.policy, **options)
+        seconds = time.perf_counter() - began
+        answers: list[Answer] = []
+        traces: list[str] = []
+        grader = self.plan.task.grader
+        for place, question in enumerate(questions):
+            own = results[place * item.samples : (place + 1) * item.samples]
+            samples = [Sampled(r, grade(r, question.reference, grader)) for r in own]
+            chosen = vote(samples)
+            answers.append(
+                Answer(
+                    policy=item.label,
+                    question=question.id,
+                    seed=seed,
+                    text=chosen.shown.text,
+                    answer=chosen.answer,
+                    right=chosen.right,
+                    finish_reason=chosen.shown.finish_reason,
+                    error=chosen.shown.error,
+                    # Samples of a vote are written side by side: the last one ends it.
+                    seconds=max(r.seconds for r in own),
+                    chunk=chunk,
+                    chunk_seconds=seconds,
+                    chunk_answers=len(questions),
+                    prompt_tokens=chosen.shown.trace.prompt_tokens,
+                    counters=chosen.counters,
+                    signals=chosen.signals,
+                    samples=item.samples,
+                    votes=chosen.votes,
+                )
+            )
+            traces.append(_trace_line(answers[-1], chosen.shown))
+        # Traces first: an answer on disk always has its trace.
+        _append(self.folder / records.TRACES, traces)
+        _append(self.folder / records.ANSWERS, [a.to_json() for a in answers])
+        self.answers += answers
+        self._done |= {a.key for a in answers}
+        return answers
+
+
+_SAME = (
+    "task",
+    "questions",
+    "policies",
+    "reference",
+    "primary",
+    "seeds",
+    "batch",
+    "options",
+    "target",
+    "draft",
+    "grader",
+)
+"""What a run must have in common with the one it goes on from."""
+
+
+def _describe(pair: Pair, plan: Plan) -> Run:
+    task = plan.task
+    grader = task.grader
+    return Run(
+        task=task.name,
+        questions=[QuestionEntry(q.id, q.prompt, q.reference, q.group) for q in task.questions],
+        policies=[c.entry for c in plan.contenders],
+        reference=plan.reference,
+        primary=list(plan.primary),
+        seeds=list(plan.seeds),
+        batch=plan.batch,
+        # As JSON has them, so that a run equals itself read back.
+        options=json.loads(json.dumps(plan.options)),
+        target=pair.identity("target"),
+        draft=None if pair.draft is None else pair.identity("draft"),
+        graded=grader is not None,
+        grader={} if grader is None else {"name": grader.name, **grader.settings},
+        note=plan.note or task.note,
+        machine=machine(),
+        versions=versions(),
+        command=plan.command,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _whole_chunks(answers: Sequence[Answer]) -> list[Answer]:
+    """Without the answers of chunks that were only partly written."""
+    found: dict[tuple[str, int, int], list[Answer]] = {}
+    for answer in answers:
+        found.setdefault((answer.policy, answer.seed, answer.chunk), []).append(answer)
+    whole = {key for key, group in found.items() if len(group) == group[0].chunk_answers}
+    return [a for a in answers if (a.policy, a.seed, a.chunk) in whole]
+
+
+def _trace_line(answer: Answer, result: Result) -> str:
+    line = {"policy": answer.policy, "question": answer.question, "seed": answer.seed}
+    return json.dumps({**line, "trace": asdict(result.trace)}, ensure_ascii=False)
+
+
+def _append(path: Path, lines: Sequence[str]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write("".join(line + "\n" for line in lines))
+        file.flush()
+
+
+def _rewrite(path: Path, lines: Sequence[str]) -> None:
+    """Replace a file as a whole: whoever interrupts finds the old one or the new one."""
+    new = path.with_suffix(".new")
+    new.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    new.replace(path)

@@ -1,0 +1,120 @@
+"""The records of a data set: from a local file, or from the Hugging Face hub."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from stet.evaluation.tasks.base import TaskError
+
+Row = Mapping[str, Any]
+
+OLDEST_DATASETS = 4
+"""From this version on, `datasets` runs no code that a data set brings along."""
+
+
+def read_rows(path: Path) -> list[Row]:
+    """The records of a JSONL file, or of a JSON file with a list of records; `.gz` of either.
+
+    Raises:
+        TaskError: naming the line that is not a record.
+    """
+    try:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise TaskError(f"{path} cannot be read: {error}.") from error
+    text = text.removeprefix("\ufeff")
+    if text.lstrip().startswith("["):
+        return _list(path, text)
+    # By "\n" alone: JSON strings may hold other line separators.
+    rows = [_record(path, n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    if not rows:
+        raise TaskError(f"{path} holds no records.")
+    return rows
+
+
+def fetch_rows(task: str, repository: str, configuration: str | None, split: str) -> list[Row]:
+    """The records of a data set on the hub.
+
+    Raises:
+        TaskError: without the package `datasets`, or where the hub cannot be reached.
+    """
+    try:
+        datasets = import_module("datasets")
+    except ImportError as error:
+        raise TaskError(
+            f"To fetch {task} from the hub, pip install 'stet-decoding[tasks]'; or name a local "
+            f"file of it."
+        ) from error
+    version = str(getattr(datasets, "__version__", "0"))
+    if int(version.partition(".")[0]) < OLDEST_DATASETS:
+        raise TaskError(
+            f"datasets {version} may run code from the hub; pip install 'datasets>="
+            f"{OLDEST_DATASETS}'."
+        )
+    try:
+        loaded = datasets.load_dataset(repository, configuration, split=split)
+    except Exception as error:  # whatever network, cache and hub may raise
+        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise TaskError(
+            f"{task} ({repository}, split {split}) cannot be fetched: {first}; name a local file "
+            f"of it instead."
+        ) from error
+    return [dict(row) for row in loaded]
+
+
+def value(row: Row, name: str, where: str) -> Any:
+    """A field of a record.
+
+    Raises:
+        TaskError: naming the fields there are.
+    """
+    if name not in row:
+        raise TaskError(f"{where} has no field {name!r}; it has: {', '.join(row) or 'none'}.")
+    return row[name]
+
+
+def as_text(found: Any, name: str, where: str) -> str:
+    """A field as text: strings as they are, numbers and truth values as JSON writes them.
+
+    Raises:
+        TaskError: for anything else.
+    """
+    if isinstance(found, str):
+        return found
+    if isinstance(found, float) and found.is_integer():
+        return str(int(found))
+    if isinstance(found, bool | int | float):
+        return json.dumps(found)
+    kind = "empty" if found is None else f"a {type(found).__name__}"
+    raise TaskError(f"{where}: the field {name!r} is {kind}; it must be a text or a number.")
+
+
+def _list(path: Path, text: str) -> list[Row]:
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise TaskError(f"{path} is not JSON: {error}.") from error
+    for number, row in enumerate(found, 1):
+        if not isinstance(row, dict):
+            raise TaskError(f"{path}, entry {number}: not a record.")
+    if not found:
+        raise TaskError(f"{path} holds no records.")
+    rows: list[Row] = found
+    return rows
+
+
+def _record(path: Path, number: int, line: str) -> Row:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise TaskError(f"{path}, line {number}: not JSON ({error}).") from error
+    if not isinstance(row, dict):
+        raise TaskError(f"{path}, line {number}: not a record.")
+    return row

@@ -1,0 +1,95 @@
+"""Grading what was written, and voting where several texts answer one question."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from stet.trace import Counters
+
+if TYPE_CHECKING:
+    from stet.evaluation.graders.base import Grader
+    from stet.result import Result
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What a grader made of a text.
+
+    Attributes:
+        answer: what it read out of it.
+        right: whether that is right; None where nothing is graded.
+    """
+
+    answer: str | None = None
+    right: bool | None = None
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A text with its grade."""
+
+    result: Result
+    grade: Grade
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What a question's samples came to.
+
+    Attributes:
+        shown: the first sample that gave the chosen answer.
+        answer: the chosen answer.
+        right: its grade.
+        counters: of all samples together.
+        signals: of the shown sample.
+        votes: samples per answer; empty where there was no vote.
+    """
+
+    shown: Result
+    answer: str | None
+    right: bool | None
+    counters: Counters
+    signals: dict[str, float] = field(default_factory=dict[str, float])
+    votes: dict[str, int] = field(default_factory=dict[str, int])
+
+
+def grade(result: Result, reference: str | None, grader: Grader | None) -> Grade:
+    """Grade one text; one that failed is wrong, whatever it says."""
+    if grader is None or reference is None:
+        return Grade()
+    answer = grader.extract(result.text)
+    return Grade(answer, result.error is None and grader.right(answer, reference))
+
+
+def vote(samples: Sequence[Sampled]) -> Chosen:
+    """The most frequent answer; of equally frequent ones the first, and no answer only if all."""
+    counters = Counters()
+    for sample in samples:
+        counters.add(sample.result.counters)
+    given = [s.grade.answer for s in samples if s.grade.answer is not None]
+    best = Counter(given).most_common(1)[0][0] if given else None
+    winner = next(s for s in samples if s.grade.answer == best)
+    return Chosen(
+        winner.result,
+        best,
+        winner.grade.right,
+        counters,
+        signals(winner.result),
+        dict(Counter(given)) if len(samples) > 1 else {},
+    )
+
+
+def signals(result: Result) -> dict[str, float]:
+    """Numbers about an answer that its trace holds, where probabilities were recorded."""
+    found: dict[str, float] = {}
+    for name in ("target", "draft"):
+        probabilities = [getattr(token, f"p_{name}") for token in result.tokens]
+        known = [p for p in probabilities if p is not None]
+        if known:
+            found[f"{name} probability, mean"] = fmean(known)
+            found[f"{name} probability, lowest"] = min(known)
+    return found

@@ -1,0 +1,252 @@
+"""Running a comparison: fairness, records, and going on after an interruption."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from families import VOCAB, save
+from stet.errors import OptionError, StetError
+from stet.evaluation import records
+from stet.evaluation.contenders import contender, parse
+from stet.evaluation.graders.base import Grader
+from stet.evaluation.run import Comparison, Plan
+from stet.evaluation.tasks.base import LoadedTask, Question
+from stet.load import load_pair
+from tiny import llama, near
+
+WORDS = ("a", "b", "c d", "e f", "how many", "g h", "b b")
+
+
+class FirstLetter(Grader):
+    """Reads the first letter, and takes it for right or wrong by its place in the alphabet."""
+
+    name = "first-letter"
+    summary = "for tests"
+
+    def extract(self, text):
+        letters = [c for c in text if c.isalpha()]
+        return letters[0] if letters else None
+
+    def right(self, answer, reference):
+        return answer is not None and (answer < "i") == (reference == "early")
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    place = tmp_path_factory.mktemp("pair")
+    large = llama(vocab=VOCAB, layers=3)
+    for role, model in (("target", large), ("draft", near(large, 0.1))):
+        save(place / role, model=model)
+    return load_pair(place / "target", place / "draft", max_batch=16, max_length=200)
+
+
+def task(count=7, graded=True):
+    questions = [Question(f"q/{i}", WORDS[i], "early" if i % 2 else "late") for i in range(count)]
+    return LoadedTask(
+        name="letters",
+        questions=questions,
+        grader=FirstLetter() if graded else None,
+        max_new_tokens=12,
+        stop=(),
+        chat=False,
+    )
+
+
+OPTIONS = {"max_new_tokens": 12, "temperature": 0.0, "draft_length": 3, "probabilities": True}
+
+
+def plan(*names, **changes):
+    names = names or ("target", "draft", "exact", "ensemble", "majority:of=target,k=3")
+    made = [item for name in names for item in parse(name)]
+    settings = {"task": task(), "contenders": made, "batch": 3, "seeds": (0, 1), "options": OPTIONS}
+    return Plan(**settings | changes)
+
+
+def test_every_policy_answers_every_question_once(pair, tmp_path):
+    seen = []
+    comparison = Comparison(pair, plan(), tmp_path)
+    results = comparison.go(seen.append)
+    assert comparison.total == len(results.answers) == 5 * 7 * 2
+    assert [a for chunk in seen for a in chunk] == results.answers
+    assert max(Counter(a.key for a in results.answers).values()) == 1
+    assert records.read(tmp_path) == results
+    traces = list(records.read_traces(tmp_path))
+    assert {(t["policy"], t["question"], t["seed"]) for t in traces} == {
+        a.key for a in results.answers
+    }
+
+
+def test_lossless_policies_have_the_target_s_text_and_records_tell_the_truth(pair, tmp_path):
+    results = Comparison(pair, plan("target", "exact", "draft"), tmp_path).go()
+    texts = {a.key: a.text for a in results.answers}
+    for (policy, question, seed), text in texts.items():
+        prompt = next(q.prompt for q in results.run.questions if q.id == question)
+        alone = pair.generate(prompt, policy, **OPTIONS)
+        assert text == alone.text
+        if policy == "exact":
+            assert text == texts["target", question, seed]
+    for answer in results.answers:
+        grader = FirstLetter()
+        reference = next(q.reference for q in results.run.questions if q.id == answer.question)
+        assert answer.answer == grader.extract(answer.text)
+        assert answer.right == grader.right(answer.answer, reference)
+        assert 0 < answer.seconds <= answer.chunk_seconds
+        assert answer.counters.emitted_tokens == 12 or answer.finish_reason == "stop"
+        assert (
+            0
+            < answer.signals[
+                f"{'draft' if answer.policy == 'draft' else 'target'} probability, mean"
+            ]
+            <= 1
+        )
+    assert {a.right for a in results.answers} == {True, False}
+
+
+def test_policies_take_turns_in_an_order_that_moves_on(pair, tmp_path):
+    results = Comparison(pair, plan("target", "draft", "exact", seeds=(0,)), tmp_path).go()
+    order = list(dict.fromkeys((a.chunk, a.policy) for a in results.answers))
+    assert order == [
+        (chunk, name)
+        for chunk, names in enumerate(
+            (
+                ("target", "draft", "exact"),
+                ("draft", "exact", "target"),
+                ("exact", "target", "draft"),
+            )
+        )
+        for name in names
+    ]
+    sizes = {a.chunk: a.chunk_answers for a in results.answers}
+    assert sizes == {0: 3, 1: 3, 2: 1}
+
+
+def test_chunks_do_not_change_a_sampled_text(pair, tmp_path):
+    changes = {"options": OPTIONS | {"temperature": 0.8}, "seeds": (4,)}
+    names = ("target", "exact", "majority:of=draft,k=3")
+    runs = [
+        Comparison(pair, plan(*names, batch=b, **changes), tmp_path / str(b)).go() for b in (1, 4)
+    ]
+    assert {a.key: (a.text, a.votes) for a in runs[0].answers} == {
+        a.key: (a.text, a.votes) for a in runs[1].answers
+    }
+    other = Comparison(pair, plan(*names, **changes | {"seeds": (5,)}), tmp_path / "other").go()
+    assert {a.text for a in other.answers} != {a.text for a in runs[0].answers}
+
+
+def test_a_majority_is_what_most_samples_say(pair, tmp_path):
+    results = Comparison(pair, plan("target", "majority:k=5", seeds=(0,)), tmp_path).go()
+    voted = results.of("majority of target")
+    assert any(len(a.votes) > 1 for a in voted), "all samples agree, so nothing was tested"
+    for answer in voted:
+        assert sum(answer.votes.values()) <= 5 == answer.samples
+        assert answer.votes[answer.answer] == max(answer.votes.values())
+        assert FirstLetter().extract(answer.text) == answer.answer
+        # The cost of all samples counts.
+        assert answer.counters.emitted_tokens > 12
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_an_interrupted_run_goes_on_where_it_stopped(pair, tmp_path, cut):
+    whole = Comparison(pair, plan(), tmp_path / "whole").go()
+    folder = tmp_path / "cut"
+    count = 0
+
+    def stop_after_some(_):
+        nonlocal count
+        count += 1
+        if count == 8:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        Comparison(pair, plan(), folder).go(stop_after_some)
+    answers = folder / records.ANSWERS
+    before = answers.read_text().splitlines()
+    if cut:
+        # A crash in the middle of writing: half a line, and a chunk of which a line is missing.
+        answers.write_text("\n".join(before[:-1])[:-20])
+    resumed = Comparison(pair, plan(), folder)
+    assert len(before) - 6 <= len(resumed.answers) <= len(before)
+    new = []
+    results = resumed.go(new.extend)
+    assert len(new) == resumed.total - (len(before) if not cut else len(resumed.answers) - len(new))
+    assert {a.key: a.text for a in results.answers} == {a.key: a.text for a in whole.answers}
+    assert max(Counter(a.key for a in records.read_answers(folder)).values()) == 1
+    kept = [json.loads(line)["text"] for line in answers.read_text().splitlines()]
+    assert len(kept) == resumed.total
+    traces = Counter((t["policy"], t["question"], t["seed"]) for t in records.read_traces(folder))
+    assert set(traces.values()) == {1}
+    # Once more: nothing is left to do, and no model is asked.
+    again = []
+    Comparison(pair, plan(), folder).go(again.append)
+    assert not again
+
+
+def test_another_run_s_folder_is_not_touched(pair, tmp_path):
+    Comparison(pair, plan("target", "exact"), tmp_path).go()
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    for changed in (plan("target", "draft"), plan("target", "exact", batch=2)):
+        with pytest.raises(StetError, match="holds another run"):
+            Comparison(pair, changed, tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"reference": "nobody"}, "no policy 'nobody'"),
+        ({"primary": ["someone"]}, "no policy 'someone'"),
+        ({"primary": ["target"]}, "compared to itself"),
+        ({"task": task(graded=False)}, "needs a task with a grader"),
+        ({"task": task(0)}, "has no questions"),
+        ({"seeds": (1, 1)}, "none of them twice"),
+    ],
+)
+def test_a_plan_that_cannot_work_is_refused(changes, sentence):
+    with pytest.raises(OptionError, match=sentence):
+        plan(**changes)
+
+
+def test_without_a_grader_only_speed_is_recorded(pair, tmp_path):
+    made = plan("target", "exact", task=task(graded=False), seeds=(0,))
+    results = Comparison(pair, made, tmp_path).go()
+    assert {(a.right, a.answer) for a in results.answers} == {(None, None)}
+    assert not results.run.graded
+
+
+def test_a_failed_answer_is_recorded_and_wrong(pair, tmp_path):
+    made = plan("target", "exact", seeds=(0,), options=OPTIONS | {"timeout": 1e-9})
+    results = Comparison(pair, made, tmp_path).go()
+    assert {a.finish_reason for a in results.answers} == {"timeout"}
+
+
+def test_records_that_are_none_are_refused_with_their_place(tmp_path):
+    with pytest.raises(StetError, match="holds no results"):
+        records.read(tmp_path)
+    (tmp_path / records.RUN).write_text("{}")
+    with pytest.raises(StetError, match="not a run"):
+        records.read(tmp_path)
+    (tmp_path / records.ANSWERS).write_text('{"policy": "x"}\n')
+    with pytest.raises(StetError, match="line 1: not an answer"):
+        records.read_answers(Path(tmp_path))
+
+
+def test_a_chat_task_goes_through_the_template(pair, tmp_path, monkeypatch):
+    asked = []
+
+    def render(messages):
+        asked.append(messages)
+        return pair.tokenizer("a b")["input_ids"]
+
+    monkeypatch.setattr(pair, "render", render)
+    chatty = LoadedTask(
+        name="c", questions=task(1).questions, grader=None, max_new_tokens=4, stop=(), chat=True
+    )
+    made = Plan(chatty, [contender("target")], options={"max_new_tokens": 4})
+    Comparison(pair, made, tmp_path).go()
+    assert asked[0] == [{"role": "user", "content": "a"}]
