@@ -15,16 +15,20 @@ export TOKENIZERS_PARALLELISM ?= false
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types bench format docs setup clean
+.PHONY: help demo test test-integrations check lint types bench format docs setup clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY) ## solve bundled problems with and without speculation, and show one answer token by token
 	@$(BIN)/stet demo
 
 test: $(READY) lint types docs ## lint, format check, types, documentation check and all tests
 	@$(PYTEST)
+
+test-integrations: $(READY) ## install lm-evaluation-harness (large) and run its tests too
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,lm-eval]" -c constraints.txt
+	@$(PYTEST) tests/integrations tests/docs
 
 check: $(READY) lint types ## the quick part of test: lint, format check, types and the unit tests
 	@$(PYTEST) -m unit

@@ -24,7 +24,6 @@ from transformers import AutoModelForCausalLM
 import stet
 from stet.bundled import DRAFT, TARGET
 from stet.bundled import generate as problems
-from stet.engine.compiled import WIDTHS
 
 Answer = tuple[list[int], float]
 """Emitted tokens and the seconds they took."""
@@ -114,8 +113,7 @@ def contestants(
 ) -> tuple[dict[str, Callable[[str], Answer]], stet.Pair]:
     pair = stet.load_pair(dtype=options.dtype, device="cpu", compile=compiled, max_batch=1)
     if compiled:
-        for runner, widths in (("target", WIDTHS), ("draft", (1, 2))):
-            pair.engine.runners[runner].warm_up(widths, batches=[1])
+        pair.warm_up()
     kind = getattr(torch, options.dtype)
     target = AutoModelForCausalLM.from_pretrained(TARGET, dtype=kind).eval()
     draft = AutoModelForCausalLM.from_pretrained(DRAFT, dtype=kind).eval()

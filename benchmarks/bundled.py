@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
 from decode import Text, combined, greedy
 
 from stet.bundled import DRAFT, FAMILIES, SPLITS, TARGET, Problem, generate, parse_answer
+from stet.bundled.splits import OUT_OF_TEMPLATE
 
 Z = 1.96
 BLOCK = 5
@@ -114,9 +115,21 @@ def accuracy_rows(
                     "interval": wilson(sum(solved.right), len(problems)),
                     "unfinished": sum(not t.ended for t in solved.texts),
                 }
+                if split == OUT_OF_TEMPLATE:
+                    row["templates"] = by_template(solved)
                 rows.append(row)
                 print(row, flush=True)
     return rows, test["target"], test["draft"]
+
+
+def by_template(solved: Solved) -> dict[str, list[int]]:
+    """Right answers and problems of each template."""
+    found: dict[str, list[int]] = {}
+    for problem, right in zip(solved.problems, solved.right, strict=True):
+        count = found.setdefault(problem.template, [0, 0])
+        count[0] += right
+        count[1] += 1
+    return found
 
 
 @torch.inference_mode()

@@ -31,8 +31,12 @@ needed, comparisons, fractions and percentages with whole results, numbers up to
 `units`: {units} templates of dates, units and lists. Both models saw three parts of `stories` to
 one of `units`. Each step has several wordings, independent steps come in any order, and sums and
 products in either operand order, all equally likely. A hash of (template, numbers, operations)
-decides the split, so no number combination is in two splits; {held_stories} and {held_units}
-further templates are held out of all training (`out_of_template`). Difficulty: {difficulty}.
+decides the split, so no number combination is in two splits. Difficulty: {difficulty}.
+
+{held_stories} and {held_units} further templates are held out of all training
+(`out_of_template`). Those named `chain_...` are new plots made of known sentences: openings, events
+and endings that were each trained, but this opening never with this ending. The others tell their
+plot in words that no training problem has.
 
 Prompt format: `Problem: ...\\nSolution:\\n`; the chat template makes it from a user's message. The
 tokenizer is byte-level BPE with {vocabulary} tokens and single digits; it loses nothing of any
@@ -48,6 +52,13 @@ text. Steps end in a single line break.
 Loss: warm-up, hold, linear decay; Muon for the matrices, AdamW for the rest; the export takes the
 moving average of the weights or the last ones, whichever has the lower validation loss
 ({exported}). See `recipes/README.md`.
+
+The target's way to its plateau (loss of the moving average on the validation split; the decay of
+the learning rate begins at two thirds):
+
+| tokens | validation loss | right |
+|---|---|---|
+{plateau}
 
 ## Accuracy
 
@@ -70,7 +81,8 @@ On the {problems} problems of `stories/test`, along the target's greedy text:
 - A forward pass of the target costs {cost:.1f} times the draft's for one token, {block:.1f} times
   for a block of five (batch 1, transformers' eager forward, two CPU threads; what a pass costs
   beside its layers is the same for both and lowers the ratio).
-- Decoding from the mean of both log-probs, against the target alone:
+- Decoding from the mean of both log-probs, against the target alone, at 1, 2 and 4 times the
+  training tokens of the first (the last is the shipped target; the draft is the same):
 
 | target | tokens | target right | mean right | gain | 95 % interval |
 |---|---|---|---|---|---|
@@ -84,8 +96,10 @@ trivial combinations beside the clever ones.
 ## Limits
 
 They solve problems of this one kind and nothing else. They do not chat, and a problem put in other
-words than the templates' is answered wrongly: on templates they never saw (`out_of_template`)
-they write well-formed steps with the wrong quantities. Licence: Apache-2.0, data and weights.
+words than the templates' is mostly answered wrongly: with well-formed steps and the wrong
+quantities. The target on the `stories` that are held out, by template: {held_out}.
+
+Licence: Apache-2.0, data and weights.
 """
 
 
@@ -129,15 +143,37 @@ def accuracy(record: dict[str, Any]) -> str:
 def means(record: dict[str, Any], tokens: dict[str, int]) -> str:
     """Rows of the table of the mean of both log-probs."""
     lines: list[str] = []
+    first = min(tokens.values())
     for row in record["rows"]:
         if row.get("what") == "mean of both log-probs":
             low, high = row["gain_interval"]
             lines.append(
-                f"| {row['target']} | {tokens[row['target']] / 1e6:.1f} M "
+                f"| {tokens[row['target']] / first:.0f}x | {tokens[row['target']] / 1e6:.1f} M "
                 f"| {row['target_accuracy']:.1%} | {row['mean_accuracy']:.1%} "
                 f"| {row['gain']:+.1%} | {low:+.1%} to {high:+.1%} |"
             )
     return "\n".join(lines)
+
+
+def plateau(log: list[dict[str, Any]]) -> str:
+    """Rows of the table of validations."""
+    judged = [x for x in log if "accuracy" in x and "tokens" in x]
+    return "\n".join(
+        f"| {x['tokens'] / 1e6:.1f} M | {x['validation_loss_average']:.4f} | {x['accuracy']:.0%} |"
+        for x in judged
+    )
+
+
+def held_out(record: dict[str, Any]) -> str:
+    """The target's accuracy on each template that is held out."""
+    row = next(
+        r
+        for r in record["rows"]
+        if (r.get("family"), r.get("split"), r.get("model"))
+        == ("stories", "out_of_template", "target")
+    )
+    found = sorted(row["templates"].items(), key=lambda item: -item[1][0] / item[1][1])
+    return ", ".join(f"`{name}` {right} of {count}" for name, (right, count) in found)
 
 
 def main() -> None:
@@ -155,10 +191,13 @@ def main() -> None:
     tokens = {"final": progress["target"]["tokens"]}
     for folder in (options.cache / "target").glob("at-*"):
         tokens[folder.name] = json.loads((folder / "progress.json").read_text())["tokens"]
+    logs = {
+        run: [json.loads(x) for x in (options.cache / run / "log.jsonl").read_text().splitlines()]
+        for run in ("target", "draft")
+    }
     exported = []
     for run in ("target", "draft"):
-        lines = (options.cache / run / "log.jsonl").read_text().splitlines()
-        last = [x for x in map(json.loads, lines) if x.get("exported") == run][-1]
+        last = [x for x in logs[run] if x.get("exported") == run][-1]
         exported.append(f"{run}: {'the average' if last['averaged'] else 'the last'}")
     ties = next(r for r in record["rows"] if r.get("what") == "outcome of disagreements")
     training = " ".join(
@@ -181,6 +220,8 @@ def main() -> None:
         sizes=sizes(record),
         training=training,
         exported="; ".join(exported),
+        plateau=plateau(logs["target"]),
+        held_out=held_out(record),
         date=record["date"],
         command=record["command"],
         processor=record["machine"]["processor"],

@@ -43,20 +43,21 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "target": Recipe(layers=14, width=128, inner=352, minutes=90.0),
-    "draft": Recipe(layers=2, width=128, inner=352, minutes=30.0, seed=1),
-    # For studies of policies, not shipped: a draft that knows little and is sure of it, because
-    # it saw few problems many times ...
+    "draft": Recipe(layers=2, width=96, inner=256, minutes=15.0, seed=1),
+    # For studies of policies, not shipped: a smaller pair whose draft knows little and is sure of
+    # it, because it saw few problems many times ...
+    "study-target": Recipe(layers=8, width=96, inner=256, minutes=20.0, seed=4),
     "draft-overconfident": Recipe(
-        layers=2, width=96, inner=256, problems=8_000, minutes=20.0, seed=2
+        layers=2, width=96, inner=256, problems=4_000, minutes=8.0, seed=2
     ),
-    # ... and one that is good at some templates and lost on the others.
+    # ... and a draft that is good at some templates and lost on the others.
     "draft-specialised": Recipe(
         layers=2,
         width=128,
         inner=352,
         stories=1.0,
         templates=("change_chain", "compare_total", "shopping", "journey", "wages", "fence"),
-        minutes=20.0,
+        minutes=8.0,
         seed=3,
     ),
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 import datetime
 import os
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +76,21 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _start(rank: int, size: int, meeting: str, work: Callable[..., None], *arguments: Any) -> None:
+def _end_with(parent: int) -> None:
+    """End this process when the one that started it is gone, however that came about."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _start(
+    rank: int, size: int, parent: int, meeting: str, work: Callable[..., None], *arguments: Any
+) -> None:
+    _end_with(parent)
     distributed.init_process_group(
         "gloo", init_method=meeting, rank=rank, world_size=size, timeout=PATIENCE
     )
@@ -104,7 +120,11 @@ def _start_all(size: int, work: Callable[..., None], *arguments: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         meeting = (Path(folder).resolve() / "meeting").as_uri()
         running = multiprocessing.start_processes(
-            _start, (size, meeting, work, *arguments), size, join=False, start_method="spawn"
+            _start,
+            (size, os.getpid(), meeting, work, *arguments),
+            size,
+            join=False,
+            start_method="spawn",
         )
         try:
             while not running.join():

@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if TYPE_CHECKING:
     from stet.draft_length import AdaptiveLength, FixedLength
     from stet.errors import StetError
+    from stet.integrations.transformers import custom_generate
     from stet.load import load_pair
     from stet.pair import Pair
     from stet.policies import Block, Exact
@@ -31,6 +32,7 @@ _HOMES = {
     "Pair": "stet.pair",
     "Result": "stet.result",
     "StetError": "stet.errors",
+    "custom_generate": "stet.integrations.transformers",
     "load_pair": "stet.load",
 }
 
@@ -43,6 +45,7 @@ __all__ = [
     "Pair",
     "Result",
     "StetError",
+    "custom_generate",
     "load_pair",
 ]
 

@@ -10,12 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any, Literal, Unpack, overload
 
-from stet.bundled import TARGET
 from stet.costs import Costs, estimate_draft_cost, measure_costs
 from stet.draft_length import AdaptiveLength, DraftLength, FixedLength, describe
+from stet.engine.compiled import WIDTHS
 from stet.engine.drafting import LookupDrafter, ModelDrafter
 from stet.engine.engine import Engine, Request
 from stet.engine.runner import Runner
@@ -241,16 +240,20 @@ class Pair:
             by_confidence=look,
         )
 
-    def identity(self, role: Literal["target", "draft"]) -> dict[str, Any]:
-        """Name, revision and dtype of a model of the pair, as traces record them.
+    def warm_up(self, timeout: float | None = None) -> bool:
+        """Compile all short passes now, where compiling is on, and wait for them.
 
-        Raises:
-            OptionError: where there is no draft model.
+        Args:
+            timeout: seconds to wait for each; None: as long as it takes.
+
+        Returns:
+            Whether all are compiled; False also where compiling is off or failed.
         """
-        model = self.target if role == "target" else self.draft
-        if model is None:
-            raise OptionError("With prompt lookup there is no draft model.")
-        return _identity(model)
+        widths = {"target": WIDTHS, "draft": WIDTHS[:2]}
+        with self._lock:
+            runners = self.engine.runners.items()
+            ready = [r.warm_up(widths[role], timeout=timeout) for role, r in runners]
+        return all(ready)
 
     # Behind the scenes
 
@@ -337,8 +340,8 @@ class Pair:
                 "max_new_tokens": limits.max_new_tokens,
             },
             draft_length=describe(limits.draft_length),
-            target=self.identity("target"),
-            draft=None if self.draft is None else self.identity("draft"),
+            target=self.target.identity,
+            draft=None if self.draft is None else self.draft.identity,
             stet=package_version(),
         )
 
@@ -379,14 +382,6 @@ def package_version() -> str:
         return version("stet-decoding")
     except PackageNotFoundError:
         return "unknown"
-
-
-def _identity(model: LoadedModel) -> dict[str, Any]:
-    path = Path(model.name)
-    # A folder is named by its last part: a trace tells what ran, not where it lay.
-    name = f"bundled/{path.name}" if path.parent == TARGET.parent else path.name
-    name = name if path.is_dir() else model.name
-    return {"name": name, "revision": model.revision, "dtype": str(model.dtype)}
 
 
 def _coarse(value: float) -> float:

@@ -274,7 +274,9 @@ def command(
         target,
         draft,
         max_batch=max(SMALL_BATCH, batch * max(c.samples for c in contenders)),
-        compile=compile,
+        # Policies must not run at different speeds only because one came first: compiled before the
+        # run, or never.
+        compile=bool(compile),
         dtype=dtype,
         device=device,
         revision=revision,
@@ -282,6 +284,9 @@ def command(
         trust_remote_code=trust_remote_code,
         max_length=max_length,
     )
+    if compile:
+        with err.status("Compiling ..."):
+            pair.warm_up()
     comparison = Comparison(pair, plan, folder)
     if comparison.answers:
         err.print(f"{len(comparison.answers)} of {comparison.total} answers are there already.")

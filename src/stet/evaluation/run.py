@@ -258,8 +258,8 @@ def _describe(pair: Pair, plan: Plan) -> Run:
         batch=plan.batch,
         # As JSON has them, so that a run equals itself read back.
         options=json.loads(json.dumps(plan.options)),
-        target=pair.identity("target"),
-        draft=None if pair.draft is None else pair.identity("draft"),
+        target=pair.target.identity,
+        draft=None if pair.draft is None else pair.draft.identity,
         graded=grader is not None,
         grader={} if grader is None else {"name": grader.name, **grader.settings},
         note=plan.note or task.note,

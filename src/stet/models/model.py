@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from stet.bundled import TARGET
 from stet.engine.kv_cache import LayerShape
 
 Role = Literal["target", "draft"]
@@ -64,6 +66,15 @@ class LoadedModel:
     vocab_size: int
     body: Any
     head: LogitHead | None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Name, revision and dtype, as traces and results record them."""
+        path = Path(self.name)
+        # A folder is named by its last part: a trace tells what ran, not where it lay.
+        name = f"bundled/{path.name}" if path.parent == TARGET.parent else path.name
+        name = name if path.is_dir() else self.name
+        return {"name": name, "revision": self.revision, "dtype": str(self.dtype)}
 
     @property
     def device(self) -> torch.device:

@@ -1,0 +1,54 @@
+"""A verification policy in a few lines: a drafted token stands if the target shortlists it."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+import stet
+from stet.policies import Blocks, Need, Verdict, at, prefix_length, register
+
+
+@register
+@dataclass(frozen=True)
+class Shortlist:
+    """A drafted token stands if it is one of the target's `size` most probable. Not lossless."""
+
+    size: int = 3
+
+    name: ClassVar[str] = "shortlist"
+    lossless: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    reasons: ClassVar[tuple[str, ...]] = ("accepted", "corrected", "bonus", "overruled")
+
+    def verify(self, blocks: Blocks) -> Verdict:
+        """Rule on B blocks of up to K tokens at once."""
+        drafted, own = blocks.drafted, blocks.target_tokens  # [B, K], [B, K + 1]
+        logprobs = blocks.target_logprobs[:, : drafted.shape[1]]  # [B, K, V]
+        better = logprobs > logprobs.gather(2, drafted[..., None])
+        stands = better.sum(2) < self.size
+        kept = prefix_length(stands & blocks.present)  # [B]
+
+        # Why: kept tokens are the target's own choice or stand against it; the token after them
+        # corrects the draft or follows a whole block.
+        reasons = torch.zeros_like(own)
+        reasons[:, :-1] = torch.where(drafted == own[:, :-1], 0, 3)
+        after = torch.where(kept < blocks.lengths, 1, 2)
+        return Verdict(kept, at(own, kept), reasons.scatter(1, kept[:, None], after[:, None]))
+
+
+def main():
+    pair = stet.load_pair()
+    problem = "Sam has 34 pens. Kai has 12 more pens than Sam. How many pens do they have in all?"
+    prompt = pair.render([{"role": "user", "content": problem}])
+    for policy in ("exact", Shortlist(size=1), Shortlist(size=2), Shortlist(size=5)):
+        (result,) = pair.generate([prompt], policy, max_new_tokens=128)
+        counters = result.counters
+        print(policy)
+        print(result.text.strip())
+        overruled = sum(token.reason == "overruled" for token in result.tokens)
+        print(f"  {counters.acceptance_rate or 0:.0%} kept, {overruled} against the target\n")
+
+
+if __name__ == "__main__":
+    main()

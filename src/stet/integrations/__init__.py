@@ -1,0 +1,1 @@
+"""Stet inside other people's tools."""

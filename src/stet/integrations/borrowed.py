@@ -1,0 +1,173 @@
+"""Models that belong to someone else: driven by Stet for a while, given back as they were."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from stet.engine import attention
+from stet.errors import CompatibilityError, OptionError
+from stet.load import DEFAULT_LENGTH
+from stet.models.compatibility import rotary_scalings
+from stet.models.loading import prepare_model
+from stet.models.memory import plan_memory
+from stet.models.model import LoadedModel, Role
+from stet.pair import Pair
+
+_MOST_ROWS = 16
+_SHORTEST = 256
+
+# Both forget a model when its owner does: what they hold refers to it weakly.
+_loaded: WeakKeyDictionary[PreTrainedModel, dict[Role, LoadedModel]] = WeakKeyDictionary()
+_pairs: WeakKeyDictionary[PreTrainedModel, WeakKeyDictionary[PreTrainedModel, Pair]]
+_pairs = WeakKeyDictionary()
+
+# A model has one attention at a time, so calls take turns.
+_turn = threading.RLock()
+
+
+@contextmanager
+def borrowed_pair(
+    target: PreTrainedModel, draft: PreTrainedModel | None, *, rows: int, length: int
+) -> Iterator[Pair]:
+    """A pair of models that are someone else's, to be used inside the `with` block only.
+
+    The models are checked once and remembered, with their caches, for as long as both exist.
+    Outside the block they have their own attention, training mode and gradients.
+
+    Args:
+        target: the larger model.
+        draft: the smaller one; None for prompt lookup.
+        rows: sequences there will be; up to 16 are at work at a time.
+        length: tokens of the longest sequence, prompt and answer together.
+
+    Raises:
+        CompatibilityError: a model that cannot be driven faithfully.
+        OptionError: sequences longer than a model's context.
+        MemoryPlanError: no room for the caches.
+    """
+    models = [target] if draft is None else [target, draft]
+    with _turn, ExitStack() as stack:
+        for model in models:
+            stack.enter_context(_given_back(model))
+        pair = _pair(target, draft, min(rows, _MOST_ROWS), length)
+        for model in models:
+            model.eval()
+            model.set_attn_implementation(attention.NAME)
+        yield pair
+
+
+@contextmanager
+def _given_back(model: PreTrainedModel) -> Iterator[None]:
+    """Undo, whatever happens, what Stet changes about a model."""
+    configs = _configs(model)
+    before = [(c, getattr(c, "_attn_implementation_internal", None)) for c in configs]
+    training = [module for module in model.modules() if module.training]
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    try:
+        yield
+    finally:
+        for config, implementation in before:
+            config._attn_implementation_internal = implementation
+        for module in training:
+            module.training = True
+        for weight in trained:
+            weight.requires_grad_(True)
+
+
+def _configs(model: PreTrainedModel) -> list[Any]:
+    """Every configuration that names an attention implementation."""
+    waiting: list[Any] = [m.config for m in model.modules() if isinstance(m, PreTrainedModel)]
+    found: dict[int, Any] = {}
+    while waiting:
+        config = waiting.pop()
+        if config is not None and id(config) not in found:
+            found[id(config)] = config
+            waiting += [getattr(config, name, None) for name in config.sub_configs]
+    return list(found.values())
+
+
+def _pair(target: PreTrainedModel, draft: PreTrainedModel | None, rows: int, length: int) -> Pair:
+    """The pair of these models, with room for so many rows of such a length."""
+    large = _load(target, "target")
+    small = None if draft is None else _load(draft, "draft")
+    if small is not None and small.vocab_size > large.vocab_size:
+        raise CompatibilityError(
+            f"The assistant writes {small.vocab_size} different tokens and the model knows "
+            f"{large.vocab_size}; choose an assistant with the model's tokenizer."
+        )
+    limits = [m.max_length for m in (large, small) if m is not None and m.max_length is not None]
+    limit = min(limits, default=max(length, DEFAULT_LENGTH))
+    if length > limit:
+        raise OptionError(
+            f"A prompt and an answer of {length} tokens together exceed the context of {limit} "
+            "tokens; lower max_new_tokens."
+        )
+    of_target = _pairs.setdefault(target, WeakKeyDictionary())
+    key = target if draft is None else draft
+    known = of_target.get(key)
+    if known is not None and known.target is large and known.draft is small:
+        if rows <= known.max_batch and length <= known.max_length:
+            return known
+        rows, length = max(rows, known.max_batch), max(length, known.max_length)
+    # Let go of the old caches before the new ones are made.
+    of_target.pop(key, None)
+    del known
+    length = min(limit, max(_SHORTEST, 1 << (length - 1).bit_length()))
+    plan_memory(large, small, max_rows=rows + 1, max_length=length, block=16).check()
+    # Never compiled: a compiler at work in the background would see the model change under it.
+    pair = Pair(large, small, max_length=length, max_batch=rows, compile=False)
+    of_target[key] = pair
+    return pair
+
+
+def _load(model: PreTrainedModel, role: Role) -> LoadedModel:
+    """The model as the engine wants it; checked again only after it was moved or changed."""
+    roles = _loaded.setdefault(model, {})
+    known = roles.get(role)
+    if known is not None and _still_fits(known, model):
+        return known
+    name = model.name_or_path or type(model).__name__
+    if any(r.kind == "longrope" for r in rotary_scalings(model.config.get_text_config())):
+        raise CompatibilityError(
+            f"{name} scales its positions by longrope, which Stet fixes for good; load it with "
+            "stet.load_pair."
+        )
+    checked = prepare_model(model, _NoText(), name=name, role=role)
+    # The body and the head are parts that do not know the whole, so only the whole is held weakly.
+    loaded = roles[role] = replace(checked, model=weakref.proxy(model))
+    return loaded
+
+
+def _still_fits(loaded: LoadedModel, model: Any) -> bool:
+    weight = model.get_input_embeddings().weight
+    layer = loaded.layers[0]
+    same: bool = weight.device == layer.device and weight.dtype == layer.dtype
+    if loaded.head is not None:
+        linear: nn.Module | None = model.get_output_embeddings()
+        same = same and loaded.head.linear is linear and _width(linear) == loaded.vocab_size
+    return same
+
+
+def _width(linear: Any) -> int | None:
+    weight = getattr(linear, "weight", None)
+    return None if weight is None else int(weight.shape[0])
+
+
+class _NoText:
+    """In place of a tokenizer, where tokens come in and go out."""
+
+    eos_token_id = None
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = False) -> str:
+        """Nothing: whoever called has the tokenizer."""
+        del token_ids, skip_special_tokens
+        return ""
