@@ -42,8 +42,8 @@ class Recipe:
 
 
 RECIPES: dict[str, Recipe] = {
-    "target": Recipe(layers=14, width=128, inner=352, minutes=90.0),
-    "draft": Recipe(layers=2, width=96, inner=256, minutes=15.0, seed=1),
+    "target": Recipe(layers=14, width=128, inner=352, minutes=80.0),
+    "draft": Recipe(layers=2, width=96, inner=256, minutes=10.5, seed=1),
     # For studies of policies, not shipped: a smaller pair whose draft knows little and is sure of
     # it, because it saw few problems many times ...
     "study-target": Recipe(layers=8, width=96, inner=256, minutes=20.0, seed=4),

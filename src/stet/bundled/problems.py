@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from stet.bundled import family_money, family_things, family_units
+from stet.bundled import family_chains, family_money, family_things, family_units
 from stet.bundled.splits import FAMILIES, OUT_OF_TEMPLATE, SPLITS, Key, split_of
 from stet.bundled.story import Difficulty, RejectedDrawError, Story, Template
 
 DEFAULT_DIFFICULTY = Difficulty()
 
 _TRAINED: dict[str, tuple[Template, ...]] = {
-    "stories": (*family_things.TRAINED, *family_money.TRAINED),
+    "stories": (*family_things.TRAINED, *family_money.TRAINED, *family_chains.TRAINED),
     "units": family_units.TRAINED,
 }
 _HELD_OUT: dict[str, tuple[Template, ...]] = {
-    "stories": (*family_things.HELD_OUT, *family_money.HELD_OUT),
+    "stories": (*family_things.HELD_OUT, *family_money.HELD_OUT, *family_chains.HELD_OUT),
     "units": family_units.HELD_OUT,
 }
 
