@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import checkpoint
-import data as problems_data
 import tokenizer as tokenizer_recipe
 import torch
 from config import RECIPES, Recipe
@@ -36,6 +35,7 @@ from parallel import Workers, start, usable_cores
 from tokenizers import Tokenizer
 from torch.nn import functional
 
+import data as problems_data
 import stet.bundled as bundled
 
 CHANGEABLE = ("layers", "width", "inner", "problems", "batch_tokens")
