@@ -81,8 +81,8 @@ On the {problems} problems of `stories/test`, along the target's greedy text:
 - A forward pass of the target costs {cost:.1f} times the draft's for one token, {block:.1f} times
   for a block of five (batch 1, transformers' eager forward, two CPU threads; what a pass costs
   beside its layers is the same for both and lowers the ratio).
-- Decoding from the mean of both log-probs, against the target alone, at 1, 2 and 4 times the
-  training tokens of the first (the last is the shipped target; the draft is the same):
+- Decoding from the mean of both log-probs, against the target alone, at a quarter and half of
+  the target's training budget and at its end (the shipped target; the draft is the same):
 
 | target | tokens | target right | mean right | gain | 95 % interval |
 |---|---|---|---|---|---|

@@ -127,7 +127,7 @@ def test_all_rows_ending_early_give_a_short_result(models):
         {"use_cache": False},
         {"num_beams": 1, "length_penalty": 1.0, "no_repeat_ngram_size": 0},
     ],
-    ids=str,
+    ids=lambda settings: "-".join(settings),
 )
 def test_settings_mean_what_they_mean_without_stet(models, settings):
     inputs = settings.get("inputs", SEVERAL)
