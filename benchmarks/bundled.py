@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from _record import write
+from statsmodels.stats.proportion import proportion_confint
 from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
@@ -46,10 +47,8 @@ class Solved:
 
 def wilson(right: int, count: int) -> list[float]:
     """The 95 % Wilson interval of a share."""
-    share = right / count
-    middle = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
-    half = Z / (1 + Z**2 / count) * (share * (1 - share) / count + Z**2 / (4 * count**2)) ** 0.5
-    return [round(middle - half, 4), round(middle + half, 4)]
+    low, high = proportion_confint(right, count, method="wilson")
+    return [round(float(low), 4), round(float(high), 4)]
 
 
 class Bench:

@@ -1,8 +1,7 @@
 """Muon for many small matrices and several processes.
 
 The update is that of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`. Matrices of one
-shape are orthogonalised as one stack, and every process takes a share of them: for a model of this
-size on a CPU that takes a third of the time.
+shape are orthogonalised as one stack, and every process takes a share of them.
 """
 
 from __future__ import annotations

@@ -250,10 +250,9 @@ class Pair:
             Whether all are compiled; False also where compiling is off or failed.
         """
         widths = {"target": WIDTHS, "draft": WIDTHS[:2]}
-        batches = (1,) if self.max_batch == 1 else (1, 2)
         with self._lock:
             ready = [
-                runner.warm_up(widths[role], batches=batches, timeout=timeout)
+                runner.warm_up(widths[role], timeout=timeout)
                 for role, runner in self.engine.runners.items()
             ]
         return all(ready)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stet.policies import registry
+from stet.policies.registry import POLICIES, resolve
 from stet.sequence import Limits
 from tiny import engine, llama, near, request, run
 
@@ -18,11 +18,11 @@ def typical():
     names: dict = {"__name__": "documented"}
     exec(code, names)
     yield names["Typical"]
-    registry._policies.pop("typical", None)
+    POLICIES._classes.pop("typical", None)
 
 
 def test_the_documented_policy_is_registered_and_runs(typical):
-    assert registry.resolve("typical", {"epsilon": 0.2}) == typical(epsilon=0.2)
+    assert resolve("typical", {"epsilon": 0.2}) == typical(epsilon=0.2)
     target = llama()
     prompts = [[3, 1, 4], [1, 5, 9, 2, 6], [5, 3]]
     limits = Limits(max_new_tokens=30)

@@ -60,6 +60,23 @@ def test_same_logits_without_compiling_again(family: str, widths: list[int]) -> 
     assert used == len(widths) * (len(BATCHES) - 1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_batch_may_be_the_whole_cache(rows: int) -> None:
+    loaded = prepare_model(build("llama"), self_check=False)
+    fast = Runner(loaded, max_rows=rows, max_length=64, compile=True)
+    eager = Runner(loaded, max_rows=rows, max_length=64)
+    assert fast.warm_up([1])
+    tokens = torch.arange(rows)[:, None]
+    ours, wanted = (
+        runner.forward([runner.allocate() for _ in range(rows)], tokens, [0] * rows).logits
+        for runner in (fast, eager)
+    )
+    torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=0)
+    assert (rows > 1, 1) in fast._compiled._ready
+    assert fast._compiled.failure is None
+
+
 @pytest.mark.unit
 def test_a_compiler_that_fails_is_reported_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_, **__):

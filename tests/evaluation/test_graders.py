@@ -24,15 +24,15 @@ from stet.evaluation.graders import (
     available_graders,
     mathematics,
     register,
-    registry,
     resolve_grader,
 )
+from stet.evaluation.graders.registry import GRADERS
 
 
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> type:
     """A grader with a setting, registered for one test."""
-    monkeypatch.setattr(registry, "_graders", dict(registry._graders))
+    monkeypatch.setattr(GRADERS, "_classes", dict(GRADERS._classes))
 
     @register
     @dataclass(frozen=True)
@@ -96,8 +96,8 @@ def test_an_entry_point_of_another_package_is_found(own: type, monkeypatch: pyte
         def load(self) -> type:
             return Elsewhere
 
-    monkeypatch.setattr(registry, "_loaded_entry_points", False)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Entry()])
+    monkeypatch.setattr(GRADERS, "_entry_points_loaded", False)
+    monkeypatch.setattr("stet.registry.entry_points", lambda group: [Entry()])
     assert isinstance(resolve_grader("elsewhere"), Elsewhere)
 
 

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from stet.evaluation.contenders import contender, parse
 from stet.evaluation.graders.base import Grader
 from stet.evaluation.run import Comparison, Plan
 from stet.evaluation.tasks.base import LoadedTask, Question
+from stet.evaluation.voting import Grade, grade
 from stet.load import load_pair
 from tiny import llama, near
 
@@ -172,9 +174,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(pair, tmp_path, cut):
         answers.write_text("\n".join(before[:-1])[:-20])
     resumed = Comparison(pair, plan(), folder)
     assert len(before) - 6 <= len(resumed.answers) <= len(before)
-    new = []
+    there, new = len(resumed.answers), []
     results = resumed.go(new.extend)
-    assert len(new) == resumed.total - (len(before) if not cut else len(resumed.answers) - len(new))
+    assert len(new) == resumed.total - there
     assert {a.key: a.text for a in results.answers} == {a.key: a.text for a in whole.answers}
     assert max(Counter(a.key for a in records.read_answers(folder)).values()) == 1
     kept = [json.loads(line)["text"] for line in answers.read_text().splitlines()]
@@ -219,7 +221,14 @@ def test_without_a_grader_only_speed_is_recorded(pair, tmp_path):
     assert not results.run.graded
 
 
-def test_a_failed_answer_is_recorded_and_wrong(pair, tmp_path):
+def test_an_answer_that_failed_is_wrong_whatever_it_says():
+    right = SimpleNamespace(text="a", error=None)
+    assert grade(right, "early", FirstLetter()) == Grade("a", True)
+    failed = SimpleNamespace(text="a", error="It broke.")
+    assert grade(failed, "early", FirstLetter()) == Grade("a", False)
+
+
+def test_an_answer_that_ran_out_of_time_says_so(pair, tmp_path):
     made = plan("target", "exact", seeds=(0,), options=OPTIONS | {"timeout": 1e-9})
     results = Comparison(pair, made, tmp_path).go()
     assert {a.finish_reason for a in results.answers} == {"timeout"}

@@ -15,7 +15,7 @@ import pytest
 from stet.bundled import generate
 from stet.errors import OptionError, StetError
 from stet.evaluation.graders import AnswerLine, Choice, Number
-from stet.evaluation.graders import registry as graders
+from stet.evaluation.graders.registry import GRADERS
 from stet.evaluation.tasks import (
     Item,
     Source,
@@ -24,8 +24,8 @@ from stet.evaluation.tasks import (
     available_tasks,
     load_task,
     register,
-    registry,
 )
+from stet.evaluation.tasks.registry import TASKS
 
 GSM8K = [
     {
@@ -461,7 +461,7 @@ def test_options_that_do_not_fit_are_refused(tmp_path: Path):
 
 @pytest.fixture
 def own_task(monkeypatch: pytest.MonkeyPatch) -> type[Task]:
-    monkeypatch.setattr(registry, "_tasks", dict(registry._tasks))
+    monkeypatch.setattr(TASKS, "_classes", dict(TASKS._classes))
 
     @register
     class Squares(Task):
@@ -504,8 +504,8 @@ def test_an_entry_point_of_another_package_is_found(
         def load(self) -> type:
             return Elsewhere
 
-    monkeypatch.setattr(registry, "_loaded_entry_points", False)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Entry()])
+    monkeypatch.setattr(TASKS, "_entry_points_loaded", False)
+    monkeypatch.setattr("stet.registry.entry_points", lambda group: [Entry()])
     assert load_task("elsewhere").name == "elsewhere"
 
 
@@ -516,8 +516,8 @@ def test_the_documented_task_and_grader_run_as_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
-    monkeypatch.setattr(registry, "_tasks", dict(registry._tasks))
-    monkeypatch.setattr(graders, "_graders", dict(graders._graders))
+    monkeypatch.setattr(TASKS, "_classes", dict(TASKS._classes))
+    monkeypatch.setattr(GRADERS, "_classes", dict(GRADERS._classes))
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1:]:
         code = compile(block, "documented", "exec", dont_inherit=True)
         exec(code, {"__name__": "documented"})

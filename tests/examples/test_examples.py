@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stet import trace
-from stet.policies import registry
+from stet.policies.registry import POLICIES
 
 FOLDER = Path(__file__).parents[2] / "examples"
 
@@ -23,7 +23,7 @@ def run(monkeypatch, capsys):
         return capsys.readouterr().out
 
     yield run
-    registry._policies.pop("shortlist", None)
+    POLICIES._classes.pop("shortlist", None)
 
 
 def test_generate(run):
@@ -65,7 +65,7 @@ def test_a_shortlist_of_everything_lets_everything_stand():
     from stet.sampling import Sampler, SamplingParams
 
     shortlist = runpy.run_path(str(FOLDER / "own_policy.py"))["Shortlist"]
-    registry._policies.pop("shortlist", None)
+    POLICIES._classes.pop("shortlist", None)
     logits = torch.tensor([[[3.0, 2.0, 1.0, 0.0]] * 3] * 2)
     blocks = Blocks(
         drafted=torch.tensor([[1, 2], [0, 3]]),

@@ -15,15 +15,15 @@ from stet.policies import (
     available,
     parameters,
     register,
-    registry,
     resolve,
 )
+from stet.policies.registry import POLICIES
 
 
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> type:
     """A policy with a parameter, registered for one test."""
-    monkeypatch.setattr(registry, "_policies", dict(registry._policies))
+    monkeypatch.setattr(POLICIES, "_classes", dict(POLICIES._classes))
 
     @register
     @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def test_an_entry_point_of_another_package_is_found(monkeypatch: pytest.MonkeyPa
         def load(self) -> type:
             return Elsewhere
 
-    monkeypatch.setattr(registry, "_policies", dict(registry._policies))
-    monkeypatch.setattr(registry, "_loaded_entry_points", False)
-    monkeypatch.setattr(registry, "entry_points", lambda group: [Entry()])
+    monkeypatch.setattr(POLICIES, "_classes", dict(POLICIES._classes))
+    monkeypatch.setattr(POLICIES, "_entry_points_loaded", False)
+    monkeypatch.setattr("stet.registry.entry_points", lambda group: [Entry()])
     assert resolve("elsewhere") == Elsewhere()

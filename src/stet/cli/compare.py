@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 TASK = "Task"
 POLICIES = "Policies"
 RUN = "Run"
-SMALL_BATCH = 16
 
 
 def command(
@@ -273,7 +272,7 @@ def command(
     pair = o.load(
         target,
         draft,
-        max_batch=max(SMALL_BATCH, batch * max(c.samples for c in contenders)),
+        max_batch=batch * max(c.samples for c in contenders),
         # Policies must not run at different speeds only because one came first: compiled before the
         # run, or never.
         compile=bool(compile),

@@ -224,10 +224,11 @@ class CompiledPasses:
         slots = torch.arange(min(41, self.cache.capacity), device=device)
         anchor = torch.arange(first + _ANCHOR, device=device)
         mark: Any = torch._dynamo.mark_dynamic  # pyright: ignore
-        if several:
-            mark(tokens, 0)
-            mark(table, 1)
+        if self.cache.rows > batch:  # rows that are the whole cache are always the same ones
+            mark(anchor, 0)
+            if several:
+                mark(tokens, 0)
+                mark(table, 1)
         if not self._cuda:
             mark(slots, 0)
-        mark(anchor, 0)
         return tokens, table, slots, anchor, self.cache.keys, self.cache.values

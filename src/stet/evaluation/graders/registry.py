@@ -1,54 +1,23 @@
-"""Finding graders by name: the built-in ones, and those of other packages.
+"""Graders by name; other packages offer theirs through the entry-point group `stet.graders`.
 
-Another package offers a grader through the entry-point group `stet.graders`; a script registers
-one with the decorator, or names a function as "module:function".
+A function is named as "module:function".
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Any, TypeVar
+from typing import Any
 
 from stet.errors import OptionError
 from stet.evaluation.graders.base import Grader
 from stet.evaluation.graders.function import FunctionGrader
+from stet.registry import Registry
 
-GROUP = "stet.graders"
+GRADERS: Registry[Grader] = Registry("grader", "stet.graders", value="setting")
 
-_graders: dict[str, type[Grader]] = {}
-_loaded_entry_points = False
-
-G = TypeVar("G", bound=type[Grader])
-
-
-def register(grader: G) -> G:
-    """Class decorator: make a grader available under its name.
-
-    Raises:
-        OptionError: if another grader has that name.
-    """
-    known = _graders.get(grader.name)
-    if known is not None and known.__qualname__ != grader.__qualname__:
-        raise OptionError(
-            f"A grader named {grader.name!r} exists already ({known.__module__}); choose another."
-        )
-    _graders[grader.name] = grader
-    return grader
-
-
-def available_graders() -> list[type[Grader]]:
-    """Every registered grader class, sorted by name."""
-    global _loaded_entry_points
-    if not _loaded_entry_points:
-        _loaded_entry_points = True
-        for entry in entry_points(group=GROUP):
-            loaded: Any = entry.load()
-            if loaded.name not in _graders:
-                register(loaded)
-    return sorted(_graders.values(), key=lambda grader: grader.name)
+register = GRADERS.register
+available_graders = GRADERS.available
 
 
 def resolve_grader(grader: str | Grader, settings: Mapping[str, Any] | None = None) -> Grader:
@@ -68,20 +37,7 @@ def resolve_grader(grader: str | Grader, settings: Mapping[str, Any] | None = No
         return grader
     if ":" in grader:
         return _imported(grader)
-    known = {cls.name: cls for cls in available_graders()}
-    if grader not in known:
-        raise OptionError(
-            f"There is no grader {grader!r}; choose from {', '.join(known)}, or name a function "
-            f"as module:function."
-        )
-    chosen: Any = known[grader]
-    names = [f.name for f in fields(chosen)] if is_dataclass(chosen) else []
-    for name in settings or {}:
-        if name not in names:
-            listed = ", ".join(names) or "none"
-            raise OptionError(f"Grader {grader!r} has no setting {name!r}; it has: {listed}.")
-    finished: Grader = chosen(**(settings or {}))
-    return finished
+    return GRADERS.make(grader, settings, hint=", or name a function as module:function")
 
 
 def _imported(name: str) -> Grader:
