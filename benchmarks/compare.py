@@ -39,11 +39,13 @@ def row(policy: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", type=int, default=300)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--folder", type=Path, default=Path(".cache/compare"))
     options = parser.parse_args()
     if options.folder.exists():
         shutil.rmtree(options.folder)
-    words = ["compare", "-n", str(options.problems), "-o", str(options.folder), "--json"]
+    words = ["compare", "-n", str(options.problems), "--batch", str(options.batch)]
+    words += ["-o", str(options.folder), "--json"]
     began = time.perf_counter()
     # In a process of its own, with the settings that the command chooses for itself.
     done = subprocess.run(
@@ -53,6 +55,7 @@ def main() -> None:
     summary = json.loads(done.stdout)
     rows = [row(p) for p in summary["policies"]]
     figures: dict[str, float] = {"minutes": round(minutes, 2), "problems": summary["questions"]}
+    figures["batch"] = options.batch
     for found in rows:
         name = found["policy"].replace(" ", "_")
         figures[f"{name}_accuracy"] = round(found["accuracy"]["value"], 4)
@@ -64,7 +67,7 @@ def main() -> None:
             "compare",
             rows,
             figures,
-            run=f"stet {' '.join(words[:3])}",
+            run=f"stet {' '.join(words[:5])}",
             recommendation=summary["recommendation"],
             notes=summary["notes"],
         )

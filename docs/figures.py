@@ -96,9 +96,9 @@ def compare() -> str:
     heading += ["tokens per target pass", "target's text"]
     figures = found["figures"]
     return (
-        table(heading, rows) + f"\n{figures['problems']:.0f} test problems, one at a time, "
-        f"{figures['minutes']:.1f} minutes for everything. {found['recommendation']}\n"
-        + source(found, "compare")
+        table(heading, rows) + f"\n{figures['problems']:.0f} test problems, "
+        f"{figures['batch']:.0f} at a time, {figures['minutes']:.1f} minutes for everything. "
+        f"{found['recommendation']}\n" + source(found, "compare")
     )
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stet.errors import StetError
+from stet.parsing import first_problem
 
 VERSION = 1
 
@@ -229,11 +230,9 @@ def read(path: Path) -> list[RequestTrace]:
             try:
                 traces.append(_adapter().validate_json(line))
             except ValidationError as error:
-                first = error.errors()[0]
-                where = ".".join(str(part) for part in first["loc"]) or "the line"
                 raise StetError(
                     f"{path}, line {number}: not a trace of version {VERSION} "
-                    f"({where}: {first['msg']})."
+                    f"({first_problem(error, 'the line')})."
                 ) from error
     return traces
 

@@ -12,6 +12,7 @@ import typer
 
 from stet.cli.output import err
 from stet.errors import OptionError
+from stet.parsing import value_of
 
 if TYPE_CHECKING:
     from stet.pair import Pair
@@ -179,14 +180,6 @@ def pair_of(text: str, option: str) -> tuple[str, str]:
     if not equals or not name.strip():
         raise OptionError(f"{option} {text!r} is not of the form name=value.")
     return name.strip(), value.strip()
-
-
-def value_of(text: str) -> Any:
-    """A number, true, false, null or list where the text is one in JSON, else the text itself."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def logit_bias_of(entries: Iterable[str]) -> dict[int, float]:

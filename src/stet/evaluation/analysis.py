@@ -7,6 +7,7 @@ seeds. What the numbers mean is explained in `docs/statistics.md`.
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -168,10 +169,13 @@ def _differences(
 def _speed(paired: Paired, cost_ratio: float | None, resamples: Resamples) -> Speed:
     timed = paired.timed
     seconds = [p.mine.seconds for p in timed]
-    target = [p.mine.counters.target_seconds for p in timed]
-    draft = [p.mine.counters.draft_seconds for p in timed]
-    other = [max(s - t - d, 0.0) for s, t, d in zip(seconds, target, draft, strict=True)]
+    target = _mean([p.mine.counters.target_seconds for p in timed])
+    draft = _mean([p.mine.counters.draft_seconds for p in timed])
     chunks = paired.chunks
+    # An answer's share of its chunk: beside others it also waits, and that is no work.
+    whole = divide(
+        math.fsum(ours.seconds for ours, _ in chunks), sum(len(ours.answered) for ours, _ in chunks)
+    )
     median, p90 = np.quantile(seconds, [0.5, 0.9]) if seconds else (math.nan, math.nan)
     latency = throughput = Estimate(1.0)
     if not paired.is_reference:
@@ -195,9 +199,9 @@ def _speed(paired: Paired, cost_ratio: float | None, resamples: Resamples) -> Sp
         latency_speedup=latency,
         throughput_speedup=throughput,
         modelled_speedup=None if cost_ratio is None else _modelled(timed, cost_ratio),
-        target_seconds=_mean(target),
-        draft_seconds=_mean(draft),
-        other_seconds=_mean(other),
+        target_seconds=target,
+        draft_seconds=draft,
+        other_seconds=max(whole - target - draft, 0.0),
     )
 
 
@@ -269,8 +273,16 @@ def _groups(paired: Paired) -> dict[str, Estimate]:
         if group is not None:
             groups[group].append(pair)
     return {
-        group: paired.share(lambda p: p.right, pairs) for group, pairs in groups.items() if pairs
+        group: paired.share(lambda p: p.right, pairs)
+        for group, pairs in sorted(groups.items(), key=lambda item: _natural(item[0]))
+        if pairs
     }
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts "2 apples" before "10 apples"."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts if part]
 
 
 # Signals

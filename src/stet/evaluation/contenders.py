@@ -18,6 +18,7 @@ from typing import Any
 from stet.errors import OptionError, StetError
 from stet.evaluation.records import PolicyEntry
 from stet.jobs import method_of
+from stet.parsing import value_of
 from stet.policies import Policy, available, parameters, resolve
 
 ALONE = ("target", "draft")
@@ -167,20 +168,13 @@ def parse(text: str) -> list[Contender]:
         parameter, equals, values = item.partition("=")
         if not equals or not parameter.strip():
             raise OptionError(f"{text!r}: {item!r} is not of the form parameter=value.")
-        sweep[parameter.strip()] = [_value(v.strip()) for v in values.split("|")]
+        sweep[parameter.strip()] = [value_of(v.strip()) for v in values.split("|")]
     return [contender(name.strip(), values) for values in _combinations(sweep)]
 
 
 def _combinations(sweep: Mapping[str, Sequence[Any]]) -> Iterable[dict[str, Any]]:
     for values in product(*sweep.values()):
         yield dict(zip(sweep, values, strict=True))
-
-
-def _value(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def read_file(path: Path) -> list[Contender]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from stet.errors import StetError
+from stet.parsing import first_problem
 from stet.trace import Counters
 
 VERSION = 1
@@ -189,9 +190,7 @@ def read_run(folder: Path) -> Run:
     try:
         run: Run = _adapter(Run).validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise StetError(f"{path}: not a run ({where}: {first['msg']}).") from error
+        raise StetError(f"{path}: not a run ({first_problem(error, 'the file')}).") from error
     if run.version != VERSION:
         raise StetError(f"{path} has version {run.version}; this release reads {VERSION}.")
     return run
@@ -216,10 +215,8 @@ def read_answers(folder: Path) -> list[Answer]:
         try:
             answers.append(_adapter(Answer).validate_json(line))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the line"
             raise StetError(
-                f"{path}, line {number}: not an answer ({where}: {first['msg']})."
+                f"{path}, line {number}: not an answer ({first_problem(error, 'the line')})."
             ) from error
     return answers
 

@@ -58,9 +58,9 @@ class Speed:
         throughput_speedup: the same of the wall clock of whole chunks.
         modelled_speedup: what the counters come to where a target pass costs the given ratio of a
             draft pass; None where no ratio was given.
-        target_seconds: mean seconds of an answer in the target.
+        target_seconds: mean machine seconds of an answer in the target: its share of each pass.
         draft_seconds: in the draft.
-        other_seconds: everywhere else.
+        other_seconds: everywhere else. The three sum up to a chunk's wall clock over its answers.
     """
 
     seconds: float

@@ -207,7 +207,7 @@ def _cost(summary: Summary) -> Picture:
     category_axis(axes, [short(policy.label) for policy in policies])
     axes.margins(x=0.1)
     axes.set_xlim(0, None)
-    axes.set_xlabel("mean seconds of an answer")
+    axes.set_xlabel("mean machine seconds of an answer")
     axes.legend(
         handles=[Patch(facecolor=c, hatch=h, edgecolor="#333333", label=n) for n, c, h in parts],
         ncols=3,
@@ -221,7 +221,7 @@ def _cost(summary: Summary) -> Picture:
         f"other {number(p.speed.other_seconds, '.3g')} s"
         for p in policies
     )
-    return Picture("cost", "Mean seconds of an answer, by model", says, laid_out(figure))
+    return Picture("cost", "Mean machine seconds of an answer, by model", says, laid_out(figure))
 
 
 def _signals(name: str, policy: PolicySummary) -> Picture:
