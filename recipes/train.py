@@ -42,10 +42,16 @@ CHANGEABLE = ("layers", "width", "inner", "problems", "batch_tokens")
 PLACES = {"target": bundled.TARGET, "draft": bundled.DRAFT}
 
 
+def has_bfloat16(kind: str) -> bool:
+    """Whether the device computes in bfloat16 by itself; emulated it is many times slower."""
+    return kind != "cpu" or torch.cpu._is_avx512_bf16_supported()
+
+
 def loss_sum(model: Any, batch: problems_data.Batch, device: str) -> torch.Tensor:
     """Sum of the weighted losses of the tokens."""
     ids, labels, weights = (t.to(device) for t in (batch.ids, batch.labels, batch.weights))
-    with torch.autocast(torch.device(device).type, torch.bfloat16):
+    kind = torch.device(device).type
+    with torch.autocast(kind, torch.bfloat16, enabled=has_bfloat16(kind)):
         logits = model(input_ids=ids, use_cache=False).logits
         losses = functional.cross_entropy(
             logits.flatten(0, 1),
@@ -337,8 +343,10 @@ def main() -> None:
             f"--{field.replace('_', '-')}", type=int, help="instead of the recipe's"
         )
     options = parser.parse_args()
+    tokenizer_folder = options.cache / "tokenizer"
+    if options.what == "tokenizer" or not (tokenizer_folder / "tokenizer.json").exists():
+        tokenizer_recipe.save(tokenizer_recipe.train(), tokenizer_folder)
     if options.what == "tokenizer":
-        tokenizer_recipe.save(tokenizer_recipe.train(), options.cache / "tokenizer")
         return
     on_cpu = torch.device(options.device).type == "cpu"
     options.processes = options.processes or (usable_cores() if on_cpu else 1)
