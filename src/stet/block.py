@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What a model's raw distributions say of tokens it wrote, one entry each.
+
+    Attributes:
+        logprobs: of the token, in nats.
+        entropies: of the distribution, in nats.
+        margins: log-probability of the best token less that of the second best, in nats.
+    """
+
+    logprobs: list[float]
+    entropies: list[float]
+    margins: list[float]
 
 
 @dataclass(slots=True, eq=False)
@@ -22,6 +38,28 @@ class DraftBatch:
     probs: Tensor | None = None
     logits: Tensor | None = None
     hidden: Tensor | None = None
+    _numbers: list[list[list[float]]] | None = field(default=None, init=False)
+
+    def statistics(self, row: int, length: int) -> Statistics:
+        """Of the first `length` tokens of a block; needs the logits.
+
+        Computed for all rows in one go and fetched in one transfer, when first asked for.
+        """
+        if self._numbers is None:
+            assert self.logits is not None
+            logprobs = self.logits.log_softmax(-1)
+            best = logprobs.topk(2, -1).values
+            numbers = torch.stack(
+                (
+                    logprobs.gather(2, self.tokens[..., None])[..., 0],
+                    torch.special.entr(logprobs.exp()).sum(-1),
+                    best[..., 0] - best[..., 1],
+                ),
+                1,
+            )
+            self._numbers = numbers.tolist()
+        logprob, entropy, margin = self._numbers[row]
+        return Statistics(logprob[:length], entropy[:length], margin[:length])
 
     def rows(self, index: Tensor) -> DraftBatch:
         """Some rows of the batch: `index` is [b] int64."""
@@ -70,6 +108,20 @@ class Block:
         tokens = self.batch.tokens[self.row, : self.length, None]
         values: list[float] = logits.log_softmax(-1).gather(1, tokens)[:, 0].tolist()
         return values
+
+    @property
+    def hidden(self) -> Tensor | None:
+        """[length, D] the draft's last hidden states; None where they were not kept."""
+        if self.batch is None or self.batch.hidden is None:
+            return None
+        return self.batch.hidden[self.row, : self.length]
+
+    @property
+    def statistics(self) -> Statistics | None:
+        """What the draft's distributions say of each token; None where they were not kept."""
+        if self.batch is None or self.batch.logits is None:
+            return None
+        return self.batch.statistics(self.row, self.length)
 
 
 EMPTY = Block(0, known=[])

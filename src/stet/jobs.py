@@ -9,8 +9,17 @@ from typing import Any
 from stet.engine.engine import Request
 from stet.engine.operations import Program
 from stet.errors import OptionError, StetError
-from stet.policies import AnswerPolicy, Exact, Need, Policy, available, parameters, resolve
-from stet.programs import autoregressive, cascade, drafting, speculative
+from stet.policies import (
+    AnswerPolicy,
+    Exact,
+    Need,
+    Policy,
+    StepPolicy,
+    available,
+    parameters,
+    resolve,
+)
+from stet.programs import autoregressive, cascade, drafting, speculative, stepwise
 from stet.result import Chunk, Result, token_records
 from stet.sequence import Sequence
 from stet.trace import Settings
@@ -24,11 +33,13 @@ class Method:
         program: the program over a sequence.
         settings: name and parameters, for the trace.
         lossless: whether the target's own distribution is promised.
+        rows: places in a model's cache that it needs at a time.
     """
 
     program: Callable[[Sequence], Program]
     settings: dict[str, Any]
     lossless: bool
+    rows: int = 1
 
 
 def method_of(policy: str | Policy, params: dict[str, Any] | None, *, has_draft: bool) -> Method:
@@ -55,19 +66,29 @@ def method_of(policy: str | Policy, params: dict[str, Any] | None, *, has_draft:
     settings = {"name": chosen.name, **parameters(chosen)}
     if not has_draft and _asks_the_draft(chosen):
         raise OptionError(f"Policy {chosen.name!r} needs a draft model; prompt lookup has none.")
-    return Method(_program(chosen), settings, chosen.lossless)
+    return Method(_program(chosen), settings, chosen.lossless, _rows(chosen))
 
 
 def _program(policy: Policy) -> Callable[[Sequence], Program]:
     """The program that a policy of its kind decides in."""
     if isinstance(policy, AnswerPolicy):
         return lambda s: cascade(s, policy, Exact())
+    if isinstance(policy, StepPolicy):
+        return lambda s: stepwise(s, policy, Exact())
     return lambda s: speculative(s, policy)
+
+
+def _rows(policy: Policy) -> int:
+    """A single candidate takes its sequence's own place; several need one each beside it."""
+    if not isinstance(policy, StepPolicy):
+        return 1
+    most = max(policy.candidates, policy.target_candidates)
+    return 1 if most == 1 else most + 1
 
 
 def _asks_the_draft(policy: Policy) -> bool:
     """Whether a policy wants more of the draft than its tokens."""
-    return isinstance(policy, AnswerPolicy) or bool(
+    return isinstance(policy, (AnswerPolicy, StepPolicy)) or bool(
         policy.needs & {Need.DRAFT_LOGPROBS, Need.DRAFT_HIDDEN}
     )
 

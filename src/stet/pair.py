@@ -269,6 +269,12 @@ class Pair:
         check_names(options)
         has_draft = self.draft is not None
         method = method_of(policy, options.get("policy_parameters"), has_draft=has_draft)
+        if method.rows > self.max_batch + 1:
+            raise OptionError(
+                f"{method.settings['name']!r} needs {method.rows} places in the cache for one "
+                f"request and the pair has {self.max_batch + 1}; load it with "
+                f"max_batch={method.rows - 1} or more, or ask for fewer candidates."
+            )
         greedy = options.get("temperature", 0.0) == 0
         rule = self._length(options.get("draft_length", "auto"), greedy, method.lossless)
         limits = limits_of(options, self._end_tokens, rule, stream)
@@ -280,7 +286,7 @@ class Pair:
             fitting = self._fit(limits, len(tokens), "max_new_tokens" in options)
             sequence = TokenSequence(tokens, params, fitting, self.tokenizer)
             deadline = None if timeout is None else time.monotonic() + timeout
-            request = Request(sequence, method.program(sequence), deadline)
+            request = Request(sequence, method.program(sequence), deadline, method.rows)
             text = prompt if isinstance(prompt, str) else self.tokenizer.decode(tokens)
             jobs.append(Job(request, text, self._settings(method, params, fitting)))
         for job in jobs:

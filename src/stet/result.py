@@ -102,6 +102,7 @@ class Result:
             tokens=self.tokens,
             blocks=self._sequence.blocks,
             counters=self.counters,
+            steps=self._sequence.steps,
         )
 
 

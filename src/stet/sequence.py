@@ -14,7 +14,7 @@ from stet.draft_length import DraftLength, FixedLength, History
 from stet.row import Row
 from stet.sampling import SamplingParams
 from stet.text import Decoder, TextStream
-from stet.trace import BlockRecord, Counters, FinishReason, Origin
+from stet.trace import BlockRecord, Counters, FinishReason, Origin, StepRecord
 
 Role = Literal["target", "draft"]
 """Which model of the pair."""
@@ -117,6 +117,8 @@ class Sequence:
         self.finish_reason: FinishReason | None = None
         self.rows: dict[Role, Row] = {}
         self.parent: Sequence | None = None
+        self.only_child = False
+        self.steps: list[StepRecord] = []
         self.release: Callable[[Sequence], None] = _nothing_to_release
         self._forks = 0
         self.stream = self._new_stream()
@@ -239,7 +241,10 @@ class Sequence:
             row.valid = min(row.valid, length)
 
     def truncate(self, length: int) -> None:
-        """Cut the answer back to its first `length` tokens, as if the rest was never written."""
+        """Cut the answer back to its first `length` tokens, as if the rest was never written.
+
+        What it cost stays counted; kept tokens are those that are still part of the answer.
+        """
         end = self.prompt_length + length
         if end >= len(self.tokens):
             return
@@ -253,6 +258,12 @@ class Sequence:
         ):
             del record[length:]
         self.counters.emitted_tokens = length
+        for i, block in enumerate(self.blocks):
+            left = max(length - block.position, 0)
+            if left <= block.kept:
+                self.counters.uncount_kept(range(left, block.kept))
+                overruled = [at for at in block.overruled if at < left]
+                self.blocks[i] = replace(block, kept=left, overruled=overruled, next_token=None)
         self.finish_reason = None
         self._agree(end)
         self.stream = self._new_stream()
@@ -261,34 +272,68 @@ class Sequence:
                 self.stream.push(token)
 
     @contextmanager
-    def fork(self, count: int) -> Generator[list[Sequence]]:
+    def fork(self, count: int, sampling: SamplingParams | None = None) -> Generator[list[Sequence]]:
         """Candidates that continue this sequence, each with randomness of its own.
 
-        They share what both caches hold of this sequence; leaving the context frees what was not
-        adopted.
+        They share what both caches hold of this sequence: several are given copies of it, a single
+        one takes this sequence's place in the caches for as long as it lives. Leaving the context
+        frees what was not adopted.
+
+        Args:
+            count: how many.
+            sampling: how they choose tokens; None: as this sequence. Seeds are given anyway.
         """
-        children = [self._child(i) for i in range(count)]
+        children = [self._child(i, sampling or self.sampling) for i in range(count)]
+        for child in children:
+            child.only_child = count == 1
         self._forks += 1
         try:
             yield children
         finally:
             for child in children:
+                child.give_back()
                 child.release(child)
 
-    def _child(self, index: int) -> Sequence:
+    def _child(self, index: int, sampling: SamplingParams) -> Sequence:
         # Any injective mix does: the seed goes through a hash before it is used.
         seed = hash((self.sampling.seed, self.round, self._forks, index))
         limits = replace(self.limits, max_new_tokens=self.remaining)
-        child = Sequence(self.tokens, replace(self.sampling, seed=seed), limits, self.decoder)
+        child = Sequence(self.tokens, replace(sampling, seed=seed), limits, self.decoder)
         child.parent = self
         child.release = self.release
+        child.history = replace(self.history)
         return child
 
-    def adopt(self, child: Sequence) -> None:
-        """Continue with what a candidate wrote, and with its caches."""
-        # A cache that is not replaced by the candidate's may have looked ahead at other text.
-        self._agree(len(self.tokens))
+    def borrow(self, role: Role) -> Row | None:
+        """Take over the parent's place in a cache, where that is this candidate's alone to use."""
+        if self.parent is None or not self.only_child:
+            return None
+        row = self.parent.rows.pop(role, None)
+        if row is not None:
+            row.valid = min(row.valid, self.prompt_length)
+            self.rows[role] = row
+        return row
+
+    def give_back(self) -> None:
+        """Return what was borrowed of a parent that has got nothing else meanwhile."""
+        if self.parent is None or not self.only_child:
+            return
+        for role in [r for r in self.rows if r not in self.parent.rows]:
+            row = self.parent.rows[role] = self.rows.pop(role)
+            row.valid = min(row.valid, self.prompt_length)
+
+    def adopt(self, child: Sequence, *, scored: bool = False) -> None:
+        """Continue with what a candidate wrote, and with its caches.
+
+        Args:
+            child: one of this sequence's forks.
+            scored: the target's cache of this sequence has read the candidate's tokens already.
+        """
         written = child.answer
+        # A cache that is not replaced by the candidate's may have looked ahead at other text.
+        read = len(written) if scored else 0
+        for role, row in self.rows.items():
+            row.valid = min(row.valid, len(self.tokens) + (read if role == "target" else 0))
         for token in written:
             if self.stream is not None and token not in self.limits.stop_token_ids:
                 self.stream.push(token)
@@ -311,6 +356,11 @@ class Sequence:
             if mine is not None:
                 child.rows[role] = mine
         child.rows = {r: row for r, row in child.rows.items() if self.rows.get(r) is not row}
+
+    def charge_pass(self, seconds: float) -> None:
+        """Count a pass of the target that nothing was ruled on by."""
+        self.counters.target_passes += 1
+        self.counters.target_seconds += seconds
 
     def charge(self, other: Sequence) -> None:
         """Count what was spent on a candidate that was not adopted."""

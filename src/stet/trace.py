@@ -22,8 +22,9 @@ VERSION = 1
 Origin = Literal["draft", "target"]
 """Who wrote an emitted token."""
 
-FinishReason = Literal["stop", "length", "cancelled", "timeout", "error"]
-"""Why a request ended: a stop token or string, its token limit, or something from outside."""
+FinishReason = Literal["stop", "length", "loop", "cancelled", "timeout", "error"]
+"""Why a request ended: a stop token or string, its token limit, going in circles, or something from
+outside."""
 
 
 @dataclass(slots=True)
@@ -70,6 +71,61 @@ class BlockRecord:
 
 
 @dataclass(slots=True)
+class CandidateRecord:
+    """One candidate of a step.
+
+    Attributes:
+        text: what it says.
+        tokens: how many.
+        signals: the models' own numbers about it, raw, by name.
+    """
+
+    text: str
+    tokens: int
+    signals: dict[str, float]
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """One step of reasoning and the decision about it.
+
+    Attributes:
+        position: index of the step's first token among the emitted tokens.
+        tokens: tokens of the step as it stands.
+        decision: "kept" for the draft's, "rewritten" for the target's; in a shadow run, what would
+            have been decided.
+        reason: why, in the policy's words.
+        candidates: the draft's candidates.
+        chosen: which of them was judged.
+        signals: raw signals of that one.
+        normalised: the same as the score takes them, from 0 (worst) to 1.
+        score: what was compared with the threshold; None where nothing was.
+        threshold: the score from which on a step stands.
+        target_candidates: texts of the target's candidates, where it rewrote the step.
+        draft_tokens: tokens the draft wrote for this step, all candidates together.
+        target_tokens: tokens the target wrote for it, likewise.
+        draft_seconds: time in the draft.
+        target_seconds: time in the target.
+    """
+
+    position: int
+    tokens: int
+    decision: Literal["kept", "rewritten"]
+    reason: str
+    candidates: list[CandidateRecord]
+    chosen: int
+    signals: dict[str, float]
+    normalised: dict[str, float]
+    score: float | None = None
+    threshold: float | None = None
+    target_candidates: list[str] = field(default_factory=list[str])
+    draft_tokens: int = 0
+    target_tokens: int = 0
+    draft_seconds: float = 0.0
+    target_seconds: float = 0.0
+
+
+@dataclass(slots=True)
 class Counters:
     """What a request cost and gained. Kept tokens are counted where they were emitted.
 
@@ -83,6 +139,8 @@ class Counters:
         draft_passes: forward passes of the draft after the prompt.
         target_seconds: time in the target, shared evenly among the rows of a batch.
         draft_seconds: time in the draft, likewise.
+        steps: steps of reasoning that were ruled on.
+        kept_steps: of these, the draft's that stand.
     """
 
     emitted_tokens: int = 0
@@ -94,6 +152,8 @@ class Counters:
     draft_passes: int = 0
     target_seconds: float = 0.0
     draft_seconds: float = 0.0
+    steps: int = 0
+    kept_steps: int = 0
 
     @property
     def acceptance_rate(self) -> float | None:
@@ -123,6 +183,12 @@ class Counters:
                 self.kept_per_position.append(0)
             self.kept_per_position[position] += count
 
+    def uncount_kept(self, positions: Iterable[int]) -> None:
+        """Take back kept tokens that are no longer part of the answer."""
+        for position in positions:
+            self.kept_tokens -= 1
+            self.kept_per_position[position] -= 1
+
     def as_metrics(self) -> dict[str, Any]:
         """These counts under vLLM's per-request names (`metrics.speculative_decoding`)."""
         drafts = self.drafts
@@ -149,6 +215,8 @@ _SUMMED = (
     "draft_passes",
     "target_seconds",
     "draft_seconds",
+    "steps",
+    "kept_steps",
 )
 
 
@@ -189,6 +257,7 @@ class RequestTrace:
     tokens: list[TokenRecord]
     blocks: list[BlockRecord]
     counters: Counters
+    steps: list[StepRecord] = field(default_factory=list[StepRecord])
     version: int = VERSION
 
     def to_json(self) -> str:

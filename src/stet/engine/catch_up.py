@@ -91,7 +91,7 @@ class CatchUp:
                 ready = self._look(runner, parent, role, keep)
                 if ready is not True:
                     return ready
-                row = self._fork(runner, parent, sequence, role)
+                row = sequence.borrow(role) or self._fork(runner, parent, sequence, role)
             else:
                 row = self._allocate(runner)
             if row is None:

@@ -31,6 +31,7 @@ class Request:
         sequence: what it writes to.
         program: the decoding program over that sequence.
         deadline: `time.monotonic()` at which it ends with what it has; None for never.
+        rows: places in each model's cache that it needs at a time; it waits until they are free.
         on_progress: called after every round in which the sequence grew.
         error: what went wrong, where it failed.
         done: whether it has left the engine.
@@ -40,6 +41,7 @@ class Request:
     sequence: TokenSequence
     program: Program
     deadline: float | None = None
+    rows: int = 1
     on_progress: Callable[[Request], None] | None = None
     error: Exception | None = None
     done: bool = False
@@ -316,13 +318,20 @@ class Engine:
     # Requests
 
     def _admit(self) -> None:
-        while self._waiting and len(self._running) < self.max_batch:
+        while self._waiting and self._has_room(self._waiting[0]):
             request = self._waiting.popleft()
             request.started = time.monotonic()
             self._running.append(request)
             process = _Process(request.program, request)
             request.processes.add(process)
             self._work.append((process, None))
+
+    def _has_room(self, request: Request) -> bool:
+        if not self._running:
+            return True
+        taken = sum(r.rows for r in self._running)
+        rows = min(runner.max_rows for runner in self.runners.values())
+        return len(self._running) < self.max_batch and taken + request.rows <= rows
 
     def _expire(self) -> None:
         deadlines = [r for r in (*self._running, *self._waiting) if r.deadline is not None]

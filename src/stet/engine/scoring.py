@@ -201,6 +201,7 @@ class _Packet:
                 "or bfloat16, or check its weights."
             )
         if self.policy is None:
+            item.sequence.charge_pass(seconds)
             return cells["logprobs"][: block.length]
         kept, following = int(cells["kept"][0]), int(cells["next"][0])
         if not 0 <= kept <= block.length:

@@ -22,6 +22,8 @@ from stet.policies.confident import Confident
 from stet.policies.ensemble import Ensemble
 from stet.policies.exact import Exact
 from stet.policies.registry import available, register, resolve
+from stet.policies.specguard import SpecGuard
+from stet.policies.stepping import Candidate, Judgement, Step, StepPolicy
 
 __all__ = [
     "ACCEPT",
@@ -31,12 +33,17 @@ __all__ = [
     "AnswerPolicy",
     "Block",
     "Blocks",
+    "Candidate",
     "Cascade",
     "Confident",
     "Ensemble",
     "Exact",
+    "Judgement",
     "Need",
     "Policy",
+    "SpecGuard",
+    "Step",
+    "StepPolicy",
     "TokenPolicy",
     "Verdict",
     "at",

@@ -10,12 +10,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from stet.sampling import Sampler, one_hot
+
+if TYPE_CHECKING:
+    from stet.policies.stepping import StepPolicy
 
 
 class Need(Enum):
@@ -207,7 +210,7 @@ class AnswerPolicy(Protocol):
         ...
 
 
-Policy = TokenPolicy | AnswerPolicy
+Policy: TypeAlias = "TokenPolicy | AnswerPolicy | StepPolicy"
 """What can be named where a policy is asked for."""
 
 

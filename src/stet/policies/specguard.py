@@ -1,0 +1,248 @@
+"""SpecGuard: steps stand by what the models themselves know of them, without a reward model."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from stet.block import Block
+from stet.engine.operations import Operation, Score
+from stet.errors import OptionError
+from stet.policies.base import Need
+from stet.policies.registry import register
+from stet.policies.stepping import Candidate, Judgement, Step
+from stet.sampling import SamplingParams
+from stet.signals import SIGNALS, Signal, agreeing, centrality
+from stet.signals.confidence import min_logprob
+from stet.steps import Delimiter, ends_of
+
+SELECTORS = ("vote", "medoid", "first")
+SCORERS = ("draft", "target")
+
+KEPT, REWRITTEN = "step kept", "step rewritten"
+CONFIRMED, REFUSED = "step confirmed by the target", "step refused by the target"
+
+
+@register
+@dataclass(frozen=True)
+class SpecGuard:
+    """The draft writes candidates of a step, the most consistent is picked, its signals decide.
+
+    A weighted mean of signals, each brought to 0 .. 1, is held against a threshold: at or above it
+    the draft's step stands, below it the target writes the step. With `lower`, a step between the
+    two thresholds is read by the target in one pass, and its own log-probabilities decide.
+
+    Source: Purohit, Narayanam and Pal, "From Tokens to Steps", arXiv 2604.15244; `paper` has its
+    constants. Our own: signals to choose from, ranges from a calibration, the vote, the band.
+
+    Attributes:
+        candidates: candidates of a step that the draft writes.
+        temperature: of the candidates; 0 for the most probable text.
+        top_p: of the candidates.
+        delimiter: text that ends a step, several of them, or "sentence".
+        step_tokens: the most tokens of a step.
+        signals: names of the signals in the score (`stet.signals.SIGNALS`).
+        weights: of each; equal if empty.
+        ranges: for each signal the raw values that count as 0 and as 1, from a calibration; if
+            empty, probabilities stand for themselves.
+        threshold: the score from which on a step stands, 0 to 1.
+        lower: below this score the target rewrites a step without reading it; None: no band.
+        target_threshold: smallest probability of a token under the target at which a step that it
+            reads stands.
+        selector: how one of several candidates is picked: "vote" over equal texts, "medoid" of
+            their embeddings, or the "first".
+        scorer: "draft" judges by the signals; "target" reads every step and judges by
+            `target_threshold` alone.
+        target_candidates: candidates of a step that the target writes.
+        shadow: decide and record, but let the target write every step.
+    """
+
+    candidates: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    delimiter: Delimiter = "\n"
+    step_tokens: int = 128
+    signals: tuple[str, ...] = ("min_logprob",)
+    weights: tuple[float, ...] = ()
+    ranges: tuple[tuple[float, float], ...] = ()
+    threshold: float = 0.7
+    lower: float | None = None
+    target_threshold: float = 0.3
+    selector: str = "vote"
+    scorer: str = "draft"
+    target_candidates: int = 1
+    shadow: bool = False
+
+    name: ClassVar[str] = "specguard"
+    lossless: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            OptionError: naming the parameter.
+        """
+        for field in ("signals", "weights", "ranges", "delimiter"):
+            object.__setattr__(self, field, _tuples(getattr(self, field)))
+        if isinstance(self.signals, str):
+            object.__setattr__(self, "signals", (self.signals,))
+        for field, low in (("candidates", 1), ("target_candidates", 1), ("step_tokens", 1)):
+            if getattr(self, field) < low:
+                raise OptionError(f"{field} is {getattr(self, field)}; it must be at least {low}.")
+        if self.temperature < 0:
+            raise OptionError(f"temperature is {self.temperature}; it must not be negative.")
+        if max(self.candidates, self.target_candidates) > 1 and self.temperature == 0:
+            raise OptionError("Several candidates need a temperature above 0: they would be equal.")
+        if not 0 < self.top_p <= 1:
+            raise OptionError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
+        for field, known in (("selector", SELECTORS), ("scorer", SCORERS)):
+            if getattr(self, field) not in known:
+                listed = ", ".join(known)
+                raise OptionError(f"{field} is {getattr(self, field)!r}; choose from {listed}.")
+        self._check_signals()
+        for field in ("threshold", "lower", "target_threshold"):
+            value = getattr(self, field)
+            if value is not None and not 0 <= value <= 1:
+                raise OptionError(f"{field} is {value}; it must be between 0 and 1.")
+        if self.lower is not None and self.lower > self.threshold:
+            raise OptionError(f"lower is {self.lower}, above the threshold of {self.threshold}.")
+        ends_of(self.delimiter)
+
+    def _check_signals(self) -> None:
+        if not self.signals and self.scorer == "draft":
+            raise OptionError("signals is empty; name at least one.")
+        for signal in self.signals:
+            if signal not in SIGNALS:
+                listed = ", ".join(SIGNALS)
+                raise OptionError(f"There is no signal {signal!r}; choose from {listed}.")
+        for field in ("weights", "ranges"):
+            given = getattr(self, field)
+            if given and len(given) != len(self.signals):
+                raise OptionError(
+                    f"{field} has {len(given)} entries for {len(self.signals)} signals."
+                )
+        if any(w < 0 for w in self.weights) or (self.weights and not sum(self.weights)):
+            raise OptionError("weights must not be negative, nor all 0.")
+        for signal, pair in zip(self.signals, self.ranges, strict=False):
+            if len(pair) != 2 or pair[0] == pair[1]:
+                raise OptionError(f"The range of {signal} needs two different numbers.")
+
+    # Constructors
+
+    @classmethod
+    def greedy(cls, **changes: Any) -> SpecGuard:
+        """One greedy candidate of draft and target each."""
+        return cls(**changes)
+
+    @classmethod
+    def load(cls, path: str | Path) -> SpecGuard:
+        """The policy that a calibration wrote.
+
+        Raises:
+            OptionError: the file cannot be read or holds another policy.
+        """
+        try:
+            record = json.loads(Path(path).read_text(encoding="utf-8"))
+            if record["policy"] != cls.name:
+                raise OptionError(f"{path} holds policy {record['policy']!r}, not {cls.name!r}.")
+            values = {k: _tuples(v) for k, v in record["parameters"].items()}
+        except OSError as error:
+            raise OptionError(f"{path} cannot be read ({error.strerror}).") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise OptionError(f"{path} holds no policy with its parameters.") from error
+        return cls(**values)
+
+    # What the program asks
+
+    @property
+    def _used(self) -> list[Signal]:
+        return [SIGNALS[name] for name in self.signals]
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the engine must keep of the draft's writing."""
+        needs = frozenset[Need]().union(*(s.needs for s in self._used))
+        if self.selector == "medoid" and self.candidates > 1:
+            needs |= {Need.DRAFT_HIDDEN}
+        return needs
+
+    def sampling(self, base: SamplingParams) -> SamplingParams:
+        """How candidates are sampled: the request's other settings, with this policy's own."""
+        return replace(base, temperature=self.temperature, top_p=self.top_p)
+
+    def select(self, candidates: Sequence[Candidate]) -> int:
+        """The most consistent candidate; of equals the surest, then the first."""
+        if len(candidates) == 1 or self.selector == "first":
+            return 0
+        if self.selector == "medoid" and all(c.hidden is not None for c in candidates):
+            stacked = torch.stack([c.hidden for c in candidates if c.hidden is not None])
+            values = centrality(stacked)
+        else:
+            values = agreeing([c.text for c in candidates])
+        sureness = [min_logprob(c.statistics) if c.statistics else 0.0 for c in candidates]
+        return max(range(len(candidates)), key=lambda i: (values[i], sureness[i], -i))
+
+    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+        """Pick a candidate and rule on it."""
+        chosen = self.select(step.candidates)
+        columns = [signal.measure(step.candidates) for signal in self._used]
+        details = [
+            dict(zip(self.signals, row, strict=True)) for row in zip(*columns, strict=True)
+        ]
+        raw = details[chosen] if details else {}
+        unit = {name: self._unit(i, raw[name]) for i, name in enumerate(self.signals)}
+        score = self._score(list(unit.values()))
+        ruling = Judgement(
+            chosen=chosen,
+            stands=score is not None and score >= self.threshold,
+            reason=REWRITTEN,
+            signals=raw,
+            normalised=unit,
+            score=score,
+            threshold=self.threshold,
+            details=details,
+        )
+        if self.scorer == "draft" and score is not None:
+            if ruling.stands:
+                return replace(ruling, reason=KEPT)
+            if self.lower is None or score < self.lower:
+                return ruling
+        return (yield from self._ask_target(step, ruling))
+
+    def _ask_target(self, step: Step, ruling: Judgement) -> Generator[Operation, Any, Judgement]:
+        """The target reads the step in one pass; its least probable token decides."""
+        tokens = step.candidates[ruling.chosen].tokens
+        block = Block(len(tokens), known=tokens)
+        logprobs: list[float] = yield Score(step.sequence, block, None)
+        least = min(logprobs, default=0.0)
+        stands = math.exp(least) >= self.target_threshold
+        return replace(
+            ruling,
+            stands=stands,
+            scored=True,
+            reason=CONFIRMED if stands else REFUSED,
+            signals={**ruling.signals, "target_min_logprob": least},
+        )
+
+    def _unit(self, index: int, value: float) -> float:
+        if not self.ranges:
+            return min(max(SIGNALS[self.signals[index]].unit(value), 0.0), 1.0)
+        low, high = self.ranges[index]
+        return min(max((value - low) / (high - low), 0.0), 1.0)
+
+    def _score(self, values: Sequence[float]) -> float | None:
+        if not values:
+            return None
+        weights = self.weights or (1.0,) * len(values)
+        return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as JSON has them, as the tuples that a frozen dataclass holds."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

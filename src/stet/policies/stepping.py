@@ -1,0 +1,133 @@
+"""What a step policy is: a rule on whole steps of reasoning, what it is shown and what it returns.
+
+Where a token policy rules on blocks of tokens by their distributions, a step policy reads the
+draft's candidates for the next step, picks one, and decides whether it stands or the target writes
+the step instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from stet.block import Statistics
+from stet.engine.operations import Operation
+from stet.policies.base import Need
+from stet.sampling import SamplingParams
+from stet.sequence import Sequence as TokenSequence
+from stet.steps import Delimiter
+
+
+@dataclass(slots=True, eq=False)
+class Candidate:
+    """One candidate of a step.
+
+    Attributes:
+        sequence: a fork that ends with the candidate.
+        text: the candidate.
+        statistics: the writer's log-probs, entropies and margins of its tokens, where kept.
+        hidden: [D] mean of the writer's last hidden states over its tokens, where kept.
+        attention: [layers, T, S] the writer's attention from its T tokens, averaged over heads as
+            the policy asked, where kept.
+    """
+
+    sequence: TokenSequence
+    text: str
+    statistics: Statistics | None = None
+    hidden: Tensor | None = None
+    attention: Tensor | None = None
+
+    @property
+    def tokens(self) -> list[int]:
+        """The candidate's tokens."""
+        return self.sequence.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a step policy is shown.
+
+    Attributes:
+        sequence: the prompt and the steps that stand.
+        index: how many steps stand.
+        candidates: the draft's candidates for the next one.
+    """
+
+    sequence: TokenSequence
+    index: int
+    candidates: Sequence[Candidate]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A ruling on a step.
+
+    Attributes:
+        chosen: which candidate was judged.
+        stands: whether it stands; otherwise the target writes the step.
+        reason: why, in the policy's words.
+        signals: raw signals of the chosen candidate, by name.
+        normalised: the same as the score takes them, from 0 (worst) to 1.
+        score: what was compared with the threshold, if anything was.
+        threshold: from which on a step stands.
+        scored: the target has read the chosen candidate, at the sequence's own place.
+        details: raw signals of every candidate, where the policy looked at them.
+    """
+
+    chosen: int
+    stands: bool
+    reason: str
+    signals: dict[str, float] = field(default_factory=dict[str, float])
+    normalised: dict[str, float] = field(default_factory=dict[str, float])
+    score: float | None = None
+    threshold: float | None = None
+    scored: bool = False
+    details: Sequence[dict[str, float]] = ()
+
+
+@runtime_checkable
+class StepPolicy(Protocol):
+    """A rule on steps: a frozen dataclass whose fields are its parameters.
+
+    Attributes:
+        name: what users call it; unique in the registry.
+        lossless: always False: the target's distribution is not promised.
+        delimiter: what ends a step.
+        step_tokens: the most tokens of a step.
+        candidates: how many candidates the draft writes.
+        target_candidates: how many the target writes where it rewrites a step.
+        shadow: record what would be decided and let the target write every step.
+    """
+
+    name: ClassVar[str]
+    lossless: ClassVar[bool]
+
+    @property
+    def delimiter(self) -> Delimiter: ...  # noqa: D102 - see the class
+    @property
+    def step_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def candidates(self) -> int: ...  # noqa: D102
+    @property
+    def target_candidates(self) -> int: ...  # noqa: D102
+    @property
+    def shadow(self) -> bool: ...  # noqa: D102
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the engine must keep of the draft's writing."""
+        ...
+
+    def sampling(self, base: SamplingParams) -> SamplingParams:
+        """How candidates are sampled, given what the request asks for."""
+        ...
+
+    def select(self, candidates: Sequence[Candidate]) -> int:
+        """The best of the target's candidates."""
+        ...
+
+    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+        """Rule on a step; may have the models do something first by yielding operations."""
+        ...

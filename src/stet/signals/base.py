@@ -1,0 +1,70 @@
+"""Every signal by name: what it needs, which way is good, and how it maps to 0..1 by itself."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from stet.policies.base import Need
+from stet.policies.stepping import Candidate
+from stet.signals.agreement import agreeing
+from stet.signals.confidence import CONFIDENCE
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A number about each candidate of a step.
+
+    Attributes:
+        name: what users call it.
+        about: one line for people.
+        needs: what the engine must keep for it.
+        sign: 1 if more of it is better, -1 if less is.
+        measure: the raw values for all candidates of a step, in order.
+        unit: from a raw value to 0 (worst) .. 1 where no calibration says how.
+    """
+
+    name: str
+    about: str
+    needs: frozenset[Need]
+    sign: int
+    measure: Callable[[Sequence[Candidate]], list[float]]
+    unit: Callable[[float], float]
+
+
+def _confidence(name: str) -> Signal:
+    function = CONFIDENCE[name]
+
+    def measure(candidates: Sequence[Candidate]) -> list[float]:
+        values: list[float] = []
+        for candidate in candidates:
+            assert candidate.statistics is not None
+            values.append(function(candidate.statistics))
+        return values
+
+    about = (function.__doc__ or "").split("\n")[0]
+    needs = frozenset({Need.DRAFT_LOGPROBS})
+    if name.endswith("entropy"):
+        return Signal(name, about, needs, -1, measure, lambda value: math.exp(-value))
+    if name.endswith("margin"):
+        return Signal(name, about, needs, 1, measure, lambda value: 1 - math.exp(-value))
+    return Signal(name, about, needs, 1, measure, math.exp)
+
+
+def _agreement(candidates: Sequence[Candidate]) -> list[float]:
+    return agreeing([candidate.text for candidate in candidates])
+
+
+SIGNALS: dict[str, Signal] = {
+    **{name: _confidence(name) for name in CONFIDENCE},
+    "agreement": Signal(
+        "agreement",
+        "The share of the candidates that say the same.",
+        frozenset(),
+        1,
+        _agreement,
+        lambda value: value,
+    ),
+}
+"""Every signal, by name."""

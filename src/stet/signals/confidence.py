@@ -1,0 +1,76 @@
+"""How sure a model was while it wrote a step, from its raw distributions.
+
+Raw means at temperature 1 and before any truncation, penalty or bias: what was sampled from says
+more about the settings than about the text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from stet.block import Statistics
+
+WORST = 3
+"""Tokens that `worst_logprob` averages over."""
+
+LOW = 0.1
+"""The quantile of `low_logprob`."""
+
+
+def min_logprob(found: Statistics) -> float:
+    """The smallest log-probability of a token, in nats.
+
+    Source: LPBV of SpecGuard, arXiv 2604.15244.
+    """
+    return min(found.logprobs)
+
+
+def mean_logprob(found: Statistics) -> float:
+    """The mean log-probability of the tokens, in nats."""
+    return math.fsum(found.logprobs) / len(found.logprobs)
+
+
+def low_logprob(found: Statistics) -> float:
+    """A low quantile of the log-probabilities, in nats: some doubt about one token is forgiven."""
+    ordered = sorted(found.logprobs)
+    return ordered[math.floor(LOW * (len(ordered) - 1))]
+
+
+def worst_logprob(found: Statistics) -> float:
+    """The mean of the few smallest log-probabilities, in nats.
+
+    Nearly independent of a step's length, where the minimum falls and the mean rises with it.
+    """
+    ordered = sorted(found.logprobs)[:WORST]
+    return math.fsum(ordered) / len(ordered)
+
+
+def max_entropy(found: Statistics) -> float:
+    """The largest entropy of a token's distribution, in nats."""
+    return max(found.entropies)
+
+
+def mean_entropy(found: Statistics) -> float:
+    """The mean entropy, in nats."""
+    return math.fsum(found.entropies) / len(found.entropies)
+
+
+def min_margin(found: Statistics) -> float:
+    """The smallest margin of the best token over the second, in nats."""
+    return min(found.margins)
+
+
+CONFIDENCE: dict[str, Callable[[Statistics], float]] = {
+    f.__name__: f
+    for f in (
+        min_logprob,
+        mean_logprob,
+        low_logprob,
+        worst_logprob,
+        max_entropy,
+        mean_entropy,
+        min_margin,
+    )
+}
+"""Every signal of confidence, by name."""

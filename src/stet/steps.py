@@ -1,0 +1,141 @@
+"""Where a step of reasoning ends, found in text that arrives token by token."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from stet.errors import OptionError
+from stet.text import Decoder, TextStream
+
+SENTENCE = "sentence"
+"""As a delimiter: steps are sentences."""
+
+Ends = Callable[[str], int | None]
+"""Where the first step of a text ends, as an index into it; None where it is not complete yet.
+
+Called with a text that grows, from the step's first character on.
+"""
+
+Delimiter = str | tuple[str, ...] | Ends
+"""A text that ends steps, several of which the first counts, `SENTENCE`, or a function."""
+
+_SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s)|[。！？]")
+
+
+def ends_of(delimiter: Delimiter) -> Ends:
+    """The function that finds the end of a step.
+
+    A delimiter counts once the step holds something before it, so that leading blank lines belong
+    to the step that follows them.
+
+    Raises:
+        OptionError: an empty delimiter, or none.
+    """
+    if callable(delimiter):
+        return delimiter
+    if delimiter == SENTENCE:
+        return _sentence_end
+    strings = (delimiter,) if isinstance(delimiter, str) else tuple(delimiter)
+    if not strings or not all(strings):
+        raise OptionError("A step delimiter is empty; give a text such as '\\n\\n'.")
+    return _after_any(strings)
+
+
+@lru_cache(maxsize=64)
+def _after_any(strings: tuple[str, ...]) -> Ends:
+    def find(text: str) -> int | None:
+        begin = _begin(text)
+        found = [at + len(s) for s in strings if (at := text.find(s, begin)) >= 0]
+        return min(found, default=None)
+
+    return find
+
+
+def _sentence_end(text: str) -> int | None:
+    # The white space after it shows that a full stop is no decimal point.
+    found = _SENTENCE_END.search(text, _begin(text))
+    return None if found is None else found.end()
+
+
+def _begin(text: str) -> int:
+    return len(text) - len(text.lstrip())
+
+
+class StepReader:
+    """Reads the tokens of one step until it is complete.
+
+    A step ends with the token that completes it: where a delimiter and what follows it are one
+    token, the token belongs to the step before.
+
+    Args:
+        decoder: usually a transformers tokenizer.
+        ends: where a step ends.
+        limit: the most tokens of a step.
+
+    Attributes:
+        length: tokens of the step once it is complete; None before.
+    """
+
+    def __init__(self, decoder: Decoder, ends: Ends, limit: int) -> None:
+        self._ends = ends
+        self._limit = limit
+        self._stream = TextStream(decoder)
+        self._reached: list[int] = []
+        self.length: int | None = None
+
+    @property
+    def count(self) -> int:
+        """Tokens read."""
+        return len(self._reached)
+
+    def push(self, token: int) -> bool:
+        """Take in the next token; returns whether the step is complete."""
+        if self.length is not None:
+            return True
+        known = len(self._stream.text)
+        self._stream.push(token)
+        self._reached.append(len(self._stream.text))
+        if len(self._stream.text) > known and (end := self._ends(self._stream.text)) is not None:
+            self.length = next(i for i, at in enumerate(self._reached, 1) if at >= end)
+        elif len(self._reached) >= self._limit:
+            self.length = len(self._reached)
+        return self.length is not None
+
+    def read(self, tokens: Sequence[int]) -> int | None:
+        """Take in what follows the tokens read so far; returns the step's length once complete.
+
+        Args:
+            tokens: all tokens since the step began.
+        """
+        for token in tokens[len(self._reached) :]:
+            if self.push(token):
+                break
+        return self.length
+
+
+def normalised(text: str) -> str:
+    """A step's text as two steps are compared: case and white space do not count."""
+    return " ".join(text.lower().split())
+
+
+@dataclass(slots=True)
+class LoopGuard:
+    """Notices an answer that goes in circles.
+
+    Attributes:
+        repeats: how often the same step in a row, or steps without text in a row, are too many.
+    """
+
+    repeats: int = 4
+    _last: str | None = field(default=None, init=False)
+    _count: int = field(default=0, init=False)
+
+    def stuck(self, text: str) -> bool:
+        """Take in a step; returns whether the answer goes in circles now."""
+        text = normalised(text)
+        self._count = self._count + 1 if text == self._last else 1
+        self._last = text
+        return self._count >= self.repeats
