@@ -188,3 +188,108 @@ def test_closing_does_not_change_how_it_ended(reason):
     s = sequence()
     s.close(reason)
     assert s.finish_reason == reason
+
+
+# Candidates and places in the caches
+
+
+def test_a_single_candidate_works_in_its_parents_place_and_gives_it_back():
+    s = sequence()
+    s.commit(ruling([], 0, 1))
+    rows = s.rows = {"target": Row(0, valid=3), "draft": Row(1, valid=9)}
+    own, released = dict(rows), []
+    s.release = lambda child: released.append(dict(child.rows))
+    with s.fork(1) as (child,):
+        assert child.borrow("draft") is own["draft"]
+        # Whatever the place held beyond the text both share is not the candidate's.
+        assert (child.rows, s.rows) == ({"draft": own["draft"]}, {"target": own["target"]})
+        assert own["draft"].valid == 3
+        assert child.borrow("draft") is None
+        own["draft"].valid = 5
+    assert s.rows == own
+    assert own["draft"].valid == 3
+    assert released == [{}]
+
+
+def test_an_adopted_candidate_keeps_the_place_that_it_borrowed():
+    s = sequence()
+    place = Row(0, valid=2)
+    s.rows = {"draft": place}
+    with s.fork(1) as (child,):
+        child.borrow("draft")
+        child.commit(ruling([], 0, 4))
+        place.valid = 3
+        s.adopt(child)
+    assert (s.rows, place.valid) == ({"draft": place}, 3)
+
+
+def test_of_several_candidates_none_takes_its_parents_place():
+    s = sequence()
+    mine, theirs = Row(0, valid=2), [Row(1, valid=2), Row(2, valid=2)]
+    s.rows = {"draft": mine}
+    released: list[Row] = []
+    s.release = lambda child: released.extend(child.rows.values())
+    with s.fork(2) as children:
+        assert [c.borrow("draft") for c in children] == [None, None]
+        for child, row in zip(children, theirs, strict=True):
+            child.rows["draft"] = row
+            child.commit(ruling([], 0, 4))
+        s.adopt(children[1])
+    assert s.rows == {"draft": theirs[1]}
+    assert released == [theirs[0], mine]
+
+
+@pytest.mark.parametrize(("scored", "valid"), [(False, 2), (True, 4)])
+def test_a_cache_that_has_read_the_adopted_text_stays_as_far_as_it_did(scored: bool, valid: int):
+    s = sequence()
+    target = Row(0, valid=2)
+    s.rows = {"target": target}
+    with s.fork(1) as (child,):
+        child.commit(Block(2, known=[3, 4]))
+        target.valid = 4
+        s.adopt(child, scored=scored)
+    assert (s.rows, target.valid) == ({"target": target}, valid)
+
+
+def test_a_stop_string_may_begin_before_the_candidate_that_completes_it():
+    s = sequence(stop_strings=("cde",), stream=True)
+    s.commit(ruling([1, 2], 2, 3))
+    with s.fork(1) as (child,):
+        child.commit(ruling([4, 5, 6], 3, 7))
+        assert not child.finished
+        s.adopt(child)
+    assert (s.finish_reason, s.answer, s.text()) == ("stop", [1, 2, 3, 4], "b")
+    assert (s.counters.emitted_tokens, s.counters.kept_tokens) == (4, 3)
+    assert len(s.origins) == len(s.reasons) == 4
+    assert s.stream is not None
+    assert s.stream.take(final=True) == "b"
+
+
+def test_what_was_spent_on_other_candidates_is_charged():
+    s = sequence()
+    with s.fork(2) as (first, second):
+        for child in (first, second):
+            more = {"target_seconds": 0.5, "draft_seconds": 0.25, "draft_passes": 2}
+            child.commit(ruling([1, 2], 1, 3, **more))
+        s.adopt(first)
+        s.charge(second)
+    assert (s.counters.target_passes, s.counters.draft_passes) == (2, 4)
+    assert (s.counters.target_seconds, s.counters.draft_seconds) == (1.0, 0.5)
+    # Tokens are counted where they are part of the answer.
+    assert (s.counters.emitted_tokens, s.counters.drafts, s.counters.kept_tokens) == (2, 1, 1)
+
+
+def test_cutting_back_takes_kept_tokens_off_the_counts():
+    s = sequence()
+    s.commit(ruling([1, 2, 3], 3, 4, reasons=["accepted", OVERRULED, OVERRULED, "bonus"]))
+    s.commit(ruling([5, 6], 2, 7))
+    s.truncate(5)
+    assert (s.counters.kept_tokens, s.counters.kept_per_position) == (4, [2, 1, 1])
+    assert [(b.kept, b.next_token) for b in s.blocks] == [(3, 4), (1, None)]
+    s.truncate(2)
+    assert (s.counters.kept_tokens, s.counters.kept_per_position) == (2, [1, 1, 0])
+    assert [(b.kept, b.overruled, b.next_token) for b in s.blocks] == [
+        (2, [1], None),
+        (0, [], None),
+    ]
+    assert s.counters.drafted_tokens == 5

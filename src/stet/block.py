@@ -32,12 +32,16 @@ class DraftBatch:
         probs: [B, K, V] what they were sampled from; None where every row was certain.
         logits: [B, K, V] raw logits, where asked for.
         hidden: [B, K, D] last hidden states, where asked for.
+        attention: for each floor that was asked for (`Watch.floors`) the attention weights of the
+            queries that drew the tokens, [B, layers, K, S] float32 over the positions 0 .. S - 1,
+            averaged over heads; the last layers, ascending.
     """
 
     tokens: Tensor
     probs: Tensor | None = None
     logits: Tensor | None = None
     hidden: Tensor | None = None
+    attention: dict[float, Tensor] | None = None
     _numbers: list[list[list[float]]] | None = field(default=None, init=False)
 
     def statistics(self, row: int, length: int) -> Statistics:
@@ -62,7 +66,11 @@ class DraftBatch:
         return Statistics(logprob[:length], entropy[:length], margin[:length])
 
     def rows(self, index: Tensor) -> DraftBatch:
-        """Some rows of the batch: `index` is [b] int64."""
+        """Some rows of the batch, without attention, which no token policy reads.
+
+        Args:
+            index: [b] int64.
+        """
 
         def pick(tensor: Tensor | None) -> Tensor | None:
             return None if tensor is None else tensor[index]
@@ -115,6 +123,16 @@ class Block:
         if self.batch is None or self.batch.hidden is None:
             return None
         return self.batch.hidden[self.row, : self.length]
+
+    @property
+    def attention(self) -> dict[float, Tensor] | None:
+        """By floor [layers, length, S], see `DraftBatch`; None where it was not kept."""
+        if self.batch is None or self.batch.attention is None:
+            return None
+        return {
+            floor: weights[self.row, :, : self.length]
+            for floor, weights in self.batch.attention.items()
+        }
 
     @property
     def statistics(self) -> Statistics | None:

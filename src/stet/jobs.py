@@ -19,6 +19,7 @@ from stet.policies import (
     parameters,
     resolve,
 )
+from stet.policies.artefact import SUFFIX
 from stet.programs import autoregressive, cascade, drafting, speculative, stepwise
 from stet.result import Chunk, Result, token_records
 from stet.sequence import Sequence
@@ -59,7 +60,10 @@ def method_of(policy: str | Policy, params: dict[str, Any] | None, *, has_draft:
         if not has_draft:
             raise OptionError("With prompt lookup there is no draft model to decode alone.")
         return Method(drafting, {"name": "draft"}, False)
-    if isinstance(policy, str) and policy not in (names := [p.name for p in available()]):
+    names = [p.name for p in available()]
+    if isinstance(policy, str) and not (
+        policy.endswith(SUFFIX) or policy.partition(".")[0] in names
+    ):
         listed = ", ".join(["target", "draft", *names])
         raise OptionError(f"There is no policy {policy!r}; choose from {listed}.")
     chosen = resolve(policy, params)

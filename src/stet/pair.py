@@ -20,6 +20,7 @@ from stet.engine.engine import Engine, Request
 from stet.engine.runner import Runner
 from stet.errors import OptionError
 from stet.jobs import Job, Method, method_of
+from stet.models.fingerprint import fingerprint
 from stet.models.model import LoadedModel
 from stet.options import Options, Prompt, check_names, limits_of, sampling_of
 from stet.policies import Policy
@@ -214,6 +215,11 @@ class Pair:
         return tokens
 
     @cached_property
+    def fingerprint(self) -> str:
+        """What tells this pair from others, for policies that are fitted to one."""
+        return fingerprint(self.target, self.draft)
+
+    @cached_property
     def costs(self) -> Costs:
         """Seconds of a pass of each model, measured when first asked for."""
         with self._lock:
@@ -269,6 +275,12 @@ class Pair:
         check_names(options)
         has_draft = self.draft is not None
         method = method_of(policy, options.get("policy_parameters"), has_draft=has_draft)
+        fitted_to = method.settings.get("pair")
+        if fitted_to is not None and fitted_to != self.fingerprint:
+            raise OptionError(
+                f"This {method.settings['name']} was calibrated for another pair; calibrate it for "
+                "this one (`stet calibrate`), or give its parameters without `pair`."
+            )
         if method.rows > self.max_batch + 1:
             raise OptionError(
                 f"{method.settings['name']!r} needs {method.rows} places in the cache for one "
@@ -277,7 +289,7 @@ class Pair:
             )
         greedy = options.get("temperature", 0.0) == 0
         rule = self._length(options.get("draft_length", "auto"), greedy, method.lossless)
-        limits = limits_of(options, self._end_tokens, rule, stream)
+        limits = limits_of(options, self.end_tokens, rule, stream)
         timeout = options.get("timeout")
         jobs: list[Job] = []
         for index, prompt in enumerate(prompts):
@@ -329,7 +341,8 @@ class Pair:
         return replace(limits, max_new_tokens=min(limits.max_new_tokens, room))
 
     @cached_property
-    def _end_tokens(self) -> frozenset[int]:
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end an answer."""
         ends: set[int] = set()
         config = getattr(self.target.model, "generation_config", None)
         for found in (getattr(config, "eos_token_id", None), self.tokenizer.eos_token_id):

@@ -69,14 +69,20 @@ class Registry(Generic[K]):
         """An object of the class with this name.
 
         Args:
-            name: of the class.
+            name: of the class, or `NAME.PRESET` for one of the constructors that it lists in
+                `presets`.
             values: of its fields.
             hint: ends the sentence that refuses an unknown name.
 
         Raises:
             OptionError: for an unknown name or field, listing the known ones.
         """
-        chosen: Any = self.find(name)
+        plain, _, preset = name.partition(".")
+        chosen: Any = self.find(plain)
+        presets = getattr(chosen, "presets", ())
+        if preset and chosen is not None and preset not in presets:
+            listed = ", ".join(f"{plain}.{known}" for known in presets) or "none"
+            raise OptionError(f"{self.kind.capitalize()} {name!r} is not there; presets: {listed}.")
         if chosen is None:
             listed = ", ".join(name for name in sorted(self._classes))
             raise OptionError(f"There is no {self.kind} {name!r}; choose from {listed}{hint}.")
@@ -88,7 +94,8 @@ class Registry(Generic[K]):
                     f"{self.kind.capitalize()} {name!r} has no {self._value} {field!r}; it has: "
                     f"{listed}."
                 )
-        made: K = chosen(**(values or {}))
+        constructor = getattr(chosen, preset) if preset else chosen
+        made: K = constructor(**(values or {}))
         return made
 
     def _by_any_name(self) -> dict[str, Any]:

@@ -245,7 +245,7 @@ class Sequence:
 
         What it cost stays counted; kept tokens are those that are still part of the answer.
         """
-        end = self.prompt_length + length
+        end, before = self.prompt_length + length, len(self.answer)
         if end >= len(self.tokens):
             return
         del self.tokens[end:]
@@ -261,7 +261,9 @@ class Sequence:
         for i, block in enumerate(self.blocks):
             left = max(length - block.position, 0)
             if left <= block.kept:
-                self.counters.uncount_kept(range(left, block.kept))
+                # Of a block that ended the answer, tokens after the end were never counted.
+                stood = min(block.kept, before - block.position)
+                self.counters.uncount_kept(range(left, stood))
                 overruled = [at for at in block.overruled if at < left]
                 self.blocks[i] = replace(block, kept=left, overruled=overruled, next_token=None)
         self.finish_reason = None
@@ -329,14 +331,18 @@ class Sequence:
             child: one of this sequence's forks.
             scored: the target's cache of this sequence has read the candidate's tokens already.
         """
+        if self.stream is not None:
+            for count, token in enumerate(child.answer, 1):
+                if token not in self.limits.stop_token_ids and self.stream.push(token):
+                    # A stop string may begin before the candidate, which then cannot see it.
+                    child.truncate(count)
+                    child.finish_reason = "stop"
+                    break
         written = child.answer
         # A cache that is not replaced by the candidate's may have looked ahead at other text.
         read = len(written) if scored else 0
         for role, row in self.rows.items():
             row.valid = min(row.valid, len(self.tokens) + (read if role == "target" else 0))
-        for token in written:
-            if self.stream is not None and token not in self.limits.stop_token_ids:
-                self.stream.push(token)
         self.tokens += written
         self.origins += child.origins
         self.reasons += child.reasons

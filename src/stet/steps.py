@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 from stet.errors import OptionError
 from stet.text import Decoder, TextStream
@@ -22,7 +23,7 @@ Called with a text that grows, from the step's first character on.
 Delimiter = str | tuple[str, ...] | Ends
 """A text that ends steps, several of which the first counts, `SENTENCE`, or a function."""
 
-_SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s)|[。！？]")
+_SENTENCE_END = re.compile(r"[.!?][\"'”’»)\]]*(?=\s)|[。！？]")
 
 
 def ends_of(delimiter: Delimiter) -> Ends:
@@ -32,13 +33,15 @@ def ends_of(delimiter: Delimiter) -> Ends:
     to the step that follows them.
 
     Raises:
-        OptionError: an empty delimiter, or none.
+        OptionError: an empty delimiter, none, or something that is no text.
     """
     if callable(delimiter):
         return delimiter
     if delimiter == SENTENCE:
         return _sentence_end
-    strings = (delimiter,) if isinstance(delimiter, str) else tuple(delimiter)
+    strings: Any = (delimiter,) if isinstance(delimiter, str) else delimiter
+    if not isinstance(strings, tuple) or not all(isinstance(s, str) for s in strings):
+        raise OptionError(f"The step delimiter is {delimiter!r}; give a text, or several.")
     if not strings or not all(strings):
         raise OptionError("A step delimiter is empty; give a text such as '\\n\\n'.")
     return _after_any(strings)
@@ -46,8 +49,11 @@ def ends_of(delimiter: Delimiter) -> Ends:
 
 @lru_cache(maxsize=64)
 def _after_any(strings: tuple[str, ...]) -> Ends:
+    leading = re.compile(rf"(?:{'|'.join(map(re.escape, strings))}|\s)*")
+
     def find(text: str) -> int | None:
-        begin = _begin(text)
+        lead = leading.match(text)
+        begin = lead.end() if lead else 0
         found = [at + len(s) for s in strings if (at := text.find(s, begin)) >= 0]
         return min(found, default=None)
 
@@ -56,12 +62,9 @@ def _after_any(strings: tuple[str, ...]) -> Ends:
 
 def _sentence_end(text: str) -> int | None:
     # The white space after it shows that a full stop is no decimal point.
-    found = _SENTENCE_END.search(text, _begin(text))
+    begin = len(text) - len(text.lstrip())
+    found = _SENTENCE_END.search(text, begin)
     return None if found is None else found.end()
-
-
-def _begin(text: str) -> int:
-    return len(text) - len(text.lstrip())
 
 
 class StepReader:
@@ -99,7 +102,7 @@ class StepReader:
         self._stream.push(token)
         self._reached.append(len(self._stream.text))
         if len(self._stream.text) > known and (end := self._ends(self._stream.text)) is not None:
-            self.length = next(i for i, at in enumerate(self._reached, 1) if at >= end)
+            self.length = 1 + sum(at < end for at in self._reached[:-1])
         elif len(self._reached) >= self._limit:
             self.length = len(self._reached)
         return self.length is not None

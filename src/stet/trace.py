@@ -76,12 +76,12 @@ class CandidateRecord:
 
     Attributes:
         text: what it says.
-        tokens: how many.
+        ids: its tokens.
         signals: the models' own numbers about it, raw, by name.
     """
 
     text: str
-    tokens: int
+    ids: list[int]
     signals: dict[str, float]
 
 
@@ -262,7 +262,12 @@ class RequestTrace:
 
     def to_json(self) -> str:
         """This trace as one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json.dumps(asdict(self), ensure_ascii=False, default=_name)
+
+
+def _name(value: Any) -> str:
+    """A parameter that is a function, say, as a trace can hold it."""
+    return getattr(value, "__qualname__", None) or repr(value)
 
 
 @cache

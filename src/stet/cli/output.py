@@ -139,16 +139,35 @@ def _spans(tokens: Sequence[TokenRecord], text: str) -> Iterator[tuple[str, str]
 @contextmanager
 def progress(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
     """A progress bar on stderr; call the result with how much is done, of how much."""
+    with stages(hidden=hidden) as report:
+        yield lambda done, total: report(label, done, total)
+
+
+@contextmanager
+def stages(*, hidden: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """Progress bars on stderr, one a stage; call the result with a stage, how much, of how much."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        TaskID,
         TextColumn,
         TimeRemainingColumn,
     )
 
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
     hidden = hidden or not err.is_terminal
+    known: dict[str, TaskID] = {}
     with Progress(*columns, console=err, transient=True, disable=hidden) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def report(stage: str, done: int, total: int) -> None:
+            if stage not in known:
+                known[stage] = bar.add_task(stage, total=None)
+            bar.update(known[stage], completed=done, total=total)
+
+        yield report

@@ -12,12 +12,15 @@ same reason no mask function is registered with transformers.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
+
+if TYPE_CHECKING:
+    from stet.engine.watching import Recorder
 
 NAME = "stet"
 """Name of `attend` in transformers' `AttentionInterface`."""
@@ -123,12 +126,23 @@ class CacheView:
             keys fill a rectangle of the cache; otherwise None.
         rows: [B, 1] int64 cache rows; used when `block` is None.
         columns: [B, T] int64 slots that the new keys go to; used when `block` is None.
+        recorder: keeps the queries of the pass; None where nobody asked for them.
     """
 
     is_compileable = True
     is_sliding: tuple[bool, ...] = ()
 
-    __slots__ = ("block", "columns", "keys", "masks", "rows", "slots", "spans", "values")
+    __slots__ = (
+        "block",
+        "columns",
+        "keys",
+        "masks",
+        "recorder",
+        "rows",
+        "slots",
+        "spans",
+        "values",
+    )
 
     def __init__(
         self,
@@ -141,6 +155,7 @@ class CacheView:
         block: tuple[int, int, int, int] | None = None,
         rows: Tensor | None = None,
         columns: Tensor | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
         self.keys = keys
         self.values = values
@@ -150,6 +165,7 @@ class CacheView:
         self.block = block
         self.rows = rows
         self.columns = columns
+        self.recorder = recorder
 
     def update(
         self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -223,9 +239,9 @@ def attend(
     Keyword arguments beyond the ones named here are looked at once, when a model is loaded, and a
     model that passes one which would change the result is refused there.
 
-    Signals read from attention (how much a token looks at the prompt) belong here: queries come in
-    rotated, `stet_view` knows rows and positions, and the layer is `module.layer_idx`. A view that
-    wants them keeps the queries of its last layers; the weights are then computed for those alone.
+    Signals read from attention (how much a token looks at the prompt) begin here: queries come in
+    rotated, and a view with a recorder keeps those of its last layers. The weights are computed
+    from them later, for these alone (`stet.engine.watching`).
 
     Args:
         module: the attention layer.
@@ -246,6 +262,9 @@ def attend(
             "this model was loaded for stet's runner; "
             "call model.set_attn_implementation('sdpa') to use it by itself"
         )
+    if stet_view.recorder is not None:
+        layer: Any = module.layer_idx
+        stet_view.recorder.add(layer, query, scaling, sliding_window, softcap)
     spans = stet_view.spans
     if len(spans) == 1:
         return _attend_span(

@@ -12,7 +12,9 @@ from stet.block import EMPTY, Block, DraftBatch
 from stet.engine.operations import Draft
 from stet.engine.runner import Runner
 from stet.engine.uniforms import uniforms
+from stet.engine.watching import Watcher
 from stet.errors import StetError
+from stet.needs import Watch
 from stet.policies.base import DRAFT, Need
 from stet.sampling import Sampler, draw
 from stet.tensors import upload
@@ -65,9 +67,12 @@ class ModelDrafter:
         tails = [s.tokens[-OVERLAP:] for s in sequences]
         starts = [len(s.tokens) - len(tail) for s, tail in zip(sequences, tails, strict=True)]
         counts = [len(tail) for tail in tails]
+        first = [len(s.tokens) - 1 for s in sequences]
         padded = [tail + [0] * (OVERLAP - len(tail)) for tail in tails]
         tokens = upload(padded, device)
 
+        watch = Watch.union(d.watch for d in drafts)
+        watcher = None if watch is None else Watcher(watch, runner.cache, device)
         lengths = [0] * len(drafts)
         alive = [d.count > 0 for d in drafts]
         stop = self._stopping(drafts)
@@ -77,8 +82,16 @@ class ModelDrafter:
         hidden: list[Tensor] = []
         for step in range(longest):
             out = runner.forward(
-                rows, tokens, starts, counts, logits="last", hidden=Need.DRAFT_HIDDEN in needs
+                rows,
+                tokens,
+                starts,
+                counts,
+                logits="last",
+                hidden=Need.DRAFT_HIDDEN in needs,
+                watch=0 if watch is None else watch.layers,
             )
+            if watcher is not None:
+                watcher.add(out.queries, counts)
             logits = sampler.edit(out.logits)
             if random is None:
                 token = logits[:, 0].argmax(-1)
@@ -107,6 +120,7 @@ class ModelDrafter:
             torch.stack(probs, 1) if probs else None,
             torch.stack(raw, 1) if raw else None,
             torch.stack(hidden, 1) if hidden else None,
+            None if watcher is None else watcher.attention(rows, first),
         )
 
     def _stopping(

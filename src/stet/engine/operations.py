@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stet.block import Block
-from stet.policies.base import Need, TokenPolicy
+from stet.needs import Need, Watch
 from stet.sequence import Sequence
+
+if TYPE_CHECKING:
+    from stet.policies.base import TokenPolicy
 
 
 @dataclass(slots=True, eq=False)
@@ -23,12 +26,14 @@ class Draft:
         until: ends the drafting early: called with the tokens drafted so far, where looking costs
             no wait for the device.
         needs: what to keep for the policy that will rule.
+        watch: which attention to keep for it; None: none.
     """
 
     sequence: Sequence
     count: int
     until: Callable[[list[int]], bool] | None = None
     needs: frozenset[Need] = field(default_factory=frozenset[Need])
+    watch: Watch | None = None
 
 
 @dataclass(slots=True, eq=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -15,6 +16,7 @@ from stet.engine.forward import Forward, last_true
 from stet.engine.kv_cache import KVCache
 from stet.engine.rows import Rows
 from stet.engine.spans import divide
+from stet.engine.watching import Recorder
 from stet.errors import CapacityError
 from stet.row import Row
 from stet.tensors import upload
@@ -134,6 +136,7 @@ class Runner:
         *,
         logits: Literal["all", "last", "none"] = "all",
         hidden: bool = False,
+        watch: int = 0,
     ) -> Forward:
         """Feed tokens and write their keys and values into the cache. Never waits for a device.
 
@@ -146,9 +149,11 @@ class Runner:
                 trace and their logits mean nothing. None: all are true.
             logits: which logits to compute.
             hidden: whether to return the last hidden state.
+            watch: of how many last layers to return the queries (all where the model has fewer).
+                Compiled passes cannot, so a pass that is watched runs without them.
 
         Returns:
-            Logits, and hidden state if asked for. Afterwards `rows[b].valid` is
+            Logits, and hidden state and queries if asked for. Afterwards `rows[b].valid` is
             `starts[b] + counts[b]`.
 
         Raises:
@@ -161,10 +166,10 @@ class Runner:
         if longest > self.cache.capacity and self.cache.ensure(longest):
             self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
         result = None
-        if self._compiled is not None and width <= LONGEST:
+        if self._compiled is not None and width <= LONGEST and not watch:
             result = self._run_compiled(rows, tokens, starts, counts, ends, logits, hidden)
         if result is None:
-            result = self._run(rows, tokens, starts, counts, ends, logits, hidden)
+            result = self._run(rows, tokens, starts, counts, ends, logits, hidden, watch)
         for row, end in zip(rows, ends, strict=True):
             row.valid = end
         self._rows.wrote(rows, ends)
@@ -248,12 +253,18 @@ class Runner:
         ends: Sequence[int],
         logits: Literal["all", "last", "none"],
         hidden: bool,
+        watch: int,
     ) -> Forward:
         view, positions = self._plan(rows, tokens.shape[1], starts, counts, ends)
+        if watch:
+            view.recorder = Recorder(first=len(self.model.layers) - watch)
         if self.model.head is None:
-            return self._whole(tokens, positions, view, counts, logits, hidden)
-        state = self._body(tokens, positions, view)
-        return self._finish(state, counts, logits, hidden)
+            result = self._whole(tokens, positions, view, counts, logits, hidden)
+        else:
+            result = self._finish(self._body(tokens, positions, view), counts, logits, hidden)
+        if view.recorder is not None:
+            result = replace(result, queries=tuple(view.recorder.layers))
+        return result
 
     def _check(
         self,

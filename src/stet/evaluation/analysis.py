@@ -35,7 +35,7 @@ from stet.trace import Counters
 BINS = 20
 """Of a signal's histogram."""
 
-_UNFINISHED = {"length", "timeout", "cancelled", "error"}
+_UNFINISHED = {"length", "loop", "timeout", "cancelled", "error"}
 
 
 def summarise(

@@ -20,6 +20,7 @@ from stet.evaluation.records import PolicyEntry
 from stet.jobs import method_of
 from stet.parsing import value_of
 from stet.policies import Policy, available, parameters, resolve
+from stet.policies.artefact import SUFFIX, read_artefact
 
 ALONE = ("target", "draft")
 """Names of decoding with one model alone."""
@@ -101,8 +102,10 @@ def contender(
         OptionError: for an unknown name or parameter, or a value out of range.
     """
     given, own = dict(values or {}), dict(options or {})
-    if name.endswith(".json"):
-        name, given = _artefact(Path(name), given)
+    if name.endswith(SUFFIX):
+        label = label or Path(name).stem
+        name, stored = read_artefact(name)
+        given = {**stored, **given}
     if name in ALONE:
         if given:
             raise OptionError(f"{name!r} decodes with one model and has no parameters.")
@@ -111,8 +114,12 @@ def contender(
         return _majority(given, label, own)
     policy = resolve(name, given)
     chosen = parameters(policy)
-    title = label or _label(name, chosen, policy)
-    return Contender(PolicyEntry(title, name, chosen, policy.lossless, own), policy, own)
+    plain, _, preset = name.partition(".")
+    standard = parameters(resolve(name)) if preset else _defaults(policy)
+    title = label or _label(name, _changed(chosen, standard))
+    # As JSON has them, so that an entry equals itself read back.
+    written = json.loads(json.dumps(chosen))
+    return Contender(PolicyEntry(title, plain, written, policy.lossless, own), policy, own)
 
 
 def _majority(given: dict[str, Any], label: str | None, options: dict[str, Any]) -> Contender:
@@ -126,33 +133,26 @@ def _majority(given: dict[str, Any], label: str | None, options: dict[str, Any])
     sampling = {"temperature": vote.temperature, "top_p": vote.top_p}
     chosen = {f.name: getattr(vote, f.name) for f in fields(vote)}
     entry = PolicyEntry(label or f"majority of {vote.of}", "majority", chosen, False, options)
-    if not label and (rest := _changed(chosen, vote, skip=("of",))):
+    if not label and (rest := _changed(chosen, _defaults(vote), skip=("of",))):
         entry = replace(entry, label=f"{entry.label} ({rest})")
     return Contender(entry, policy, {**options, **sampling}, vote)
 
 
-def _artefact(path: Path, given: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name and parameters in a file that a calibration wrote; `given` overrides single ones."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        return str(record["policy"]), {**record["parameters"], **given}
-    except OSError as error:
-        raise OptionError(f"{path} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise OptionError(f"{path} holds no policy with its parameters.") from error
-
-
-def _label(name: str, chosen: Mapping[str, Any], policy: Policy) -> str:
-    rest = _changed(chosen, policy)
+def _label(name: str, rest: str) -> str:
     return f"{name} ({rest})" if rest else name
 
 
-def _changed(chosen: Mapping[str, Any], record: Any, skip: Sequence[str] = ()) -> str:
-    defaults = {f.name: f.default for f in fields(record)}
+def _defaults(record: Any) -> dict[str, Any]:
+    return {f.name: f.default for f in fields(record)}
+
+
+def _changed(
+    chosen: Mapping[str, Any], standard: Mapping[str, Any], skip: Sequence[str] = ()
+) -> str:
     return ", ".join(
         f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"
         for name, value in chosen.items()
-        if name not in skip and value != defaults[name]
+        if name not in skip and value != standard[name]
     )
 
 

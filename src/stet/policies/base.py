@@ -8,30 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
+from stet.needs import Need as Need
 from stet.sampling import Sampler, one_hot
 
 if TYPE_CHECKING:
     from stet.policies.stepping import StepPolicy
-
-
-class Need(Enum):
-    """What a policy asks the engine to keep. Nothing else is computed."""
-
-    DRAFT_PROBS = "draft_probs"
-    """The distributions that drafted tokens were drawn from, after the sampling transforms."""
-    DRAFT_LOGPROBS = "draft_logprobs"
-    """The draft's raw log-probabilities, before any transform."""
-    TARGET_HIDDEN = "target_hidden"
-    """The target's last hidden states at the block's positions."""
-    DRAFT_HIDDEN = "draft_hidden"
-    """The draft's last hidden states at the positions it drafted from."""
 
 
 # The random numbers of one round: drafting, accepting and choosing what follows never share one.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from stet.errors import OptionError
+from stet.policies.artefact import SUFFIX, read_artefact
 from stet.policies.base import Policy
 from stet.registry import Registry
 
@@ -25,6 +26,9 @@ def resolve(policy: str | Policy, parameters: dict[str, Any] | None = None) -> P
         OptionError: for an unknown name or parameter, listing the known ones.
     """
     if isinstance(policy, str):
+        if policy.endswith(SUFFIX):
+            policy, stored = read_artefact(policy)
+            parameters = {**stored, **(parameters or {})}
         return POLICIES.make(policy, parameters)
     if parameters:
         raise OptionError("Give parameters with a policy's name, or a finished policy.")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +13,8 @@ import torch
 from stet.block import Block
 from stet.engine.operations import Operation, Score
 from stet.errors import OptionError
-from stet.policies.base import Need
+from stet.needs import Need, Watch
+from stet.policies.artefact import read_artefact
 from stet.policies.registry import register
 from stet.policies.stepping import Candidate, Judgement, Step
 from stet.sampling import SamplingParams
@@ -61,6 +61,7 @@ class SpecGuard:
             `target_threshold` alone.
         target_candidates: candidates of a step that the target writes.
         shadow: decide and record, but let the target write every step.
+        pair: fingerprint of the pair that a calibration fitted this to; any other is refused.
     """
 
     candidates: int = 1
@@ -78,9 +79,11 @@ class SpecGuard:
     scorer: str = "draft"
     target_candidates: int = 1
     shadow: bool = False
+    pair: str | None = None
 
     name: ClassVar[str] = "specguard"
     lossless: ClassVar[bool] = False
+    presets: ClassVar[tuple[str, ...]] = ("paper", "greedy")
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -90,12 +93,12 @@ class SpecGuard:
         """
         for field in ("signals", "weights", "ranges", "delimiter"):
             object.__setattr__(self, field, _tuples(getattr(self, field)))
-        if isinstance(self.signals, str):
-            object.__setattr__(self, "signals", (self.signals,))
-        for field, low in (("candidates", 1), ("target_candidates", 1), ("step_tokens", 1)):
-            if getattr(self, field) < low:
-                raise OptionError(f"{field} is {getattr(self, field)}; it must be at least {low}.")
-        if self.temperature < 0:
+        object.__setattr__(self, "signals", _several(self.signals))
+        for field in ("candidates", "target_candidates", "step_tokens"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or value < 1:
+                raise OptionError(f"{field} is {value!r}; it must be a whole number from 1 on.")
+        if not 0 <= self.temperature < math.inf:
             raise OptionError(f"temperature is {self.temperature}; it must not be negative.")
         if max(self.candidates, self.target_candidates) > 1 and self.temperature == 0:
             raise OptionError("Several candidates need a temperature above 0: they would be equal.")
@@ -121,24 +124,49 @@ class SpecGuard:
             if signal not in SIGNALS:
                 listed = ", ".join(SIGNALS)
                 raise OptionError(f"There is no signal {signal!r}; choose from {listed}.")
+            if self.signals.count(signal) > 1:
+                raise OptionError(f"Signal {signal!r} is named twice; give it a larger weight.")
         for field in ("weights", "ranges"):
             given = getattr(self, field)
             if given and len(given) != len(self.signals):
                 raise OptionError(
                     f"{field} has {len(given)} entries for {len(self.signals)} signals."
                 )
-        if any(w < 0 for w in self.weights) or (self.weights and not sum(self.weights)):
+        if self.weights and not (
+            all(0 <= w < math.inf for w in self.weights) and any(self.weights)
+        ):
             raise OptionError("weights must not be negative, nor all 0.")
         for signal, pair in zip(self.signals, self.ranges, strict=False):
-            if len(pair) != 2 or pair[0] == pair[1]:
+            if not _is_range(pair):
                 raise OptionError(f"The range of {signal} needs two different numbers.")
 
     # Constructors
 
     @classmethod
+    def paper(cls, **changes: Any) -> SpecGuard:
+        """The published constants; `changes` override single ones.
+
+        The range over which the paper normalises its signals is not stated; here probabilities and
+        attention shares stand for themselves. Its steps end at a blank line.
+        """
+        published: dict[str, Any] = {
+            "candidates": 16,
+            "target_candidates": 16,
+            "temperature": 0.7,
+            "top_p": 0.8,
+            "delimiter": "\n\n",
+            "selector": "medoid",
+            "signals": ("min_logprob", "grounding"),
+            "weights": (0.3, 0.7),
+            "threshold": 0.7,
+        }
+        return cls(**(published | changes))
+
+    @classmethod
     def greedy(cls, **changes: Any) -> SpecGuard:
-        """One greedy candidate of draft and target each."""
-        return cls(**changes)
+        """The paper's greedy variant: one candidate of each model, at temperature 0."""
+        single = {"candidates": 1, "target_candidates": 1, "temperature": 0.0, "top_p": 1.0}
+        return cls.paper(**(single | changes))
 
     @classmethod
     def load(cls, path: str | Path) -> SpecGuard:
@@ -147,15 +175,12 @@ class SpecGuard:
         Raises:
             OptionError: the file cannot be read or holds another policy.
         """
-        try:
-            record = json.loads(Path(path).read_text(encoding="utf-8"))
-            if record["policy"] != cls.name:
-                raise OptionError(f"{path} holds policy {record['policy']!r}, not {cls.name!r}.")
-            values = {k: _tuples(v) for k, v in record["parameters"].items()}
-        except OSError as error:
-            raise OptionError(f"{path} cannot be read ({error.strerror}).") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise OptionError(f"{path} holds no policy with its parameters.") from error
+        name, values = read_artefact(path)
+        if name != cls.name:
+            raise OptionError(f"{path} holds policy {name!r}, not {cls.name!r}.")
+        unknown = sorted(values.keys() - {f.name for f in fields(cls)})
+        if unknown:
+            raise OptionError(f"{path} has a parameter {unknown[0]!r}, which {cls.name!r} has not.")
         return cls(**values)
 
     # What the program asks
@@ -168,9 +193,16 @@ class SpecGuard:
     def needs(self) -> frozenset[Need]:
         """What the engine must keep of the draft's writing."""
         needs = frozenset[Need]().union(*(s.needs for s in self._used))
-        if self.selector == "medoid" and self.candidates > 1:
-            needs |= {Need.DRAFT_HIDDEN}
+        if self.candidates > 1 and self.selector != "first":
+            needs |= {Need.DRAFT_LOGPROBS}
+            if self.selector == "medoid":
+                needs |= {Need.DRAFT_HIDDEN}
         return needs
+
+    @property
+    def watch(self) -> Watch | None:
+        """Which attention of the draft the engine must keep."""
+        return Watch.union(s.watch for s in self._used)
 
     def sampling(self, base: SamplingParams) -> SamplingParams:
         """How candidates are sampled: the request's other settings, with this policy's own."""
@@ -182,7 +214,8 @@ class SpecGuard:
             return 0
         if self.selector == "medoid" and all(c.hidden is not None for c in candidates):
             stacked = torch.stack([c.hidden for c in candidates if c.hidden is not None])
-            values = centrality(stacked)
+            # Of equals rounding noise would pick one.
+            values = [round(value, 5) for value in centrality(stacked)]
         else:
             values = agreeing([c.text for c in candidates])
         sureness = [min_logprob(c.statistics) if c.statistics else 0.0 for c in candidates]
@@ -192,9 +225,7 @@ class SpecGuard:
         """Pick a candidate and rule on it."""
         chosen = self.select(step.candidates)
         columns = [signal.measure(step.candidates) for signal in self._used]
-        details = [
-            dict(zip(self.signals, row, strict=True)) for row in zip(*columns, strict=True)
-        ]
+        details = [dict(zip(self.signals, row, strict=True)) for row in zip(*columns, strict=True)]
         raw = details[chosen] if details else {}
         unit = {name: self._unit(i, raw[name]) for i, name in enumerate(self.signals)}
         score = self._score(list(unit.values()))
@@ -222,6 +253,8 @@ class SpecGuard:
         logprobs: list[float] = yield Score(step.sequence, block, None)
         least = min(logprobs, default=0.0)
         stands = math.exp(least) >= self.target_threshold
+        if self.scorer == "target":
+            ruling = replace(ruling, score=math.exp(least), threshold=self.target_threshold)
         return replace(
             ruling,
             stands=stands,
@@ -241,6 +274,20 @@ class SpecGuard:
             return None
         weights = self.weights or (1.0,) * len(values)
         return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+
+
+def _several(names: Any) -> tuple[str, ...]:
+    """Names, of which a single one may be given by itself."""
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _is_range(pair: Any) -> bool:
+    return (
+        isinstance(pair, tuple)
+        and len(pair) == 2
+        and all(isinstance(end, (int, float)) and math.isfinite(end) for end in pair)
+        and pair[0] != pair[1]
+    )
 
 
 def _tuples(value: Any) -> Any:

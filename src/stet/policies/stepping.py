@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stet.block import Statistics
 from stet.engine.operations import Operation
-from stet.policies.base import Need
+from stet.needs import Need, Watch
 from stet.sampling import SamplingParams
 from stet.sequence import Sequence as TokenSequence
 from stet.steps import Delimiter
@@ -30,15 +30,17 @@ class Candidate:
         text: the candidate.
         statistics: the writer's log-probs, entropies and margins of its tokens, where kept.
         hidden: [D] mean of the writer's last hidden states over its tokens, where kept.
-        attention: [layers, T, S] the writer's attention from its T tokens, averaged over heads as
-            the policy asked, where kept.
+        attention: for each floor that the policy asked for (`Watch.floors`) the attention weights
+            of the queries that drew its T tokens, [layers, T, S] float32 over the positions
+            0 .. S - 1, S = len(sequence.tokens) - 1, averaged over heads, where kept. Row t is of
+            the position just before token t.
     """
 
     sequence: TokenSequence
     text: str
     statistics: Statistics | None = None
     hidden: Tensor | None = None
-    attention: Tensor | None = None
+    attention: dict[float, Tensor] | None = None
 
     @property
     def tokens(self) -> list[int]:
@@ -131,3 +133,12 @@ class StepPolicy(Protocol):
     def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
         """Rule on a step; may have the models do something first by yielding operations."""
         ...
+
+
+def watched(policy: StepPolicy) -> Watch | None:
+    """Which attention of the draft a policy wants kept.
+
+    Such a policy has a property `watch` that says so.
+    """
+    watch: Watch | None = getattr(policy, "watch", None)
+    return watch

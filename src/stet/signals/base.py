@@ -5,11 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from stet.policies.base import Need
-from stet.policies.stepping import Candidate
+from stet.needs import Need, Watch
 from stet.signals.agreement import agreeing
 from stet.signals.confidence import CONFIDENCE
+from stet.signals.grounding import GROUNDING
+
+if TYPE_CHECKING:
+    from stet.policies.stepping import Candidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,7 @@ class Signal:
         sign: 1 if more of it is better, -1 if less is.
         measure: the raw values for all candidates of a step, in order.
         unit: from a raw value to 0 (worst) .. 1 where no calibration says how.
+        watch: which attention the engine must keep for it; None: none.
     """
 
     name: str
@@ -31,6 +36,7 @@ class Signal:
     sign: int
     measure: Callable[[Sequence[Candidate]], list[float]]
     unit: Callable[[float], float]
+    watch: Watch | None = None
 
 
 def _confidence(name: str) -> Signal:
@@ -52,12 +58,20 @@ def _confidence(name: str) -> Signal:
     return Signal(name, about, needs, 1, measure, math.exp)
 
 
+def _grounding(name: str) -> Signal:
+    about, grounding = GROUNDING[name]
+    return Signal(
+        name, about, frozenset(), 1, grounding.measure, lambda value: value, grounding.watch
+    )
+
+
 def _agreement(candidates: Sequence[Candidate]) -> list[float]:
     return agreeing([candidate.text for candidate in candidates])
 
 
 SIGNALS: dict[str, Signal] = {
     **{name: _confidence(name) for name in CONFIDENCE},
+    **{name: _grounding(name) for name in GROUNDING},
     "agreement": Signal(
         "agreement",
         "The share of the candidates that say the same.",

@@ -1,0 +1,126 @@
+"""Running a step policy on problems and labelling what its draft proposed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stet.calibration import samples
+from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
+from stet.calibration.samples import ProblemSample, StepSample
+from stet.errors import OptionError
+from stet.options import Options
+
+if TYPE_CHECKING:
+    from stet.evaluation.tasks.base import LoadedTask, Question
+    from stet.pair import Pair
+    from stet.policies import SpecGuard
+    from stet.result import Result
+    from stet.trace import StepRecord
+
+
+@dataclass(frozen=True)
+class Collector:
+    """Collects labelled steps of a policy, resumably.
+
+    Attributes:
+        pair: the models.
+        task: graded questions with references.
+        policy: runs on the questions; its signals are what is recorded.
+        batch: questions at a time.
+        seed: of the first question's request.
+    """
+
+    pair: Pair
+    task: LoadedTask
+    policy: SpecGuard
+    batch: int = 16
+    seed: int = 0
+
+    def collect(
+        self, path: Path, on_problem: Callable[[ProblemSample], None] | None = None
+    ) -> list[ProblemSample]:
+        """Label the steps of all questions that are not in the file yet; returns all of them.
+
+        Raises:
+            OptionError: the task has no grader.
+        """
+        grader = self.task.grader
+        if grader is None:
+            raise OptionError(f"Task {self.task.name!r} has no grader; steps cannot be labelled.")
+        rollouts = Rollouts(self.pair, grader, self.task.max_new_tokens, self.task.stop)
+        found = samples.read(path)
+        done = {s.problem for s in found}
+        waiting = [
+            (i, q)
+            for i, q in enumerate(self.task.questions)
+            if q.id not in done and q.reference is not None
+        ]
+        for start in range(0, len(waiting), self.batch):
+            chunk = waiting[start : start + self.batch]
+            made = self._chunk([q for _, q in chunk], chunk[0][0], rollouts)
+            samples.append(path, made)
+            found += made
+            for sample in made:
+                if on_problem is not None:
+                    on_problem(sample)
+        return found
+
+    def _chunk(
+        self, questions: Sequence[Question], first: int, rollouts: Rollouts
+    ) -> list[ProblemSample]:
+        prompts = [prompt_of(self.pair, self.task, q) for q in questions]
+        options: Options = {
+            "max_new_tokens": self.task.max_new_tokens,
+            "stop": list(self.task.stop),
+            "seed": self.seed + first,
+        }
+        results = self.pair.generate(prompts, self.policy, **options)
+        befores: list[Prefix] = []
+        afters: list[Prefix] = []
+        for question, prompt, result in zip(questions, prompts, results, strict=True):
+            for step in result.trace.steps:
+                before = Prefix(
+                    prompt,
+                    tuple(result.token_ids[: step.position]),
+                    question.reference or "",
+                )
+                written = before.written + tuple(step.candidates[step.chosen].ids)
+                befores.append(before)
+                afters.append(Prefix(before.prompt, written, before.reference))
+        sound = rollouts.sound(befores)
+        # After a prefix that is lost already no step is to blame.
+        checked = [after for after, ok in zip(afters, sound, strict=True) if ok]
+        good = iter(rollouts.sound(checked))
+        labels = iter([next(good) if ok else None for ok in sound])
+        return [
+            self._sample(question, result, [next(labels) for _ in result.trace.steps])
+            for question, result in zip(questions, results, strict=True)
+        ]
+
+    def _sample(
+        self, question: Question, result: Result, labels: Sequence[bool | None]
+    ) -> ProblemSample:
+        grader = self.task.grader
+        assert grader is not None
+        steps = [
+            _step(question.id, index, step, label)
+            for index, (step, label) in enumerate(zip(result.trace.steps, labels, strict=True))
+        ]
+        right = result.error is None and grader.right(
+            grader.extract(result.text), question.reference or ""
+        )
+        return ProblemSample(question.id, right, steps)
+
+
+def _step(problem: str, index: int, step: StepRecord, good: bool | None) -> StepSample:
+    return StepSample(
+        problem=problem,
+        index=index,
+        tokens=len(step.candidates[step.chosen].ids),
+        signals=step.signals,
+        good=good,
+        kept=step.decision == "kept",
+    )

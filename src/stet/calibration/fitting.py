@@ -1,0 +1,131 @@
+"""From labelled steps to the weights and ranges of a score."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.special import expit
+
+from stet.calibration.quality import Quality, quality
+from stet.calibration.samples import StepSample
+from stet.errors import StetError
+from stet.signals import SIGNALS
+
+ENDS = (0.02, 0.98)
+"""Quantiles of the raw values that count as 0 and 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A score.
+
+    Attributes:
+        signals: names of the signals with a weight.
+        weights: of each; they sum to 1.
+        ranges: raw values that count as 0 and 1.
+        qualities: of every signal that was looked at.
+        wrong_way: signals that were left out since on these steps less of them is better, or more
+            of what should be little.
+        score: quality of the score itself, on the steps it was fitted on.
+    """
+
+    signals: tuple[str, ...]
+    weights: tuple[float, ...]
+    ranges: tuple[tuple[float, float], ...]
+    qualities: list[Quality]
+    wrong_way: list[str]
+    score: Quality | None = None
+
+
+def fit(
+    steps: Sequence[StepSample], names: Sequence[str], *, penalty: float = 1.0, seed: int = 0
+) -> Fit:
+    """Fit the weights: logistic regression with weights that may not be negative.
+
+    A signal whose ranking is the wrong way round on these steps gets no weight, and is named.
+
+    Args:
+        steps: labelled.
+        names: of the signals to choose from.
+        penalty: of the squared weights.
+        seed: of the intervals.
+
+    Raises:
+        StetError: all steps have the same label, or no signal ranks them the right way.
+    """
+    qualities = [q for name in names if (q := quality(name, steps, seed)) is not None]
+    if not qualities:
+        raise StetError(
+            "All steps have the same label: nothing can be learnt from them. Take more problems, "
+            "or harder ones."
+        )
+    able = [q.name for q in qualities if _oriented(q) > 0.5]
+    wrong_way = [q.name for q in qualities if _oriented(q) < 0.5]
+    if not able:
+        raise StetError("No signal ranks good steps above bad ones on these problems.")
+    ranges = {name: _range(name, steps) for name in able}
+    columns = np.array([[_unit(s.signals[n], ranges[n]) for n in able] for s in steps])
+    good = np.array([bool(s.good) for s in steps])
+    weights = _weights(columns, good, penalty)
+    chosen = [(n, w) for n, w in zip(able, weights, strict=True) if w > 0.005]
+    total = sum(w for _, w in chosen)
+    fitted = Fit(
+        tuple(n for n, _ in chosen),
+        tuple(round(float(w / total), 4) for _, w in chosen),
+        tuple(ranges[n] for n, _ in chosen),
+        qualities,
+        wrong_way,
+    )
+    scored = [replace(s, signals={"score": score(fitted, s)}) for s in steps]
+    return replace(fitted, score=quality("score", scored, seed))
+
+
+def score(fitted: Fit, step: StepSample) -> float:
+    """The score of a step, 0 to 1."""
+    return sum(
+        w * _unit(step.signals[n], r)
+        for n, w, r in zip(fitted.signals, fitted.weights, fitted.ranges, strict=True)
+    ) / sum(fitted.weights)
+
+
+def _oriented(found: Quality) -> float:
+    return found.auroc if SIGNALS[found.name].sign > 0 else 1 - found.auroc
+
+
+def _range(name: str, steps: Sequence[StepSample]) -> tuple[float, float]:
+    """Raw values for 0 and 1; the other way round where less is better."""
+    low, high = np.quantile([s.signals[name] for s in steps], ENDS)
+    if low == high:
+        high = low + 1.0
+    low, high = round(float(low), 6), round(float(high), 6)
+    return (low, high) if SIGNALS[name].sign > 0 else (high, low)
+
+
+def _unit(value: float, ends: tuple[float, float]) -> float:
+    low, high = ends
+    return min(max((value - low) / (high - low), 0.0), 1.0)
+
+
+def _weights(
+    columns: NDArray[np.float64], good: NDArray[np.bool_], penalty: float
+) -> NDArray[np.float64]:
+    """Weights >= 0 of a logistic regression; the intercept is not penalised."""
+    sign = np.where(good, 1.0, -1.0)
+
+    def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
+        weights, bias = parameters[:-1], parameters[-1]
+        margins = sign * (columns @ weights + bias)
+        pull = -sign * expit(-margins)
+        value = np.logaddexp(0, -margins).sum() + 0.5 * penalty * weights @ weights
+        slope = np.append(columns.T @ pull + penalty * weights, pull.sum())
+        return float(value), slope
+
+    start = np.zeros(columns.shape[1] + 1)
+    bounds = [(0.0, None)] * columns.shape[1] + [(None, None)]
+    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds)
+    weights: NDArray[np.float64] = found.x[:-1]
+    return weights

@@ -1,0 +1,92 @@
+"""Can the answer still come out right? The target finishes it, and the grader says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stet.evaluation.graders import Grader
+    from stet.evaluation.tasks.base import LoadedTask, Question
+    from stet.pair import Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Prefix:
+    """The beginning of an answer.
+
+    Attributes:
+        prompt: tokens of the question.
+        written: tokens of the answer so far.
+        reference: the right answer.
+    """
+
+    prompt: tuple[int, ...]
+    written: tuple[int, ...]
+    reference: str
+
+
+def prompt_of(pair: Pair, task: LoadedTask, question: Question) -> tuple[int, ...]:
+    """A question as the models are asked it."""
+    if task.chat:
+        return tuple(pair.render([{"role": "user", "content": question.prompt}]))
+    return tuple(pair.tokenizer(question.prompt)["input_ids"])
+
+
+@dataclass(slots=True, eq=False)
+class Rollouts:
+    """The target's greedy completions, each computed once.
+
+    A prefix is *sound* if the target, writing greedily, gets from it to the right answer. That is
+    a statement about this target: a step it could have recovered from by luck counts as bad.
+
+    Attributes:
+        pair: whose target finishes; it drafts for it, losslessly.
+        grader: of whole answers.
+        max_new_tokens: longest answer.
+        stop: texts that end an answer.
+    """
+
+    pair: Pair
+    grader: Grader
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    _known: dict[tuple[tuple[int, ...], tuple[int, ...]], bool] = field(
+        default_factory=dict[Any, bool], init=False
+    )
+
+    def sound(self, prefixes: Sequence[Prefix]) -> list[bool]:
+        """Whether each prefix still leads to the right answer."""
+        new = {
+            (p.prompt, p.written): p for p in prefixes if (p.prompt, p.written) not in self._known
+        }
+        open_ones = []
+        for key, prefix in new.items():
+            if self._ended(prefix.written):
+                self._known[key] = self._right(prefix, "")
+            else:
+                open_ones.append(prefix)
+        # Prompts of one call share their limits, so those of equal length so far go together.
+        for room in sorted({self._room(p) for p in open_ones}):
+            group = [p for p in open_ones if self._room(p) == room]
+            prompts = [[*p.prompt, *p.written] for p in group]
+            results = self.pair.generate(
+                prompts, "exact", max_new_tokens=room, stop=list(self.stop)
+            )
+            for prefix, result in zip(group, results, strict=True):
+                right = result.error is None and self._right(prefix, result.text)
+                self._known[prefix.prompt, prefix.written] = right
+        return [self._known[p.prompt, p.written] for p in prefixes]
+
+    def _room(self, prefix: Prefix) -> int:
+        # In coarse portions: a few tokens more or less change no sensible answer.
+        left = max(self.max_new_tokens - len(prefix.written), 1)
+        return -(-left // 64) * 64
+
+    def _ended(self, written: tuple[int, ...]) -> bool:
+        return bool(written) and written[-1] in self.pair.end_tokens
+
+    def _right(self, prefix: Prefix, rest: str) -> bool:
+        text = self.pair.tokenizer.decode(list(prefix.written), skip_special_tokens=True) + rest
+        return self.grader.right(self.grader.extract(text), prefix.reference)

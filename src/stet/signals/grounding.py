@@ -1,0 +1,178 @@
+"""How much of a step rests on its context, read from the attention of the model that wrote it.
+
+**What is looked at.** The context is the n tokens of the prompt and of the steps that stand, at
+positions 0 .. n - 1; the step is the T tokens at positions n .. n + T - 1. Token t of the step,
+t = 0 .. T - 1, was drawn at position n + t - 1, by the output of the token just before it, and it
+is the query at that position whose attention is taken: it is there when the token is drawn, while
+the token's own query comes a pass later, and that of the step's last token never. So row t covers
+the positions 0 .. n + t - 1, and row 0 belongs to the context's last token.
+
+**Rows.** In each of the last m layers, weights below `zero_below` become 0 in every head
+(`zero_in="heads"`), the rows are averaged over heads, weights of the mean below `zero_below` become
+0 (`zero_in="mean"`), the weight of position 0 becomes 0 (`sink`), the row is divided by its sum
+(`renormalise` or `sink`; a row of which nothing is left stays 0), and last A becomes
+0.5 A + 0.5 I (`residual`), I having its 1 at the position of the row's own query, n + t - 1.
+
+**Rollout.** R is the product A_L A_(L-1) ... A_(L-m+1), last layer first, of matrices over
+positions in which row n + t - 1 of A_l is row t above, and G(t) is the sum of R[n + t - 1, j] over
+j < n. Rows of the context are absorbing: what reaches the context stays there and counts in full.
+Where rows sum to 1 that is a fact, as the context attends to nothing else; with zeroing it is our
+reading, since its rows are not computed anew for each step. (Row 0 is a row of the context as well:
+it is taken as it is where a rollout starts, and as absorbing where one passes.) With
+
+    c_l[t] = sum of A_l[t, j] over j < n
+    S_l[t, s] = A_l[t, n + s - 1] for s = 1 .. T - 1, and S_l[t, 0] = 0
+
+(what step positions see of the context and of each other; s = 0 is a position of the context) this
+is G = c_L + S_L (c_(L-1) + S_(L-1) (c_(L-2) + ...)). While rows sum to 1, it is 1 less the row sums
+of S_L S_(L-1) S_(L-2): no matrix over all positions is needed.
+
+Source: ABGV of SpecGuard, arXiv 2604.15244. It does not say whether there is a residual term or a
+renormalisation, nor what becomes of the first token's share, nor which queries are meant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from stet.errors import OptionError
+from stet.needs import Watch
+from stet.signals.confidence import LOW
+
+if TYPE_CHECKING:
+    from stet.policies.stepping import Candidate
+
+STATISTICS = ("min", "mean", "low")
+PLACES = ("heads", "mean")
+
+
+@dataclass(frozen=True, slots=True)
+class Grounding:
+    """A step's grounding: how much of its tokens' attention ends in the context.
+
+    The module's text has the definition.
+
+    Attributes:
+        layers: m, how many of the last layers are rolled out; all where the model has fewer.
+        statistic: over the step's tokens: "min", "mean" or "low", a quantile of 0.1.
+        residual: mix every layer's attention with the identity, half and half.
+        zero_below: weights below it count as 0; 0 for none.
+        zero_in: whether those of single "heads" or of their "mean" are meant.
+        renormalise: let rows sum to 1 again after that.
+        sink: leave out the weight of the first token, on which many heads park what they have no
+            use for, and let rows sum to 1 without it.
+    """
+
+    layers: int = 3
+    statistic: Literal["min", "mean", "low"] = "min"
+    residual: bool = False
+    zero_below: float = 0.0
+    zero_in: Literal["heads", "mean"] = "heads"
+    renormalise: bool = False
+    sink: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            OptionError: naming the parameter.
+        """
+        if self.layers < 1:
+            raise OptionError(f"layers is {self.layers}; it must be at least 1.")
+        if not 0 <= self.zero_below < 1:
+            raise OptionError(f"zero_below is {self.zero_below}; it must be at least 0, below 1.")
+        for field, known in (("statistic", STATISTICS), ("zero_in", PLACES)):
+            if getattr(self, field) not in known:
+                listed = ", ".join(known)
+                raise OptionError(f"{field} is {getattr(self, field)!r}; choose from {listed}.")
+
+    @property
+    def watch(self) -> Watch:
+        """Which attention the engine must keep."""
+        return Watch(self.layers, frozenset({self._floor}))
+
+    @property
+    def _floor(self) -> float:
+        return self.zero_below if self.zero_in == "heads" else 0.0
+
+    def measure(self, candidates: Sequence[Candidate]) -> list[float]:
+        """The grounding of each candidate of a step, 0 to 1."""
+        values: list[float] = []
+        for candidate in candidates:
+            assert candidate.attention is not None
+            attention = candidate.attention[self._floor]
+            values.append(self.step(attention, candidate.sequence.prompt_length))
+        return values
+
+    def step(self, attention: Tensor, context: int) -> float:
+        """The grounding of a step, 0 to 1.
+
+        Args:
+            attention: [layers, T, n + T - 1] the rows of the last layers, ascending, averaged over
+                heads, zeroed in each head already where that is asked for.
+            context: n, the tokens before the step.
+        """
+        values: list[float] = self.tokens(attention, context).tolist()
+        if self.statistic == "mean":
+            return math.fsum(values) / len(values)
+        ordered = sorted(values)
+        return ordered[math.floor(LOW * (len(ordered) - 1)) if self.statistic == "low" else 0]
+
+    def tokens(self, attention: Tensor, context: int) -> Tensor:
+        """[T] the grounding of each token of a step; arguments as in `step`."""
+        rows = self._rows(attention[-self.layers :].float(), context)
+        onto_context = rows[..., :context].sum(-1)
+        among_step = rows[..., context:]  # the columns of rows 1 .. T - 1
+        grounding = onto_context[0]
+        for direct, onto in zip(onto_context[1:], among_step[1:], strict=True):
+            grounding = direct + onto @ grounding[1:]
+        return grounding
+
+    def _rows(self, rows: Tensor, context: int) -> Tensor:
+        """[layers, T, S], as the rollout takes them."""
+        if self.zero_in == "mean" and self.zero_below > 0:
+            rows = rows.masked_fill(rows < self.zero_below, 0)
+        if self.sink:
+            rows = torch.cat((torch.zeros_like(rows[..., :1]), rows[..., 1:]), -1)
+        if self.sink or self.renormalise:
+            rows = rows / rows.sum(-1, keepdim=True).clamp(min=torch.finfo(rows.dtype).tiny)
+        if self.residual:
+            own = torch.eye(rows.shape[1], device=rows.device)
+            # The query of row t is at position n - 1 + t.
+            rows = 0.5 * rows
+            rows[..., context - 1 :] += 0.5 * own
+        return rows
+
+
+PUBLISHED = Grounding(layers=3, statistic="min", zero_below=0.01)
+"""The settings of arXiv 2604.15244, as far as it states them."""
+
+GROUNDING: dict[str, tuple[str, Grounding]] = {
+    "grounding": (
+        "The least share of a token's attention that leads to the context, as published.",
+        PUBLISHED,
+    ),
+    "grounding_plain": (
+        "The same with all weights counted, however small.",
+        Grounding(layers=3, statistic="min"),
+    ),
+    "grounding_mean": (
+        "The mean share of the tokens' attention that goes to the context, in the last layer.",
+        Grounding(layers=1, statistic="mean"),
+    ),
+    "grounding_mean_zeroed": (
+        "The same with weights of a head below 0.01 left out.",
+        Grounding(layers=1, statistic="mean", zero_below=0.01),
+    ),
+    "grounding_mean_without_sink": (
+        "The same with all weights counted but those on the first token.",
+        Grounding(layers=1, statistic="mean", sink=True),
+    ),
+}
+"""Every signal of grounding, by name: one line for people, and its settings."""

@@ -1,0 +1,114 @@
+"""A whole calibration on the bundled pair: labels, thresholds, the file, and going on."""
+
+import json
+
+import pytest
+
+from stet.calibration import samples
+from stet.calibration.calibrate import Request, calibrate
+from stet.calibration.choosing import Wish
+from stet.calibration.collect import Collector
+from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
+from stet.errors import OptionError
+from stet.evaluation.tasks import load_task
+from stet.load import load_pair
+from stet.policies import SpecGuard
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return load_pair(compile=False, max_batch=16)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return load_task("stories", split="calibration", count=24)
+
+
+def test_a_prefix_is_sound_if_the_target_gets_home_from_it(pair, task):
+    rollouts = Rollouts(pair, task.grader, task.max_new_tokens)
+    questions = task.questions[:6]
+    prompts = [prompt_of(pair, task, q) for q in questions]
+    answers = pair.generate([list(p) for p in prompts], "target", max_new_tokens=256)
+    right = [
+        task.grader.right(task.grader.extract(r.text), q.reference)
+        for r, q in zip(answers, questions, strict=True)
+    ]
+    empty = [Prefix(p, (), q.reference) for p, q in zip(prompts, questions, strict=True)]
+    whole = [
+        Prefix(p, tuple(r.token_ids), q.reference)
+        for p, q, r in zip(prompts, questions, answers, strict=True)
+    ]
+    assert rollouts.sound(empty) == right
+    assert rollouts.sound(whole) == right
+    line = pair.tokenizer("Answer: 987654321\n", add_special_tokens=False)["input_ids"]
+    wrong = (*line, pair.tokenizer.eos_token_id)
+    assert not any(rollouts.sound([Prefix(p.prompt, wrong, p.reference) for p in empty]))
+
+
+def test_what_is_known_is_not_computed_again(pair, task, monkeypatch):
+    rollouts = Rollouts(pair, task.grader, task.max_new_tokens)
+    prefixes = [Prefix(prompt_of(pair, task, q), (), q.reference) for q in task.questions[:3]]
+    first = rollouts.sound(prefixes)
+    monkeypatch.setattr(pair, "generate", lambda *_, **__: pytest.fail("asked again"))
+    assert rollouts.sound(prefixes[::-1]) == first[::-1]
+
+
+def test_labels_follow_from_the_answers(pair, task, tmp_path):
+    """Along an answer that came out right every kept step was sound."""
+    collector = Collector(pair, task, SpecGuard(threshold=0.0), batch=12)
+    found = collector.collect(tmp_path / "steps.jsonl")
+    assert {s.problem for s in found} == {q.id for q in task.questions}
+    kinds = set()
+    for problem in found:
+        assert all(s.kept for s in problem.steps)
+        blamed = [s for s in problem.steps if s.good is False]
+        kinds.add((problem.right, bool(blamed)))
+        # With every step kept, a step after the first bad one is to blame for nothing.
+        if blamed:
+            later = problem.steps[problem.steps.index(blamed[0]) + 1 :]
+            assert all(s.good is None for s in later) or problem.right
+    assert (True, False) in kinds
+    assert (False, True) in kinds
+    # Started again, nothing is left to do.
+    again = Collector(pair, task, SpecGuard(threshold=0.0), batch=12)
+    assert again.collect(tmp_path / "steps.jsonl") == found
+    assert samples.read(tmp_path / "steps.jsonl") == found
+
+
+def test_a_calibration_is_a_policy_for_this_pair_alone(pair, task, tmp_path):
+    stages = []
+    request = Request(task, Wish("accuracy"), SpecGuard(), thresholds=2, batch=12)
+    made = calibrate(pair, request, tmp_path / "work", lambda *told: stages.append(told))
+    path = tmp_path / "specguard.json"
+    made.save(path)
+    assert {s for s, _, _ in stages} == {"labelling steps", "trying thresholds"}
+    assert made.task["fitted_on"] + made.task["chosen_on"] == len(task.questions)
+    assert set(made.references) == {"target", "exact"}
+    policy = SpecGuard.load(path)
+    assert policy.pair == pair.fingerprint
+    assert policy.threshold == made.chosen.threshold
+    by_file = pair.generate(["Ann has 3 pens."], policy=str(path), max_new_tokens=20)[0]
+    assert by_file.text == pair.generate(["Ann has 3 pens."], policy, max_new_tokens=20)[0].text
+
+    record = json.loads(path.read_text())
+    record["parameters"]["pair"] = "another"
+    path.write_text(json.dumps(record))
+    with pytest.raises(OptionError, match="calibrated for another pair"):
+        pair.generate(["Ann has 3 pens."], policy=str(path))
+
+    # Going on with what is there gives the same.
+    second = calibrate(pair, request, tmp_path / "work", lambda *_: None)
+    assert second.chosen == made.chosen
+    assert second.parameters == made.parameters
+
+
+def test_bad_requests_are_refused():
+    task = load_task("stories", split="calibration", count=24)
+    with pytest.raises(OptionError, match="thresholds is 21"):
+        Request(task, Wish("accuracy"), SpecGuard(), thresholds=21)
+    few = load_task("stories", split="calibration", count=5)
+    with pytest.raises(OptionError, match="too few"):
+        Request(few, Wish("accuracy"), SpecGuard())

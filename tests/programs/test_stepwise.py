@@ -1,0 +1,709 @@
+"""Step by step through a real engine: texts, costs, rows and records."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Generator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import torch
+
+import stet
+import tiny
+from stet import trace
+from stet.draft_length import AdaptiveLength, FixedLength
+from stet.engine.drafting import OVERLAP
+from stet.engine.engine import Engine, Request
+from stet.engine.kv_cache import KVCache
+from stet.engine.operations import Await, Operation
+from stet.engine.runner import Runner
+from stet.errors import OptionError, StetError
+from stet.jobs import Job, method_of
+from stet.models.model import LoadedModel
+from stet.pair import Pair
+from stet.policies import Block, Exact, Judgement, Policy, SpecGuard, Step, parameters
+from stet.sampling import SamplingParams
+from stet.sequence import Limits, Sequence
+from stet.steps import ends_of
+
+VOCAB, COUNT = 40, 32
+TARGET = tiny.llama(vocab=VOCAB, layers=1, seed=47)
+DRAFT = tiny.near(TARGET, 0.04)
+PROMPTS = [[(7 * i * i + n) % VOCAB for i in range(n)] for n in range(2, 7)]
+PLACES = range(len(PROMPTS))
+LINE_BREAKS = range(8)
+"""Tokens that read as a line break: enough for steps of a few tokens."""
+
+KEEP, REWRITE = SpecGuard(threshold=0.0), SpecGuard(threshold=1.0)
+SOMETIMES = SpecGuard(threshold=0.25)
+BAND = SpecGuard(threshold=0.4, lower=0.05, target_threshold=0.05, step_tokens=7)
+VOTING = SpecGuard(candidates=3, temperature=0.8, threshold=0.25)
+
+
+class Lines:
+    """A tokenizer's decoding half with one character for each token."""
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = False) -> str:
+        del skip_special_tokens
+        return "".join("\n" if t in LINE_BREAKS else chr(ord("A") + t) for t in token_ids)
+
+
+def text(tokens: list[int]) -> str:
+    return Lines().decode(tokens)
+
+
+# What the program should do, by the models alone
+
+
+@dataclass(frozen=True)
+class Written:
+    """A text with its steps: their lengths, and whether each is the draft's."""
+
+    answer: list[int]
+    lengths: list[int]
+    kept: list[bool]
+
+
+@cache
+def logits(role: str, tokens: tuple[int, ...]) -> torch.Tensor:
+    """Of the next token, by a pass over the whole prefix."""
+    with torch.inference_mode():
+        model = TARGET if role == "target" else DRAFT
+        return model(torch.tensor([tokens])).logits[0, -1]
+
+
+def step(role: str, prefix: list[int], room: int, stops: frozenset[int] = frozenset()) -> list[int]:
+    """One greedy step: up to a line break behind something else."""
+    written: list[int] = []
+    while len(written) < room:
+        written.append(int(logits(role, (*prefix, *written)).argmax()))
+        holds_text = any(t not in LINE_BREAKS for t in written)
+        if written[-1] in stops or (holds_text and written[-1] in LINE_BREAKS):
+            break
+    return written
+
+
+def least(role: str, prefix: list[int], written: list[int]) -> float:
+    """The smallest probability of a token."""
+    found = [
+        logits(role, (*prefix, *written[:i])).softmax(-1)[token].item()
+        for i, token in enumerate(written)
+    ]
+    return min(found)
+
+
+def expected(
+    place: int,
+    policy: SpecGuard,
+    count: int = COUNT,
+    stops: frozenset[int] = frozenset(),
+) -> Written:
+    """What a greedy policy with the signal `min_logprob` should come to."""
+    prompt = PROMPTS[place]
+    tokens = list(prompt)
+    lengths: list[int] = []
+    kept: list[bool] = []
+    while (room := len(prompt) + count - len(tokens)) and not (lengths and tokens[-1] in stops):
+        size = min(room, policy.step_tokens)
+        written = step("draft", tokens, size, stops)
+        score = least("draft", tokens, written)
+        stands = score >= policy.threshold
+        if policy.scorer == "target" or (
+            not stands and policy.lower is not None and score >= policy.lower
+        ):
+            stands = least("target", tokens, written) >= policy.target_threshold
+        if policy.shadow or not stands:
+            written = step("target", tokens, size, stops)
+        tokens += written
+        lengths.append(len(written))
+        kept.append(stands and not policy.shadow)
+    return Written(tokens[len(prompt) :], lengths, kept)
+
+
+# The program at work
+
+
+def limits(count: int = COUNT, tokens: int = 4, chunk: int = 16, **more) -> Limits:
+    return Limits(count, draft_length=FixedLength(tokens), chunk=chunk, **more)
+
+
+def request(
+    place: int,
+    policy: Policy,
+    bounds: Limits | None = None,
+    sampling: SamplingParams | None = None,
+) -> Request:
+    method = method_of(policy, None, has_draft=True)
+    sequence = Sequence(PROMPTS[place], sampling or SamplingParams(), bounds or limits(), Lines())
+    return Request(sequence, method.program(sequence), rows=method.rows)
+
+
+def engine(**settings) -> Engine:
+    return tiny.engine(TARGET, DRAFT, **settings)
+
+
+def run(*requests: Request, machine: Engine | None = None) -> list[Sequence]:
+    machine = machine or engine()
+    tiny.run(machine, list(requests))
+    assert all(runner.rows_in_use == 0 for runner in machine.runners.values())
+    return [r.sequence for r in requests]
+
+
+def drain(machine: Engine) -> None:
+    for _ in range(2_000):
+        if not machine.busy:
+            break
+        machine.step()
+    assert not machine.busy
+    assert all(runner.rows_in_use == 0 for runner in machine.runners.values())
+
+
+@dataclass
+class Fed:
+    """Tokens that a runner was fed, pads apart."""
+
+    target: int = 0
+    draft: int = 0
+    drafts: int = 0
+
+
+@pytest.fixture
+def fed(monkeypatch: pytest.MonkeyPatch) -> Fed:
+    """Counts from now on what every runner is fed, and the stretches of drafting."""
+    found = Fed()
+    forward = Runner.forward
+
+    def counting(self: Runner, rows: Any, tokens: Any, starts: Any, counts: Any = None, **more):
+        role = "draft" if self.model.name.endswith("draft") else "target"
+        count = tokens.numel() if counts is None else sum(counts)
+        setattr(found, role, getattr(found, role) + count)
+        found.drafts += role == "draft" and more.get("logits") == "last" and tokens.shape[1] > 1
+        return forward(self, rows, tokens, starts, counts, **more)
+
+    monkeypatch.setattr(Runner, "forward", counting)
+    return found
+
+
+# Texts
+
+
+@pytest.mark.parametrize(("policy", "role"), [(KEEP, "draft"), (REWRITE, "target")])
+def test_always_kept_is_the_drafts_text_and_never_kept_the_targets(policy: SpecGuard, role: str):
+    model = DRAFT if role == "draft" else TARGET
+    for sequence, place in zip(run(*(request(n, policy) for n in PLACES)), PLACES, strict=True):
+        assert sequence.answer == tiny.greedy(model, PROMPTS[place], COUNT)
+        assert {s.decision for s in sequence.steps} == {"kept" if role == "draft" else "rewritten"}
+
+
+def test_a_shadow_run_writes_the_targets_text_and_records_what_it_would_have_kept():
+    (sequence,) = run(request(0, SpecGuard(threshold=0.0, shadow=True)))
+    assert sequence.answer == tiny.greedy(TARGET, PROMPTS[0], COUNT)
+    assert {s.decision for s in sequence.steps} == {"kept"}
+    assert sequence.counters.kept_steps == 0
+    assert all(s.target_candidates for s in sequence.steps)
+    assert "step kept" not in sequence.reasons
+
+
+CASES = [
+    (16, FixedLength(4), 16),
+    (1, FixedLength(1), 16),
+    (3, FixedLength(7), 2),
+    (64, AdaptiveLength(draft_cost=0.2, by_confidence=True), 16),
+    (5, FixedLength(5, min_confidence=0.5), 3),
+]
+
+
+@pytest.mark.parametrize(("chunk", "rule", "rows"), CASES)
+def test_texts_depend_neither_on_lengths_nor_on_batch_mates(chunk: int, rule: Any, rows: int):
+    bounds = Limits(COUNT, draft_length=rule, chunk=chunk)
+    policies = [(SOMETIMES, BAND)[n % 2] for n in PLACES]
+    stepwise = [request(n, policies[n], bounds) for n in PLACES]
+    plain = [request(n, (Exact(), Block())[n % 2], bounds) for n in PLACES]
+    mixed = [r for pair in zip(stepwise, plain, strict=True) for r in pair]
+    run(*mixed, machine=engine(rows=rows, chunk=5))
+    both = set()
+    for place in PLACES:
+        sequence, reference = stepwise[place].sequence, expected(place, policies[place])
+        assert sequence.answer == reference.answer
+        assert [s.tokens for s in sequence.steps] == reference.lengths
+        assert [s.decision == "kept" for s in sequence.steps] == reference.kept
+        assert plain[place].sequence.answer == tiny.greedy(TARGET, PROMPTS[place], COUNT)
+        both |= set(reference.kept)
+    assert both == {True, False}
+
+
+def test_where_nobody_looks_while_drafting_more_is_written_and_cut_off():
+    machine = engine()
+    machine.drafter._looks = False
+    sequences = run(*(request(n, SOMETIMES) for n in PLACES), machine=machine)
+    for place in PLACES:
+        assert sequences[place].answer == expected(place, SOMETIMES).answer
+        steps = sequences[place].steps
+        assert [len(c.text) for s in steps for c in s.candidates] == [s.draft_tokens for s in steps]
+
+
+def once_more_is_known(text: str) -> int | None:
+    """The end of a line, seen only when the next one has begun."""
+    end = ends_of("\n")(text)
+    return end if end is not None and end < len(text) else None
+
+
+@pytest.mark.parametrize(("threshold", "model"), [(0.0, DRAFT), (1.0, TARGET)])
+def test_a_step_whose_end_shows_later_is_cut_there(threshold: float, model: Any):
+    policy = SpecGuard(threshold=threshold, delimiter=once_more_is_known)
+    lines = SpecGuard(threshold=threshold)
+    for place, sequence in enumerate(run(*(request(n, policy) for n in PLACES))):
+        assert sequence.answer == tiny.greedy(model, PROMPTS[place], COUNT)
+        assert [s.tokens for s in sequence.steps] == expected(place, lines).lengths
+        assert sequence.counters.emitted_tokens == COUNT
+        for record in sequence.steps:
+            (candidate,) = record.candidates
+            prefix = PROMPTS[place] + sequence.answer[: record.position]
+            assert record.score == pytest.approx(least("draft", prefix, candidate.ids), rel=1e-3)
+
+
+def test_the_target_alone_may_judge():
+    policy = SpecGuard(scorer="target", target_threshold=0.02)
+    kept = []
+    for place, sequence in enumerate(run(*(request(n, policy) for n in PLACES))):
+        assert sequence.answer == expected(place, policy).answer
+        for record in sequence.steps:
+            assert record.score is not None
+            assert (record.score >= 0.02) == (record.decision == "kept")
+            kept.append(record.decision)
+    assert set(kept) == {"kept", "rewritten"}
+
+
+@pytest.mark.parametrize("policy", [KEEP, REWRITE, SOMETIMES], ids=["keep", "rewrite", "sometimes"])
+def test_a_stop_token_inside_a_step_ends_the_answer(policy: SpecGuard):
+    stops = [frozenset({expected(n, policy).answer[20]}) for n in PLACES]
+    sequences = run(*(request(n, policy, limits(stop_token_ids=stops[n])) for n in PLACES))
+    for place, sequence in enumerate(sequences):
+        reference = expected(place, policy, stops=stops[place])
+        assert sequence.answer == reference.answer
+        assert sequence.finish_reason == "stop"
+        assert sequence.text() == text(reference.answer[:-1])
+        assert sequence.counters.emitted_tokens == len(reference.answer) <= 21
+
+
+@pytest.mark.parametrize("policy", [KEEP, REWRITE, SOMETIMES], ids=["keep", "rewrite", "sometimes"])
+def test_an_answer_is_as_long_as_asked_for(policy: SpecGuard):
+    counts = (1, 2, 3, 9, 10, 11)
+    sequences = run(*(request(1, policy, limits(count)) for count in counts))
+    for count, sequence in zip(counts, sequences, strict=True):
+        assert sequence.answer == expected(1, policy, count).answer
+        assert (sequence.finish_reason, len(sequence.answer)) == ("length", count)
+
+
+@pytest.mark.parametrize(("policy", "model"), [(KEEP, DRAFT), (REWRITE, TARGET)])
+def test_stop_strings_are_found_inside_steps_and_across_them(policy: SpecGuard, model: Any):
+    requests: list[Request] = []
+    texts: list[list[int]] = []
+    stops: list[str] = []
+    for place in PLACES:
+        plain = tiny.greedy(model, PROMPTS[place], COUNT)
+        middle = text(plain).rindex("\n", 0, COUNT - 6)
+        for width in (0, 1, 4):  # characters on either side of the line break
+            stops.append(text(plain)[max(0, middle - width) : middle + 1 + width])
+            texts.append(plain)
+            bounds = limits(stop_strings=(stops[-1],), stream=width == 1)
+            requests.append(request(place, policy, bounds))
+    for sequence, plain, stop in zip(run(*requests), texts, stops, strict=True):
+        end = text(plain).index(stop)
+        assert sequence.finish_reason == "stop"
+        assert sequence.text() == text(plain)[:end]
+        assert sequence.answer == plain[: end + len(stop)]
+        assert sum(s.tokens for s in sequence.steps) == len(sequence.answer)
+        assert sequence.counters.emitted_tokens == len(sequence.answer)
+
+
+def test_a_draft_that_goes_in_circles_is_stopped():
+    # The bias makes the one token; three of them are a step.
+    policy = SpecGuard(threshold=0.0, step_tokens=3)
+    (sequence,) = run(request(0, policy, sampling=SamplingParams(logit_bias={9: 1e4})))
+    assert sequence.finish_reason == "loop"
+    assert sequence.answer == [9] * 12
+
+
+# Streaming
+
+
+@pytest.mark.parametrize("policy", [KEEP, REWRITE, SOMETIMES, VOTING])
+@pytest.mark.parametrize("stop", [(), ("\nT", "P\n")])
+def test_a_stream_hands_out_each_text_once(policy: SpecGuard, stop: tuple[str, ...]):
+    machine = engine()
+    for place in PLACES[:3]:
+        job = Job(request(place, policy, limits(stream=True, stop_strings=stop)), "", SETTINGS)
+        machine.submit(job.request)
+        chunks = []
+        while not job.request.done:
+            machine.step()
+            if (chunk := job.news()) is not None:
+                chunks.append(chunk)
+        sequence = job.request.sequence
+        assert [t.id for chunk in chunks for t in chunk.tokens] == sequence.answer
+        whole = "".join(chunk.text for chunk in chunks)
+        ends = [at for s in stop if (at := text(sequence.answer).find(s)) >= 0]
+        assert whole == text(sequence.answer)[: min(ends, default=None)] == sequence.text()
+        assert chunks[-1].finish_reason == sequence.finish_reason
+        assert stop or len(chunks) > 2
+
+
+# What it costs
+
+
+@pytest.mark.parametrize("chunk", [3, 16])
+def test_kept_steps_cost_no_pass_of_the_target_and_the_draft_reads_each_token_once(
+    fed: Fed, chunk: int
+):
+    (sequence,) = run(request(3, KEEP, limits(chunk=chunk)))
+    assert fed.target == sequence.counters.target_passes == 0
+    # Each stretch of drafting reads one token more than it adds, see OVERLAP.
+    assert fed.draft == len(PROMPTS[3]) - OVERLAP + COUNT + fed.drafts
+    assert sequence.counters.draft_passes == COUNT
+
+
+def test_no_prefix_is_ever_read_again(fed: Fed):
+    kinds = set()
+    for place in PLACES:
+        fed.target = fed.draft = fed.drafts = 0
+        (sequence,) = run(request(place, SOMETIMES))
+        counters, steps = sequence.counters, sequence.steps
+        kept = sum(s.tokens for s in steps if s.decision == "kept")
+        prompt = len(PROMPTS[place])
+        # The target reads kept steps once, and what was drafted for it.
+        assert fed.target <= prompt + kept + counters.drafted_tokens + counters.target_passes
+        written = sum(s.draft_tokens for s in steps) + counters.drafted_tokens
+        corrected = sequence.origins.count("target")
+        assert fed.draft <= prompt + written + corrected + fed.drafts
+        kinds |= {s.decision for s in steps}
+    assert kinds == {"kept", "rewritten"}
+
+
+def test_several_candidates_share_what_is_read_of_their_prefix(fed: Fed):
+    (sequence,) = run(request(4, SpecGuard(candidates=4, temperature=0.9, threshold=0.0)))
+    written = sum(s.draft_tokens for s in sequence.steps)
+    # All four stretches of a round are one pass, so each candidate has one overlap of its own.
+    stretches = 4 * fed.drafts
+    assert fed.draft <= len(PROMPTS[4]) + written + stretches + len(sequence.steps)
+    assert sequence.counters.draft_passes == written
+    assert fed.target == 0
+
+
+def test_the_target_reads_a_confirmed_step_in_one_pass_and_never_again(fed: Fed):
+    policy = SpecGuard(threshold=1.0, lower=0.0, target_threshold=0.0)
+    (sequence,) = run(request(4, policy))
+    steps = sequence.steps
+    assert sequence.answer == tiny.greedy(DRAFT, PROMPTS[4], COUNT)
+    assert {s.reason for s in steps} == {"step confirmed by the target"}
+    assert sequence.counters.target_passes == len(steps) > 3
+    assert fed.target == len(PROMPTS[4]) - 1 + COUNT + len(steps)
+    assert sum(s.target_seconds for s in steps) == pytest.approx(sequence.counters.target_seconds)
+
+
+def test_a_refused_step_is_read_once_and_rewritten(fed: Fed):
+    policy = SpecGuard(threshold=1.0, lower=0.0, target_threshold=1.0)
+    (sequence,) = run(request(4, policy))
+    counters, steps = sequence.counters, sequence.steps
+    assert sequence.answer == tiny.greedy(TARGET, PROMPTS[4], COUNT)
+    assert {s.reason for s in steps} == {"step refused by the target"}
+    refused = sum(s.draft_tokens for s in steps)
+    passes = counters.target_passes
+    assert fed.target <= len(PROMPTS[4]) + refused + counters.drafted_tokens + passes
+
+
+@pytest.mark.parametrize("policy", [KEEP, SOMETIMES, REWRITE], ids=["keep", "sometimes", "rewrite"])
+def test_a_single_candidate_writes_in_its_parents_place(
+    policy: SpecGuard, monkeypatch: pytest.MonkeyPatch
+):
+    copies: list[int] = []
+    monkeypatch.setattr(KVCache, "copy", lambda *_: copies.append(1))
+    machine = engine(rows=1)
+    (sequence,) = run(request(2, policy), machine=machine)
+    assert sequence.answer == expected(2, policy).answer
+    assert copies == []
+
+
+# Rows
+
+
+@pytest.mark.parametrize("policy", [SOMETIMES, VOTING, SpecGuard(threshold=1.0, lower=0.0)])
+def test_a_request_that_ends_in_the_middle_of_a_step_frees_its_rows(policy: SpecGuard):
+    machine = engine(rows=9)
+    neighbour = request(1, Exact(), limits(200))
+    machine.submit(neighbour)
+    for _ in range(3):
+        machine.step()
+    for rounds in range(11):
+        leaving = request(4, policy, limits(chunk=2))
+        machine.submit(leaving)
+        for _ in range(rounds):
+            machine.step()
+        if rounds % 2:
+            machine.cancel(leaving)
+        else:
+            leaving.deadline = time.monotonic()
+            machine.step()
+        assert leaving.done
+        assert leaving.sequence.finish_reason == ("cancelled" if rounds % 2 else "timeout")
+        assert not neighbour.done
+        assert all(runner.rows_in_use == 1 for runner in machine.runners.values())
+        steps = leaving.sequence.steps
+        assert sum(s.tokens for s in steps) <= len(leaving.sequence.answer)
+    machine.cancel(neighbour)
+    found = neighbour.sequence.answer
+    assert found == tiny.greedy(TARGET, PROMPTS[1], len(found))
+    drain(machine)
+
+
+@dataclass(frozen=True)
+class Fails(SpecGuard):
+    """Judges two steps, then does what it must not."""
+
+    chosen: int | None = None
+
+    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+        if step.index == 2:
+            if self.chosen is None:
+                raise ZeroDivisionError("a mistake")
+            return Judgement(self.chosen, True, "")
+        return (yield from super().judge(step))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "error", "sentence"),
+    [
+        (None, ZeroDivisionError, "a mistake"),
+        (-1, StetError, "chose candidate -1 of 3"),
+        (3, StetError, "chose candidate 3 of 3"),
+    ],
+)
+def test_a_policy_that_fails_ends_its_own_request_alone(
+    chosen: int | None, error: type, sentence: str
+):
+    machine = engine(rows=9)
+    failing = request(0, Fails(threshold=0.0, candidates=3, temperature=0.7, chosen=chosen))
+    others = [request(1, SOMETIMES), request(2, Exact())]
+    for item in (failing, *others):
+        machine.submit(item)
+    drain(machine)
+    assert failing.sequence.finish_reason == "error"
+    assert isinstance(failing.error, error)
+    assert sentence in str(failing.error)
+    assert len(failing.sequence.steps) == 2
+    assert others[0].sequence.answer == expected(1, SOMETIMES).answer
+    assert others[1].sequence.answer == tiny.greedy(TARGET, PROMPTS[2], COUNT)
+
+
+@dataclass(frozen=True)
+class Asks(SpecGuard):
+    """Asks somebody outside, who keeps every other step."""
+
+    seconds: float = 0.0
+
+    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+        async def answer() -> bool:
+            await asyncio.sleep(self.seconds)
+            return step.index % 2 == 0
+
+        stands: bool = yield Await(answer())
+        return Judgement(0, stands, "asked")
+
+
+def test_a_policy_may_wait_for_somebody_outside():
+    machine = engine(rows=8)
+    asking = request(0, Asks(candidates=2, temperature=0.5, seconds=0.001))
+    waiting = request(1, Asks(candidates=2, temperature=0.5, seconds=1000.0))
+    for item in (asking, waiting, other := request(2, SOMETIMES)):
+        machine.submit(item)
+    while not (asking.done and other.done):
+        machine.step()
+    decisions = [s.decision for s in asking.sequence.steps]
+    assert decisions == [("kept", "rewritten")[n % 2] for n in range(len(decisions))]
+    assert other.sequence.answer == expected(2, SOMETIMES).answer
+    machine.cancel(waiting)
+    drain(machine)
+    assert (waiting.sequence.finish_reason, waiting.sequence.answer) == ("cancelled", [])
+
+
+@pytest.mark.parametrize("rows", [5, 7])
+def test_requests_with_several_candidates_wait_for_rows(rows: int):
+    policy = SpecGuard(candidates=4, temperature=0.8, threshold=0.3)
+    both = SpecGuard(candidates=2, target_candidates=4, temperature=0.8, threshold=0.3)
+    requests = [request(n, (policy, Exact(), both)[n % 3], limits(16)) for n in PLACES]
+    assert [r.rows for r in requests[:3]] == [5, 1, 5]
+    crowded = run(*requests, machine=engine(rows=rows))
+    # One after the other, each has all the room it wants.
+    machine = engine(rows=16, max_batch=1)
+    alone = [request(n, (policy, Exact(), both)[n % 3], limits(16)) for n in PLACES]
+    assert [s.answer for s in crowded] == [s.answer for s in run(*alone, machine=machine)]
+
+
+def models() -> tuple[LoadedModel, LoadedModel]:
+    return tiny.loaded(TARGET), tiny.loaded(DRAFT, "draft")
+
+
+def test_a_request_that_can_never_have_its_rows_is_refused():
+    pair = Pair(*models(), max_length=64, max_batch=3, compile=False)
+    with pytest.raises(OptionError, match="needs 6 places .* has 4; load it with max_batch=5"):
+        pair.generate([[1, 2]], SpecGuard(candidates=5, temperature=1.0))
+    with pytest.raises(OptionError, match="needs 9 places"):
+        pair.generate([[1, 2]], SpecGuard(target_candidates=8, temperature=1.0))
+
+
+# Records
+
+
+SETTINGS = trace.Settings(
+    {"name": "specguard", **parameters(SpecGuard(delimiter=lambda t: None))},
+    False,
+    {},
+    {},
+    {},
+    {},
+    "",
+)
+SCHEMA = json.loads((Path(stet.__file__).parent / "trace.schema.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        KEEP,
+        REWRITE,
+        SOMETIMES,
+        VOTING,
+        SpecGuard(threshold=0.6, lower=0.1, target_threshold=0.05),
+        SpecGuard(threshold=0.3, target_candidates=2, temperature=0.7, selector="medoid"),
+    ],
+    ids=["keep", "rewrite", "sometimes", "voting", "band", "medoid"],
+)
+def test_records_say_what_happened(policy: SpecGuard, tmp_path: Path):
+    jobs = [Job(request(n, policy, limits(probabilities=True)), "", SETTINGS) for n in PLACES]
+    sequences = run(*(job.request for job in jobs))
+    for sequence in sequences:
+        counters, steps, answer = sequence.counters, sequence.steps, sequence.answer
+        lists = (sequence.origins, sequence.reasons, sequence.p_target, sequence.p_draft)
+        assert {len(each) for each in lists} == {len(answer)}
+
+        position = kept = accepted = 0
+        for number, record in enumerate(steps):
+            span = slice(position, position + record.tokens)
+            assert record.position == position
+            assert record.tokens > 0
+            assert record.draft_tokens == sum(len(c.ids) for c in record.candidates)
+            assert len(record.candidates) == policy.candidates
+            own = text(answer[span])
+            last = number == len(steps) - 1
+            assert last or own.endswith("\n") or record.tokens == policy.step_tokens
+            if record.decision == "kept":
+                kept += 1
+                assert record.candidates[record.chosen].ids == answer[span]
+                assert record.candidates[record.chosen].text == own
+                assert (record.target_candidates, record.target_tokens) == ([], 0)
+                assert set(sequence.origins[span]) == {"draft"}
+                assert set(sequence.reasons[span]) == {record.reason}
+                assert all(p is not None for p in sequence.p_draft[span])
+            else:
+                assert own in record.target_candidates
+                assert len(record.target_candidates) == policy.target_candidates
+                assert set(sequence.reasons[span]) <= {"accepted", "corrected", "bonus"}
+                assert all(p is not None for p in sequence.p_target[span])
+                accepted += sequence.origins[span].count("draft")
+            position += record.tokens
+        assert position == len(answer) == counters.emitted_tokens
+        assert (counters.steps, counters.kept_steps) == (len(steps), kept)
+        assert counters.kept_tokens == sum(counters.kept_per_position) == accepted
+        for block in sequence.blocks:
+            stood = answer[block.position : block.position + block.kept]
+            assert stood == block.drafted[: block.kept]
+            if block.next_token is not None:
+                assert answer[block.position + block.kept] == block.next_token
+        for name in ("draft_seconds", "target_seconds"):
+            spent = sum(getattr(s, name) for s in steps)
+            assert spent == pytest.approx(getattr(counters, name))
+
+    traces = [job.result().trace for job in jobs]
+    trace.write(traces, tmp_path / "trace.jsonl")
+    for line in (tmp_path / "trace.jsonl").read_text().splitlines():
+        jsonschema.validate(json.loads(line), SCHEMA)
+    read = trace.read(tmp_path / "trace.jsonl")
+    assert [t.steps for t in read] == [s.steps for s in sequences]
+
+
+def test_probabilities_are_the_models_own():
+    (sequence,) = run(request(2, SOMETIMES, limits(probabilities=True)))
+    for i, token in enumerate(sequence.answer):
+        prefix = PROMPTS[2] + sequence.answer[:i]
+        for role, found in (("draft", sequence.p_draft[i]), ("target", sequence.p_target[i])):
+            if found is not None:
+                assert found == pytest.approx(least(role, prefix, [token]), rel=1e-3)
+
+
+def test_signals_of_a_step_are_of_its_own_tokens_alone():
+    # Penalty and bias change what is written; the signals are raw all the same.
+    sampling = SamplingParams(repetition_penalty=1.3, logit_bias={9: 2.0})
+    machine = engine()
+    machine.drafter._looks = False  # more is written than the step has
+    (sequence,) = run(request(4, KEEP, limits(chunk=5), sampling), machine=machine)
+    for record in sequence.steps:
+        prefix = PROMPTS[4] + sequence.answer[: record.position]
+        own = sequence.answer[record.position : record.position + record.tokens]
+        assert record.score == pytest.approx(least("draft", prefix, own), rel=1e-3)
+        assert record.normalised["min_logprob"] == record.score
+
+
+# Sampling
+
+
+def test_sampled_candidates_depend_on_the_seed_and_on_nothing_else():
+    def answers(*places: int, seed: int = 5, crowd: bool = False) -> list[list[int]]:
+        sampling = SamplingParams(seed=seed)
+        policy = SpecGuard(candidates=3, temperature=0.8, threshold=0.0)
+        chosen = [request(n, policy, sampling=sampling) for n in places]
+        others = [request(n, Exact(), limits(probabilities=True)) for n in PLACES] if crowd else []
+        run(*others, *chosen, machine=engine(rows=24))
+        return [r.sequence.answer for r in chosen]
+
+    alone = [answers(n)[0] for n in (0, 3, 4)]
+    assert answers(0, 3, 4) == alone
+    assert answers(4, 0, 3, crowd=True) == [alone[2], alone[0], alone[1]]
+    assert answers(0, 3, 4, seed=6) != alone
+
+
+def test_what_batch_mates_ask_for_changes_no_choice():
+    # Without log-probabilities of its own the vote's ties go to the first candidate.
+    policy = SpecGuard(
+        candidates=3, temperature=1.2, signals=("agreement",), threshold=0.0, selector="first"
+    )
+    (alone,) = run(request(2, policy))
+    mate = SpecGuard(candidates=3, temperature=1.2, threshold=0.0, selector="medoid")
+    crowded = run(request(2, policy), request(3, mate), request(4, KEEP))[0]
+    assert crowded.answer == alone.answer
+    assert (
+        [s.chosen for s in crowded.steps]
+        == [s.chosen for s in alone.steps]
+        == [0] * len(alone.steps)
+    )
+
+
+def test_candidates_differ_from_each_other():
+    policy = SpecGuard(candidates=6, temperature=1.0, threshold=0.0)
+    sequences = run(*(request(n, policy) for n in range(3)), machine=engine(rows=24))
+    steps = [s for sequence in sequences for s in sequence.steps]
+    distinct = [len({c.text for c in record.candidates}) for record in steps]
+    assert sum(distinct) / len(distinct) > 4
+
+
+def test_equal_seeds_give_other_candidates_at_another_step():
+    policy = SpecGuard(candidates=2, temperature=2.0, threshold=1.0, step_tokens=6)
+    (sequence,) = run(request(1, policy))
+    firsts = [c.text for record in sequence.steps for c in record.candidates]
+    assert len(set(firsts)) > len(firsts) / 2
