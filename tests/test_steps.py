@@ -226,9 +226,23 @@ def test_the_same_step_again_and_again_is_a_loop():
     assert [guard.stuck(t) for t in ("a", "b\n", "B", " b ", "b\n\n")] == [False] * 4 + [True]
 
 
+def test_a_few_steps_in_turn_are_a_loop():
+    guard = LoopGuard(repeats=3)
+    steps = ["x", *("a", "a", "b") * 3]
+    assert [guard.stuck(t) for t in steps] == [False] * 9 + [True]
+    guard = LoopGuard(repeats=3)
+    assert not any(guard.stuck(t) for t in ("a", "b", "c", "d") * 6)
+
+
 def test_a_different_step_in_between_is_no_loop():
     guard = LoopGuard(repeats=3)
-    assert not any(guard.stuck(t) for t in ("a", "a", "b", "a", "a", "b") * 3)
+    assert not any(guard.stuck(t) for t in ("a", "a", "b", "a", "a", "c", "a", "a", "d"))
+
+
+def test_closing_brackets_may_follow_each_other():
+    guard = LoopGuard(repeats=2)
+    assert not any(guard.stuck("}") for _ in range(7))
+    assert guard.stuck("}")
 
 
 def test_steps_without_text_are_a_loop_too():

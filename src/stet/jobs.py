@@ -70,7 +70,7 @@ def method_of(policy: str | Policy, params: dict[str, Any] | None, *, has_draft:
     settings = {"name": chosen.name, **parameters(chosen)}
     if not has_draft and _asks_the_draft(chosen):
         raise OptionError(f"Policy {chosen.name!r} needs a draft model; prompt lookup has none.")
-    return Method(_program(chosen), settings, chosen.lossless, _rows(chosen))
+    return Method(_program(chosen), settings, chosen.lossless, rows_of(chosen))
 
 
 def _program(policy: Policy) -> Callable[[Sequence], Program]:
@@ -82,8 +82,11 @@ def _program(policy: Policy) -> Callable[[Sequence], Program]:
     return lambda s: speculative(s, policy)
 
 
-def _rows(policy: Policy) -> int:
-    """A single candidate takes its sequence's own place; several need one each beside it."""
+def rows_of(policy: str | Policy) -> int:
+    """Places in each cache that a request takes: 1, and one more for each of several candidates."""
+    if isinstance(policy, str):
+        return method_of(policy, None, has_draft=True).rows
+    # A single candidate takes its sequence's own place.
     if not isinstance(policy, StepPolicy):
         return 1
     most = max(policy.candidates, policy.target_candidates)

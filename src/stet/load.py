@@ -12,7 +12,7 @@ from stet.errors import OptionError
 from stet.models.loading import load_model
 from stet.models.memory import plan_memory
 from stet.models.tokenizers import check_same_tokenizer
-from stet.pair import LOOKUP, Pair
+from stet.pair import LOOKUP, SPARE_ROWS, Pair
 
 DEFAULT_LENGTH = 4096
 """Tokens of a sequence where neither the user nor the models set a lower limit."""
@@ -30,6 +30,7 @@ def load_pair(
     device_map: str | dict[str, Any] | None = None,
     max_length: int | None = None,
     max_batch: int = 16,
+    max_rows: int | None = None,
     compile: bool | Literal["auto"] = "auto",
 ) -> Pair:
     """Load a target and a draft and check that they can decode together.
@@ -46,6 +47,8 @@ def load_pair(
         device_map: as in transformers, for models over several devices.
         max_length: the most tokens of a sequence; the models' own limit, or 4,096, if None.
         max_batch: requests at work at a time.
+        max_rows: places in each model's cache. A policy that writes k candidates of a step takes
+            k + 1 of them for a request, others 1; by default `max_batch` + 1.
         compile: compile the forward passes: at once, never, or ("auto") after a minute of work.
 
     Raises:
@@ -77,5 +80,8 @@ def load_pair(
     models = [large] if small is None else [large, small]
     limits = [m.max_length for m in models if m.max_length is not None]
     length = max_length or min([DEFAULT_LENGTH, *limits])
-    plan_memory(large, small, max_rows=max_batch + 1, max_length=length, block=16).check()
-    return Pair(large, small, max_length=length, max_batch=max_batch, compile=compile)
+    rows = max(max_rows or 0, max_batch + 1)
+    plan_memory(large, small, max_rows=rows + SPARE_ROWS, max_length=length, block=16).check()
+    return Pair(
+        large, small, max_length=length, max_batch=max_batch, max_rows=rows, compile=compile
+    )

@@ -33,6 +33,9 @@ from stet.trace import Settings
 LOOKUP = "lookup"
 """As a draft: copy from the text so far instead of running a model."""
 
+SPARE_ROWS = 1
+"""Places beside those of requests, for measuring costs while they work."""
+
 COMPILE_AFTER = 60.0
 """Seconds of work after which `compile="auto"` begins to compile: a short command never does."""
 
@@ -48,6 +51,7 @@ class Pair:
         tokenizer: the one tokenizer of both.
         max_length: the most tokens of a sequence, prompt and answer together.
         max_batch: requests at work at a time; further ones wait.
+        max_rows: places in each model's cache that they share.
     """
 
     def __init__(
@@ -57,6 +61,7 @@ class Pair:
         *,
         max_length: int,
         max_batch: int = 16,
+        max_rows: int | None = None,
         compile: bool | Literal["auto"] = "auto",
     ) -> None:
         self.target = target
@@ -64,8 +69,8 @@ class Pair:
         self.tokenizer: Any = target.tokenizer
         self.max_length = max_length
         self.max_batch = max_batch
-        # One row more than requests, for measuring costs while others work.
-        sizes = {"max_rows": max_batch + 1, "max_length": max_length}
+        self.max_rows = max(max_rows or 0, max_batch + 1)
+        sizes = {"max_rows": self.max_rows + SPARE_ROWS, "max_length": max_length}
         at_once = compile is True
         self._target_runner = Runner(target, **sizes, compile=at_once)
         self._draft_runner = None if draft is None else Runner(draft, **sizes, compile=at_once)
@@ -73,7 +78,9 @@ class Pair:
         drafter = (
             LookupDrafter() if self._draft_runner is None else ModelDrafter(self._draft_runner)
         )
-        self.engine = Engine(self._target_runner, drafter, max_batch=max_batch)
+        self.engine = Engine(
+            self._target_runner, drafter, max_batch=max_batch, max_rows=self.max_rows
+        )
         self._lock = threading.Lock()
         self._numbers = 0
 
@@ -281,11 +288,11 @@ class Pair:
                 f"This {method.settings['name']} was calibrated for another pair; calibrate it for "
                 "this one (`stet calibrate`), or give its parameters without `pair`."
             )
-        if method.rows > self.max_batch + 1:
+        if method.rows > self.max_rows:
             raise OptionError(
                 f"{method.settings['name']!r} needs {method.rows} places in the cache for one "
-                f"request and the pair has {self.max_batch + 1}; load it with "
-                f"max_batch={method.rows - 1} or more, or ask for fewer candidates."
+                f"request and the pair has {self.max_rows}; load it with "
+                f"max_rows={method.rows} or more, or ask for fewer candidates."
             )
         greedy = options.get("temperature", 0.0) == 0
         rule = self._length(options.get("draft_length", "auto"), greedy, method.lossless)

@@ -129,16 +129,23 @@ class LoopGuard:
     """Notices an answer that goes in circles.
 
     Attributes:
-        repeats: how often the same step in a row, or steps without text in a row, are too many.
+        repeats: how often the same step, or the same few steps, in a row are too many.
+        longest: of how many steps such a circle may be.
     """
 
     repeats: int = 4
-    _last: str | None = field(default=None, init=False)
-    _count: int = field(default=0, init=False)
+    longest: int = 3
+    _texts: list[str] = field(default_factory=list[str], init=False)
 
     def stuck(self, text: str) -> bool:
         """Take in a step; returns whether the answer goes in circles now."""
-        text = normalised(text)
-        self._count = self._count + 1 if text == self._last else 1
-        self._last = text
-        return self._count >= self.repeats
+        self._texts.append(normalised(text))
+        return any(self._circles(period) for period in range(1, self.longest + 1))
+
+    def _circles(self, period: int) -> bool:
+        end = self._texts[-period:]
+        # Lines of signs alone, such as closing brackets, may well follow each other.
+        spoken = any(c.isalnum() for text in end for c in text) or not any(end)
+        times = self.repeats if spoken else 4 * self.repeats
+        last = self._texts[-period * times :]
+        return len(last) == period * times and last == end * times

@@ -552,7 +552,7 @@ def models() -> tuple[LoadedModel, LoadedModel]:
 
 def test_a_request_that_can_never_have_its_rows_is_refused():
     pair = Pair(*models(), max_length=64, max_batch=3, compile=False)
-    with pytest.raises(OptionError, match="needs 6 places .* has 4; load it with max_batch=5"):
+    with pytest.raises(OptionError, match="needs 6 places .* has 4; load it with max_rows=6"):
         pair.generate([[1, 2]], SpecGuard(candidates=5, temperature=1.0))
     with pytest.raises(OptionError, match="needs 9 places"):
         pair.generate([[1, 2]], SpecGuard(target_candidates=8, temperature=1.0))

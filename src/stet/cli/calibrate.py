@@ -126,11 +126,11 @@ def command(
         seed=seed,
         command=shlex.join(["stet", *sys.argv[1:]]),
     )
-    rows = batch * (1 + max(base.policy.candidates, base.policy.target_candidates))
     pair = o.load(
         target,
         draft,
-        max_batch=rows,
+        max_batch=batch,
+        policies=[base.policy],
         compile=bool(compile),
         dtype=dtype,
         device=device,

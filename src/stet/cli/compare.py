@@ -273,6 +273,7 @@ def command(
         target,
         draft,
         max_batch=batch * max(c.samples for c in contenders),
+        policies=[c.policy for c in contenders],
         # Policies must not run at different speeds only because one came first: compiled before the
         # run, or never.
         compile=bool(compile),

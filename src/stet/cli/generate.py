@@ -199,6 +199,7 @@ def command(
         target,
         draft,
         max_batch=min(batch, len(prompts)),
+        policies=[policy],
         compile=compile,
         dtype=dtype,
         device=device,

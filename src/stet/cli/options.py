@@ -104,10 +104,19 @@ def load(
     draft: str | None,
     *,
     max_batch: int = 16,
+    policies: Iterable[Any] = (),
     compile: bool | None = None,
     **options: Any,
 ) -> Pair:
     """Load a pair, showing that something happens.
+
+    Args:
+        target: as the user named it.
+        draft: the same.
+        max_batch: requests at a time.
+        policies: that will be used, each on so many requests; there will be room for all.
+        compile: as the user said; None if nothing was said.
+        **options: further ones of `load_pair`.
 
     Raises:
         StetError: where the pair cannot be loaded or run faithfully.
@@ -120,11 +129,14 @@ def load(
     what = " and ".join(Path(place).name for place in places) or "the bundled pair"
     with err.status(f"Loading {what} ..."):
         import stet
+        from stet.jobs import rows_of
 
+        each = max((rows_of(policy) for policy in policies), default=1)
         pair = stet.load_pair(
             target,
             draft,
             max_batch=max_batch,
+            max_rows=max_batch * each,
             compile="auto" if compile is None else compile,
             **options,
         )

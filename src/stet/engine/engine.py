@@ -78,6 +78,7 @@ class Engine:
         target: the target's runner.
         drafter: what drafts; None where only the target is used.
         max_batch: requests at work at a time; further ones queue.
+        max_rows: places in a cache that requests share; None: all that the runners have.
         max_waiting: requests that may queue.
         prefill_chunk: tokens of one prompt that a round takes in.
     """
@@ -88,6 +89,7 @@ class Engine:
         drafter: Drafter | None,
         *,
         max_batch: int = 16,
+        max_rows: int | None = None,
         max_waiting: int = 100_000,
         prefill_chunk: int = 512,
     ) -> None:
@@ -98,6 +100,7 @@ class Engine:
         if isinstance(drafter, ModelDrafter):
             self.runners["draft"] = drafter.runner
         self._catch_up = CatchUp(self.runners, prefill_chunk)
+        self._rows = max_rows or min(runner.max_rows for runner in self.runners.values())
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
         self._drafts: list[_Process] = []
@@ -330,8 +333,7 @@ class Engine:
         if not self._running:
             return True
         taken = sum(r.rows for r in self._running)
-        rows = min(runner.max_rows for runner in self.runners.values())
-        return len(self._running) < self.max_batch and taken + request.rows <= rows
+        return len(self._running) < self.max_batch and taken + request.rows <= self._rows
 
     def _expire(self) -> None:
         deadlines = [r for r in (*self._running, *self._waiting) if r.deadline is not None]
@@ -366,7 +368,7 @@ class Engine:
         newest = self._running[-1]
         rows = self.runners["target"].max_rows
         error = CapacityError(
-            f"No cache rows are left ({rows} in all); raise max_batch or use fewer candidates."
+            f"No cache rows are left ({rows} in all); raise max_rows or use fewer candidates."
         )
         self._fail(next(iter(newest.processes)), error)
 
