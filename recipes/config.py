@@ -56,6 +56,7 @@ RECIPES: dict[str, Recipe] = {
         width=128,
         inner=352,
         stories=1.0,
+        problems=100_000,
         templates=("change_chain", "compare_total", "shopping", "journey", "wages", "fence"),
         minutes=8.0,
         seed=3,

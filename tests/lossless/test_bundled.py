@@ -149,18 +149,19 @@ def locate(
     ours, theirs = plain.token_ids, speculated.token_ids
     position = next(i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b)
     text = pair.tokenizer(prompt)["input_ids"]
-    context = text + ours[:position]
+    last = len(ours) - 1
     with torch.inference_mode():
-        wanted = reference(torch.tensor([context])).logits[0, len(text) - 1 :]
-        path = single_path(pair, text, ours, position)
-        exact, single = wanted[-1], path[-1]
+        wanted = reference(torch.tensor([text + ours[:last]])).logits[0, len(text) - 1 :]
+        path = single_path(pair, text, ours, last)
+        exact, single = wanted[position], path[position]
         block = block_path(pair, text, speculated, position)
     # Each path chose as its logits said.
     assert single.argmax() == ours[position]
     assert block.argmax() == theirs[position]
     margin = (exact[ours[position]] - exact[theirs[position]]).abs().item()
     difference = (single - block).abs().max().item()
-    rounding = (path[:-1] - wanted[:-1]).abs().max().item()
+    elsewhere = [i for i in range(last + 1) if i != position]
+    rounding = (path[elsewhere] - wanted[elsewhere]).abs().max().item()
     return Divergence(problem, position, margin, difference, rounding)
 
 
