@@ -69,8 +69,14 @@ def test_model_options_reach_the_loader(run, loader):
         "trust_remote_code": True,
         "max_length": 99,
         "max_batch": 1,
+        "max_rows": 1,
         "compile": False,
     }
+
+
+def test_there_is_room_for_the_candidates_of_a_policy(run, loader):
+    run("generate", "hello", "--policy", "specguard.paper", "--no-chat")
+    assert loader.arguments["max_rows"] == 17
 
 
 def test_the_bundled_pair_is_asked_in_its_chat_template(run, pair):
