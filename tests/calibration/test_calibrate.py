@@ -1,6 +1,7 @@
 """A whole calibration on the bundled pair: labels, thresholds, the file, and going on."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -9,7 +10,7 @@ from stet.calibration.calibrate import Request, calibrate
 from stet.calibration.choosing import Wish
 from stet.calibration.collect import Collector
 from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
-from stet.errors import OptionError
+from stet.errors import OptionError, StetError
 from stet.evaluation.tasks import load_task
 from stet.load import load_pair
 from stet.policies import SpecGuard
@@ -100,6 +101,9 @@ def test_a_calibration_is_a_policy_for_this_pair_alone(pair, task, tmp_path):
         pair.generate(["Ann has 3 pens."], policy=str(path))
 
     # Going on with what is there gives the same.
+    other = replace(request, seed=1)
+    with pytest.raises(StetError, match="holds another calibration"):
+        calibrate(pair, other, tmp_path / "work", lambda *_: None)
     second = calibrate(pair, request, tmp_path / "work", lambda *_: None)
     assert second.chosen == made.chosen
     assert second.parameters == made.parameters

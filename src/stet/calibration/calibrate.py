@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -18,12 +19,12 @@ from stet.calibration.result import Calibration
 from stet.calibration.risk import first_error_kept
 from stet.calibration.rollouts import Rollouts
 from stet.calibration.samples import steps_of
-from stet.errors import OptionError
+from stet.errors import OptionError, StetError
 from stet.evaluation.contenders import Contender, contender
 from stet.evaluation.records import Results
 from stet.evaluation.run import Comparison, Plan
 from stet.machine import machine, versions
-from stet.policies import SpecGuard
+from stet.policies import SpecGuard, parameters
 from stet.signals import SIGNALS
 
 if TYPE_CHECKING:
@@ -85,10 +86,11 @@ def calibrate(pair: Pair, request: Request, folder: Path, report: Report) -> Cal
         report: told about progress.
 
     Raises:
-        StetError: nothing can be learnt from these problems, or no threshold does what was asked.
+        StetError: the folder holds another calibration, nothing can be learnt from these problems,
+            or no threshold does what was asked.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     fitting, choosing = _divided(request)
+    _claim_folder(folder, pair, request, fitting)
     fitted = _fitted(pair, request, fitting, folder, report)
     policy = replace(
         request.base,
@@ -132,6 +134,33 @@ def calibrate(pair: Pair, request: Request, folder: Path, report: Report) -> Cal
     )
 
 
+def _claim_folder(folder: Path, pair: Pair, request: Request, fitting: LoadedTask) -> None:
+    """Go on in a folder only with what it was begun with.
+
+    Steps labelled for another division may be of problems that the threshold is now chosen on: no
+    bound would hold.
+    """
+    path = folder / "settings.json"
+    settings = json.dumps(
+        {
+            "pair": pair.fingerprint,
+            "task": request.task.name,
+            "questions": [q.id for q in fitting.questions],
+            "policy": parameters(request.base),
+            "signals": list(request.signals),
+            "seed": request.seed,
+        },
+        indent=1,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_text(settings + "\n", encoding="utf-8")
+    elif path.read_text(encoding="utf-8") != settings + "\n":
+        raise StetError(
+            f"{folder} holds another calibration; choose another folder, or delete that one."
+        )
+
+
 def _divided(request: Request) -> tuple[LoadedTask, LoadedTask]:
     """Two disjoint parts of the questions, by problem."""
     questions = list(request.task.questions)
@@ -149,7 +178,8 @@ def _fitted(
     """The fit and the thresholds to try."""
     names = _usable(request)
     # All signals are measured; the base policy's own decide what stands meanwhile.
-    own = dict(zip(request.base.signals, request.base.weights or (1.0,) * 99, strict=False))
+    own = dict.fromkeys(request.base.signals, 1.0)
+    own |= dict(zip(request.base.signals, request.base.weights, strict=False))
     ranges = dict(zip(request.base.signals, request.base.ranges, strict=False))
     collecting = replace(
         request.base,

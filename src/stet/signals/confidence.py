@@ -40,7 +40,7 @@ def low_logprob(found: Statistics) -> float:
 def worst_logprob(found: Statistics) -> float:
     """The mean of the few smallest log-probabilities, in nats.
 
-    Nearly independent of a step's length, where the minimum falls and the mean rises with it.
+    One doubtful token alone does not decide, as it does in the minimum.
     """
     ordered = sorted(found.logprobs)[:WORST]
     return math.fsum(ordered) / len(ordered)
