@@ -13,6 +13,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+PAGES = tuple(ROOT / name for name in ("README.md", "docs/specguard.md", "docs/reward-guided.md"))
 MARK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -25,12 +26,12 @@ def table(heading: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
-def source(found: dict[str, Any], name: str) -> str:
+def source(found: dict[str, Any], name: str, up: str = "") -> str:
     machine = found["machine"]
     processor = machine.get("processor") or machine.get("cpu", "")
     return (
         f"\n{processor}, {machine['cores']} cores, {found['date']}: `{found['command']}`, "
-        f"[{name}.json](benchmarks/results/{name}.json).\n"
+        f"[{name}.json]({up}benchmarks/results/{name}.json).\n"
     )
 
 
@@ -102,10 +103,150 @@ def compare() -> str:
     )
 
 
+METHODS = {
+    "product": "`stet calibrate --risk`",
+    "uncorrected": "the same tests without correction for the thresholds",
+    "untested": "few enough losses, no test",
+    "per_step": "tests on steps taken as independent",
+}
+
+
+def risk_bound() -> str:
+    found = result("risk_bound")
+    figures = found["figures"]
+    sizes = sorted({row["problems"] for row in found["rows"]})
+    rows = []
+    for method, words in METHODS.items():
+        for delta in sorted({row["delta"] for row in found["rows"]}):
+            cells = [words, f"{delta:.0%}"]
+            for size in sizes:
+                same = [
+                    row
+                    for row in found["rows"]
+                    if (row["method"], row["delta"], row["problems"]) == (method, delta, size)
+                ]
+                worst = max(same, key=lambda row: row["rate"])
+                low, high = 100 * worst["rate_low"], 100 * worst["rate_high"]
+                cells.append(f"{worst['rate']:.1%} ({low:.1f}-{high:.1f})")
+            rows.append(cells)
+    heading = ["chosen by", "promised", *(f"{size} problems" for size in sizes)]
+    risks = ", ".join(f"{100 * t['risk']:.1f}" for t in found["thresholds"])
+    bounds = [100 * row["alpha"] for row in found["rows"]]
+    own = max((row["own_rate"], row["delta"]) for row in found["rows"] if "own_rate" in row)
+    return (
+        table(heading, rows)
+        + f"\nShare of {figures['resplits']:.0f} re-splits in which the chosen "
+        "threshold loses more of the remaining problems than the bound allows (95 % interval), at "
+        f"the worst of all bounds from {min(bounds):.1f} to {max(bounds):.1f} %. Pool of "
+        f"{figures['problems']:,.0f} problems; the thresholds lose {risks} % of them. "
+        f"Tests on steps fail by their own measure too, a share of kept steps: in up to "
+        f"{own[0]:.1%} of the re-splits where {own[1]:.0%} is promised.\n"
+        + source(found, "risk_bound", "../")
+    )
+
+
+def specguard() -> str:
+    found = result("specguard")
+    figures = found["figures"]
+    rows = []
+    for row in found["rows"]:
+        if row["part"] not in ("greedy", "sampled") or (
+            row["part"] == "sampled" and row["policy"] == "exact"
+        ):
+            continue
+        accuracy, speed = row["accuracy"], row["speed_over_exact"]
+        interval = f"({100 * accuracy['low']:.1f}-{100 * accuracy['high']:.1f})"
+        kept = row["kept_steps"]
+        rows.append(
+            [
+                f"`{row['policy']}`",
+                f"{accuracy['value']:.1%} {interval}",
+                f"{speed['value']:.2f}x",
+                f"{row['target_passes']:.1f}",
+                "" if kept is None else f"{kept:.0%}",
+            ]
+        )
+    text = table(["policy", "right", "speed over exact", "target passes", "steps kept"], rows)
+    text += (
+        f"\n{figures['problems']:.0f} test problems, bundled pair, 16 at a time; means per answer. "
+        f"Against `exact`: p = {figures['p_value_over_exact']:.2f} for the accuracy of `specguard`."
+    )
+    if "saved_by_a_draft_step" in figures:
+        text += (
+            " An oracle that may put one step of the draft in the place of the target's would "
+            f"gain {100 * figures['saved_by_a_draft_step']:.1f} points."
+        )
+    return text + "\n" + source(found, "specguard", "../")
+
+
+SIZES = {
+    "head": "`head`",
+    "draft": "`bundled`: the draft's two layers",
+    "draft+2": "the draft's layers and two more",
+    "target-4": "the target's first four layers",
+    "1x64": "1 layer of 64, from scratch",
+    "2x96": "2 layers of 96, from scratch",
+    "3x128": "3 layers of 128, from scratch",
+    "min_logprob": "`min_logprob`, for comparison",
+}
+"""Words for the rewards that were tried, in the order of the table."""
+
+
+def rewards() -> str:
+    found = result("reward")
+    measured = {row["reward"]: row for row in found["rows"] if "auroc" in row}
+    rows = []
+    for name, words in SIZES.items():
+        row = measured[name]
+        trained = "cost_in_draft_passes" in row
+        rows.append(
+            [
+                words,
+                f"{row['auroc']:.3f} ({row['low']:.3f}-{row['high']:.3f})",
+                f"{row['cost_in_draft_passes']:.1f}" if trained else "-",
+                f"{row['training_tokens'] / 1e6:.1f} M" if trained else "-",
+            ]
+        )
+    figures = found["figures"]
+    heading = ["reward", "AUROC (95 %)", "cost in draft passes", "trained on tokens"]
+    return (
+        table(heading, rows)
+        + f"\n{figures['steps']:.0f} steps, {figures['bad_steps']:.0f} of them bad.\n"
+        + source(found, "reward", "../")
+    )
+
+
+def reward_guided() -> str:
+    found = result("reward")
+    rows = []
+    for row in found["rows"]:
+        if "policy" in row:
+            kept = row["kept_steps"]
+            name = f"`{row['policy']}`"
+            if "reward" in row:
+                name = f"`{row['reward']}`, threshold {row['threshold']:g}"
+            rows.append(
+                [
+                    name,
+                    f"{row['accuracy']:.1%}",
+                    "-" if kept is None else f"{kept:.0%}",
+                    f"{row['target_passes']:.1f}",
+                    f"{1000 * row['processor_seconds']:.0f} ms",
+                ]
+            )
+    figures = found["figures"]
+    heading = ["", "right answers", "steps kept", "target passes", "processor time per answer"]
+    return table(heading, rows) + f"\n{figures['problems']:.0f} problems.\n"
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "assisted": assisted,
     "bundled": bundled,
     "compare": compare,
+    "reward_guided": reward_guided,
+    "rewards": rewards,
+    "risk_bound": risk_bound,
+    "specguard": specguard,
 }
 
 
@@ -122,7 +263,7 @@ def filled(text: str) -> str:
 
 
 def main() -> None:
-    for page in (ROOT / "README.md",):
+    for page in PAGES:
         text = page.read_text(encoding="utf-8")
         page.write_text(filled(text), encoding="utf-8")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from stet.block import Reading
 from stet.engine.drafting import LookupDrafter, ModelDrafter
 from stet.engine.engine import Engine, Request
+from stet.engine.operations import Operation
 from stet.engine.runner import Runner
 from stet.models.loading import prepare_model
 from stet.models.model import LoadedModel
@@ -128,3 +131,8 @@ class Letters:
         """Tokens as text."""
         del skip_special_tokens
         return "".join(chr(ord("a") + token) for token in token_ids)
+
+
+def unread(place: int) -> Generator[Operation, Any, Reading]:
+    """As `Step.read`, where the target is to be asked nothing."""
+    raise AssertionError(f"the target was asked about candidate {place}")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stet.load import load_pair
     from stet.pair import Pair
     from stet.policies import Block, Exact
+    from stet.remote import RemoteTarget
     from stet.result import Chunk, Result
 
 _HOMES = {
@@ -30,6 +31,7 @@ _HOMES = {
     "Exact": "stet.policies",
     "FixedLength": "stet.draft_length",
     "Pair": "stet.pair",
+    "RemoteTarget": "stet.remote",
     "Result": "stet.result",
     "StetError": "stet.errors",
     "custom_generate": "stet.integrations.transformers",
@@ -43,6 +45,7 @@ __all__ = [
     "Exact",
     "FixedLength",
     "Pair",
+    "RemoteTarget",
     "Result",
     "StetError",
     "custom_generate",

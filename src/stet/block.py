@@ -2,24 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+Numbers = list[float] | Callable[[], list[float]]
+"""Numbers, or what computes them."""
 
-@dataclass(frozen=True, slots=True)
+
 class Statistics:
     """What a model's raw distributions say of tokens it wrote, one entry each.
 
+    Every list is computed when it is first read: what no signal asks for costs nothing.
+
+    Args:
+        logprobs: see the attributes, each the numbers or what computes them.
+        entropies: likewise.
+        margins: likewise.
+    """
+
+    __slots__ = ("_entropies", "_logprobs", "_margins")
+
+    def __init__(self, logprobs: Numbers, entropies: Numbers, margins: Numbers) -> None:
+        self._logprobs = logprobs
+        self._entropies = entropies
+        self._margins = margins
+
+    @classmethod
+    def joined(cls, parts: Sequence[Statistics], count: int) -> Statistics:
+        """Of the first `count` tokens that several blocks hold one after the other."""
+        return cls(
+            lambda: [x for part in parts for x in part.logprobs][:count],
+            lambda: [x for part in parts for x in part.entropies][:count],
+            lambda: [x for part in parts for x in part.margins][:count],
+        )
+
+    @property
+    def logprobs(self) -> list[float]:
+        """Of the token, in nats."""
+        if not isinstance(self._logprobs, list):
+            self._logprobs = self._logprobs()
+        return self._logprobs
+
+    @property
+    def entropies(self) -> list[float]:
+        """Of the distribution, in nats."""
+        if not isinstance(self._entropies, list):
+            self._entropies = self._entropies()
+        return self._entropies
+
+    @property
+    def margins(self) -> list[float]:
+        """Log-probability of the best token less that of the second best, in nats."""
+        if not isinstance(self._margins, list):
+            self._margins = self._margins()
+        return self._margins
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the target's raw distributions say of tokens that the draft wrote, one entry each.
+
     Attributes:
         logprobs: of the token, in nats.
-        entropies: of the distribution, in nats.
-        margins: log-probability of the best token less that of the second best, in nats.
+        margins: log-probability of the token less that of the best other one, in nats; negative
+            where the target would have written something else.
     """
 
     logprobs: list[float]
-    entropies: list[float]
     margins: list[float]
 
 
@@ -35,6 +87,8 @@ class DraftBatch:
         attention: for each floor that was asked for (`Watch.floors`) the attention weights of the
             queries that drew the tokens, [B, layers, K, S] float32 over the positions 0 .. S - 1,
             averaged over heads; the last layers, ascending.
+        logprobs: raw log-probabilities of the tokens, in nats, where they had to be known while
+            drafting; otherwise they are computed from the logits when somebody reads them.
     """
 
     tokens: Tensor
@@ -42,28 +96,26 @@ class DraftBatch:
     logits: Tensor | None = None
     hidden: Tensor | None = None
     attention: dict[float, Tensor] | None = None
-    _numbers: list[list[list[float]]] | None = field(default=None, init=False)
+    logprobs: list[list[float]] | None = None
+    _columns: dict[str, list[list[float]]] = field(
+        default_factory=dict[str, list[list[float]]], init=False
+    )
 
     def statistics(self, row: int, length: int) -> Statistics:
-        """Of the first `length` tokens of a block; needs the logits.
+        """Of the first `length` tokens of a block; needs the logits."""
+        return Statistics(
+            lambda: (self.logprobs or self._column("logprobs", _logprobs))[row][:length],
+            lambda: self._column("entropies", _entropies)[row][:length],
+            lambda: self._column("margins", _margins)[row][:length],
+        )
 
-        Computed for all rows in one go and fetched in one transfer, when first asked for.
-        """
-        if self._numbers is None:
+    def _column(self, name: str, of: Callable[[Tensor, Tensor], Tensor]) -> list[list[float]]:
+        """Numbers of all rows on the host, computed in one go and fetched in one transfer."""
+        found = self._columns.get(name)
+        if found is None:
             assert self.logits is not None
-            logprobs = self.logits.log_softmax(-1)
-            best = logprobs.topk(2, -1).values
-            numbers = torch.stack(
-                (
-                    logprobs.gather(2, self.tokens[..., None])[..., 0],
-                    torch.special.entr(logprobs.exp()).sum(-1),
-                    best[..., 0] - best[..., 1],
-                ),
-                1,
-            )
-            self._numbers = numbers.tolist()
-        logprob, entropy, margin = self._numbers[row]
-        return Statistics(logprob[:length], entropy[:length], margin[:length])
+            found = self._columns[name] = of(self.logits, self.tokens).tolist()
+        return found
 
     def rows(self, index: Tensor) -> DraftBatch:
         """Some rows of the batch, without attention, which no token policy reads.
@@ -140,6 +192,46 @@ class Block:
         if self.batch is None or self.batch.logits is None:
             return None
         return self.batch.statistics(self.row, self.length)
+
+
+def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
+    """[B, K] log-probabilities of the tokens."""
+    return logits.log_softmax(-1).gather(2, tokens[..., None])[..., 0]
+
+
+def _entropies(logits: Tensor, tokens: Tensor) -> Tensor:
+    """[B, K] entropies."""
+    del tokens
+    logprobs = logits.log_softmax(-1)
+    probs = logprobs.exp()
+    # Impossible tokens add 0, not 0 times infinity. In place: these are as large as the logits.
+    logprobs.clamp_(min=torch.finfo(logprobs.dtype).min)
+    return -probs.mul_(logprobs).sum(-1)
+
+
+def _margins(logits: Tensor, tokens: Tensor) -> Tensor:
+    """[B, K] best logit less the second best."""
+    del tokens
+    best = _two_best(logits)
+    return best[..., 0] - best[..., 1]
+
+
+def _two_best(values: Tensor) -> Tensor:
+    """[..., 2] the two largest of [..., V], descending.
+
+    Sorting out all of a large vocabulary is slow. Both are in the two groups with the largest
+    members, or in what is left over at the end.
+    """
+    whole = values.shape[-1] // _GROUP * _GROUP
+    if whole > 2 * _GROUP:
+        groups = values[..., :whole].unflatten(-1, (-1, _GROUP))
+        places = groups.amax(-1).topk(2, -1).indices
+        among = groups.gather(-2, places[..., None].expand(*places.shape, _GROUP)).flatten(-2)
+        values = torch.cat((among, values[..., whole:]), -1)
+    return values.topk(2, -1).values
+
+
+_GROUP = 64
 
 
 EMPTY = Block(0, known=[])

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 from stet.errors import OptionError, StetError
 from stet.forecast import Acceptance, Forecast, RequestCosts, forecast
+from stet.remote import RemoteTarget
 from stet.trace import Counters, RequestTrace
 
 if TYPE_CHECKING:
@@ -117,6 +118,24 @@ class Measurement:
 
 BEGUN = 2
 """Tokens of a barely begun answer: with two, both models have read the prompt."""
+
+
+def check(pair: Pair) -> None:
+    """Refuse a pair that cannot draft blocks of tokens, which is what is measured here.
+
+    Raises:
+        OptionError: with what to do instead.
+    """
+    if isinstance(pair.target, RemoteTarget):
+        raise OptionError(
+            "`stet doctor` measures passes of the target, and this one is remote; name a local one."
+        )
+    if pair.difference is not None:
+        raise OptionError(
+            "`stet doctor` measures blocks of tokens, which these models do not share "
+            f"({pair.difference}); measure a step policy with `stet compare -p specguard "
+            "--no-baselines`."
+        )
 
 
 def examine(

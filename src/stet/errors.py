@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stet.result import Result
+
 
 class StetError(Exception):
-    """Base of every error that a user can cause or must act on."""
+    """Base of every error that a user can cause or must act on.
+
+    Attributes:
+        result: where a request failed under way, what it had written until then.
+    """
+
+    result: Result | None = None
 
 
 class LoadError(StetError):

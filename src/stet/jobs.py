@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from stet.engine.engine import Request
 from stet.engine.operations import Program
-from stet.errors import OptionError, StetError
+from stet.errors import OptionError, StetError, TokenizerMismatch
+from stet.models.tokenizers import ADVICE
 from stet.policies import (
     AnswerPolicy,
     Exact,
@@ -20,9 +21,21 @@ from stet.policies import (
     resolve,
 )
 from stet.policies.artefact import SUFFIX
-from stet.programs import autoregressive, cascade, drafting, speculative, stepwise
+from stet.policies.stepping import asks_target
+from stet.programs import (
+    Correspondent,
+    Mirror,
+    autoregressive,
+    cascade,
+    correspondence,
+    dictation,
+    drafting,
+    exchange,
+    speculative,
+    stepwise,
+)
 from stet.result import Chunk, Result, token_records
-from stet.sequence import Sequence
+from stet.sequence import Role, Sequence
 from stet.trace import Settings
 
 
@@ -35,31 +48,55 @@ class Method:
         settings: name and parameters, for the trace.
         lossless: whether the target's own distribution is promised.
         rows: places in a model's cache that it needs at a time.
+        role: whose tokens the sequence is written in.
+        mirrored: the program over a sequence and its mirror, where the models' tokenizers differ
+            and both write.
+        remote: the program over a sequence whose target is elsewhere.
+        pair: fingerprint of the only pair that it may be used with; None for any.
+        other_pair: what to tell who uses it with another.
     """
 
     program: Callable[[Sequence], Program]
     settings: dict[str, Any]
     lossless: bool
     rows: int = 1
+    role: Role = "target"
+    mirrored: Callable[[Sequence, Mirror], Program] | None = None
+    remote: Callable[[Sequence, Correspondent], Program] | None = None
+    pair: str | None = None
+    other_pair: str = ""
 
 
-def method_of(policy: str | Policy, params: dict[str, Any] | None, *, has_draft: bool) -> Method:
+def method_of(
+    policy: str | Policy,
+    params: dict[str, Any] | None,
+    *,
+    has_draft: bool,
+    difference: str | None = None,
+    is_remote: bool = False,
+) -> Method:
     """What a user means by a policy: one by itself or by name, or one model alone.
 
     Args:
         policy: a policy, its name, "target" or "draft".
         params: parameters of a policy that is given by name.
         has_draft: whether there is a draft model.
+        difference: how the models' tokenizers differ, if they do.
+        is_remote: whether the target is elsewhere, and can be asked for text alone.
 
     Raises:
-        OptionError: for an unknown name or parameter, or a draft that is not there.
+        OptionError: for an unknown name or parameter, a draft that is not there, or a policy that
+            wants more than text of a remote target.
+        TokenizerMismatch: for a policy on tokens that the models do not share.
     """
     if policy == "target":
-        return Method(lambda s: autoregressive(s, Exact()), {"name": "target"}, True)
+        alone = Method(lambda s: autoregressive(s, Exact()), {"name": "target"}, True)
+        return replace(alone, remote=dictation) if is_remote else alone
     if policy == "draft":
         if not has_draft:
             raise OptionError("With prompt lookup there is no draft model to decode alone.")
-        return Method(drafting, {"name": "draft"}, False)
+        role: Role = "target" if difference is None else "draft"
+        return Method(drafting, {"name": "draft"}, False, role=role)
     names = [p.name for p in available()]
     if isinstance(policy, str) and not (
         policy.endswith(SUFFIX) or policy.partition(".")[0] in names
@@ -70,7 +107,40 @@ def method_of(policy: str | Policy, params: dict[str, Any] | None, *, has_draft:
     settings = {"name": chosen.name, **parameters(chosen)}
     if not has_draft and _asks_the_draft(chosen):
         raise OptionError(f"Policy {chosen.name!r} needs a draft model; prompt lookup has none.")
-    return Method(_program(chosen), settings, chosen.lossless, rows_of(chosen))
+    method = Method(
+        _program(chosen),
+        settings,
+        chosen.lossless,
+        rows_of(chosen),
+        pair=getattr(chosen, "pair", None),
+        other_pair=getattr(chosen, "other_pair", _other_pair(chosen.name)),
+    )
+    if difference is None and not is_remote:
+        return method
+    if not isinstance(chosen, StepPolicy):
+        if difference is not None:
+            raise TokenizerMismatch(f"{difference}; {ADVICE}")
+        raise OptionError(
+            f"Policy {chosen.name!r} rules on the target's distributions, which a remote target "
+            "does not give; use a step policy, such as specguard."
+        )
+    stepping: StepPolicy = chosen
+    if not is_remote:
+        return replace(method, mirrored=lambda s, mirror: exchange(s, mirror, stepping))
+    if asks_target(stepping):
+        raise OptionError(
+            f"With these parameters {chosen.name!r} has the target read steps, which a remote "
+            "target cannot; judge by the draft's signals or a reward alone (for specguard: no "
+            "scorer=target, no lower)."
+        )
+    return replace(method, remote=lambda s, target: correspondence(s, target, stepping))
+
+
+def _other_pair(name: str) -> str:
+    return (
+        f"This {name} was calibrated for another pair; calibrate it for this one (`stet "
+        "calibrate`), or give its parameters without `pair`."
+    )
 
 
 def _program(policy: Policy) -> Callable[[Sequence], Program]:
@@ -147,11 +217,12 @@ class Job:
         return Chunk(stream.take(final=True), tokens, sequence.finish_reason, self.result())
 
     def raise_error(self) -> None:
-        """Raise what went wrong, if anything did."""
+        """Raise what went wrong, if anything did; what was written before goes with it."""
         error = self.request.error
         if error is not None:
-            known = isinstance(error, StetError)
-            raise error if known else StetError(sentence(error)) from error
+            raised = error if isinstance(error, StetError) else StetError(sentence(error))
+            raised.result = self.result()
+            raise raised from (None if raised is error else error)
 
 
 def sentence(error: Exception) -> str:

@@ -11,15 +11,17 @@ from stet.bundled import DRAFT, TARGET
 from stet.errors import OptionError
 from stet.models.loading import load_model
 from stet.models.memory import plan_memory
-from stet.models.tokenizers import check_same_tokenizer
+from stet.models.model import LoadedModel
+from stet.models.tokenizers import check_exchange, difference
 from stet.pair import LOOKUP, SPARE_ROWS, Pair
+from stet.remote import RemoteTarget
 
 DEFAULT_LENGTH = 4096
 """Tokens of a sequence where neither the user nor the models set a lower limit."""
 
 
 def load_pair(
-    target: str | Path | None = None,
+    target: str | Path | RemoteTarget | None = None,
     draft: str | Path | None = None,
     *,
     dtype: str | torch.dtype = "auto",
@@ -35,8 +37,11 @@ def load_pair(
 ) -> Pair:
     """Load a target and a draft and check that they can decode together.
 
+    Two models whose tokenizers differ make a pair too, for step policies alone: they exchange text.
+
     Args:
-        target: folder or hub name of the larger model; None for the bundled pair.
+        target: folder or hub name of the larger model; a `RemoteTarget` for one behind an endpoint;
+            None for the bundled pair.
         draft: the same for the smaller model, or "lookup" to copy from the text so far.
         dtype: "auto" (as stored; float32 for the bundled pair), "float32", "bfloat16",
             "float16", or a torch dtype.
@@ -53,7 +58,8 @@ def load_pair(
 
     Raises:
         LoadError: missing or unreadable files.
-        CompatibilityError: a model that cannot be driven faithfully, or two tokenizers that differ.
+        CompatibilityError: a model that cannot be driven faithfully, or two tokenizers that differ
+            so much that not even text can be exchanged.
         MemoryPlanError: weights and caches do not fit.
     """
     if target is None:
@@ -65,6 +71,10 @@ def load_pair(
         dtype = "float32" if dtype == "auto" else dtype
     elif draft is None:
         raise OptionError(f'Name a draft model for {target}, or draft="{LOOKUP}" to do without.')
+    if isinstance(target, str) and target.startswith(("http://", "https://")):
+        raise OptionError(f'For a remote target give RemoteTarget("{target}", model="...").')
+    if isinstance(target, RemoteTarget) and draft == LOOKUP:
+        raise OptionError("A remote target needs a draft model that is here; name one.")
     shared: dict[str, Any] = {
         "dtype": dtype,
         "device": device,
@@ -72,16 +82,28 @@ def load_pair(
         "device_map": device_map,
         "max_length": max_length,
     }
-    large = load_model(target, role="target", revision=revision, **shared)
-    small = None
+    large = small = apart = None
+    if isinstance(target, RemoteTarget):
+        whole: LoadedModel | RemoteTarget = target
+    else:
+        whole = large = load_model(target, role="target", revision=revision, **shared)
     if draft != LOOKUP:
         small = load_model(draft, role="draft", revision=draft_revision, **shared)
-        check_same_tokenizer(large.tokenizer, small.tokenizer)
-    models = [large] if small is None else [large, small]
+    if large is not None and small is not None:
+        apart = difference(large, small)
+        if apart is not None:
+            check_exchange(large, small, apart)
+    models = [model for model in (large, small) if model is not None]
     limits = [m.max_length for m in models if m.max_length is not None]
     length = max_length or min([DEFAULT_LENGTH, *limits])
     rows = max(max_rows or 0, max_batch + 1)
     plan_memory(large, small, max_rows=rows + SPARE_ROWS, max_length=length, block=16).check()
     return Pair(
-        large, small, max_length=length, max_batch=max_batch, max_rows=rows, compile=compile
+        whole,
+        small,
+        max_length=length,
+        max_batch=max_batch,
+        max_rows=rows,
+        compile=compile,
+        difference=apart,
     )

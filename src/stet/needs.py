@@ -39,6 +39,8 @@ class Watch:
         asked = [watch for watch in watches if watch is not None]
         if not asked:
             return None
+        if all(watch is asked[0] for watch in asked):
+            return asked[0]
         return cls(
             max(watch.layers for watch in asked),
             frozenset[float]().union(*(watch.floors for watch in asked)),

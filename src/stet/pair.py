@@ -12,6 +12,7 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, Unpack, overload
 
+from stet.client import RemoteClient
 from stet.costs import Costs, estimate_draft_cost, measure_costs
 from stet.draft_length import AdaptiveLength, DraftLength, FixedLength, describe
 from stet.engine.compiled import WIDTHS
@@ -24,11 +25,14 @@ from stet.models.fingerprint import fingerprint
 from stet.models.model import LoadedModel
 from stet.options import Options, Prompt, check_names, limits_of, sampling_of
 from stet.policies import Policy
+from stet.programs import Correspondent, Mirror
+from stet.remote import RemoteTarget
 from stet.result import Chunk, Result
 from stet.sampling import SamplingParams
-from stet.sequence import Limits
+from stet.sequence import Limits, Role
 from stet.sequence import Sequence as TokenSequence
 from stet.trace import Settings
+from stet.vocabulary import Rendered, Vocabulary
 
 LOOKUP = "lookup"
 """As a draft: copy from the text so far instead of running a model."""
@@ -46,9 +50,11 @@ class Pair:
     Safe to use from several threads and event loops at once; their requests share batches.
 
     Attributes:
-        target: the larger model.
+        target: the larger model, here or elsewhere.
         draft: the smaller model; None for prompt lookup.
-        tokenizer: the one tokenizer of both.
+        tokenizer: the one tokenizer of both; the target's where they differ, the draft's where the
+            target is elsewhere.
+        difference: how the models' tokenizers differ; None where they are the same.
         max_length: the most tokens of a sequence, prompt and answer together.
         max_batch: requests at work at a time; further ones wait.
         max_rows: places in each model's cache that they share.
@@ -56,23 +62,36 @@ class Pair:
 
     def __init__(
         self,
-        target: LoadedModel,
+        target: LoadedModel | RemoteTarget,
         draft: LoadedModel | None,
         *,
         max_length: int,
         max_batch: int = 16,
         max_rows: int | None = None,
         compile: bool | Literal["auto"] = "auto",
+        difference: str | None = None,
     ) -> None:
         self.target = target
         self.draft = draft
-        self.tokenizer: Any = target.tokenizer
+        self.difference = difference
+        here = draft if isinstance(target, RemoteTarget) else target
+        if here is None:
+            raise OptionError("A remote target needs a draft model that is here; name one.")
+        self._vocabularies: dict[Role, Vocabulary] = {"target": Vocabulary(here)}
+        if draft is not None and difference is not None:
+            self._vocabularies["draft"] = Vocabulary(draft)
+        self.tokenizer: Any = self._vocabularies["target"].tokenizer
         self.max_length = max_length
         self.max_batch = max_batch
         self.max_rows = max(max_rows or 0, max_batch + 1)
         sizes = {"max_rows": self.max_rows + SPARE_ROWS, "max_length": max_length}
         at_once = compile is True
-        self._target_runner = Runner(target, **sizes, compile=at_once)
+        self._client: RemoteClient | None = None
+        self._target_runner: Runner | None = None
+        if isinstance(target, RemoteTarget):
+            self._client = RemoteClient(target)
+        else:
+            self._target_runner = Runner(target, **sizes, compile=at_once)
         self._draft_runner = None if draft is None else Runner(draft, **sizes, compile=at_once)
         self._seconds_to_compiling = COMPILE_AFTER if compile == "auto" else float("inf")
         drafter = (
@@ -213,13 +232,13 @@ class Pair:
         Raises:
             OptionError: the tokenizer has no chat template.
         """
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise OptionError("This tokenizer has no chat template; give the prompt as text.")
-        rendered = self.tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=False
-        )
-        tokens: list[int] = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
-        return tokens
+        tokens = self._vocabularies["target"].render(messages)
+        draft = self._vocabularies.get("draft")
+        if draft is None:
+            return tokens
+        if getattr(draft.tokenizer, "chat_template", None):
+            return Rendered(tokens, draft.render(messages))
+        return Rendered(tokens, self._read(tokens, "draft"))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -228,7 +247,13 @@ class Pair:
 
     @cached_property
     def costs(self) -> Costs:
-        """Seconds of a pass of each model, measured when first asked for."""
+        """Seconds of a pass of each model, measured when first asked for.
+
+        Raises:
+            OptionError: the target is elsewhere.
+        """
+        if self._target_runner is None:
+            raise OptionError("The passes of a remote target cannot be measured.")
         with self._lock:
             return measure_costs(self._target_runner, self._draft_runner)
 
@@ -243,6 +268,8 @@ class Pair:
             lossless: whether their policy is lossless.
         """
         # Looking at the draft's confidence would make a GPU wait for the host at every token.
+        if isinstance(self.target, RemoteTarget):
+            raise OptionError("A remote target reads no blocks, so none has a best length.")
         look = greedy and self.draft is not None and self.target.device.type == "cpu"
         if not (greedy and lossless):
             cost = _coarse(estimate_draft_cost(self.target, self.draft))
@@ -281,13 +308,15 @@ class Pair:
     ) -> list[Job]:
         check_names(options)
         has_draft = self.draft is not None
-        method = method_of(policy, options.get("policy_parameters"), has_draft=has_draft)
-        fitted_to = method.settings.get("pair")
-        if fitted_to is not None and fitted_to != self.fingerprint:
-            raise OptionError(
-                f"This {method.settings['name']} was calibrated for another pair; calibrate it for "
-                "this one (`stet calibrate`), or give its parameters without `pair`."
-            )
+        method = method_of(
+            policy,
+            options.get("policy_parameters"),
+            has_draft=has_draft,
+            difference=self.difference,
+            is_remote=self._client is not None,
+        )
+        if method.pair is not None and method.pair != self.fingerprint:
+            raise OptionError(method.other_pair)
         if method.rows > self.max_rows:
             raise OptionError(
                 f"{method.settings['name']!r} needs {method.rows} places in the cache for one "
@@ -296,17 +325,31 @@ class Pair:
             )
         greedy = options.get("temperature", 0.0) == 0
         rule = self._length(options.get("draft_length", "auto"), greedy, method.lossless)
-        limits = limits_of(options, self.end_tokens, rule, stream)
+        vocabulary = self._vocabularies[method.role]
+        limits = limits_of(options, vocabulary.ends, rule, stream)
+        if method.mirrored is not None and options.get("logit_bias"):
+            raise OptionError(
+                "logit_bias names tokens, and the models of this pair have different ones; leave "
+                "it out."
+            )
+        if method.remote is not None:
+            _check_remote(options)
         timeout = options.get("timeout")
         jobs: list[Job] = []
         for index, prompt in enumerate(prompts):
             params = sampling_of(options, index)
-            tokens = self._encode(prompt)
+            tokens = self._read(prompt, method.role)
             fitting = self._fit(limits, len(tokens), "max_new_tokens" in options)
-            sequence = TokenSequence(tokens, params, fitting, self.tokenizer)
+            sequence = TokenSequence(tokens, params, fitting, vocabulary.tokenizer)
+            if method.mirrored is not None:
+                program = method.mirrored(sequence, self._mirror(prompt, sequence, options))
+            elif method.remote is not None:
+                program = method.remote(sequence, self._correspondent(prompt, options))
+            else:
+                program = method.program(sequence)
             deadline = None if timeout is None else time.monotonic() + timeout
-            request = Request(sequence, method.program(sequence), deadline, method.rows)
-            text = prompt if isinstance(prompt, str) else self.tokenizer.decode(tokens)
+            request = Request(sequence, program, deadline, method.rows)
+            text = prompt if isinstance(prompt, str) else vocabulary.tokenizer.decode(tokens)
             jobs.append(Job(request, text, self._settings(method, params, fitting)))
         for job in jobs:
             job.number = self._numbers
@@ -318,23 +361,56 @@ class Pair:
     ) -> DraftLength:
         if isinstance(choice, int):
             return FixedLength(choice)
+        if choice == "auto" and (self.difference is not None or self._client is not None):
+            return FixedLength()  # no blocks are drafted, so there is nothing to measure
         if isinstance(choice, str):
             if choice != "auto":
                 raise OptionError(f'draft_length is {choice!r}; give a number, "auto" or a rule.')
             return self.auto_length(greedy, lossless)
         return choice
 
-    def _encode(self, prompt: Prompt) -> list[int]:
-        if isinstance(prompt, str):
-            tokens: list[int] = list(self.tokenizer(prompt)["input_ids"])
-        else:
-            tokens = list(prompt)
-            outside = [t for t in tokens if not 0 <= t < self.target.vocab_size]
-            if outside:
-                raise OptionError(f"Token {outside[0]} is not in the vocabulary.")
-        if not tokens:
-            raise OptionError("A prompt is empty; give at least one token.")
-        return tokens
+    def _read(self, prompt: Prompt, role: Role) -> list[int]:
+        """A prompt in a model's tokens; those of a prompt that is given as tokens are the target's.
+
+        Raises:
+            OptionError: an empty prompt, or a token that the target does not have.
+        """
+        if role == "draft" and not isinstance(prompt, str):
+            if isinstance(prompt, Rendered):
+                return prompt.draft
+            target = self._vocabularies["target"]
+            prompt = target.plain(target.read(prompt))
+        return self._vocabularies[role].read(prompt)
+
+    def _mirror(self, prompt: Prompt, sequence: TokenSequence, options: Options) -> Mirror:
+        """The beginning of the same text in the draft's tokens.
+
+        Raises:
+            OptionError: the prompt has too many of them.
+        """
+        target, draft = self._vocabularies["target"], self._vocabularies["draft"]
+        tokens = self._read(prompt, "draft")
+        room = self.max_length - len(tokens)
+        if room < 1:
+            raise OptionError(
+                f"A prompt of {len(tokens)} of the draft's tokens leaves no room for an answer; "
+                f"load the pair with a max_length above {len(tokens)}."
+            )
+        endless = bool(options.get("ignore_eos"))
+        limits = Limits(max_new_tokens=room, stop_token_ids=frozenset() if endless else draft.ends)
+        return Mirror(
+            TokenSequence(tokens, sequence.sampling, limits, draft.tokenizer),
+            draft.codec,
+            target.codec,
+            None if endless else target.end,
+        )
+
+    def _correspondent(self, prompt: Prompt, options: Options) -> Correspondent:
+        """The remote target, for one request."""
+        assert self._client is not None
+        here = self._vocabularies["target"]
+        end = None if options.get("ignore_eos") else here.end
+        return Correspondent(self._client, here.codec, here.spoken(prompt), end)
 
     def _fit(self, limits: Limits, prompt: int, asked: bool) -> Limits:
         """Limits that leave room for the prompt; a length that was asked for is not shortened."""
@@ -347,15 +423,16 @@ class Pair:
             )
         return replace(limits, max_new_tokens=min(limits.max_new_tokens, room))
 
-    @cached_property
+    @property
+    def models(self) -> list[LoadedModel]:
+        """The models that are here, the target first."""
+        both = (self.target, self.draft)
+        return [model for model in both if isinstance(model, LoadedModel)]
+
+    @property
     def end_tokens(self) -> frozenset[int]:
         """Tokens that end an answer."""
-        ends: set[int] = set()
-        config = getattr(self.target.model, "generation_config", None)
-        for found in (getattr(config, "eos_token_id", None), self.tokenizer.eos_token_id):
-            if found is not None:
-                ends |= {found} if isinstance(found, int) else set(found)
-        return frozenset(ends)
+        return self._vocabularies["target"].ends
 
     def _settings(self, method: Method, params: SamplingParams, limits: Limits) -> Settings:
         return Settings(
@@ -410,6 +487,21 @@ def package_version() -> str:
         return version("stet-decoding")
     except PackageNotFoundError:
         return "unknown"
+
+
+def _check_remote(options: Options) -> None:
+    """Refuse what an endpoint for completions cannot be asked.
+
+    Raises:
+        OptionError: naming the option.
+    """
+    neutral = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "logit_bias": {}, "logprobs": 0}
+    for name, value in neutral.items():
+        if options.get(name, value) != value:
+            raise OptionError(
+                f"{name} cannot be asked of a remote target; leave it out, and use temperature, "
+                "top_p and seed."
+            )
 
 
 def _coarse(value: float) -> float:

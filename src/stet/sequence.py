@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from math import exp
 from typing import Literal
 
-from stet.block import Block
+from stet.block import Block, Reading
 from stet.draft_length import DraftLength, FixedLength, History
 from stet.row import Row
 from stet.sampling import SamplingParams
@@ -66,6 +66,7 @@ class Ruling:
         target_seconds: this sequence's share of the target's pass.
         draft_seconds: the same for the draft.
         draft_passes: forward passes that wrote the block.
+        reading: what the target thinks of the block's tokens, where asked for.
     """
 
     drafted: list[int]
@@ -78,6 +79,7 @@ class Ruling:
     target_seconds: float = 0.0
     draft_seconds: float = 0.0
     draft_passes: int = 0
+    reading: Reading | None = None
 
 
 class Sequence:
@@ -189,7 +191,8 @@ class Sequence:
                     drafted=drafted,
                     kept=kept,
                     overruled=[i for i in range(kept) if ruling.reasons[i] == OVERRULED],
-                    next_token=ruling.next_token,
+                    # Behind the end of the answer it was never written.
+                    next_token=ruling.next_token if emitted > kept else None,
                 )
             )
 
@@ -296,6 +299,30 @@ class Sequence:
                 child.give_back()
                 child.release(child)
 
+    @contextmanager
+    def aside(self, tokens: SequenceOf[int]) -> Generator[Sequence]:
+        """Put a question about this text to the target: a copy in which other tokens follow it.
+
+        An end of sequence that ends the text is left out of the copy. What the target's cache
+        reads of the text stays there, what it reads of the question does not; passes are charged
+        to this sequence.
+
+        Args:
+            tokens: the question.
+        """
+        child = self._child(0, self.sampling)
+        child.only_child = True
+        if child.tokens[-1] in self.limits.stop_token_ids:
+            del child.tokens[-1]
+            child.prompt_length -= 1
+        child.tokens += tokens
+        try:
+            yield child
+        finally:
+            child.give_back()
+            child.release(child)
+            self.charge(child)
+
     def _child(self, index: int, sampling: SamplingParams) -> Sequence:
         # Any injective mix does: the seed goes through a hash before it is used.
         seed = hash((self.sampling.seed, self.round, self._forks, index))
@@ -323,6 +350,24 @@ class Sequence:
         for role in [r for r in self.rows if r not in self.parent.rows]:
             row = self.parent.rows[role] = self.rows.pop(role)
             row.valid = min(row.valid, self.prompt_length)
+
+    def take_cache(self, child: Sequence, role: Role) -> None:
+        """Take over a candidate's place in a cache, though not its text.
+
+        The cache has then read ahead of this sequence what is ruled on next.
+        """
+        theirs = child.rows.pop(role, None)
+        if theirs is not None:
+            mine = self.rows.get(role)
+            self.rows[role] = theirs
+            if mine is not None:
+                child.rows[role] = mine
+
+    def lend_cache(self, child: Sequence, role: Role) -> None:
+        """Give an only candidate this sequence's place in a cache, with what was read ahead."""
+        row = self.rows.pop(role, None)
+        if row is not None:
+            child.rows[role] = row
 
     def adopt(self, child: Sequence, *, scored: bool = False) -> None:
         """Continue with what a candidate wrote, and with its caches.

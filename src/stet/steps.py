@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -93,6 +94,15 @@ class StepReader:
     def count(self) -> int:
         """Tokens read."""
         return len(self._reached)
+
+    def __copy__(self) -> StepReader:
+        """Another reader at the same place, to look ahead with."""
+        other = object.__new__(StepReader)
+        other.__dict__ |= self.__dict__ | {
+            "_stream": copy(self._stream),
+            "_reached": list(self._reached),
+        }
+        return other
 
     def push(self, token: int) -> bool:
         """Take in the next token; returns whether the step is complete."""

@@ -34,7 +34,14 @@ class TextStream:
         self._tokens: list[int] = []
         self._read = 0
         self._context = 0
+        self._known = 0
         self._handed_out = 0
+
+    def __copy__(self) -> TextStream:
+        """Another stream at the same place, to look ahead with."""
+        other = object.__new__(TextStream)
+        other.__dict__ |= self.__dict__ | {"_tokens": list(self._tokens)}
+        return other
 
     def push(self, token: int) -> bool:
         """Take in the next token.
@@ -43,16 +50,14 @@ class TextStream:
             Whether a stop string is now complete; `text` then ends before it.
         """
         self._tokens.append(token)
-        known = self._decode(self._context, self._read)
         window = self._decode(self._context, len(self._tokens))
-        if window.endswith("\N{REPLACEMENT CHARACTER}") or len(window) <= len(known):
+        if window.endswith("\N{REPLACEMENT CHARACTER}") or len(window) <= self._known:
             return False
-        return self._extend(window[len(known) :])
+        return self._extend(window[self._known :])
 
     def finish(self) -> bool:
         """Take in what was held back as a possibly unfinished character; as `push`."""
-        known = self._decode(self._context, self._read)
-        rest = self._decode(self._context, len(self._tokens))[len(known) :]
+        rest = self._decode(self._context, len(self._tokens))[self._known :]
         return self._extend(rest) if rest and not self.stopped else False
 
     def take(self, final: bool = False) -> str:
@@ -73,6 +78,7 @@ class TextStream:
 
     def _extend(self, piece: str) -> bool:
         self._context, self._read = self._read, len(self._tokens)
+        self._known = len(self._decode(self._context, self._read))
         # A stop string may begin in the text before this piece.
         start = max(0, len(self.text) - self._longest + 1)
         self.text += piece

@@ -60,7 +60,8 @@ class BlockRecord:
         drafted: the drafted tokens.
         kept: how many of them stand.
         overruled: positions in the block where the draft's token stands against the target's.
-        next_token: the token that follows the kept ones; None where the policy held it back.
+        next_token: the token that follows the kept ones; None where the policy held it back or the
+            answer ended before it.
     """
 
     position: int

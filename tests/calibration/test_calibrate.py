@@ -1,14 +1,17 @@
 """A whole calibration on the bundled pair: labels, thresholds, the file, and going on."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from stet.calibration import samples
-from stet.calibration.calibrate import Request, calibrate
+from stet.calibration.calibrate import calibrate
 from stet.calibration.choosing import Wish
 from stet.calibration.collect import Collector
+from stet.calibration.labels import ByAnswer
+from stet.calibration.request import Request
+from stet.calibration.result import Calibration
 from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
 from stet.errors import OptionError, StetError
 from stet.evaluation.tasks import load_task
@@ -88,6 +91,8 @@ def test_a_calibration_is_a_policy_for_this_pair_alone(pair, task, tmp_path):
     assert {s for s, _, _ in stages} == {"labelling steps", "trying thresholds"}
     assert made.task["fitted_on"] + made.task["chosen_on"] == len(task.questions)
     assert set(made.references) == {"target", "exact"}
+    assert sum(b.steps for b in made.reliability.bins) == made.task["steps"] > 0
+    assert json.loads(json.dumps(asdict(Calibration.load(path)))) == json.loads(path.read_text())
     policy = SpecGuard.load(path)
     assert policy.pair == pair.fingerprint
     assert policy.threshold == made.chosen.threshold
@@ -107,6 +112,51 @@ def test_a_calibration_is_a_policy_for_this_pair_alone(pair, task, tmp_path):
     second = calibrate(pair, request, tmp_path / "work", lambda *_: None)
     assert second.chosen == made.chosen
     assert second.parameters == made.parameters
+
+
+def test_without_right_answers_the_target_is_the_yardstick(pair, task, tmp_path):
+    """Steps are held against the target's own answers, and so is what is bounded."""
+    bare = replace(task, questions=[replace(q, reference=None) for q in task.questions])
+    request = Request(bare, Wish("risk", 0.6, 0.2), SpecGuard(), thresholds=2, batch=12)
+    made = calibrate(pair, request, tmp_path / "work", lambda *_: None)
+    assert made.yardstick == "target's answer"
+    assert "disagrees with the target" in made.claim
+    # The target always agrees with itself, and so does what promises its distribution.
+    assert {p.accuracy for p in made.references.values()} == {1.0}
+    assert all(p.losses is not None for p in made.points)
+    # Where answers differ from the target's, a kept step was the first to part.
+    assert all(p.losses == p.problems - p.right for p in made.points)
+
+    with pytest.raises(StetError, match="holds another calibration"):
+        calibrate(pair, replace(request, task=task), tmp_path / "work", lambda *_: None)
+
+
+def test_without_a_grader_the_targets_own_steps_are_the_yardstick(pair, task, tmp_path):
+    bare = replace(
+        task, grader=None, questions=[replace(q, reference=None) for q in task.questions]
+    )
+    request = Request(bare, Wish("keep", 0.0), SpecGuard(), thresholds=2, batch=12)
+    made = calibrate(pair, request, tmp_path / "work", lambda *_: None)
+    assert made.yardstick == "target's text"
+    assert made.task["labels"] == "the target writes the same step from the same prefix"
+    found = samples.read(tmp_path / "work" / "steps.jsonl")
+    labels = [s.good for p in found for s in p.steps]
+    assert None not in labels  # every step can be held against the target's
+    assert {True, False} <= set(labels)
+    assert made.reliability.good == pytest.approx(sum(labels) / len(labels))
+    assert {p.accuracy for p in made.references.values()} == {1.0}
+
+
+def test_sampled_rollouts_label_steps(pair, task, tmp_path):
+    few = replace(task, questions=task.questions[:6])
+    rollouts = Rollouts(pair, task.grader, task.max_new_tokens, samples=4, seed=1)
+    collector = Collector(pair, few, SpecGuard(threshold=0.0), batch=6, labeller=ByAnswer(rollouts))
+    found = collector.collect(tmp_path / "steps.jsonl")
+    labels = {s.good for p in found for s in p.steps}
+    assert True in labels
+    again = Rollouts(pair, task.grader, task.max_new_tokens, samples=4, seed=1)
+    prefixes = [Prefix(prompt_of(pair, task, q), (), q.reference) for q in few.questions]
+    assert again.sound(prefixes) == rollouts.sound(prefixes)
 
 
 def test_bad_requests_are_refused():

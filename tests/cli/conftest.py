@@ -83,6 +83,11 @@ class FakePair:
         )
     )
     draft: None = None
+    difference: None = None
+
+    @property
+    def models(self):
+        return [self.target]
 
     def render(self, messages):
         return "".join(f"<{m['role']}>{m['content']}" for m in messages)

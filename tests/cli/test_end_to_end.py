@@ -105,6 +105,8 @@ def test_demo(run, models_on_disk, monkeypatch):
     _, target, _, draft, *_ = models_on_disk
     pair = stet.load_pair(target, draft, max_length=640)
     monkeypatch.setitem(stet.__dict__, "load_pair", lambda *_, **__: pair)
+    # What was calibrated for the bundled pair is refused for this one.
+    monkeypatch.setattr("stet.cli.demo.POLICIES", ("target", "draft", "exact", "specguard"))
     result = run("demo", "--problems", 2, "--json")
     assert result.exit_code == 0, result.stderr
     rows = {row["policy"]: row for row in json.loads(result.stdout)}

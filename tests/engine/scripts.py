@@ -56,8 +56,8 @@ def program(sequence: Sequence, script: list[Action]) -> Program:
             yield from _by_draft(sequence, count)
         elif action == "look":
             block = yield Draft(sequence, count)
-            scores = yield Score(sequence, block, None)
-            assert len(scores) == block.length
+            reading = yield Score(sequence, block, None)
+            assert len(reading.logprobs) == block.length
         elif action == "truncate":
             sequence.truncate(max(0, len(sequence.answer) - count))
         elif action == "fork":

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import tiny
-from stet.block import EMPTY
+from stet.block import EMPTY, Reading
 from stet.draft_length import FixedLength
 from stet.engine.engine import Engine, Request
 from stet.engine.operations import Await, Draft, Join, Score
@@ -561,12 +561,17 @@ def test_recorded_probabilities_are_the_models_own():
     assert any(p is not None for p in sequence.p_draft)
 
 
-def test_scores_without_a_policy_are_log_probabilities():
-    found: list[float] = []
+@pytest.mark.parametrize("ruled", [False, True])
+def test_the_target_can_be_asked_what_it_thinks_of_a_block(ruled: bool):
+    found: list[Reading] = []
 
     def scoring(sequence: Sequence, policy: Exact):
         block = yield Draft(sequence, 4)
-        found.extend((yield Score(sequence, block, None)))
+        if ruled:
+            ruling = yield Score(sequence, block, policy, reading=True)
+            found.append(ruling.reading)
+        else:
+            found.append((yield Score(sequence, block, None)))
         sequence.commit(block)
         yield from speculative(sequence, policy)
 
@@ -576,5 +581,9 @@ def test_scores_without_a_policy_are_log_probabilities():
     with torch.inference_mode():
         logprobs = TARGET(tokens).logits[0].log_softmax(-1)
     start = len(PROMPTS[0])
-    expected = [logprobs[start + i - 1, answer[i]].item() for i in range(4)]
-    assert found == pytest.approx(expected, abs=1e-4)
+    (reading,) = found
+    for i in range(4):
+        at, token = logprobs[start + i - 1], answer[i]
+        assert reading.logprobs[i] == pytest.approx(at[token].item(), abs=1e-4)
+        others = torch.cat((at[:token], at[token + 1 :]))
+        assert reading.margins[i] == pytest.approx((at[token] - others.max()).item(), abs=1e-4)

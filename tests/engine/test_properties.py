@@ -109,7 +109,7 @@ def stepwise(records: list, candidates: int):
                     records.append((child.tokens[: child.prompt_length], child, by_draft))
                 chosen = max(children, key=lambda c: (c.answer, c.finished))
                 sequence.adopt(chosen)
-            assert (yield Score(sequence, EMPTY, None)) == []
+            assert (yield Score(sequence, EMPTY, None)).logprobs == []
 
     return program
 

@@ -7,8 +7,13 @@ import torch
 
 from families import VOCAB, build
 from stet.engine import compiled
+from stet.engine.drafting import ModelDrafter
+from stet.engine.operations import Draft
 from stet.engine.runner import Runner
+from stet.engine.watching import Recorder
 from stet.models import prepare_model
+from stet.needs import Watch
+from stet.sequence import Sequence
 
 BATCHES = [
     ([0], [30], None),
@@ -73,8 +78,66 @@ def test_a_batch_may_be_the_whole_cache(rows: int) -> None:
         for runner in (fast, eager)
     )
     torch.testing.assert_close(ours, wanted, atol=1e-4, rtol=0)
-    assert (rows > 1, 1) in fast._compiled._ready
+    assert (rows > 1, 1, 0) in fast._compiled._ready
     assert fast._compiled.failure is None
+
+
+@pytest.mark.slow
+def test_a_watched_pass_is_compiled_too_and_weighs_the_same() -> None:
+    """Windows, soft caps and grouped heads; a single row and a ragged batch."""
+    loaded = prepare_model(build("gemma2"), name="gemma2", role="draft", self_check=False)
+    watch = Watch(2, frozenset({0.0, 0.02}))
+    results = []
+    for fast in (False, True):
+        runner = Runner(loaded, max_rows=4, max_length=64, compile=fast)
+        if fast:
+            assert runner.warm_up([1, 2], watch=watch.layers)
+            assert not runner._compiled.find(1, 1)  # nobody asked for one without
+            monitored = runner._compiled.run
+            ran = []
+
+            def counted(*arguments, monitored=monitored, ran=ran):
+                ran.append(arguments)
+                return monitored(*arguments)
+
+            runner._compiled.run = counted
+        for lengths in ([23], [30, 9, 16]):
+            generator = torch.Generator().manual_seed(len(lengths))
+            prompts = [torch.randint(3, VOCAB, (n,), generator=generator).tolist() for n in lengths]
+            sequences = [Sequence(tokens) for tokens in prompts]
+            for sequence in sequences:
+                row = sequence.rows["draft"] = runner.allocate()
+                runner.forward([row], torch.tensor([sequence.tokens[:-2]]), [0])
+            # A stretch of 6 tokens, and rows that end before it does.
+            counts = [6, 2, 4][: len(lengths)]
+            with torch.inference_mode(), torch.compiler.set_stance("fail_on_recompile"):
+                blocks = ModelDrafter(runner).run(
+                    [Draft(s, n, watch=watch) for s, n in zip(sequences, counts, strict=True)]
+                )
+            results.append([(block.tokens, block.attention) for block in blocks])
+            for sequence in sequences:
+                runner.release(sequence.rows["draft"])
+    assert len(ran) == 2 * 6
+    for plain, ours in zip(results[:2], results[2:], strict=True):
+        for (tokens, wanted), (same, found) in zip(plain, ours, strict=True):
+            assert tokens == same
+            for floor in watch.floors:
+                torch.testing.assert_close(found[floor], wanted[floor], atol=1e-4, rtol=0)
+
+
+@pytest.mark.unit
+def test_watched_passes_are_asked_for_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = prepare_model(build("llama"), self_check=False)
+    runner = Runner(loaded, max_rows=1, max_length=64, compile=True)
+    requested = []
+    monkeypatch.setattr(runner._compiled, "request", lambda *key: requested.append(key))
+    row = runner.allocate()
+    token = torch.zeros((1, 1), dtype=torch.long)
+    for at in range(12):
+        recorder = Recorder((0, 2, 9)[at % 3], 3) if at % 3 else None
+        runner.forward([row], token, [at], recorder=recorder)
+        assert recorder is None or len(recorder.queries) == (0, 2, 3)[at % 3]
+    assert sorted(requested) == [(1, 1, 0), (1, 1, 2), (1, 1, 3)]
 
 
 @pytest.mark.unit
@@ -109,4 +172,4 @@ def test_eager_passes_serve_until_the_compiled_one_is_ready(
     assert not requested
     for at in range(5):
         runner.forward([row], prompt[:, :1], [at])
-    assert requested == [(1, 1)]
+    assert requested == [(1, 1, 0)]

@@ -126,7 +126,12 @@ def test_a_calibrated_policy_is_named_by_its_file(tmp_path):
 def test_the_default_is_everything_that_needs_no_settings():
     names = labels(defaults(graded=True, has_draft=True))
     assert names[:3] == ["target", "draft", "exact"]
-    assert {p.name for p in available()} <= set(names)
+    # The bundled target cannot answer questions; the shipped rewards are for the bundled pair.
+    assert set(names) >= {p.name for p in available()} - {"spec-reason"}
+    assert "spec-reason" not in names
+    elsewhere = labels(defaults(graded=True, has_draft=True, bundled=False))
+    assert "spec-reason" in elsewhere
+    assert "reward-guided" not in elsewhere
     assert names[-2:] == ["majority of target", "majority of draft"]
     assert not any("majority" in n for n in labels(defaults(graded=False, has_draft=True)))
     assert labels(defaults(graded=True, has_draft=False)) == [

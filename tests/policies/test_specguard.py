@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from stet.block import Statistics
-from stet.engine.operations import Score
+from stet.block import Block, Reading, Statistics
+from stet.engine.operations import Operation, Score
 from stet.errors import OptionError
 from stet.jobs import method_of
 from stet.needs import Need
@@ -31,25 +33,30 @@ from stet.sequence import Sequence
 from stet.signals import SIGNALS, centrality
 
 
-def candidate(text: str = "", logprobs: tuple[float, ...] = (-0.5,), **more) -> Candidate:
+def candidate(
+    text: str = "", logprobs: tuple[float, ...] = (-0.5,), hidden: Tensor | None = None, **more
+) -> Candidate:
+    """A candidate; `hidden` is the mean over its tokens."""
     sequence = Sequence([1, 2])
     sequence.tokens += range(10, 10 + len(logprobs))
     numbers = Statistics(list(logprobs), [0.3] * len(logprobs), [1.0] * len(logprobs))
-    return Candidate(sequence, text, more.pop("statistics", numbers), **more)
+    states = None if hidden is None else torch.stack([hidden - 1, hidden + 1])
+    return Candidate(sequence, text, more.pop("statistics", numbers), states, **more)
 
 
 def judged(policy: SpecGuard, *candidates: Candidate, target: Any = None) -> Judgement:
-    """The ruling; where the policy asks the target, these are its log-probabilities."""
-    step = Step(Sequence([1, 2]), 0, candidates)
-    program = policy.judge(step)
-    try:
-        operation = next(program)
-        assert isinstance(operation, Score)
+    """The ruling; where the policy asks the target, these are its margins."""
+
+    def read(place: int) -> Generator[Operation, Any, Reading]:
         assert target is not None, "the target was asked"
-        assert operation.sequence is step.sequence
-        assert operation.policy is None
-        assert operation.block.tokens == step.candidates[policy.select(candidates)].tokens
-        program.send(list(target))
+        assert place == policy.select(candidates)
+        reading: Reading = yield Score(Sequence([1]), Block(1, known=[0]), None)
+        return reading
+
+    program = policy.judge(Step(Sequence([1, 2]), 0, candidates, read))
+    try:
+        next(program)
+        program.send(Reading([-9.0, *target], list(target)))
     except StopIteration as stop:
         return stop.value
     raise AssertionError("the target is asked once")
@@ -291,6 +298,20 @@ def test_without_hidden_states_the_medoid_is_a_vote():
     assert picked("medoid", candidate("a"), candidate("b"), candidate("b")) == 1
 
 
+def test_an_encoder_of_ones_own_makes_the_embeddings():
+    def encoder(texts: Any) -> list[list[float]]:
+        return [[1.0, 0.1] if "a" in text else [0.0, 1.0] for text in texts]
+
+    policy = SpecGuard(candidates=3, temperature=1.0, selector="medoid", encoder=encoder)
+    assert Need.DRAFT_HIDDEN not in policy.needs
+    away = torch.randn(4)
+    candidates = [candidate("b", hidden=away), candidate("a 1", hidden=away), candidate("a 2")]
+    assert policy.select(candidates) == 1
+    wrong = SpecGuard(candidates=3, temperature=1.0, selector="medoid", encoder=lambda t: [0.0])
+    with pytest.raises(OptionError, match=r"shape \[1\] of 3 texts; it must be \[3, D\]"):
+        wrong.select(candidates)
+
+
 def test_one_candidate_has_no_others_to_be_close_to():
     assert centrality(torch.randn(1, 4)) == [0.0]
     assert picked("medoid", candidate("a", hidden=torch.randn(4))) == 0
@@ -304,7 +325,7 @@ def test_a_probability_stands_for_itself_without_a_calibration():
     assert ruling.score == pytest.approx(0.6)
     assert ruling.signals == {"min_logprob": pytest.approx(math.log(0.6))}
     assert ruling.normalised == {"min_logprob": pytest.approx(0.6)}
-    assert (ruling.stands, ruling.chosen, ruling.scored) == (True, 0, False)
+    assert (ruling.stands, ruling.chosen) == (True, 0)
     assert (ruling.reason, ruling.threshold) == ("step kept", 0.5)
 
 
@@ -379,12 +400,14 @@ def test_between_the_thresholds_the_target_reads_the_step(
     p: float, asked: bool, target: float, stands: bool
 ):
     policy = SpecGuard(threshold=0.7, lower=0.3, target_threshold=0.3)
-    logprobs = (-0.01, math.log(target)) if asked else None
-    ruling = judged(policy, candidate("a", (math.log(p), -0.01)), target=logprobs)
-    assert (ruling.stands, ruling.scored) == (stands, asked)
+    margins = (0.7, math.log(target)) if asked else None
+    ruling = judged(policy, candidate("a", (math.log(p), -0.01)), target=margins)
+    assert ruling.stands == stands
     assert ruling.score == pytest.approx(p)
+    assert ("target_min_margin" in ruling.signals) == asked
     if asked:
-        assert ruling.signals["target_min_logprob"] == pytest.approx(math.log(target))
+        assert ruling.signals["target_min_margin"] == pytest.approx(math.log(target))
+        assert ruling.signals["target_min_logprob"] == -9.0
         assert ruling.reason == f"step {'confirmed' if stands else 'refused'} by the target"
 
 
@@ -393,6 +416,67 @@ def test_between_the_thresholds_the_target_reads_the_step(
 def test_the_target_may_read_every_step(signals: tuple[str, ...], p: float, stands: bool):
     policy = SpecGuard(scorer="target", signals=signals, target_threshold=0.3)
     ruling = judged(policy, candidate("a", (-9.0, -9.0)), target=(math.log(p), 0.0))
-    assert (ruling.stands, ruling.scored, ruling.threshold) == (stands, True, 0.3)
+    assert (ruling.stands, ruling.threshold) == (stands, 0.3)
     assert ruling.score == pytest.approx(p)
     assert len(ruling.details) == len(signals)
+
+
+def test_what_the_target_would_have_written_itself_has_its_full_trust():
+    policy = SpecGuard(scorer="target", target_threshold=1.0)
+    assert judged(policy, candidate(), target=(0.0, 3.0)).score == 1.0
+    assert judged(policy, candidate(), target=(0.0, 3.0)).stands
+    assert not judged(policy, candidate(), target=(-0.01, 3.0)).stands
+
+
+# Doubt
+
+
+GREEDY_STEPS = [
+    (-0.1, -0.7, -0.01, -2.0, -0.3),
+    (-0.01,),
+    (-1.5, -0.001),
+    (-0.0, -0.0, -0.0, -3.0),
+]
+
+
+@pytest.mark.parametrize("signal", ["min_logprob", "sum_logprob", "worst_logprob", "max_entropy"])
+@pytest.mark.parametrize("logprobs", GREEDY_STEPS)
+def test_no_end_of_a_step_is_better_than_what_its_beginning_allows(
+    signal: str, logprobs: tuple[float, ...]
+):
+    found = SIGNALS[signal]
+    assert found.best is not None
+    # A distribution whose best token has probability p has at least -log p of entropy.
+    entropies = [-p * 1.0001 for p in logprobs]
+    for length in range(1, len(logprobs) + 1):
+        numbers = Statistics(list(logprobs[:length]), entropies[:length], [1.0] * length)
+        (value,) = found.measure([candidate("", statistics=numbers)])
+        for seen in range(length + 1):
+            assert found.sign * found.best(logprobs[:seen]) >= found.sign * value - 1e-9
+
+
+def test_doubt_never_refuses_what_would_have_stood():
+    policy = SpecGuard(signals=("worst_logprob", "agreement"), weights=(3.0, 1.0), threshold=0.8)
+    doubt = policy.doubt
+    assert doubt is not None
+    assert not doubt([])
+    assert not doubt([-0.1])
+    assert doubt([-3.0])
+    for logprobs in GREEDY_STEPS:
+        stands = judged(policy, candidate("a", logprobs)).stands
+        assert not (stands and any(doubt(logprobs[:n]) for n in range(len(logprobs))))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"shadow": True},
+        {"whole": True},
+        {"scorer": "target"},
+        {"lower": 0.1},
+        {"candidates": 2, "temperature": 0.5},
+        {"temperature": 0.5},
+    ],
+)
+def test_a_candidate_is_written_out_where_its_whole_is_looked_at(values: dict[str, Any]):
+    assert SpecGuard(**values).doubt is None

@@ -90,12 +90,21 @@ def step(role: str, prefix: list[int], room: int, stops: frozenset[int] = frozen
     return written
 
 
-def least(role: str, prefix: list[int], written: list[int]) -> float:
-    """The smallest probability of a token."""
+def least(prefix: list[int], written: list[int]) -> float:
+    """The smallest probability of a token under the draft."""
     found = [
-        logits(role, (*prefix, *written[:i])).softmax(-1)[token].item()
+        logits("draft", (*prefix, *written[:i])).softmax(-1)[token].item()
         for i, token in enumerate(written)
     ]
+    return min(found)
+
+
+def trust(prefix: list[int], written: list[int]) -> float:
+    """How many times its own favourite's probability the target gives a token; the least."""
+    found: list[float] = []
+    for i, token in enumerate(written):
+        probs = logits("target", (*prefix, *written[:i])).softmax(-1)
+        found.append((probs[token] / probs.max()).item())
     return min(found)
 
 
@@ -113,12 +122,12 @@ def expected(
     while (room := len(prompt) + count - len(tokens)) and not (lengths and tokens[-1] in stops):
         size = min(room, policy.step_tokens)
         written = step("draft", tokens, size, stops)
-        score = least("draft", tokens, written)
+        score = least(tokens, written)
         stands = score >= policy.threshold
         if policy.scorer == "target" or (
             not stands and policy.lower is not None and score >= policy.lower
         ):
-            stands = least("target", tokens, written) >= policy.target_threshold
+            stands = trust(tokens, written) >= policy.target_threshold
         if policy.shadow or not stands:
             written = step("target", tokens, size, stops)
         tokens += written
@@ -266,7 +275,7 @@ def test_a_step_whose_end_shows_later_is_cut_there(threshold: float, model: Any)
         for record in sequence.steps:
             (candidate,) = record.candidates
             prefix = PROMPTS[place] + sequence.answer[: record.position]
-            assert record.score == pytest.approx(least("draft", prefix, candidate.ids), rel=1e-3)
+            assert record.score == pytest.approx(least(prefix, candidate.ids), rel=1e-3)
 
 
 def test_the_target_alone_may_judge():
@@ -406,6 +415,75 @@ def test_the_target_reads_a_confirmed_step_in_one_pass_and_never_again(fed: Fed)
     assert sequence.counters.target_passes == len(steps) > 3
     assert fed.target == len(PROMPTS[4]) - 1 + COUNT + len(steps)
     assert sum(s.target_seconds for s in steps) == pytest.approx(sequence.counters.target_seconds)
+
+
+def test_a_rewrite_begins_with_the_candidate_as_its_first_block(fed: Fed):
+    # One model twice: the target agrees with all that it refuses.
+    machine = tiny.engine(TARGET, TARGET)
+    policy = SpecGuard(threshold=1.0, whole=True)
+    (sequence,) = run(request(3, policy), machine=machine)
+    counters, steps = sequence.counters, sequence.steps
+    assert sequence.answer == tiny.greedy(TARGET, PROMPTS[3], COUNT)
+    assert {s.reason for s in steps} == {"step rewritten"}
+    assert counters.target_passes == len(steps) > 3
+    assert counters.kept_tokens == counters.drafted_tokens == COUNT
+    # The draft reads nothing again either: one overlap for each stretch of drafting.
+    assert counters.draft_passes == COUNT
+    assert fed.draft == len(PROMPTS[3]) - OVERLAP + COUNT + fed.drafts
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_only_the_targets_own_text_stands_where_it_reads_all_and_trusts_nothing_else(place: int):
+    policy = SpecGuard(scorer="target", target_threshold=1.0)
+    (sequence,) = run(request(place, policy))
+    assert sequence.answer == tiny.greedy(TARGET, PROMPTS[place], COUNT)
+
+
+def test_without_speculation_the_target_writes_a_token_a_pass():
+    for place in PLACES:
+        policy = SpecGuard(threshold=0.25, speculate=False)
+        (alone,) = run(request(place, policy))
+        (helped,) = run(request(place, SOMETIMES))
+        assert alone.answer == helped.answer
+        rewritten = sum(s.tokens for s in alone.steps if s.decision == "rewritten")
+        assert alone.counters.target_passes == rewritten
+        assert alone.counters.drafted_tokens == 0
+        assert set(alone.origins) <= {"draft", "target"}
+
+
+def test_a_candidate_that_cannot_stand_is_written_as_far_as_a_block_would_be():
+    doubting, patient = SpecGuard(threshold=0.5), SpecGuard(threshold=0.5, whole=True)
+    bounds = limits(tokens=2)
+    cut = 0
+    for place in PLACES:
+        (early,) = run(request(place, doubting, bounds))
+        (late,) = run(request(place, patient, bounds))
+        assert early.answer == late.answer
+        for a, b in zip(early.steps, late.steps, strict=True):
+            assert (a.decision, a.tokens) == (b.decision, b.tokens)
+            short, whole = a.candidates[0].ids, b.candidates[0].ids
+            assert short == whole[: len(short)]
+            if len(short) < len(whole):
+                cut += 1
+                assert a.decision == "rewritten"
+                assert len(short) >= min(2, COUNT - a.position - 1)
+                assert a.score is not None
+                assert a.score < 0.5
+        assert early.counters.draft_passes <= late.counters.draft_passes
+    assert cut
+
+
+def test_a_rewrite_is_not_drafted_beyond_its_step():
+    sequences = run(*(request(n, REWRITE, limits(tokens=12)) for n in PLACES))
+    for sequence in sequences:
+        ends = {s.position + s.tokens for s in sequence.steps}
+        for block in sequence.blocks:
+            inside = range(block.position + 1, block.position + block.kept)
+            assert ends.isdisjoint(inside)
+            # After the first line break behind some text nothing more was drafted.
+            spoken = [i for i, t in enumerate(block.drafted) if t not in LINE_BREAKS]
+            breaks = [i for i, t in enumerate(block.drafted) if t in LINE_BREAKS]
+            assert not [i for i in breaks[:-1] if spoken and i > spoken[0]]
 
 
 def test_a_refused_step_is_read_once_and_rewritten(fed: Fed):
@@ -644,7 +722,8 @@ def test_probabilities_are_the_models_own():
         prefix = PROMPTS[2] + sequence.answer[:i]
         for role, found in (("draft", sequence.p_draft[i]), ("target", sequence.p_target[i])):
             if found is not None:
-                assert found == pytest.approx(least(role, prefix, [token]), rel=1e-3)
+                own = logits(role, tuple(prefix)).softmax(-1)[token].item()
+                assert found == pytest.approx(own, rel=1e-3)
 
 
 def test_signals_of_a_step_are_of_its_own_tokens_alone():
@@ -656,7 +735,7 @@ def test_signals_of_a_step_are_of_its_own_tokens_alone():
     for record in sequence.steps:
         prefix = PROMPTS[4] + sequence.answer[: record.position]
         own = sequence.answer[record.position : record.position + record.tokens]
-        assert record.score == pytest.approx(least("draft", prefix, own), rel=1e-3)
+        assert record.score == pytest.approx(least(prefix, own), rel=1e-3)
         assert record.normalised["min_logprob"] == record.score
 
 

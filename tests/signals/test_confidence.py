@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stet import block
 from stet.block import EMPTY, Block, DraftBatch, Statistics
 from stet.needs import Need
 from stet.policies import Candidate
@@ -58,13 +60,13 @@ def test_statistics_are_those_of_the_raw_distributions(
     logits, tokens, lengths = batch
     drafted = DraftBatch(torch.tensor(tokens), logits=torch.tensor(logits))
     for row, length in enumerate(lengths):
-        block = Block(length, drafted, row)
-        found = block.statistics
+        drawn = Block(length, drafted, row)
+        found = drawn.statistics
         assert found is not None
         by_hand = [plain(logits[row][i], tokens[row][i]) for i in range(length)]
         for name, column in (("logprobs", 0), ("entropies", 1), ("margins", 2)):
             assert getattr(found, name) == pytest.approx([x[column] for x in by_hand], abs=2e-5)
-        assert found.logprobs == pytest.approx(block.logprobs, abs=1e-6)
+        assert found.logprobs == pytest.approx(drawn.logprobs, abs=1e-6)
 
 
 def test_impossible_tokens_leave_every_number_finite():
@@ -82,14 +84,46 @@ def test_a_block_without_logits_has_no_statistics():
     assert EMPTY.statistics is None
 
 
-def test_statistics_are_computed_once_for_the_whole_batch(monkeypatch: pytest.MonkeyPatch):
+def test_statistics_are_computed_once_for_the_whole_batch_and_only_what_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    computed = []
+    for name in ("_logprobs", "_entropies", "_margins"):
+        function = getattr(block, name)
+
+        def counted(*arguments: torch.Tensor, name: str = name, function: Any = function):
+            computed.append(name)
+            return function(*arguments)
+
+        monkeypatch.setattr(block, name, counted)
     batch = DraftBatch(torch.zeros(2, 3, dtype=torch.long), logits=torch.zeros(2, 3, 5))
-    first = Block(2, batch, 0).statistics
-    monkeypatch.setattr(torch, "stack", None)
-    assert Block(3, batch, 1).statistics is not None
-    assert Block(2, batch, 0).statistics == first
+    first, second = Block(2, batch, 0).statistics, Block(3, batch, 1).statistics
     assert first is not None
+    assert second is not None
+    assert not computed
     assert first.entropies == pytest.approx([math.log(5)] * 2)
+    assert second.entropies == pytest.approx([math.log(5)] * 3)
+    assert Statistics.joined([first, second], 4).entropies == [*first.entropies, *first.entropies]
+    assert computed == ["_entropies"]
+    assert second.margins == [0.0] * 3
+    assert first.logprobs == pytest.approx([-math.log(5)] * 2)
+    assert computed == ["_entropies", "_margins", "_logprobs"]
+
+
+@pytest.mark.parametrize("vocab", [3, 128, 129, 192, 1000, 4099])
+def test_margins_over_any_vocabulary(vocab: int):
+    """Large ones are searched in groups: the best two in one group, in two, or left over."""
+    generator = torch.Generator().manual_seed(vocab)
+    logits = torch.randn(2, 40, vocab, generator=generator)
+    logits[0, :3] = 0.0  # equals
+    for position, pair in enumerate([(0, 1), (0, vocab - 1), (vocab - 2, vocab - 1)], start=3):
+        logits[0, position, list(pair)] = torch.tensor([90.0, 88.5])
+    found = DraftBatch(torch.zeros(2, 40, dtype=torch.long), logits=logits)
+    best = logits.topk(2, -1).values
+    wanted = (best[..., 0] - best[..., 1]).tolist()
+    for row in range(2):
+        assert Block(40, found, row).statistics.margins == wanted[row]
+    assert wanted[0][:6] == [0.0] * 3 + [1.5] * 3
 
 
 # Of a whole step
@@ -110,6 +144,7 @@ def test_each_signal_is_what_its_name_says(values: list[tuple[float, float, floa
     logprobs, entropies, margins = (sorted(column) for column in zip(*values, strict=True))
     expected = {
         "min_logprob": logprobs[0],
+        "sum_logprob": sum(logprobs),
         "mean_logprob": sum(logprobs) / count,
         "low_logprob": logprobs[int(LOW * (count - 1))],
         "worst_logprob": sum(logprobs[:WORST]) / min(WORST, count),

@@ -17,6 +17,7 @@ from families import FAMILIES, VOCAB, build
 from stet.engine.drafting import ModelDrafter
 from stet.engine.operations import Draft
 from stet.engine.runner import Runner
+from stet.engine.watching import Recorder
 from stet.errors import OptionError
 from stet.models import prepare_model
 from stet.needs import Watch
@@ -272,14 +273,16 @@ def test_a_model_in_bfloat16() -> None:
     torch.testing.assert_close(found.double(), wanted, atol=0.05, rtol=0)
 
 
-def test_a_pass_that_is_watched_is_not_a_compiled_one() -> None:
+def test_a_pass_keeps_the_queries_of_its_last_layers() -> None:
     ours = prepare_model(build("llama"), name="llama", role="draft", self_check=False)
     runner = Runner(ours, max_rows=1, max_length=50)
-    runner._compiled = object()  # would fail at any use
     row = runner.allocate()
-    out = runner.forward([row], torch.tensor([prompt(4)]), [0], watch=2)
-    assert [q.layer for q in out.queries] == [1, 2]
-    assert out.queries[0].query.shape == (1, 4, 4, 8)
+    for watch, layers in ((2, [1, 2]), (9, [0, 1, 2])):
+        recorder = Recorder(watch, 3)
+        for _ in range(2):
+            runner.forward([row], torch.tensor([prompt(4)]), [0], recorder=recorder)
+        assert [of.layer for of in recorder.layers] == layers
+        assert [query.shape for query in recorder.queries] == [(1, 4, 4, 8)] * 2 * len(layers)
 
 
 # Through the engine

@@ -21,11 +21,17 @@ from stet.bundled.story import Difficulty
 
 TARGET = Path(__file__).parent / "target"
 DRAFT = Path(__file__).parent / "draft"
+REWARD = Path(__file__).parent / "reward"
+REWARD_HEAD = Path(__file__).parent / "reward_head"
+SPECGUARD = Path(__file__).parent / "specguard.json"
 
 __all__ = [
     "DEFAULT_DIFFICULTY",
     "DRAFT",
     "FAMILIES",
+    "REWARD",
+    "REWARD_HEAD",
+    "SPECGUARD",
     "SPLITS",
     "TARGET",
     "Difficulty",

@@ -4,76 +4,38 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from stet.calibration.choosing import MOST, Point, Wish, choose, with_bounds
-from stet.calibration.collect import Collector
-from stet.calibration.fitting import Fit, fit, score
+from stet.calibration.choosing import Point, Wish, choose, with_bounds
+from stet.calibration.labels import ByAnswer, ByStep, Labeller
+from stet.calibration.learning import Report, learn
+from stet.calibration.reliability import reliability
+from stet.calibration.request import Request
 from stet.calibration.result import Calibration
 from stet.calibration.risk import first_error_kept
 from stet.calibration.rollouts import Rollouts
-from stet.calibration.samples import steps_of
-from stet.errors import OptionError, StetError
+from stet.calibration.yardstick import (
+    ANSWERS,
+    TARGETS_TEXT,
+    Yardstick,
+    with_own_answers,
+)
+from stet.errors import StetError, TokenizerMismatch
 from stet.evaluation.contenders import Contender, contender
 from stet.evaluation.records import Results
 from stet.evaluation.run import Comparison, Plan
 from stet.machine import machine, versions
 from stet.policies import SpecGuard, parameters
-from stet.signals import SIGNALS
 
 if TYPE_CHECKING:
     from stet.evaluation.tasks.base import LoadedTask
     from stet.pair import Pair
 
 REFERENCES = ("target", "exact")
-Report = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """A calibration to be made.
-
-    Attributes:
-        task: graded questions; they are divided into two parts, for fitting and for choosing.
-        wish: what the threshold is chosen for.
-        base: the policy whose other parameters are kept.
-        signals: to choose from.
-        thresholds: how many are tried, `MOST` at most.
-        fit_share: share of the questions that weights are fitted on.
-        batch: questions at a time.
-        seed: of the division and of all runs.
-        command: the command line, for the record.
-    """
-
-    task: LoadedTask
-    wish: Wish
-    base: SpecGuard
-    signals: Sequence[str] = tuple(SIGNALS)
-    thresholds: int = 8
-    fit_share: float = 0.5
-    batch: int = 8
-    seed: int = 0
-    command: str = ""
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot be done.
-
-        Raises:
-            OptionError: naming what is wrong.
-        """
-        if self.task.grader is None or any(q.reference is None for q in self.task.questions):
-            raise OptionError(f"Task {self.task.name!r} has no right answers to calibrate on.")
-        if not 2 <= self.thresholds <= MOST:
-            raise OptionError(f"thresholds is {self.thresholds}; it must be from 2 to {MOST}.")
-        if len(self.task.questions) < 20:
-            raise OptionError(f"{len(self.task.questions)} questions are too few; take 20 or more.")
 
 
 def calibrate(pair: Pair, request: Request, folder: Path, report: Report) -> Calibration:
@@ -88,41 +50,61 @@ def calibrate(pair: Pair, request: Request, folder: Path, report: Report) -> Cal
     Raises:
         StetError: the folder holds another calibration, nothing can be learnt from these problems,
             or no threshold does what was asked.
+        TokenizerMismatch: the models share no tokens, so the target cannot go on from a draft's.
     """
+    if pair.difference is not None:
+        raise TokenizerMismatch(
+            f"{pair.difference}; a calibration has the target go on from the draft's tokens: "
+            "calibrate with a draft of the target's family, or give specguard its parameters."
+        )
     fitting, choosing = _divided(request)
     _claim_folder(folder, pair, request, fitting)
-    fitted = _fitted(pair, request, fitting, folder, report)
-    policy = replace(
+    yardstick = request.yardstick
+    if yardstick is not ANSWERS:
+        own = folder / "own.jsonl"
+        fitting, choosing = (
+            with_own_answers(pair, part, own, request.batch, report) for part in (fitting, choosing)
+        )
+    labeller = _labeller(pair, request, fitting)
+    learnt = learn(
+        pair,
+        fitting,
         request.base,
-        signals=fitted[0].signals,
-        weights=fitted[0].weights,
-        ranges=fitted[0].ranges,
-        lower=None,
-        pair=pair.fingerprint,
+        folder / "steps.jsonl",
+        report,
+        signals=request.signals,
+        batch=request.batch,
+        seed=request.seed,
+        labeller=labeller,
     )
-    policies = {t: replace(policy, threshold=t) for t in fitted[1]}
+    grid = learnt.thresholds(request.thresholds)
+    policies = {t: replace(learnt.policy, threshold=t) for t in grid}
     results = _run(pair, request, choosing, policies, folder / "runs", report)
     points = _points(pair, request, choosing, results, policies, report)
     if request.wish.goal == "risk":
         points = with_bounds(points, request.wish.value)
-    chosen = choose(points, request.wish)
+    chosen = choose(points, request.wish, yardstick)
     assert pair.draft is not None
     return Calibration(
         policy=SpecGuard.name,
         parameters={f.name: getattr(policies[chosen.threshold], f.name) for f in fields(SpecGuard)},
         wish=request.wish,
+        yardstick=yardstick.name,
         chosen=chosen,
         points=points,
         references={name: _point(results, name, 0.0) for name in REFERENCES},
-        qualities=fitted[0].qualities,
-        wrong_way=fitted[0].wrong_way,
-        score=fitted[0].score,
-        claim=_claim(request.wish, chosen, points),
+        qualities=learnt.fit.qualities + ([learnt.reading] if learnt.reading else []),
+        wrong_way=learnt.fit.wrong_way,
+        score=learnt.fit.score,
+        reliability=reliability(learnt.steps, learnt.scores),
+        claim=_claim(request.wish, chosen, points, yardstick),
         task={
             "name": request.task.name,
             "fitted_on": len(fitting.questions),
             "chosen_on": len(choosing.questions),
-            "labels": "the target's greedy completion of the step gives the right answer",
+            "steps": len(learnt.steps),
+            "labels": labeller.words,
+            "note": request.task.note,
         },
         target=pair.target.identity,
         draft=pair.draft.identity,
@@ -131,6 +113,20 @@ def calibrate(pair: Pair, request: Request, folder: Path, report: Report) -> Cal
         versions=versions(),
         command=request.command,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _labeller(pair: Pair, request: Request, task: LoadedTask) -> Labeller:
+    """By answers where there are any to come to; else by the target's own steps."""
+    if request.yardstick is TARGETS_TEXT:
+        return ByStep(pair, request.base.delimiter)
+    return ByAnswer(_rollouts(pair, request, task))
+
+
+def _rollouts(pair: Pair, request: Request, task: LoadedTask) -> Rollouts:
+    assert task.grader is not None
+    return Rollouts(
+        pair, task.grader, task.max_new_tokens, task.stop, request.rollouts, request.seed
     )
 
 
@@ -148,6 +144,8 @@ def _claim_folder(folder: Path, pair: Pair, request: Request, fitting: LoadedTas
             "questions": [q.id for q in fitting.questions],
             "policy": parameters(request.base),
             "signals": list(request.signals),
+            "yardstick": request.yardstick.name,
+            "rollouts": request.rollouts,
             "seed": request.seed,
         },
         indent=1,
@@ -170,47 +168,6 @@ def _divided(request: Request) -> tuple[LoadedTask, LoadedTask]:
         replace(request.task, questions=questions[:cut]),
         replace(request.task, questions=questions[cut:]),
     )
-
-
-def _fitted(
-    pair: Pair, request: Request, task: LoadedTask, folder: Path, report: Report
-) -> tuple[Fit, list[float]]:
-    """The fit and the thresholds to try."""
-    names = _usable(request)
-    # All signals are measured; the base policy's own decide what stands meanwhile.
-    own = dict.fromkeys(request.base.signals, 1.0)
-    own |= dict(zip(request.base.signals, request.base.weights, strict=False))
-    ranges = dict(zip(request.base.signals, request.base.ranges, strict=False))
-    collecting = replace(
-        request.base,
-        signals=tuple(names),
-        weights=tuple(own.get(name, 0.0) for name in names),
-        ranges=tuple(ranges[n] for n in names) if len(ranges) == len(names) else (),
-        pair=None,
-    )
-    collector = Collector(pair, task, collecting, request.batch, request.seed)
-    done = 0
-
-    def tell(_: object) -> None:
-        nonlocal done
-        done += 1
-        report("labelling steps", done, len(task.questions))
-
-    steps = steps_of(collector.collect(folder / "steps.jsonl", tell))
-    fitted = fit(steps, names, seed=request.seed)
-    return fitted, _grid([score(fitted, s) for s in steps], request.thresholds)
-
-
-def _usable(request: Request) -> list[str]:
-    """Signals that can differ: candidates agree with themselves where there is one."""
-    names = [n for n in request.signals if n != "agreement" or request.base.candidates > 1]
-    return [*names, *(n for n in request.base.signals if n not in names)]
-
-
-def _grid(scores: Sequence[float], count: int) -> list[float]:
-    """Thresholds at even shares of the steps, fixed before anything is run with them."""
-    shares = np.linspace(0.0, 1.0, count + 2)[1:-1]
-    return sorted({round(float(q), 3) for q in np.quantile(scores, shares)})
 
 
 def _run(
@@ -263,8 +220,7 @@ def _points(
     points = [_point(results, _label(t), t) for t in policies]
     if request.wish.goal != "risk":
         return points
-    assert task.grader is not None
-    rollouts = Rollouts(pair, task.grader, task.max_new_tokens, task.stop)
+    rollouts = _rollouts(pair, request, task)
     lost = first_error_kept(pair, task, results, rollouts, report)
     return [replace(p, losses=lost[_label(p.threshold)]) for p in points]
 
@@ -282,17 +238,17 @@ def _point(results: Results, label: str, threshold: float) -> Point:
     )
 
 
-def _claim(wish: Wish, chosen: Point, points: Sequence[Point]) -> str:
+def _claim(wish: Wish, chosen: Point, points: Sequence[Point], yardstick: Yardstick) -> str:
     """What may be said, and no more."""
     if wish.goal == "risk":
         return (
             f"With probability {1 - wish.delta:.0%} over the draw of the {chosen.problems} "
-            f"problems, at most {wish.value:.1%} of new problems from this distribution get their "
-            f"first error from a kept draft step (exact binomial tests, corrected for "
-            f"{len(points)} thresholds)."
+            f"problems, at most {wish.value:.1%} of new problems from this distribution "
+            f"{yardstick.risk} (exact binomial tests, corrected for {len(points)} thresholds)."
         )
+    share = yardstick.share.format(f"{chosen.accuracy:.1%}")
     return (
-        f"On the {chosen.problems} problems that it was chosen on, this threshold answered "
-        f"{chosen.accuracy:.1%} rightly and kept {chosen.kept:.1%} of the steps; on new problems "
-        "expect a little less, as it is the best of several."
+        f"On the {chosen.problems} problems that it was chosen on, this threshold {share} and kept "
+        f"{chosen.kept:.1%} of the steps; on new problems expect a little less, as it is the best "
+        "of several."
     )

@@ -12,6 +12,7 @@ from typing import Literal
 
 from scipy.stats import binom
 
+from stet.calibration.yardstick import ANSWERS, Yardstick
 from stet.errors import StetError
 
 MOST = 20
@@ -27,7 +28,7 @@ class Point:
     Attributes:
         threshold: the score from which on a step stands.
         problems: in the run.
-        right: of them answered rightly.
+        right: of them answered rightly; without right answers, as the target does.
         seconds: mean machine seconds of an answer.
         kept: share of steps that the draft wrote.
         losses: problems whose first error is a step of the draft that was kept; None where that
@@ -72,17 +73,13 @@ def with_bounds(points: Sequence[Point], alpha: float) -> list[Point]:
 
     Source: learn-then-test, Angelopoulos et al., arXiv 2110.01052, with 0-1 losses per problem.
     """
-    bounded: list[Point] = []
-    for point in points:
-        if point.losses is None:
-            raise StetError("The losses of a threshold were not looked at.")
-        bounded.append(
-            replace(point, p_value=float(binom.cdf(point.losses, point.problems, alpha)))
-        )
-    return bounded
+    if any(p.losses is None for p in points):
+        raise StetError("The losses of a threshold were not looked at.")
+    p_values = binom.cdf([p.losses for p in points], [p.problems for p in points], alpha)
+    return [replace(p, p_value=float(v)) for p, v in zip(points, p_values, strict=True)]
 
 
-def choose(points: Sequence[Point], wish: Wish) -> Point:
+def choose(points: Sequence[Point], wish: Wish, yardstick: Yardstick = ANSWERS) -> Point:
     """The threshold that the wish asks for.
 
     Raises:
@@ -94,7 +91,8 @@ def choose(points: Sequence[Point], wish: Wish) -> Point:
         case "speed":
             able = [p for p in points if p.accuracy >= wish.value]
             best = max(p.accuracy for p in points)
-            refusal = f"answers {wish.value:.1%} rightly; the best {best:.1%}"
+            able_words = yardstick.able.format(f"{wish.value:.1%}")
+            refusal = f"{able_words}; the best {best:.1%}"
             return min(_some(able, refusal), key=lambda p: p.seconds)
         case "keep":
             able = [p for p in points if p.kept >= wish.value]

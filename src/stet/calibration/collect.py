@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stet.calibration import samples
+from stet.calibration.labels import ByAnswer, Labeller, Proposal
 from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
 from stet.calibration.samples import ProblemSample, StepSample
 from stet.errors import OptionError
@@ -31,6 +32,7 @@ class Collector:
         policy: runs on the questions; its signals are what is recorded.
         batch: questions at a time.
         seed: of the first question's request.
+        labeller: tells good steps from bad; by default by the target's greedy completions.
     """
 
     pair: Pair
@@ -38,6 +40,7 @@ class Collector:
     policy: SpecGuard
     batch: int = 16
     seed: int = 0
+    labeller: Labeller | None = None
 
     def collect(
         self, path: Path, on_problem: Callable[[ProblemSample], None] | None = None
@@ -50,7 +53,9 @@ class Collector:
         grader = self.task.grader
         if grader is None:
             raise OptionError(f"Task {self.task.name!r} has no grader; steps cannot be labelled.")
-        rollouts = Rollouts(self.pair, grader, self.task.max_new_tokens, self.task.stop)
+        labeller = self.labeller or ByAnswer(
+            Rollouts(self.pair, grader, self.task.max_new_tokens, self.task.stop)
+        )
         found = samples.read(path)
         done = {s.problem for s in found}
         waiting = [
@@ -60,7 +65,7 @@ class Collector:
         ]
         for start in range(0, len(waiting), self.batch):
             chunk = waiting[start : start + self.batch]
-            made = self._chunk([q for _, q in chunk], chunk[0][0], rollouts)
+            made = self._chunk([q for _, q in chunk], chunk[0][0], labeller)
             samples.append(path, made)
             found += made
             for sample in made:
@@ -69,7 +74,7 @@ class Collector:
         return found
 
     def _chunk(
-        self, questions: Sequence[Question], first: int, rollouts: Rollouts
+        self, questions: Sequence[Question], first: int, labeller: Labeller
     ) -> list[ProblemSample]:
         prompts = [prompt_of(self.pair, self.task, q) for q in questions]
         options: Options = {
@@ -78,23 +83,16 @@ class Collector:
             "seed": self.seed + first,
         }
         results = self.pair.generate(prompts, self.policy, **options)
-        befores: list[Prefix] = []
-        afters: list[Prefix] = []
-        for question, prompt, result in zip(questions, prompts, results, strict=True):
-            for step in result.trace.steps:
-                before = Prefix(
-                    prompt,
-                    tuple(result.token_ids[: step.position]),
-                    question.reference or "",
-                )
-                written = before.written + tuple(step.candidates[step.chosen].ids)
-                befores.append(before)
-                afters.append(Prefix(before.prompt, written, before.reference))
-        sound = rollouts.sound(befores)
-        # After a prefix that is lost already no step is to blame.
-        checked = [after for after, ok in zip(afters, sound, strict=True) if ok]
-        good = iter(rollouts.sound(checked))
-        labels = iter([next(good) if ok else None for ok in sound])
+        proposals = [
+            Proposal(
+                Prefix(prompt, tuple(result.token_ids[: step.position]), question.reference or ""),
+                tuple(step.candidates[step.chosen].ids),
+                step.candidates[step.chosen].text,
+            )
+            for question, prompt, result in zip(questions, prompts, results, strict=True)
+            for step in result.trace.steps
+        ]
+        labels = iter(labeller.label(proposals))
         return [
             self._sample(question, result, [next(labels) for _ in result.trace.steps])
             for question, result in zip(questions, results, strict=True)

@@ -13,10 +13,14 @@ from scipy.special import expit
 from stet.calibration.quality import Quality, quality
 from stet.calibration.samples import StepSample
 from stet.errors import StetError
+from stet.policies.specguard import TARGET_MARGIN
 from stet.signals import SIGNALS
 
 ENDS = (0.02, 0.98)
 """Quantiles of the raw values that count as 0 and 1."""
+
+LEAST = 0.05
+"""Share of all weights from which on a signal is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +75,9 @@ def fit(
     columns = np.array([[_unit(s.signals[n], ranges[n]) for n in able] for s in steps])
     good = np.array([bool(s.good) for s in steps])
     weights = _weights(columns, good, penalty)
-    chosen = [(n, w) for n, w in zip(able, weights, strict=True) if w > 0.005]
+    # A signal that hardly counts would still cost its measuring.
+    bar = LEAST * float(weights.sum())
+    chosen = [(n, w) for n, w in zip(able, weights, strict=True) if w > bar]
     total = sum(w for _, w in chosen)
     fitted = Fit(
         tuple(n for n, _ in chosen),
@@ -90,6 +96,34 @@ def score(fitted: Fit, step: StepSample) -> float:
         w * _unit(step.signals[n], r)
         for n, w, r in zip(fitted.signals, fitted.weights, fitted.ranges, strict=True)
     ) / sum(fitted.weights)
+
+
+TRUSTS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
+"""How many times its own favourite's probability the target must give a token; one is chosen."""
+
+
+def trust(steps: Sequence[StepSample]) -> float:
+    """From which look of the target on a step stands: where it tells good from bad best.
+
+    That is where the share of good steps that stand exceeds the share of bad ones most (Youden's
+    index). Of equals the middle one is taken.
+
+    Args:
+        steps: labelled, of both kinds, with the signal of the target's reading.
+
+    Raises:
+        StetError: all have the same label.
+    """
+    margins = np.array([s.signals[TARGET_MARGIN] for s in steps])
+    good = np.array([bool(s.good) for s in steps])
+    if good.all() or not good.any():
+        raise StetError("All steps that the target read have the same label; take more problems.")
+    gains = [
+        float((margins[good] >= bar).mean() - (margins[~good] >= bar).mean())
+        for bar in np.log(TRUSTS)
+    ]
+    best = [t for t, gain in zip(TRUSTS, gains, strict=True) if gain >= max(gains) - 1e-9]
+    return best[len(best) // 2]
 
 
 def _oriented(found: Quality) -> float:

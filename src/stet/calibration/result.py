@@ -9,8 +9,12 @@ from typing import Any
 
 from stet.calibration.choosing import Point, Wish
 from stet.calibration.quality import Quality
+from stet.calibration.reliability import Reliability
+from stet.calibration.yardstick import YARDSTICKS, Yardstick
+from stet.errors import OptionError
+from stet.parsing import first_problem
 
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -21,14 +25,16 @@ class Calibration:
         policy: its name.
         parameters: its parameters, `pair` among them: the fingerprint of the only pair it is for.
         wish: what was asked for.
+        yardstick: what answers and steps were held against, by name (`YARDSTICKS`).
         chosen: the threshold that does it.
         points: every threshold that was tried.
         references: the same of the target alone and of exact speculation, by name.
         qualities: how well each signal tells good steps from bad.
         wrong_way: signals that were left out because they rank steps the wrong way round here.
         score: quality of the fitted score, on the steps it was fitted on.
+        reliability: share of good steps by score, on the same steps.
         claim: what may be said of the chosen threshold, in a sentence.
-        task: name, problems of each part, and how steps were labelled.
+        task: name, problems of each part, labelled steps, how they were labelled, and a note.
         target: the target's identity.
         draft: the draft's.
         seed: of the split and the runs.
@@ -41,12 +47,14 @@ class Calibration:
     policy: str
     parameters: dict[str, Any]
     wish: Wish
+    yardstick: str
     chosen: Point
     points: list[Point]
     references: dict[str, Point]
     qualities: list[Quality]
     wrong_way: list[str]
     score: Quality | None
+    reliability: Reliability
     claim: str
     task: dict[str, Any]
     target: dict[str, Any]
@@ -57,6 +65,49 @@ class Calibration:
     command: str = ""
     date: str = ""
     version: int = field(default=VERSION)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the signals in the score."""
+        named: list[str] = list(self.parameters["signals"])
+        return dict(zip(named, self.parameters["weights"], strict=True))
+
+    @property
+    def measure(self) -> Yardstick:
+        """The yardstick."""
+        return YARDSTICKS[self.yardstick]
+
+    @classmethod
+    def load(cls, path: Path) -> Calibration:
+        """The calibration in a file.
+
+        Raises:
+            OptionError: the file cannot be read, or holds something else.
+        """
+        from pydantic import TypeAdapter, ValidationError
+
+        adapter: Any = TypeAdapter(cls)
+        try:
+            text = path.read_text(encoding="utf-8")
+            version = json.loads(text).get("version")
+        except OSError as error:
+            raise OptionError(f"{path} cannot be read ({error.strerror}).") from error
+        except (ValueError, AttributeError) as error:
+            raise OptionError(f"{path} holds no calibration.") from error
+        if version != VERSION:
+            raise OptionError(
+                f"{path} holds no calibration that this release can show (version {version}, not "
+                f"{VERSION}); run `stet calibrate` again."
+            )
+        try:
+            found: Calibration = adapter.validate_json(text)
+        except ValidationError as error:
+            raise OptionError(
+                f"{path}: not a calibration ({first_problem(error, 'the file')})."
+            ) from error
+        if found.yardstick not in YARDSTICKS:
+            raise OptionError(f"{path}: there is no yardstick {found.yardstick!r}.")
+        return found
 
     def save(self, path: Path) -> None:
         """Write it, replacing a file of that name as a whole."""

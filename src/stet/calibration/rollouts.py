@@ -36,25 +36,31 @@ def prompt_of(pair: Pair, task: LoadedTask, question: Question) -> tuple[int, ..
 
 @dataclass(slots=True, eq=False)
 class Rollouts:
-    """The target's greedy completions, each computed once.
+    """The target's completions, each computed once.
 
     A prefix is *sound* if the target, writing greedily, gets from it to the right answer. That is
-    a statement about this target: a step it could have recovered from by luck counts as bad.
+    a statement about this target: a step it could have recovered from by luck counts as bad. With
+    `samples` it is sound if at least half of so many sampled completions get there.
 
     Attributes:
         pair: whose target finishes; it drafts for it, losslessly.
         grader: of whole answers.
         max_new_tokens: longest answer.
         stop: texts that end an answer.
+        samples: completions of each prefix, at temperature 1; 0 for the greedy one.
+        seed: of the samples.
     """
 
     pair: Pair
     grader: Grader
     max_new_tokens: int
     stop: tuple[str, ...] = ()
+    samples: int = 0
+    seed: int = 0
     _known: dict[tuple[tuple[int, ...], tuple[int, ...]], bool] = field(
         default_factory=dict[Any, bool], init=False
     )
+    _drawn: int = field(default=0, init=False)
 
     def sound(self, prefixes: Sequence[Prefix]) -> list[bool]:
         """Whether each prefix still leads to the right answer."""
@@ -70,14 +76,28 @@ class Rollouts:
         # Prompts of one call share their limits, so those of equal length so far go together.
         for room in sorted({self._room(p) for p in open_ones}):
             group = [p for p in open_ones if self._room(p) == room]
-            prompts = [[*p.prompt, *p.written] for p in group]
-            results = self.pair.generate(
-                prompts, "exact", max_new_tokens=room, stop=list(self.stop)
-            )
-            for prefix, result in zip(group, results, strict=True):
-                right = result.error is None and self._right(prefix, result.text)
-                self._known[prefix.prompt, prefix.written] = right
+            for prefix, votes in zip(group, self._completed(group, room), strict=True):
+                self._known[prefix.prompt, prefix.written] = 2 * sum(votes) >= len(votes)
         return [self._known[p.prompt, p.written] for p in prefixes]
+
+    def _completed(self, group: Sequence[Prefix], room: int) -> list[list[bool]]:
+        """For each prefix, of each of its completions whether it is right."""
+        count = max(self.samples, 1)
+        prompts = [[*p.prompt, *p.written] for p in group for _ in range(count)]
+        results = self.pair.generate(
+            prompts,
+            "exact",
+            max_new_tokens=room,
+            stop=list(self.stop),
+            temperature=1.0 if self.samples else 0.0,
+            seed=self.seed + self._drawn,
+        )
+        self._drawn += len(prompts)
+        right = [
+            result.error is None and self._right(group[i // count], result.text)
+            for i, result in enumerate(results)
+        ]
+        return [right[i : i + count] for i in range(0, len(right), count)]
 
     def _room(self, prefix: Prefix) -> int:
         # In coarse portions: a few tokens more or less change no sensible answer.

@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stet.cli import options as o
-from stet.cli.output import a_table, out, print_json, stages
+from stet.cli.output import out, print_json, stages
 
 if TYPE_CHECKING:
     from stet.calibration.choosing import Wish
     from stet.calibration.result import Calibration
+    from stet.evaluation.tasks.base import LoadedTask
 
 GOAL = "What the threshold is chosen for (one of them)"
 
 
 def command(
     task: Annotated[
-        str, typer.Option("--task", help="A task with right answers, or a JSONL file.")
+        str, typer.Option("--task", help="A task, or a JSONL file; answers are not needed.")
     ] = "stories",
     split: Annotated[
         str | None,
@@ -31,6 +32,14 @@ def command(
     task_file: Annotated[
         Path | None, typer.Option(help="Local file of a named task.", show_default=False)
     ] = None,
+    grader: Annotated[
+        str | None,
+        typer.Option(help="Reads and compares answers.", show_default="the task's"),
+    ] = None,
+    without_answers: Annotated[
+        bool,
+        typer.Option("--without-answers", help="Hold steps against the target's own answers."),
+    ] = False,
     problems: Annotated[
         int, typer.Option("--problems", "-n", min=20, help="How many; half of them for fitting.")
     ] = 400,
@@ -39,7 +48,7 @@ def command(
         typer.Option(
             "--policy", "-p", help="What is calibrated, with parameters that stay as they are."
         ),
-    ] = "specguard",
+    ] = "specguard:lower=0",
     accurate: Annotated[
         bool,
         typer.Option("--accurate", help="Most right answers; the default.", rich_help_panel=GOAL),
@@ -77,6 +86,14 @@ def command(
     ] = 0.05,
     thresholds: Annotated[int, typer.Option(min=2, max=20, help="Thresholds to try.")] = 8,
     batch: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 8,
+    rollouts: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="A step is good if at least half of so many sampled completions by the target "
+            "come out right; 0: the greedy one.",
+        ),
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Of the division of the problems and the runs.")] = 0,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The calibrated policy, as JSON.")
@@ -86,6 +103,19 @@ def command(
         typer.Option(
             help="Where labelled steps and runs are kept; an interrupted calibration goes on.",
             show_default="calibration/OUTPUT",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="The report page.", show_default="OUTPUT with .html"),
+    ] = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no page.")] = False,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="Run nothing: show this calibration and write its page again.",
+            show_default=False,
         ),
     ] = None,
     as_json: o.AsJson = False,
@@ -106,26 +136,39 @@ def command(
     on, and writes the one that does what was asked for. Use the file as a policy:
     `stet generate --policy specguard.json`.
     """
-    from stet.calibration.calibrate import Request, calibrate
+    from stet.calibration.calibrate import calibrate
+    from stet.calibration.choosing import Wish
+    from stet.calibration.request import Request
+    from stet.calibration.result import Calibration
     from stet.errors import OptionError
     from stet.evaluation.contenders import parse
-    from stet.evaluation.tasks import load_task
     from stet.policies import SpecGuard
 
+    if source is not None:
+        shown = None if no_report else report or source.with_suffix(".html")
+        _show(Calibration.load(source), shown, as_json)
+        return
     wish = _wish(accuracy, keep, latency, risk, delta, accurate)
     base, *more = parse(policy)
     if more or not isinstance(base.policy, SpecGuard):
         raise OptionError(f"{policy!r} cannot be calibrated; name specguard and its parameters.")
-    loaded = load_task(task, split=split or _split(task), count=problems, path=task_file, seed=seed)
+    loaded = _task(task, split or _split(task), problems, task_file, seed, grader)
     request = Request(
         loaded,
-        wish,
+        wish or Wish("accuracy"),
         base.policy,
         thresholds=thresholds,
+        without_answers=without_answers,
+        rollouts=rollouts,
         batch=batch,
         seed=seed,
         command=shlex.join(["stet", *sys.argv[1:]]),
     )
+    if request.yardstick.note and wish is None:
+        raise OptionError(
+            "Without right answers, say what the threshold is chosen for: --keep, --latency, "
+            "--risk, or, as agreement with the target, --accuracy or --accurate."
+        )
     pair = o.load(
         target,
         draft,
@@ -139,14 +182,30 @@ def command(
         trust_remote_code=trust_remote_code,
         max_length=max_length,
     )
-    with stages() as report:
-        found = calibrate(pair, request, folder or Path("calibration") / output.stem, report)
+    with stages() as tell:
+        found = calibrate(pair, request, folder or Path("calibration") / output.stem, tell)
     found.save(output)
-    if as_json:
-        print_json(asdict(found))
-        return
-    _show(found)
-    out.print(f"\nWritten: {output}; use it as `--policy {output}`.")
+    _show(found, None if no_report else report or output.with_suffix(".html"), as_json)
+    if not as_json:
+        out.print(f"Written: {output}; use it as `--policy {output}`.")
+
+
+def _task(
+    name: str, split: str | None, count: int, path: Path | None, seed: int, grader: str | None
+) -> LoadedTask:
+    """The task; prompts without answers may have a grader too, to read the target's."""
+    from stet.evaluation.graders import resolve_grader
+    from stet.evaluation.tasks import TaskError, load_task
+
+    try:
+        return load_task(name, split=split, count=count, path=path, seed=seed, grader=grader)
+    except TaskError:
+        if grader is None:
+            raise
+        loaded = load_task(name, split=split, count=count, path=path, seed=seed, grader="none")
+        if any(q.reference is not None for q in loaded.questions):
+            raise
+        return replace(loaded, grader=resolve_grader(grader))
 
 
 def _split(task: str) -> str | None:
@@ -161,7 +220,7 @@ def _wish(
     risk: float | None,
     delta: float,
     accurate: bool,
-) -> Wish:
+) -> Wish | None:
     from stet.calibration.choosing import Wish
     from stet.errors import OptionError
 
@@ -176,48 +235,17 @@ def _wish(
         given.append(Wish("risk", risk, delta))
     if len(given) > 1:
         raise OptionError("Ask for one thing: --accurate, --accuracy, --keep, --latency or --risk.")
-    return given[0] if given else Wish("accuracy")
+    return given[0] if given else None
 
 
-def _show(found: Calibration) -> None:
-    signals = a_table(
-        "Signals: does more of it mean a good step?",
-        "signal",
-        "AUROC",
-        "95 %",
-        "like steps",
-        "weight",
-    )
-    weights = dict(zip(found.parameters["signals"], found.parameters["weights"], strict=True))
-    for quality in sorted(found.qualities, key=lambda q: -abs(q.auroc - 0.5)):
-        signals.add_row(
-            quality.name,
-            f"{quality.auroc:.3f}",
-            f"{quality.low:.3f}-{quality.high:.3f}",
-            "-" if quality.within is None else f"{quality.within:.3f}",
-            "wrong way"
-            if quality.name in found.wrong_way
-            else f"{weights.get(quality.name, 0):.2f}",
-        )
-    out.print(signals)
-    table = a_table(
-        "Thresholds, each run by itself",
-        "threshold",
-        "right",
-        "seconds",
-        "steps kept",
-        "lost to a step",
-    )
-    for name, point in found.references.items():
-        table.add_row(name, f"{point.accuracy:.1%}", f"{point.seconds:.3f}", "-", "-")
-    for point in found.points:
-        mark = " *" if point == found.chosen else ""
-        table.add_row(
-            f"{point.threshold:g}{mark}",
-            f"{point.accuracy:.1%}",
-            f"{point.seconds:.3f}",
-            f"{point.kept:.1%}",
-            "-" if point.losses is None else str(point.losses),
-        )
-    out.print(table)
-    out.print(found.claim)
+def _show(found: Calibration, page: Path | None, as_json: bool) -> None:
+    from stet.calibration.report import terminal, write_page
+
+    if page is not None:
+        write_page(found, page)
+    if as_json:
+        print_json(asdict(found))
+        return
+    out.print(terminal(found))
+    if page is not None:
+        out.print(f"\nReport: {page}")

@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from stet.cli import options as o
+from stet.cli.demo_step import caught_step
 from stet.cli.output import (
     a_table,
     coloured,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from stet.pair import Pair
     from stet.result import Result
 
-POLICIES = ("target", "draft", "exact")
+POLICIES = ("target", "draft", "exact", "specguard.bundled")
 
 
 @dataclass(slots=True)
@@ -62,9 +63,10 @@ def command(
     """Solve bundled word problems with the target, the draft, and both together.
 
     Prints accuracy and speed side by side, then one answer in which every word
-    shows who wrote it. The bundled models are small and were trained on one
-    synthetic distribution: the demo shows that the software works, not that a
-    method helps your models. For that there is `stet doctor`.
+    shows who wrote it, and one step of reasoning that was caught. The bundled
+    models are small and were trained on one synthetic distribution: the demo
+    shows that the software works, not that a method helps your models. For that
+    there is `stet doctor`.
     """
     from stet.bundled import generate
 
@@ -76,7 +78,12 @@ def command(
         return
     out.print(_table(rows, len(tasks)))
     out.print()
-    out.print(_worked_example(tasks, rows[-1]))
+    by_name = {row.policy: row.results for row in rows}
+    out.print(_worked_example(tasks, next(row for row in rows if row.policy == "exact")))
+    example = caught_step(tasks, rows[-1].results, by_name["draft"])
+    if example is not None:
+        out.print()
+        out.print(example)
 
 
 def solve(pair: Pair, tasks: Sequence[Problem]) -> list[Row]:

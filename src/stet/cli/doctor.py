@@ -72,6 +72,7 @@ def command(
         trust_remote_code=trust_remote_code,
         max_length=max_length,
     )
+    doctor.check(pair)
     in_template = chat or target is None
     inputs: list[Prompt] = [o.as_chat(pair, text) if in_template else text for text in texts]
     record = describe_pair(pair)
@@ -161,9 +162,9 @@ def describe_pair(pair: Pair) -> dict[str, Any]:
     """What the pair is made of, and the memory it takes."""
     from stet.models.memory import plan_memory
 
-    models = [model for model in (pair.target, pair.draft) if model is not None]
+    models = pair.models
     plan = plan_memory(
-        pair.target,
+        models[0],
         pair.draft,
         max_rows=pair.max_batch,
         max_length=pair.max_length,

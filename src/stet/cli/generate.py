@@ -23,7 +23,7 @@ from stet.cli.output import (
     show_error,
     summary,
 )
-from stet.errors import OptionError
+from stet.errors import OptionError, StetError
 from stet.trace import Counters
 
 if TYPE_CHECKING:
@@ -128,6 +128,8 @@ def command(
         ),
     ] = None,
     target: o.Target = None,
+    target_model: o.TargetModel = None,
+    allow_http: o.AllowHttp = False,
     draft: o.Draft = None,
     dtype: o.Dtype = "auto",
     device: o.Device = "auto",
@@ -201,6 +203,8 @@ def command(
         max_batch=min(batch, len(prompts)),
         policies=[policy],
         compile=compile,
+        target_model=target_model,
+        allow_http=allow_http,
         dtype=dtype,
         device=device,
         revision=revision,
@@ -246,13 +250,20 @@ def _prompts(prompt: str | None, file: Path | None) -> list[str]:
 
 def _stream(pair: Pair, prompt: Prompt, settings: dict[str, Any], show_origin: bool) -> Result:
     result: Result | None = None
+    failure: StetError | None = None
     try:
         for chunk in pair.stream(prompt, **settings):
             piece = coloured(chunk.tokens, chunk.text) if show_origin else chunk.text
             out.print(piece, end="", markup=False, soft_wrap=True)
             result = chunk.result
+    except StetError as error:
+        if result is None:
+            raise
+        failure = error
     finally:
         out.print()
+    if failure is not None:  # what was written stands, here and in the trace
+        show_error(str(failure))
     assert result is not None, "the last piece carries the result"
     return result
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stet.pair import Pair
 
 MODELS = "Models"
+REMOTE = ("http://", "https://")
 SAMPLING = "Sampling"
 OUTPUT = "Output"
 
@@ -29,9 +30,27 @@ Target = Annotated[
     typer.Option(
         "--target",
         "-t",
-        help="The larger model: a folder or a hub name. Without it: the bundled pair.",
+        help="The larger model: a folder, a hub name, or the address of a completions endpoint. "
+        "Without it: the bundled pair.",
         rich_help_panel=MODELS,
         show_default=False,
+    ),
+]
+TargetModel = Annotated[
+    str | None,
+    typer.Option(
+        "--target-model",
+        help="With an address as --target: what the server calls the model.",
+        rich_help_panel=MODELS,
+        show_default=False,
+    ),
+]
+AllowHttp = Annotated[
+    bool,
+    typer.Option(
+        "--allow-http",
+        help="Allow an unencrypted address that is not this machine's.",
+        rich_help_panel=MODELS,
     ),
 ]
 Draft = Annotated[
@@ -106,22 +125,35 @@ def load(
     max_batch: int = 16,
     policies: Iterable[Any] = (),
     compile: bool | None = None,
+    target_model: str | None = None,
+    allow_http: bool | None = None,
     **options: Any,
 ) -> Pair:
     """Load a pair, showing that something happens.
 
     Args:
-        target: as the user named it.
+        target: as the user named it; an address for a remote one.
         draft: the same.
         max_batch: requests at a time.
         policies: that will be used, each on so many requests; there will be room for all.
         compile: as the user said; None if nothing was said.
+        target_model: what the server at that address calls the model.
+        allow_http: as the user said about unencrypted addresses; None for a command that needs a
+            target of its own.
         **options: further ones of `load_pair`.
 
     Raises:
         StetError: where the pair cannot be loaded or run faithfully.
     """
-    places = [place for place in (target, draft) if place is not None and place != "lookup"]
+    is_remote = target is not None and target.startswith(REMOTE)
+    if is_remote and allow_http is None:
+        raise OptionError("This command needs a local target; remote ones are for stet generate.")
+    if target_model is not None and not is_remote:
+        raise OptionError(
+            "--target-model goes with an address as --target, such as https://host/v1."
+        )
+    named = (None if is_remote else target, draft)
+    places = [place for place in named if place is not None and place != "lookup"]
     if all(Path(place).exists() for place in places) or not err.is_terminal:
         # Nothing is downloaded, or nobody watches: no bars that flash by. transformers, too, reads
         # this when it is imported.
@@ -132,8 +164,11 @@ def load(
         from stet.jobs import rows_of
 
         each = max((rows_of(policy) for policy in policies), default=1)
+        whole: str | stet.RemoteTarget | None = target
+        if target is not None and is_remote:
+            whole = stet.RemoteTarget(target, target_model or "", allow_http=bool(allow_http))
         pair = stet.load_pair(
-            target,
+            whole,
             draft,
             max_batch=max_batch,
             max_rows=max_batch * each,
@@ -150,7 +185,7 @@ SMALL = 64 * 2**20
 
 def _leave_small_models_on_one_thread(pair: Pair) -> None:
     """On a CPU such a pair answers faster on one thread than on several, unless told otherwise."""
-    models = [pair.target] if pair.draft is None else [pair.target, pair.draft]
+    models = pair.models
     on_cpu = all(model.device.type == "cpu" for model in models)
     if on_cpu and sum(m.parameter_bytes for m in models) < SMALL:
         import torch

@@ -1,9 +1,10 @@
 """Short passes of a runner through `torch.compile`, compiled in the background.
 
 A pass is padded to one of a few widths, and two graphs per width serve all batches and lengths: one
-for a single row, one for two rows or more. Sizes that vary (rows, slots read, first row) are
-carried by the shapes of tensors and marked dynamic. Until a graph is ready, and for passes it does
-not fit, the runner goes on without it.
+for a single row, one for two rows or more. Passes whose queries are asked for have graphs of their
+own, which return those too. Sizes that vary (rows, slots read, first row) are carried by the shapes
+of tensors and marked dynamic. Until a graph is ready, and for passes it does not fit, the runner
+goes on without it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import threading
 import types
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +23,7 @@ from torch.nn.functional import pad
 
 from stet.engine.attention import AlignedMasks, CacheView, Span
 from stet.engine.kv_cache import KVCache
+from stet.engine.watching import Recorder, WatchedLayer
 from stet.tensors import upload
 
 if TYPE_CHECKING:
@@ -36,12 +39,28 @@ _ASKED = 3  # how often a width must be asked for before it is compiled
 _ANCHOR = 7
 _CUDA_LENGTH = 256  # lengths are rounded up to multiples, since each has a CUDA graph of its own
 
-Pass = Callable[..., tuple[Tensor, Tensor]]
+Step = Callable[..., tuple[Tensor, Tensor, list[Tensor]]]
+
+Key = tuple[bool, int, int]
+"""A graph: whether for several rows, how wide, and of how many last layers it returns queries."""
 
 
-def _key(batch: int, width: int) -> tuple[bool, int]:
-    """Which graph serves a batch: for several rows or one, and how wide."""
-    return batch > 1, next(w for w in WIDTHS if w >= width)
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A pass that is compiled.
+
+    Attributes:
+        step: the compiled function.
+        layers: the layers whose queries it returns.
+    """
+
+    step: Step
+    layers: list[WatchedLayer]
+
+
+def _key(batch: int, width: int, watch: int) -> Key:
+    """Which graph serves a batch."""
+    return batch > 1, next(w for w in WIDTHS if w >= width), watch
 
 
 class CompiledPasses:
@@ -59,9 +78,9 @@ class CompiledPasses:
         self._cuda = model.device.type == "cuda"
         self._slots = torch.arange(cache.capacity + _ANCHOR, device=model.device)
         self._windows = any(layer.window is not None for layer in model.layers)
-        self._ready: dict[tuple[bool, int], Pass] = {}
-        self._asked: Counter[tuple[bool, int]] = Counter()
-        self._queue: queue.SimpleQueue[tuple[bool, int]] = queue.SimpleQueue()
+        self._ready: dict[Key, Pass] = {}
+        self._asked: Counter[Key] = Counter()
+        self._queue: queue.SimpleQueue[Key] = queue.SimpleQueue()
         self._worker: threading.Thread | None = None
         self._changed = threading.Condition()
         if self._cuda:
@@ -69,20 +88,26 @@ class CompiledPasses:
             for tensor in (*cache.keys, *cache.values):
                 torch._dynamo.mark_static_address(tensor)  # pyright: ignore
 
-    def find(self, batch: int, width: int) -> Pass | None:
-        """The compiled pass for a batch, or None; asking often enough gets it compiled."""
-        key = _key(batch, width)
+    def find(self, batch: int, width: int, watch: int = 0) -> Pass | None:
+        """The compiled pass for a batch, or None; asking often enough gets it compiled.
+
+        Args:
+            batch: rows.
+            width: tokens per row.
+            watch: of how many last layers the queries are wanted.
+        """
+        key = _key(batch, width, watch)
         ready = self._ready.get(key)
         if ready is None and self.failure is None:
             self._asked[key] += 1
             if self._asked[key] == _ASKED:
-                self.request(batch, width)
+                self.request(batch, width, watch)
                 return self._ready.get(key)
         return ready
 
-    def request(self, batch: int, width: int) -> None:
+    def request(self, batch: int, width: int, watch: int = 0) -> None:
         """Have the pass for a batch compiled: in the background on a CPU, at once on CUDA."""
-        key = _key(batch, width)
+        key = _key(batch, width, watch)
         if self._cuda:
             # CUDA graphs belong to the thread that captures them.
             self._compile(key)
@@ -92,9 +117,9 @@ class CompiledPasses:
             self._worker.start()
         self._queue.put(key)
 
-    def wait(self, batch: int, width: int, timeout: float | None = None) -> bool:
+    def wait(self, batch: int, width: int, watch: int = 0, timeout: float | None = None) -> bool:
         """Wait until a requested pass is ready; False if it failed or time ran out."""
-        key = _key(batch, width)
+        key = _key(batch, width, watch)
         with self._changed:
             self._changed.wait_for(lambda: key in self._ready or self.failure is not None, timeout)
             return key in self._ready
@@ -106,6 +131,7 @@ class CompiledPasses:
         rows: Sequence[int],
         starts: Sequence[int],
         ends: Sequence[int],
+        recorder: Recorder | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Run a pass.
 
@@ -115,6 +141,7 @@ class CompiledPasses:
             rows: B neighbouring cache rows, ascending.
             starts: position of each row's first token.
             ends: position after each row's last true token.
+            recorder: takes the queries, where the graph returns them.
 
         Returns:
             Logits [B, T, V] in float32 and the last hidden state [B, T, D].
@@ -123,13 +150,13 @@ class CompiledPasses:
         width = tokens.shape[1]
         # A graph is for one kind of tensor and one set of strides (even of a size of 1); any other
         # would be compiled for again.
-        _, padded = _key(len(rows), width)
+        _, padded, _ = _key(len(rows), width, 0)
         tokens = pad(tokens, (0, padded - width)).clone(memory_format=torch.contiguous_format)
         table = upload([list(rows), list(starts), list(ends)], tokens.device)
         if self._cuda:
             length = min(-(-length // _CUDA_LENGTH) * _CUDA_LENGTH, self.cache.capacity)
             torch.compiler.cudagraph_mark_step_begin()
-        logits, hidden = compiled(
+        logits, hidden, queries = compiled.step(
             tokens,
             table,
             self._slots[:length],
@@ -139,20 +166,24 @@ class CompiledPasses:
         )
         logits, hidden = logits[:, :width], hidden[:, :width]
         if self._cuda:  # the next replay overwrites them
-            return logits.clone(), hidden.clone()
+            logits, hidden = logits.clone(), hidden.clone()
+            queries = [query.clone() for query in queries]
+        if recorder is not None:
+            recorder.layers = compiled.layers
+            recorder.queries += [query[:, :, :width] for query in queries]
         return logits, hidden
 
     def _work(self) -> None:
         while self.failure is None:
             self._compile(self._queue.get())
 
-    def _compile(self, key: tuple[bool, int]) -> None:
+    def _compile(self, key: Key) -> None:
         if key in self._ready:
             return
         try:
             with torch.inference_mode():
                 compiled = self._build(key)
-                compiled(*self._example(key))
+                compiled.step(*self._example(key))
             with self._changed:
                 self._ready[key] = compiled
                 self._changed.notify_all()
@@ -162,14 +193,16 @@ class CompiledPasses:
                 self.failure = reason
                 self._changed.notify_all()
 
-    def _build(self, key: tuple[bool, int]) -> Pass:
-        several, width = key
+    def _build(self, key: Key) -> Pass:
+        several, width, watch = key
         model, masks = self.model, self._masks
+        layers = len(model.layers)
         reserved = self.cache.capacity
         # A single query sees all slots up to its own, unless lengths are rounded up.
         unmasked = not several and width == 1 and not self._windows and not self._cuda
 
-        def step(
+        def run(
+            recorder: Recorder,
             tokens: Tensor,
             table: Tensor,
             slots: Tensor,
@@ -189,7 +222,9 @@ class CompiledPasses:
                 positions=None if unmasked else positions,
                 aligned=False,
             )
-            view = CacheView(keys, values, [span], masks, slots, rows=rows, columns=columns)
+            view = CacheView(
+                keys, values, [span], masks, slots, rows=rows, columns=columns, recorder=recorder
+            )
             hidden = model.body(
                 input_ids=tokens,
                 position_ids=positions,
@@ -200,21 +235,30 @@ class CompiledPasses:
             assert model.head is not None
             return model.head(hidden).float(), hidden
 
+        def step(*arguments: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
+            recorder = Recorder(watch, layers)
+            logits, hidden = run(recorder, *arguments)
+            return logits, hidden, recorder.queries
+
         # Graphs are kept per code object, and only a few of each; every pass gets its own.
-        name = f"step_{'batch' if several else 'single'}_{width}"
+        name = f"step_{'batch' if several else 'single'}_{width}_{watch}"
         own = types.FunctionType(
             step.__code__.replace(co_name=name), step.__globals__, name, None, step.__closure__
         )
         mode = "reduce-overhead" if self._cuda else None
-        compiled: Pass = torch.compile(own, fullgraph=True, mode=mode)
-        return compiled
+        compiled: Step = torch.compile(own, fullgraph=True, mode=mode)
+        # A graph returns tensors alone; what else there is to know of the layers an eager run says.
+        described = Recorder(watch, layers)
+        if watch:
+            run(described, *self._example(key))
+        return Pass(compiled, described.layers)
 
-    def _example(self, key: tuple[bool, int]) -> tuple[Any, ...]:
+    def _example(self, key: Key) -> tuple[Any, ...]:
         """Arguments to compile with: pads only, which write to the reserved slots.
 
         The sizes are all different, as equal ones would be taken for the same.
         """
-        several, width = key
+        several, width, _ = key
         device = self.model.device
         batch = 2 if several else 1
         first = min(1, self.cache.rows - batch)

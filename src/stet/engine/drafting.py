@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from math import exp
 
 import torch
 from torch import Tensor
 
 from stet.block import EMPTY, Block, DraftBatch
+from stet.engine.forward import last_true
 from stet.engine.operations import Draft
 from stet.engine.runner import Runner
 from stet.engine.uniforms import uniforms
@@ -36,6 +38,7 @@ class ModelDrafter:
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
+        self._watcher = Watcher(runner.cache, runner.device)
         # Reading a token from the host's own memory waits for nobody; from a GPU it would.
         self._looks = runner.device.type == "cpu"
 
@@ -72,10 +75,12 @@ class ModelDrafter:
         tokens = upload(padded, device)
 
         watch = Watch.union(d.watch for d in drafts)
-        watcher = None if watch is None else Watcher(watch, runner.cache, device)
+        recorder = None if watch is None else self._watcher.recorder(watch)
+        read = counts
         lengths = [0] * len(drafts)
         alive = [d.count > 0 for d in drafts]
-        stop = self._stopping(drafts)
+        logprobs: list[list[float]] = [[] for _ in drafts]
+        stop = self._stopping(drafts, logprobs)
         written: list[Tensor] = []
         probs: list[Tensor] = []
         raw: list[Tensor] = []
@@ -88,10 +93,8 @@ class ModelDrafter:
                 counts,
                 logits="last",
                 hidden=Need.DRAFT_HIDDEN in needs,
-                watch=0 if watch is None else watch.layers,
+                recorder=recorder,
             )
-            if watcher is not None:
-                watcher.add(out.queries, counts)
             logits = sampler.edit(out.logits)
             if random is None:
                 token = logits[:, 0].argmax(-1)
@@ -100,9 +103,9 @@ class ModelDrafter:
                 probs.append(distribution)
                 token = draw(distribution, random[:, step])
             if Need.DRAFT_LOGPROBS in needs:
-                raw.append(out.logits[:, 0])
+                raw.append(out.logits)
             if out.hidden is not None:
-                hidden.append(_last(out.hidden, counts))
+                hidden.append(last_true(out.hidden, counts))
             written.append(token)
             for row, is_alive in enumerate(alive):
                 lengths[row] += is_alive
@@ -115,57 +118,56 @@ class ModelDrafter:
             tokens = token[:, None]
             starts = [row.valid for row in rows]
             counts = [int(is_alive) for is_alive in alive]
+        attention = None
+        if watch is not None and recorder is not None:
+            attention = self._watcher.attention(watch, recorder, read, rows, first)
         return lengths, DraftBatch(
             torch.stack(written, 1),
             torch.stack(probs, 1) if probs else None,
-            torch.stack(raw, 1) if raw else None,
-            torch.stack(hidden, 1) if hidden else None,
-            None if watcher is None else watcher.attention(rows, first),
+            torch.cat(raw, 1) if raw else None,
+            torch.cat(hidden, 1) if hidden else None,
+            attention,
+            logprobs if logprobs[0] else None,
         )
 
     def _stopping(
-        self, drafts: Sequence[Draft]
+        self, drafts: Sequence[Draft], logprobs: list[list[float]]
     ) -> Callable[[list[bool], Tensor, Tensor], None] | None:
         """What ends a draft early: its own end, its caller's wish, or a lack of confidence.
 
         Each looks at tokens that are drawn already and decides about the next one only, so the
-        distribution of what stands is untouched.
+        distribution of what stands is untouched. Log-probabilities that have to be known for that
+        are added to `logprobs`.
         """
         if not self._looks:
             return None
         so_far: list[list[int]] = [[] for _ in drafts]
-        floors = [d.sequence.floor() for d in drafts]
+        floors = [d.sequence.floor() if d.floor is None else d.floor for d in drafts]
         stops = [d.sequence.limits.stop_token_ids for d in drafts]
         untils = [d.until for d in drafts]
-        joint = [1.0] * len(drafts)
+        doubts = [d.doubt for d in drafts]
+        confident = any(floors) or any(doubt is not None for doubt in doubts)
 
         def stop(alive: list[bool], token: Tensor, logits: Tensor) -> None:
             values: list[int] = token.tolist()
-            if any(floors):
-                probs = logits[:, 0].softmax(-1).gather(1, token[:, None])
-                for row, p in enumerate(probs[:, 0].tolist()):
-                    joint[row] *= p
+            if confident:
+                found = logits[:, 0].log_softmax(-1).gather(1, token[:, None])
+                for row, logprob in enumerate(found[:, 0].tolist()):
+                    logprobs[row].append(logprob)
             for row, value in enumerate(values):
                 if not alive[row]:
                     continue
                 so_far[row].append(value)
-                until = untils[row]
+                until, doubt = untils[row], doubts[row]
                 if (
                     value in stops[row]
-                    or joint[row] < floors[row]
+                    or (floors[row] and exp(sum(logprobs[row])) < floors[row])
+                    or (doubt is not None and doubt(logprobs[row]))
                     or (until is not None and until(so_far[row]))
                 ):
                     alive[row] = False
 
         return stop
-
-
-def _last(hidden: Tensor, counts: Sequence[int]) -> Tensor:
-    """The last true position of each row: [B, T, D] to [B, D]."""
-    if hidden.shape[1] == 1:
-        return hidden[:, 0]
-    position = upload(counts, hidden.device) - 1
-    return hidden[torch.arange(len(counts), device=hidden.device), position]
 
 
 def _randomness(drafts: Sequence[Draft], count: int, device: torch.device) -> Tensor:

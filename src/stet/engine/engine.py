@@ -75,7 +75,7 @@ class Engine:
     whoever calls it holds a lock.
 
     Args:
-        target: the target's runner.
+        target: the target's runner; None where the target is not here.
         drafter: what drafts; None where only the target is used.
         max_batch: requests at work at a time; further ones queue.
         max_rows: places in a cache that requests share; None: all that the runners have.
@@ -85,7 +85,7 @@ class Engine:
 
     def __init__(
         self,
-        target: Runner,
+        target: Runner | None,
         drafter: Drafter | None,
         *,
         max_batch: int = 16,
@@ -96,7 +96,7 @@ class Engine:
         self.drafter = drafter
         self.max_batch = max_batch
         self.max_waiting = max_waiting
-        self.runners: dict[Role, Runner] = {"target": target}
+        self.runners: dict[Role, Runner] = {} if target is None else {"target": target}
         if isinstance(drafter, ModelDrafter):
             self.runners["draft"] = drafter.runner
         self._catch_up = CatchUp(self.runners, prefill_chunk)
@@ -178,10 +178,15 @@ class Engine:
         pending, self._scores = self._scores, []
         if not pending:
             return False
+        target = self.runners.get("target")
+        if target is None:
+            error = StetError("This policy has the target read tokens, but the target is remote.")
+            for process in pending:
+                self._fail(process, error)
+            return True
         ready, progress = self._prepare(pending, "target", 1)
         self._scores += [p for p in pending if p not in ready and not p.request.done]
         operations = [(p, p.pending) for p in ready if isinstance(p.pending, Score)]
-        target = self.runners["target"]
         for process, result in self._isolated(operations, lambda ops: score(target, ops)):
             if isinstance(result, NonFiniteError):
                 self._scrub(process)
@@ -366,7 +371,7 @@ class Engine:
     def _break_deadlock(self) -> None:
         """Nobody could get a row: the newest request gives its rows back to the others."""
         newest = self._running[-1]
-        rows = self.runners["target"].max_rows
+        rows = min(runner.max_rows for runner in self.runners.values())
         error = CapacityError(
             f"No cache rows are left ({rows} in all); raise max_rows or use fewer candidates."
         )

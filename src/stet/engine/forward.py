@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from stet.tensors import upload
-
-if TYPE_CHECKING:
-    from stet.engine.watching import LayerQueries
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +19,10 @@ class Forward:
         logits: float32; [B, T, V] for `logits="all"`, [B, 1, V] (at each row's last true token)
             for "last", [B, 0, V] for "none".
         hidden: [B, T, D] last hidden state, before the head; None unless asked for.
-        queries: of the last layers, ascending, as many as were asked for.
     """
 
     logits: Tensor
     hidden: Tensor | None = None
-    queries: tuple[LayerQueries, ...] = ()
 
 
 def last_true(state: Tensor, counts: Sequence[int] | None) -> Tensor:

@@ -25,6 +25,8 @@ class Draft:
     Attributes:
         until: ends the drafting early: called with the tokens drafted so far, where looking costs
             no wait for the device.
+        doubt: the same, called with the draft's raw log-probability of each of these tokens.
+        floor: drafting ends below this confidence in the block; None: as the sequence's rule says.
         needs: what to keep for the policy that will rule.
         watch: which attention to keep for it; None: none.
     """
@@ -32,6 +34,8 @@ class Draft:
     sequence: Sequence
     count: int
     until: Callable[[list[int]], bool] | None = None
+    doubt: Callable[[list[float]], bool] | None = None
+    floor: float | None = None
     needs: frozenset[Need] = field(default_factory=frozenset[Need])
     watch: Watch | None = None
 
@@ -40,13 +44,20 @@ class Draft:
 class Score:
     """One target pass over a block, and the policy's ruling. Result: a `Ruling`.
 
-    Without a policy the result is a list of floats: the target's raw log-probability of each token
-    of the block, in nats.
+    Without a policy the result is a `Reading`: what the target thinks of the block's tokens. With
+    `choices` as well it is a list of floats: the target's raw log-probability, in nats, of each of
+    these tokens as the one right after the block.
+
+    Attributes:
+        reading: with a policy, let the ruling hold a reading as well.
+        choices: without a policy, tokens to be weighed against each other.
     """
 
     sequence: Sequence
     block: Block
     policy: TokenPolicy | None
+    reading: bool = False
+    choices: tuple[int, ...] = ()
 
 
 @dataclass(slots=True, eq=False)

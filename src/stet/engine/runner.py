@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -16,12 +15,12 @@ from stet.engine.forward import Forward, last_true
 from stet.engine.kv_cache import KVCache
 from stet.engine.rows import Rows
 from stet.engine.spans import divide
-from stet.engine.watching import Recorder
 from stet.errors import CapacityError
 from stet.row import Row
 from stet.tensors import upload
 
 if TYPE_CHECKING:
+    from stet.engine.watching import Recorder
     from stet.models.model import LoadedModel
 
 
@@ -136,7 +135,7 @@ class Runner:
         *,
         logits: Literal["all", "last", "none"] = "all",
         hidden: bool = False,
-        watch: int = 0,
+        recorder: Recorder | None = None,
     ) -> Forward:
         """Feed tokens and write their keys and values into the cache. Never waits for a device.
 
@@ -149,11 +148,10 @@ class Runner:
                 trace and their logits mean nothing. None: all are true.
             logits: which logits to compute.
             hidden: whether to return the last hidden state.
-            watch: of how many last layers to return the queries (all where the model has fewer).
-                Compiled passes cannot, so a pass that is watched runs without them.
+            recorder: is given the queries of the pass.
 
         Returns:
-            Logits, and hidden state and queries if asked for. Afterwards `rows[b].valid` is
+            Logits, and the hidden state if asked for. Afterwards `rows[b].valid` is
             `starts[b] + counts[b]`.
 
         Raises:
@@ -166,10 +164,12 @@ class Runner:
         if longest > self.cache.capacity and self.cache.ensure(longest):
             self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
         result = None
-        if self._compiled is not None and width <= LONGEST and not watch:
-            result = self._run_compiled(rows, tokens, starts, counts, ends, logits, hidden)
+        if self._compiled is not None and width <= LONGEST:
+            result = self._run_compiled(
+                rows, tokens, starts, counts, ends, logits, hidden, recorder
+            )
         if result is None:
-            result = self._run(rows, tokens, starts, counts, ends, logits, hidden, watch)
+            result = self._run(rows, tokens, starts, counts, ends, logits, hidden, recorder)
         for row, end in zip(rows, ends, strict=True):
             row.valid = end
         self._rows.wrote(rows, ends)
@@ -181,6 +181,7 @@ class Runner:
         widths: Sequence[int],
         *,
         batches: Sequence[int] = (1, 2),
+        watch: int = 0,
         timeout: float | None = None,
     ) -> bool:
         """Compile the passes of some block widths now, and wait for them.
@@ -188,6 +189,7 @@ class Runner:
         Args:
             widths: the T of the passes to come, such as 1, 2 and K + 1; at most 16 each.
             batches: 1 for passes of a single row, 2 for passes of several.
+            watch: for a recorder of how many last layers; 0: for passes without one.
             timeout: seconds to wait for each; None: as long as it takes.
 
         Returns:
@@ -196,10 +198,11 @@ class Runner:
         compiled = self._compiled
         if compiled is None:
             return False
-        shapes = [(b, w) for w in widths for b in batches if b <= self.max_rows]
-        for batch, width in shapes:
-            compiled.request(batch, width)
-        ready = [compiled.wait(batch, width, timeout) for batch, width in shapes]
+        watch = min(watch, len(self.model.layers))
+        shapes = [(b, w, watch) for w in widths for b in batches if b <= self.max_rows]
+        for shape in shapes:
+            compiled.request(*shape)
+        ready = [compiled.wait(*shape, timeout=timeout) for shape in shapes]
         self._give_up_compiling()
         return all(ready)
 
@@ -222,6 +225,7 @@ class Runner:
         ends: Sequence[int],
         logits: Literal["all", "last", "none"],
         hidden: bool,
+        recorder: Recorder | None,
     ) -> Forward | None:
         """The pass by a compiled graph; None where there is none for it (yet)."""
         compiled = self._compiled
@@ -234,10 +238,12 @@ class Runner:
             return None
         if batch * longest > sum(ends) + batch * self._span_cost:
             return None
-        ready = compiled.find(batch, tokens.shape[1])
+        watch = 0 if recorder is None else recorder.count
+        ready = compiled.find(batch, tokens.shape[1], watch)
         if ready is None:
             return None
-        scores, state = compiled.run(ready, tokens, [r.index for r in rows], starts, ends)
+        indices = [r.index for r in rows]
+        scores, state = compiled.run(ready, tokens, indices, starts, ends, recorder)
         if logits == "none":
             scores = scores[:, :0]
         elif logits == "last":
@@ -253,18 +259,13 @@ class Runner:
         ends: Sequence[int],
         logits: Literal["all", "last", "none"],
         hidden: bool,
-        watch: int,
+        recorder: Recorder | None,
     ) -> Forward:
         view, positions = self._plan(rows, tokens.shape[1], starts, counts, ends)
-        if watch:
-            view.recorder = Recorder(first=len(self.model.layers) - watch)
+        view.recorder = recorder
         if self.model.head is None:
-            result = self._whole(tokens, positions, view, counts, logits, hidden)
-        else:
-            result = self._finish(self._body(tokens, positions, view), counts, logits, hidden)
-        if view.recorder is not None:
-            result = replace(result, queries=tuple(view.recorder.layers))
-        return result
+            return self._whole(tokens, positions, view, counts, logits, hidden)
+        return self._finish(self._body(tokens, positions, view), counts, logits, hidden)
 
     def _check(
         self,

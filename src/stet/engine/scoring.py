@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stet.block import DraftBatch
+from stet.block import DraftBatch, Reading
 from stet.engine.forward import Forward
 from stet.engine.gathering import gather
 from stet.engine.operations import Score
@@ -26,7 +26,7 @@ class NonFiniteError(StetError):
     """A model produced a value that is not a number for this request."""
 
 
-Outcome = Ruling | list[float] | Exception
+Outcome = Ruling | Reading | list[float] | Exception
 """What became of one scored block; an exception is that request's alone."""
 
 
@@ -108,7 +108,8 @@ def _by_policy(scores: Sequence[Score]) -> list[list[int]]:
     """Places of the operations that one call of a policy can rule on."""
     groups: dict[object, list[int]] = {}
     for place, item in enumerate(scores):
-        key: object = item.policy
+        # Rows without a policy are told apart by how many numbers they want.
+        key: object = item.policy if item.policy is not None else len(item.choices)
         try:
             hash(key)
         except TypeError:  # a policy that holds tensors, say
@@ -137,10 +138,12 @@ class _Packet:
         self._columns: list[Tensor] = []
         logits, drafted = group.forward.logits, group.drafted.tokens
         self._add("drafted", drafted)
+        if self.policy is None or any(item.reading for item in group.scores):
+            self._add_reading(logits[:, :-1], drafted[..., None])
         if self.policy is None:
-            logprobs = logits[:, :-1].log_softmax(-1)
             self._add("finite", logits.amax(-1).isfinite().all(1, keepdim=True))
-            self._add("logprobs", logprobs.gather(2, drafted[..., None])[..., 0])
+            if group.scores[0].choices:
+                self._add_choices(group)
         else:
             blocks = _blocks(group, self.policy)
             verdict = self.policy.verify(blocks)
@@ -160,6 +163,20 @@ class _Packet:
     def _add(self, name: str, columns: Tensor) -> None:
         self._names.append((name, columns.shape[1]))
         self._columns.append(columns.double())
+
+    def _add_reading(self, logits: Tensor, tokens: Tensor) -> None:
+        """Of K tokens, [B, K, 1], by the logits of their positions, [B, K, V]."""
+        own = logits.gather(2, tokens)[..., 0]
+        others = logits.scatter(2, tokens, -torch.inf).amax(-1)
+        self._add("logprobs", own - logits.logsumexp(-1))
+        self._add("margins", own - others)
+
+    def _add_choices(self, group: _Pass) -> None:
+        """Raw log-probabilities of given tokens right after each block."""
+        device = group.forward.logits.device
+        ends = upload([s.block.length for s in group.scores], device)
+        choices = upload([s.choices for s in group.scores], device)
+        self._add("choices", at(group.forward.logits, ends).log_softmax(-1).gather(1, choices))
 
     def _add_verdict(self, blocks: Blocks, verdict: Verdict) -> None:
         rows = blocks.drafted.shape[0]
@@ -200,9 +217,15 @@ class _Packet:
                 "The target's logits are not finite for this request; load the pair in float32 "
                 "or bfloat16, or check its weights."
             )
+        reading = None
+        if "margins" in cells:
+            reading = Reading(cells["logprobs"][: block.length], cells["margins"][: block.length])
         if self.policy is None:
             item.sequence.charge_pass(seconds)
-            return cells["logprobs"][: block.length]
+            if item.choices:
+                return cells["choices"]
+            assert reading is not None
+            return reading
         kept, following = int(cells["kept"][0]), int(cells["next"][0])
         if not 0 <= kept <= block.length:
             return StetError(
@@ -221,6 +244,7 @@ class _Packet:
             target_seconds=seconds,
             draft_seconds=block.seconds,
             draft_passes=block.length if block.batch is not None else 0,
+            reading=reading if item.reading else None,
         )
 
     def _reasons(self, codes: list[float] | None, kept: int, length: int) -> list[str]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stet.engine.attention import additive_mask
@@ -22,35 +22,52 @@ from stet.row import Row
 from stet.tensors import upload
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class LayerQueries:
-    """The queries of one attention layer, and how it makes weights of them.
+@dataclass(frozen=True, slots=True)
+class WatchedLayer:
+    """How an attention layer makes weights of its queries.
 
     Attributes:
         layer: its index in the model.
-        query: [B, query heads, T, size], rotated.
-        scaling: factor of the scores; 1 / sqrt(size) when None.
+        heads: query heads.
+        scaling: factor of the scores.
         window: length of its sliding window; None for full attention.
         softcap: scores are squashed to (-softcap, softcap) by tanh; None: they are not.
     """
 
     layer: int
-    query: Tensor
-    scaling: float | None
+    heads: int
+    scaling: float
     window: int | None
     softcap: float | None
 
 
 class Recorder:
-    """Keeps the queries of one forward pass.
+    """The queries of the last layers, of all passes that it is given to.
 
     Args:
-        first: the first layer whose queries are kept; those after it are kept too.
+        layers: of how many last layers to keep them.
+        of: how many the model has.
+
+    Attributes:
+        count: of how many layers they are kept.
+        layers: those layers, ascending; known after the first pass.
+        queries: [B, query heads, T, size], rotated; `count` of each pass, one after the other.
     """
 
-    def __init__(self, first: int) -> None:
-        self._first = first
-        self.layers: list[LayerQueries] = []
+    def __init__(self, layers: int, of: int) -> None:
+        self.count = min(layers, of)
+        self.layers: list[WatchedLayer] = []
+        self.queries: list[Tensor] = []
+        self._first = of - self.count
+        self._alike: list[list[int]] = []
+
+    @property
+    def alike(self) -> list[list[int]]:
+        """The places in `layers` of neighbours that make weights in the same way."""
+        if not self._alike:
+            places = range(self.count)
+            self._alike = [list(g) for _, g in groupby(places, lambda i: _kind(self.layers[i]))]
+        return self._alike
 
     def add(
         self,
@@ -61,41 +78,56 @@ class Recorder:
         softcap: float | None,
     ) -> None:
         """Take in what an attention layer was called with."""
-        if layer >= self._first:
-            self.layers.append(LayerQueries(layer, query, scaling, window, softcap))
+        place = layer - self._first
+        if place >= 0:
+            self.queries.append(query)
+            if len(self.layers) == place and not torch.compiler.is_compiling():
+                heads, size = query.shape[1], query.shape[3]
+                factor = size**-0.5 if scaling is None else scaling
+                self.layers.append(WatchedLayer(layer, heads, factor, window, softcap))
 
 
 class Watcher:
-    """Collects the queries of a stretch of drafting, pass by pass, and computes their weights.
+    """Computes the attention weights of stretches of drafting, one at a time.
+
+    On a small model what this costs is the number of operations, so layers that are alike are
+    taken together and what does not change is kept.
 
     Args:
-        watch: what is asked for.
         cache: the draft's.
         device: where results go.
     """
 
-    def __init__(self, watch: Watch, cache: KVCache, device: torch.device) -> None:
-        self._watch = watch
+    def __init__(self, cache: KVCache, device: torch.device) -> None:
         self._cache = cache
         self._device = device
-        self._passes: list[tuple[LayerQueries, ...]] = []
-        self._counts: list[Sequence[int]] = []
-        self._masks: dict[tuple[int | None, torch.device], Tensor] = {}
+        self._recorders: dict[int, Recorder] = {}
+        self._tables: dict[int | None, Tensor] = {}
 
-    def add(self, queries: tuple[LayerQueries, ...], counts: Sequence[int]) -> None:
-        """Take in a pass that drew one token for each row.
+    def recorder(self, watch: Watch) -> Recorder:
+        """An empty recorder for all passes of a stretch."""
+        found = self._recorders.get(watch.layers)
+        if found is None:
+            found = Recorder(watch.layers, len(self._cache.layers))
+            self._recorders[watch.layers] = found
+        found.queries = []
+        return found
 
-        Args:
-            queries: of the pass, as `Forward` has them.
-            counts: true tokens of each row in it; the query at the last of them drew the token.
-        """
-        self._passes.append(queries)
-        self._counts.append(counts)
-
-    def attention(self, rows: Sequence[Row], starts: Sequence[int]) -> dict[float, Tensor]:
+    def attention(
+        self,
+        watch: Watch,
+        recorder: Recorder,
+        counts: Sequence[int],
+        rows: Sequence[Row],
+        starts: Sequence[int],
+    ) -> dict[float, Tensor]:
         """The weights from which K passes drew their tokens.
 
         Args:
+            watch: what is asked for.
+            recorder: was given to the K passes, of which each drew one token for each row, at the
+                last of its true tokens. It is empty afterwards.
+            counts: true tokens of each row in the first pass; the others had one, if any.
             rows: B rows of the cache, which must hold all that was fed.
             starts: position of the query that drew each row's first token.
 
@@ -104,73 +136,112 @@ class Watcher:
             0 .. S - 1, averaged over heads. Entry k of row b belongs to the query at position
             `starts[b] + k` and is 0 after it. Entries after a row's last draw mean nothing.
         """
-        self._masks.clear()
+        passes, recorder.queries = recorder.queries, []
         length = max(row.valid for row in rows)
-        found: dict[float, list[Tensor]] = {floor: [] for floor in sorted(self._watch.floors)}
-        for of_layer in zip(*self._passes, strict=True):
-            weights = self._weights(of_layer, rows, starts, length)
-            for floor, means in found.items():
-                means.append(_mean(weights, floor).to(self._device))
-        return {floor: torch.stack(means, 1) for floor, means in found.items()}
+        place = _place(rows)
+        floors = sorted(watch.floors)
+        found: list[list[Tensor]] = []
+        for alike in recorder.alike:
+            products: list[Tensor] = []
+            for at in alike:
+                queries = passes[at :: recorder.count]
+                if queries[0].shape[2] > 1:
+                    queries[0] = last_true(queries[0].transpose(1, 2), counts).transpose(1, 2)
+                key = _keys(self._cache.keys[recorder.layers[at].layer], place, length)
+                products.append(_products(torch.cat(queries, 2), key).to(self._device))
+            layer = recorder.layers[alike[0]]
+            found.append(self._means(layer, torch.stack(products, 1), starts, floors))
+        if len(found) == 1:
+            return dict(zip(floors, found[0], strict=True))
+        return {
+            floor: torch.cat(of_floor, 1)
+            for floor, of_floor in zip(floors, zip(*found, strict=True), strict=True)
+        }
 
-    def _weights(
+    def _means(
         self,
-        passes: Sequence[LayerQueries],
-        rows: Sequence[Row],
+        layer: WatchedLayer,
+        products: Tensor,
         starts: Sequence[int],
-        length: int,
-    ) -> Tensor:
-        """[B, query heads, K, S] of one layer."""
-        layer = passes[0]
-        # In float32 whatever the model computes in: its kernels accumulate in float32 as well.
-        drawing = [
-            last_true(p.query.transpose(1, 2), counts)
-            for p, counts in zip(passes, self._counts, strict=True)
-        ]
-        query = torch.cat(drawing, 1).transpose(1, 2).float()
-        key = _keys(self._cache.keys[layer.layer], rows, length).float()
-        batch, heads, count, size = query.shape
-        groups = heads // key.shape[1]
-        factor = size**-0.5 if layer.scaling is None else layer.scaling
-        # Heads that share a key head become more queries of it, so that keys are never repeated.
-        query = query.reshape(batch, -1, groups * count, size)
-        scores = torch.matmul(query, key.transpose(2, 3)) * factor
+        floors: Sequence[float],
+    ) -> list[Tensor]:
+        """For each floor, ascending, the means over heads [B, layers, K, S].
+
+        Args:
+            layer: how all of them make weights of their products.
+            products: [B, layers, query heads, K, S].
+            starts: see `attention`.
+            floors: see `attention`.
+        """
+        factor = layer.scaling
         if layer.softcap is not None:
-            scores = torch.tanh(scores / layer.softcap) * layer.softcap
-        scores = scores.reshape(batch, heads, count, length)
-        return (scores + self._mask(starts, count, length, layer.window, key.device)).softmax(-1)
+            products = torch.tanh(products * (factor / layer.softcap))
+            factor = layer.softcap
+        *_, count, length = products.shape
+        mask = self._mask(starts, count, length, layer.window)
+        weights = torch.add(mask, products, alpha=factor).softmax(-1)
+        means: list[Tensor] = []
+        for floor in floors:
+            if floor > 0:  # many times faster than filling by a mask
+                weights = torch.threshold_(weights, floor, 0.0)
+            means.append(weights.mean(2))
+        return means
 
-    def _mask(
-        self,
-        starts: Sequence[int],
-        count: int,
-        length: int,
-        window: int | None,
-        device: torch.device,
-    ) -> Tensor:
-        """[B, 1, K, S], made once for all layers that share it."""
-        mask = self._masks.get((window, device))
-        if mask is None:
-            steps = torch.arange(count, device=device)
-            positions = upload(list(starts), device)[:, None] + steps
-            slots = torch.arange(length, device=device)
-            mask = additive_mask(positions, slots, 1, window, torch.float32)
-            self._masks[window, device] = mask
-        return mask
+    def _mask(self, starts: Sequence[int], count: int, length: int, window: int | None) -> Tensor:
+        """What is added to products: [K, S], or [B, 1, 1, K, S] where rows start differently.
+
+        All of them are pieces of one table, in which column `middle` + j is for a slot j ahead of
+        the first query.
+        """
+        table = self._tables.get(window)
+        if table is None or table.shape[0] < count or table.shape[1] < 2 * length:
+            middle = max(length, self._cache.capacity)
+            queries = torch.arange(max(count, 16), device=self._device)[None] + middle
+            slots = torch.arange(2 * middle, device=self._device)
+            table = additive_mask(queries, slots, 1, window, torch.float32)[0, 0]
+            self._tables[window] = table
+        middle = table.shape[1] // 2
+        if all(start == starts[0] for start in starts):
+            return table[:count, middle - starts[0] : middle - starts[0] + length]
+        pieces = [table[:count, middle - start : middle - start + length] for start in starts]
+        return torch.stack(pieces)[:, None, None]
 
 
-def _mean(weights: Tensor, floor: float) -> Tensor:
-    """Mean over heads, of what reaches the floor: [B, heads, K, S] to [B, K, S]."""
-    if floor > 0:
-        # Many times faster than filling by a mask.
-        weights = F.threshold(weights, floor, 0.0)
-    return weights.mean(1)
+def _kind(layer: WatchedLayer) -> tuple[object, ...]:
+    """Layers of the same kind are taken together."""
+    return layer.heads, layer.scaling, layer.window, layer.softcap
 
 
-def _keys(keys: Tensor, rows: Sequence[Row], length: int) -> Tensor:
-    """[B, key heads, S, size]: the first slots of some rows, a view where they are neighbours."""
+def _products(query: Tensor, key: Tensor) -> Tensor:
+    """Products of queries and keys, [B, query heads, K, S].
+
+    In float32 whatever the model computes in: its kernels accumulate in float32 as well.
+
+    Args:
+        query: [B, query heads, K, size].
+        key: [B, key heads, S, size].
+    """
+    if query.dtype is not torch.float32:
+        query, key = query.float(), key.float()
+    batch, heads, count, size = query.shape
+    groups = heads // key.shape[1]
+    if groups == 1:
+        return torch.matmul(query, key.transpose(2, 3))
+    # Heads that share a key head become more queries of it, so that keys are never repeated.
+    query = query.reshape(batch, -1, groups * count, size)
+    return torch.matmul(query, key.transpose(2, 3)).reshape(batch, heads, count, -1)
+
+
+def _place(rows: Sequence[Row]) -> slice | list[int]:
+    """Where rows are in the cache: a slice of it where they are neighbours."""
     first = rows[0].index
     if all(row.index == first + b for b, row in enumerate(rows)):
-        return keys[first : first + len(rows), :, :length]
-    index = upload([row.index for row in rows], keys.device)
-    return keys[:, :, :length].index_select(0, index)
+        return slice(first, first + len(rows))
+    return [row.index for row in rows]
+
+
+def _keys(keys: Tensor, place: slice | list[int], length: int) -> Tensor:
+    """[B, key heads, S, size]: the first slots of some rows."""
+    if isinstance(place, slice):
+        return keys[place, :, :length]
+    return keys[:, :, :length].index_select(0, upload(place, keys.device))

@@ -233,8 +233,15 @@ def _entry(item: Any, path: Path) -> list[Contender]:
     return made
 
 
-def defaults(*, graded: bool, has_draft: bool) -> list[Contender]:
-    """Both models alone, every policy that needs no further setting, and votes of both models."""
+def defaults(*, graded: bool, has_draft: bool, bundled: bool = True) -> list[Contender]:
+    """Both models alone, every policy that needs no further setting, and votes of both models.
+
+    Args:
+        graded: whether answers are, so that votes can be.
+        has_draft: whether there is a draft model.
+        bundled: whether the pair is the bundled one. Only for it are shipped rewards any good, and
+            of it alone no questions can be asked.
+    """
     names = ["target", "draft"] if has_draft else ["target"]
     names += [
         p.name for p in sorted(available(), key=lambda p: (not p.lossless, p.name != "exact"))
@@ -243,7 +250,11 @@ def defaults(*, graded: bool, has_draft: bool) -> list[Contender]:
     for name in names:
         try:
             item = contender(name)
-            method_of(item.policy, None, has_draft=has_draft)
+            method = method_of(item.policy, None, has_draft=has_draft)
+            if method.pair is not None and not bundled:
+                continue  # it needs a reward of this pair's own
+            if bundled and getattr(item.policy, "asks_target", False):
+                continue  # the bundled target cannot answer
         except (StetError, TypeError):
             continue  # it has to be calibrated or trained first, or needs a draft model
         made.append(item)

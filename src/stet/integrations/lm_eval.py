@@ -117,7 +117,7 @@ class StetLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         )
         self.tokenizer = self.pair.tokenizer
         self.counters = Counters()
-        self._device = self.pair.target.device
+        self._device = self.pair.models[0].device
         self._policy = policy
         self._settings = method.settings
         self._parameters = parameters

@@ -72,11 +72,11 @@ def load_model(
         CompatibilityError: the model cannot be run faithfully.
     """
     name = str(name_or_path)
-    kind = _dtype(dtype)
-    folder = _folder(name)
+    kind = dtype_of(dtype)
+    folder = folder_of(name)
     source = name if folder is None else str(folder)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    config = _config(source, name, common)
+    config = config_of(source, name, common)
     check_config(config, name, max_length)
     known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
     if known:
@@ -86,14 +86,14 @@ def load_model(
             f"{name} is a {getattr(config, 'model_type', 'unknown')} model, which transformers "
             "does not know as a causal language model; choose a decoder-only language model."
         )
-    place = _device(device)
+    place = device_of(device)
     if folder is not None and device_map is None:
         _check_room(folder, name, place)
     model = _weights(source, name, config, kind, device_map, common)
     # A quantised model is already where it belongs and refuses to be moved.
     if device_map is None and getattr(model, "hf_quantizer", None) is None:
         cast(nn.Module, model).to(place)
-    tokenizer = _tokenizer(source, name, common)
+    tokenizer = tokenizer_of(source, name, common)
     return prepare_model(
         model,
         tokenizer,
@@ -186,7 +186,12 @@ def _split(model: Any) -> tuple[Any, LogitHead | None, int]:
         model.set_attn_implementation(attention.NAME)
 
 
-def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
+def dtype_of(dtype: str | torch.dtype) -> str | torch.dtype:
+    """The dtype that a user means; "auto" stands for itself.
+
+    Raises:
+        LoadError: it is not supported.
+    """
     if dtype == "auto":
         return "auto"
     found = _DTYPES.get(dtype) if isinstance(dtype, str) else dtype
@@ -196,7 +201,12 @@ def _dtype(dtype: str | torch.dtype) -> str | torch.dtype:
     return found
 
 
-def _device(device: str | torch.device) -> torch.device:
+def device_of(device: str | torch.device) -> torch.device:
+    """The device that a user means.
+
+    Raises:
+        LoadError: it is not there.
+    """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -208,8 +218,12 @@ def _device(device: str | torch.device) -> torch.device:
     return place
 
 
-def _folder(name: str) -> Path | None:
-    """The folder a name means, checked for files; None for a name on the hub."""
+def folder_of(name: str) -> Path | None:
+    """The folder a name means, checked for files; None for a name on the hub.
+
+    Raises:
+        LoadError: it is not there, or lacks files.
+    """
     path = Path(name).expanduser()
     if not path.exists():
         if name.startswith((".", "/", "~")) or name.count("/") > 1:
@@ -240,11 +254,18 @@ def _check_room(folder: Path, name: str, device: torch.device) -> None:
         )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error of another library says, short enough for a sentence."""
     return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
 
 
-def _config(source: str, name: str, common: dict[str, Any]) -> Any:
+def config_of(source: str, name: str, common: dict[str, Any]) -> Any:
+    """The configuration in a folder or on the hub.
+
+    Raises:
+        LoadError: it cannot be read.
+        CompatibilityError: the model brings code of its own, which was not asked for.
+    """
     try:
         config: Any = AutoConfig.from_pretrained(source, **common)  # pyright: ignore
         return config  # pyright: ignore
@@ -254,7 +275,7 @@ def _config(source: str, name: str, common: dict[str, Any]) -> Any:
                 f"{name} brings its own code; read it, then pass trust_remote_code=True to run it."
             ) from error
         raise LoadError(
-            f"The configuration of {name} could not be read ({_first_line(error)}); check the "
+            f"The configuration of {name} could not be read ({first_line(error)}); check the "
             "name, the revision and the network, or give a local folder."
         ) from error
 
@@ -284,7 +305,7 @@ def _weights(
                 f"{name} brings its own code; read it, then pass trust_remote_code=True to run it."
             ) from error
         raise LoadError(
-            f"The weights of {name} could not be loaded ({_first_line(error)}); check that its "
+            f"The weights of {name} could not be loaded ({first_line(error)}); check that its "
             "*.safetensors files are complete."
         ) from error
     model: PreTrainedModel
@@ -298,12 +319,17 @@ def _weights(
     return model
 
 
-def _tokenizer(source: str, name: str, common: dict[str, Any]) -> Any:
+def tokenizer_of(source: str, name: str, common: dict[str, Any]) -> Any:
+    """The tokenizer in a folder or on the hub.
+
+    Raises:
+        LoadError: it cannot be read.
+    """
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(source, **common)  # pyright: ignore
         return tokenizer  # pyright: ignore
     except Exception as error:
         raise LoadError(
-            f"The tokenizer of {name} could not be loaded ({_first_line(error)}); add its "
+            f"The tokenizer of {name} could not be loaded ({first_line(error)}); add its "
             "tokenizer.json and tokenizer_config.json."
         ) from error

@@ -102,7 +102,7 @@ class MemoryPlan:
 
 
 def plan_memory(
-    target: LoadedModel,
+    target: LoadedModel | None,
     draft: LoadedModel | None,
     *,
     max_rows: int,
@@ -112,7 +112,7 @@ def plan_memory(
     """Work out what a pair needs, without allocating anything.
 
     Args:
-        target: the target model.
+        target: the target model; None when it is elsewhere.
         draft: the draft model; None when there is none.
         max_rows: sequences at a time.
         max_length: tokens per sequence, prompt included.

@@ -6,6 +6,7 @@ import hashlib
 import json
 from typing import Any
 
+from stet.codec import Codec
 from stet.errors import TokenizerMismatch
 from stet.models.model import LoadedModel
 
@@ -18,6 +19,12 @@ _PROBES = (
     " leading and trailing ",
     "DON'T stop; it's camelCase_and_snake",
 )
+
+# What every tokenizer must give back as it is if steps are to be exchanged as text.
+_PLAIN = ("The answer is 42.\n", ' a  b\n\n1 + (2 * 3) = 7; so "it" ends?')
+
+ADVICE = "choose a draft with the target's tokenizer, or a step policy, which works over text."
+"""What to do where two tokenizers differ."""
 
 
 def check_same_tokenizer(target: Any, draft: Any) -> None:
@@ -33,24 +40,56 @@ def check_same_tokenizer(target: Any, draft: Any) -> None:
     Raises:
         TokenizerMismatch: naming the first token that differs, with its id and both strings.
     """
+    found = difference(target, draft)
+    if found is not None:
+        raise TokenizerMismatch(f"{found}; {ADVICE}")
+
+
+def check_exchange(target: Any, draft: Any, found: str) -> None:
+    """Refuse a pair that cannot even exchange text, since a tokenizer changes what it encodes.
+
+    Args:
+        target: a `LoadedModel`, or a tokenizer.
+        draft: likewise.
+        found: how the two differ.
+
+    Raises:
+        TokenizerMismatch: with a text and what becomes of it.
+    """
+    for model, fallback in ((target, "the target"), (draft, "the draft")):
+        tokenizer, name = _named(model, fallback)
+        codec = Codec(tokenizer)
+        for text in _PLAIN:
+            changed = codec.changed(text)
+            if changed is not None:
+                raise TokenizerMismatch(
+                    f"{found}; and steps cannot be exchanged as text, since {text!r} comes back "
+                    f"as {changed!r} from the tokenizer of {name}: choose a draft with the "
+                    "target's tokenizer."
+                )
+
+
+def difference(target: Any, draft: Any) -> str | None:
+    """How two tokenizers differ, naming the first differing token; None if they do not.
+
+    Args:
+        target: a `LoadedModel`, or a tokenizer.
+        draft: likewise.
+    """
     ours, our_name = _named(target, "the target")
     theirs, their_name = _named(draft, "the draft")
-    end = "choose a draft with the target's tokenizer, or a step policy, which works over text."
     left, right = _by_id(ours), _by_id(theirs)
     if left != right:
         first = min(i for i in left.keys() | right.keys() if left.get(i) != right.get(i))
-        raise TokenizerMismatch(
+        return (
             f"Token {first} is {_show(left.get(first))} for {our_name} and "
-            f"{_show(right.get(first))} for {their_name}; {end}"
+            f"{_show(right.get(first))} for {their_name}"
         )
     special, other = _special(ours), _special(theirs)
     if special != other:
         first = min(special.symmetric_difference(other))
         have, lack = (our_name, their_name) if first in special else (their_name, our_name)
-        raise TokenizerMismatch(
-            f"Token {first} ({_show(left.get(first))}) is special for {have} but not for {lack}; "
-            f"{end}"
-        )
+        return f"Token {first} ({_show(left.get(first))}) is special for {have} but not for {lack}"
     for text in _PROBES:
         a, b = _encode(ours, text), _encode(theirs, text)
         if a == b:
@@ -58,11 +97,12 @@ def check_same_tokenizer(target: Any, draft: Any) -> None:
         at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
         at = min(len(a), len(b)) if at is None else at
         x, y = (ids[at] if at < len(ids) else None for ids in (a, b))
-        raise TokenizerMismatch(
+        return (
             f"The text {text!r} is split differently: token {at} is {x} "
             f"({_show(left.get(x) if x is not None else None)}) for {our_name} and {y} "
-            f"({_show(left.get(y) if y is not None else None)}) for {their_name}; {end}"
+            f"({_show(left.get(y) if y is not None else None)}) for {their_name}"
         )
+    return None
 
 
 def tokenizer_hash(tokenizer: Any) -> str:

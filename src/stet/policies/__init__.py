@@ -22,6 +22,8 @@ from stet.policies.confident import Confident
 from stet.policies.ensemble import Ensemble
 from stet.policies.exact import Exact
 from stet.policies.registry import available, register, resolve
+from stet.policies.reward_guided import RewardGuided
+from stet.policies.spec_reason import SpecReason
 from stet.policies.specguard import SpecGuard
 from stet.policies.stepping import Candidate, Judgement, Step, StepPolicy
 
@@ -41,7 +43,9 @@ __all__ = [
     "Judgement",
     "Need",
     "Policy",
+    "RewardGuided",
     "SpecGuard",
+    "SpecReason",
     "Step",
     "StepPolicy",
     "TokenPolicy",

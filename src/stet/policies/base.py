@@ -214,8 +214,13 @@ STANDARD_REASONS = ("accepted", "corrected", "bonus")
 
 
 def parameters(policy: Policy) -> dict[str, Any]:
-    """A policy's parameters by name, as a trace or report records them."""
-    return {f.name: getattr(policy, f.name) for f in fields(policy)}  # type: ignore[arg-type]
+    """A policy's parameters by name, as a trace or report records them.
+
+    Of a parameter that is a part with a `name` of its own, such as a reward model, that is what is
+    recorded.
+    """
+    values = {f.name: getattr(policy, f.name) for f in fields(policy)}  # type: ignore[arg-type]
+    return {field: getattr(value, "name", value) for field, value in values.items()}
 
 
 def prefix_length(stands: Tensor) -> Tensor:

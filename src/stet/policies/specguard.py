@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
-from stet.block import Block
-from stet.engine.operations import Operation, Score
+from stet.bundled import SPECGUARD
+from stet.engine.operations import Operation
 from stet.errors import OptionError
 from stet.needs import Need, Watch
 from stet.policies.artefact import read_artefact
@@ -26,6 +28,9 @@ SELECTORS = ("vote", "medoid", "first")
 SCORERS = ("draft", "target")
 
 KEPT, REWRITTEN = "step kept", "step rewritten"
+TARGET_LOGPROB, TARGET_MARGIN = "target_min_logprob", "target_min_margin"
+"""What a target that reads a step adds to its signals."""
+
 CONFIRMED, REFUSED = "step confirmed by the target", "step refused by the target"
 
 
@@ -53,14 +58,18 @@ class SpecGuard:
             empty, probabilities stand for themselves.
         threshold: the score from which on a step stands, 0 to 1.
         lower: below this score the target rewrites a step without reading it; None: no band.
-        target_threshold: smallest probability of a token under the target at which a step that it
-            reads stands.
+        target_threshold: a step that the target reads stands if it gives every token at least this
+            many times the probability of the best other token there.
         selector: how one of several candidates is picked: "vote" over equal texts, "medoid" of
             their embeddings, or the "first".
+        encoder: turns the candidates' texts into embeddings, [k, D], for the medoid; None: the mean
+            of the draft's last hidden states.
         scorer: "draft" judges by the signals; "target" reads every step and judges by
             `target_threshold` alone.
         target_candidates: candidates of a step that the target writes.
+        speculate: let the draft propose blocks to the target while that rewrites a step.
         shadow: decide and record, but let the target write every step.
+        whole: write also those candidates to their end that cannot reach the threshold any more.
         pair: fingerprint of the pair that a calibration fitted this to; any other is refused.
     """
 
@@ -76,14 +85,17 @@ class SpecGuard:
     lower: float | None = None
     target_threshold: float = 0.3
     selector: str = "vote"
+    encoder: Callable[[Sequence[str]], Any] | None = None
     scorer: str = "draft"
     target_candidates: int = 1
+    speculate: bool = True
     shadow: bool = False
+    whole: bool = False
     pair: str | None = None
 
     name: ClassVar[str] = "specguard"
     lossless: ClassVar[bool] = False
-    presets: ClassVar[tuple[str, ...]] = ("paper", "greedy")
+    presets: ClassVar[tuple[str, ...]] = ("paper", "greedy", "bundled")
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -169,6 +181,11 @@ class SpecGuard:
         return cls.paper(**(single | changes))
 
     @classmethod
+    def bundled(cls, **changes: Any) -> SpecGuard:
+        """As `stet calibrate` fitted it to the bundled pair; any other is refused."""
+        return replace(cls.load(SPECGUARD), **changes)
+
+    @classmethod
     def load(cls, path: str | Path) -> SpecGuard:
         """The policy that a calibration wrote.
 
@@ -189,20 +206,42 @@ class SpecGuard:
     def _used(self) -> list[Signal]:
         return [SIGNALS[name] for name in self.signals]
 
-    @property
+    @cached_property
     def needs(self) -> frozenset[Need]:
         """What the engine must keep of the draft's writing."""
         needs = frozenset[Need]().union(*(s.needs for s in self._used))
         if self.candidates > 1 and self.selector != "first":
             needs |= {Need.DRAFT_LOGPROBS}
-            if self.selector == "medoid":
+            if self.selector == "medoid" and self.encoder is None:
                 needs |= {Need.DRAFT_HIDDEN}
         return needs
 
-    @property
+    @cached_property
     def watch(self) -> Watch | None:
         """Which attention of the draft the engine must keep."""
         return Watch.union(s.watch for s in self._used)
+
+    @property
+    def asks_target(self) -> bool:
+        """Whether the target is asked to read steps."""
+        return self.scorer == "target" or self.lower is not None
+
+    @property
+    def doubt(self) -> Callable[[Sequence[float]], bool] | None:
+        """What tells early that a candidate will not stand; None where it must be written out."""
+        judged_by_draft = self.scorer == "draft" and self.lower is None
+        alone = self.candidates == 1 and self.temperature == 0
+        if self.shadow or self.whole or not (judged_by_draft and alone):
+            return None
+        return self._hopeless
+
+    def _hopeless(self, logprobs: Sequence[float]) -> bool:
+        best = [
+            1.0 if signal.best is None else self._unit(i, signal.best(logprobs))
+            for i, signal in enumerate(self._used)
+        ]
+        score = self._score(best)
+        return score is not None and score < self.threshold
 
     def sampling(self, base: SamplingParams) -> SamplingParams:
         """How candidates are sampled: the request's other settings, with this policy's own."""
@@ -212,14 +251,28 @@ class SpecGuard:
         """The most consistent candidate; of equals the surest, then the first."""
         if len(candidates) == 1 or self.selector == "first":
             return 0
-        if self.selector == "medoid" and all(c.hidden is not None for c in candidates):
-            stacked = torch.stack([c.hidden for c in candidates if c.hidden is not None])
-            # Of equals rounding noise would pick one.
-            values = [round(value, 5) for value in centrality(stacked)]
-        else:
+        embeddings = self._embeddings(candidates) if self.selector == "medoid" else None
+        if embeddings is None:
             values = agreeing([c.text for c in candidates])
+        else:
+            # Of equals rounding noise would pick one.
+            values = [round(value, 5) for value in centrality(embeddings)]
         sureness = [min_logprob(c.statistics) if c.statistics else 0.0 for c in candidates]
         return max(range(len(candidates)), key=lambda i: (values[i], sureness[i], -i))
+
+    def _embeddings(self, candidates: Sequence[Candidate]) -> Tensor | None:
+        """[k, D]; None where there are none: the target's hidden states are not kept."""
+        if self.encoder is not None:
+            found = torch.as_tensor(self.encoder([c.text for c in candidates]))
+            if found.dim() != 2 or found.shape[0] != len(candidates):
+                raise OptionError(
+                    f"The encoder made a tensor of shape {list(found.shape)} of {len(candidates)} "
+                    f"texts; it must be [{len(candidates)}, D]."
+                )
+            return found
+        if any(c.hidden is None for c in candidates):
+            return None
+        return torch.stack([c.hidden.mean(0) for c in candidates if c.hidden is not None])
 
     def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
         """Pick a candidate and rule on it."""
@@ -247,20 +300,23 @@ class SpecGuard:
         return (yield from self._ask_target(step, ruling))
 
     def _ask_target(self, step: Step, ruling: Judgement) -> Generator[Operation, Any, Judgement]:
-        """The target reads the step in one pass; its least probable token decides."""
-        tokens = step.candidates[ruling.chosen].tokens
-        block = Block(len(tokens), known=tokens)
-        logprobs: list[float] = yield Score(step.sequence, block, None)
-        least = min(logprobs, default=0.0)
-        stands = math.exp(least) >= self.target_threshold
+        """The target reads the step in one pass; the token it likes least decides."""
+        reading = yield from step.read(ruling.chosen)
+        # How far the target prefers another token, at the place where it does so most.
+        margin = min(reading.margins, default=0.0)
+        ratio = math.exp(min(margin, 0.0))
+        stands = ratio >= self.target_threshold
         if self.scorer == "target":
-            ruling = replace(ruling, score=math.exp(least), threshold=self.target_threshold)
+            ruling = replace(ruling, score=ratio, threshold=self.target_threshold)
         return replace(
             ruling,
             stands=stands,
-            scored=True,
             reason=CONFIRMED if stands else REFUSED,
-            signals={**ruling.signals, "target_min_logprob": least},
+            signals={
+                **ruling.signals,
+                TARGET_LOGPROB: min(reading.logprobs, default=0.0),
+                TARGET_MARGIN: margin,
+            },
         )
 
     def _unit(self, index: int, value: float) -> float:

@@ -7,13 +7,13 @@ the step instead.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from stet.block import Statistics
+from stet.block import Reading, Statistics
 from stet.engine.operations import Operation
 from stet.needs import Need, Watch
 from stet.sampling import SamplingParams
@@ -29,11 +29,13 @@ class Candidate:
         sequence: a fork that ends with the candidate.
         text: the candidate.
         statistics: the writer's log-probs, entropies and margins of its tokens, where kept.
-        hidden: [D] mean of the writer's last hidden states over its tokens, where kept.
+        hidden: [T, D] float32, the last hidden state from which each of its T tokens was drawn,
+            where kept.
         attention: for each floor that the policy asked for (`Watch.floors`) the attention weights
             of the queries that drew its T tokens, [layers, T, S] float32 over the positions
             0 .. S - 1, S = len(sequence.tokens) - 1, averaged over heads, where kept. Row t is of
             the position just before token t.
+        translated: the candidate in the target's own tokens, where its tokenizer is another one.
     """
 
     sequence: TokenSequence
@@ -41,11 +43,17 @@ class Candidate:
     statistics: Statistics | None = None
     hidden: Tensor | None = None
     attention: dict[float, Tensor] | None = None
+    translated: list[int] | None = None
 
     @property
     def tokens(self) -> list[int]:
         """The candidate's tokens."""
         return self.sequence.answer
+
+    @property
+    def target_tokens(self) -> list[int]:
+        """The candidate as the target reads it, behind `Step.sequence`."""
+        return self.tokens if self.translated is None else self.translated
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +64,14 @@ class Step:
         sequence: the prompt and the steps that stand.
         index: how many steps stand.
         candidates: the draft's candidates for the next one.
+        read: lets the target read a candidate, given by its place, in one pass. That pass is not
+            lost where the step is rewritten: the rewrite goes on from it.
     """
 
     sequence: TokenSequence
     index: int
     candidates: Sequence[Candidate]
+    read: Callable[[int], Generator[Operation, Any, Reading]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +86,6 @@ class Judgement:
         normalised: the same as the score takes them, from 0 (worst) to 1.
         score: what was compared with the threshold, if anything was.
         threshold: from which on a step stands.
-        scored: the target has read the chosen candidate, at the sequence's own place.
         details: raw signals of every candidate, where the policy looked at them.
     """
 
@@ -86,7 +96,6 @@ class Judgement:
     normalised: dict[str, float] = field(default_factory=dict[str, float])
     score: float | None = None
     threshold: float | None = None
-    scored: bool = False
     details: Sequence[dict[str, float]] = ()
 
 
@@ -135,6 +144,14 @@ class StepPolicy(Protocol):
         ...
 
 
+def asks_target(policy: StepPolicy) -> bool:
+    """Whether a policy may have the target read steps, which a remote one cannot.
+
+    Such a policy has a property `asks_target` that says so.
+    """
+    return bool(getattr(policy, "asks_target", False))
+
+
 def watched(policy: StepPolicy) -> Watch | None:
     """Which attention of the draft a policy wants kept.
 
@@ -142,3 +159,21 @@ def watched(policy: StepPolicy) -> Watch | None:
     """
     watch: Watch | None = getattr(policy, "watch", None)
     return watch
+
+
+def doubted(policy: StepPolicy) -> Callable[[Sequence[float]], bool] | None:
+    """What tells that a candidate cannot stand any more, however it goes on.
+
+    Such a policy has a property `doubt`: called with the draft's log-probabilities of a candidate's
+    tokens so far. The rest of such a candidate is not written, and the target goes on from there.
+    """
+    doubt: Callable[[Sequence[float]], bool] | None = getattr(policy, "doubt", None)
+    return doubt
+
+
+def speculates(policy: StepPolicy) -> bool:
+    """Whether the draft proposes blocks while the target rewrites a step.
+
+    A policy that does without has an attribute `speculate` that says so.
+    """
+    return bool(getattr(policy, "speculate", True))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from stet.block import EMPTY
 from stet.engine.operations import Draft, Program, Score
 from stet.policies.base import TokenPolicy
+from stet.programs.speculative import never
 from stet.sequence import Sequence
 
 
-def autoregressive(sequence: Sequence, policy: TokenPolicy) -> Program:
+def autoregressive(
+    sequence: Sequence, policy: TokenPolicy, ended: Callable[[Sequence], bool] = never
+) -> Program:
     """The target writes one token a pass; blocks are empty, so nothing can be rejected."""
-    while not sequence.finished:
+    while not (sequence.finished or ended(sequence)):
         sequence.commit((yield Score(sequence, EMPTY, policy)))
 
 

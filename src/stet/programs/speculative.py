@@ -16,10 +16,21 @@ def never(sequence: Sequence) -> bool:
 
 
 def speculative(
-    sequence: Sequence, policy: TokenPolicy, ended: Callable[[Sequence], bool] = never
+    sequence: Sequence,
+    policy: TokenPolicy,
+    ended: Callable[[Sequence], bool] = never,
+    until: Callable[[], Callable[[list[int]], bool]] | None = None,
 ) -> Program:
-    """Draft a block, score it in one target pass, let the policy rule."""
+    """Draft a block, score it in one target pass, let the policy rule.
+
+    Args:
+        sequence: what is written to.
+        policy: rules on blocks.
+        ended: whether the sequence is long enough.
+        until: makes, for each block, what ends its drafting early; see `Draft.until`.
+    """
     bonus = not holds(policy)
     while not (sequence.finished or ended(sequence)):
-        block = yield Draft(sequence, sequence.block_size(bonus=bonus), needs=policy.needs)
+        size = sequence.block_size(bonus=bonus)
+        block = yield Draft(sequence, size, until and until(), needs=policy.needs)
         sequence.commit((yield Score(sequence, block, policy)))

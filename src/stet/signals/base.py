@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stet.needs import Need, Watch
 from stet.signals.agreement import agreeing
-from stet.signals.confidence import CONFIDENCE
+from stet.signals.confidence import BEST, CONFIDENCE
 from stet.signals.grounding import GROUNDING
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ class Signal:
         measure: the raw values for all candidates of a step, in order.
         unit: from a raw value to 0 (worst) .. 1 where no calibration says how.
         watch: which attention the engine must keep for it; None: none.
+        best: the best raw value that is still possible for a greedy step whose first tokens have
+            these log-probabilities; None: any.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Signal:
     measure: Callable[[Sequence[Candidate]], list[float]]
     unit: Callable[[float], float]
     watch: Watch | None = None
+    best: Callable[[Sequence[float]], float] | None = None
 
 
 def _confidence(name: str) -> Signal:
@@ -51,11 +54,12 @@ def _confidence(name: str) -> Signal:
 
     about = (function.__doc__ or "").split("\n")[0]
     needs = frozenset({Need.DRAFT_LOGPROBS})
+    best = BEST.get(name)
     if name.endswith("entropy"):
-        return Signal(name, about, needs, -1, measure, lambda value: math.exp(-value))
+        return Signal(name, about, needs, -1, measure, lambda value: math.exp(-value), best=best)
     if name.endswith("margin"):
         return Signal(name, about, needs, 1, measure, lambda value: 1 - math.exp(-value))
-    return Signal(name, about, needs, 1, measure, math.exp)
+    return Signal(name, about, needs, 1, measure, math.exp, best=best)
 
 
 def _grounding(name: str) -> Signal:

@@ -7,7 +7,7 @@ more about the settings than about the text.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from stet.block import Statistics
 
@@ -29,6 +29,14 @@ def min_logprob(found: Statistics) -> float:
 def mean_logprob(found: Statistics) -> float:
     """The mean log-probability of the tokens, in nats."""
     return math.fsum(found.logprobs) / len(found.logprobs)
+
+
+def sum_logprob(found: Statistics) -> float:
+    """The log-probability of the whole step, in nats: every doubt counts, also several small ones.
+
+    Long steps have less of it, as they have more places to go wrong.
+    """
+    return math.fsum(found.logprobs)
 
 
 def low_logprob(found: Statistics) -> float:
@@ -65,6 +73,7 @@ CONFIDENCE: dict[str, Callable[[Statistics], float]] = {
     f.__name__: f
     for f in (
         min_logprob,
+        sum_logprob,
         mean_logprob,
         low_logprob,
         worst_logprob,
@@ -74,3 +83,30 @@ CONFIDENCE: dict[str, Callable[[Statistics], float]] = {
     )
 }
 """Every signal of confidence, by name."""
+
+
+def _best_min_logprob(logprobs: Sequence[float]) -> float:
+    return min(logprobs, default=0.0)
+
+
+def _best_sum_logprob(logprobs: Sequence[float]) -> float:
+    return math.fsum(logprobs)
+
+
+def _best_worst_logprob(logprobs: Sequence[float]) -> float:
+    # Tokens to come may be certain.
+    return math.fsum(sorted(logprobs)[:WORST]) / WORST
+
+
+def _best_max_entropy(logprobs: Sequence[float]) -> float:
+    # No distribution has less entropy than the surprise at its most probable token.
+    return -min(logprobs, default=0.0)
+
+
+BEST: dict[str, Callable[[Sequence[float]], float]] = {
+    "min_logprob": _best_min_logprob,
+    "sum_logprob": _best_sum_logprob,
+    "worst_logprob": _best_worst_logprob,
+    "max_entropy": _best_max_entropy,
+}
+"""The best value of a signal that is still possible for a greedy step, by its first tokens."""

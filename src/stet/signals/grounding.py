@@ -121,17 +121,21 @@ class Grounding:
         values: list[float] = self.tokens(attention, context).tolist()
         if self.statistic == "mean":
             return math.fsum(values) / len(values)
-        ordered = sorted(values)
-        return ordered[math.floor(LOW * (len(ordered) - 1)) if self.statistic == "low" else 0]
+        if self.statistic == "min":
+            return min(values)
+        return sorted(values)[math.floor(LOW * (len(values) - 1))]
 
     def tokens(self, attention: Tensor, context: int) -> Tensor:
         """[T] the grounding of each token of a step; arguments as in `step`."""
-        rows = self._rows(attention[-self.layers :].float(), context)
-        onto_context = rows[..., :context].sum(-1)
-        among_step = rows[..., context:]  # the columns of rows 1 .. T - 1
-        grounding = onto_context[0]
-        for direct, onto in zip(onto_context[1:], among_step[1:], strict=True):
-            grounding = direct + onto @ grounding[1:]
+        if attention.shape[0] > self.layers:
+            attention = attention[-self.layers :]
+        rows = self._rows(attention.float(), context)
+        # Few operations, as they cost more than the numbers do. What follows the context are the
+        # columns of rows 1 .. T - 1.
+        to_context, among = rows.tensor_split((context,), -1)
+        grounding, *onto = to_context.sum(-1).unbind()
+        for direct, block in zip(onto, among.unbind()[1:], strict=True):
+            grounding = torch.addmv(direct, block, grounding[1:])
         return grounding
 
     def _rows(self, rows: Tensor, context: int) -> Tensor:

@@ -1,0 +1,452 @@
+"""SpecGuard against everything that it must be held against, on problems that nothing was tuned on.
+
+    python benchmarks/specguard.py            # all parts, one after the other, then the report
+    python benchmarks/specguard.py greedy     # one part; parts may run side by side
+    python benchmarks/specguard.py report     # from what there is
+
+Every part is a run of `stet compare`'s machinery: the contenders take turns chunk by chunk, so that
+a ratio of times is of one run, and it can be interrupted. Greedy contenders give the same answers
+under every seed and run once; those that sample run once for each seed. `exact` is in every part.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import numpy as np
+from _record import write
+
+from stet import load_pair
+from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
+from stet.calibration.samples import read, steps_of
+from stet.evaluation import records
+from stet.evaluation.analysis import summarise
+from stet.evaluation.contenders import Contender, contender
+from stet.evaluation.paired import Paired, tables_of
+from stet.evaluation.run import Comparison, Plan
+from stet.evaluation.statistics import Resamples, ratio
+from stet.evaluation.summary import Estimate, PolicySummary
+from stet.evaluation.tasks import load_task
+from stet.jobs import rows_of
+from stet.pair import Pair
+from stet.policies import SpecGuard
+from stet.signals import SIGNALS
+
+PART_SEEDS = {
+    "greedy": (0,),
+    "sampled": (0, 1, 2),
+    "signals": (0,),
+    "selectors": (0,),
+    "latency": (0,),
+}
+
+RULES = ("ensemble", "confident", "cascade")
+"""The plain rules that any gain is held against."""
+
+PRIMARY = {
+    "greedy": ["specguard"],
+    "sampled": ["specguard as published"],
+    "signals": [],
+    "selectors": [],
+    "latency": ["specguard"],
+}
+"""The comparisons that were declared beforehand."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is run.
+
+    Attributes:
+        problems: of the test split.
+        few: the first of them, for single signals and parts of the published policy.
+        latency_problems: the first of them, one at a time.
+        batch: problems at a time, elsewhere.
+        folder: of the runs.
+        steps: labelled steps of the calibration, for the thresholds of single signals.
+    """
+
+    problems: int
+    few: int
+    latency_problems: int
+    batch: int
+    folder: Path
+    steps: Path
+
+
+def named(name: str, label: str | None = None, **values: Any) -> Contender:
+    return contender(name, values, label=label)
+
+
+def specguard(policy: SpecGuard, label: str) -> Contender:
+    values = {f.name: getattr(policy, f.name) for f in fields(SpecGuard)}
+    return contender("specguard", values, label=label)
+
+
+def plain() -> list[Contender]:
+    """What needs no step policy."""
+    return [
+        named("target"),
+        named("draft"),
+        named("exact"),
+        named("ensemble"),
+        named("confident"),
+        named("cascade"),
+    ]
+
+
+def stepwise() -> list[Contender]:
+    """Step by step, greedily."""
+    return [
+        specguard(SpecGuard.bundled(), "specguard"),
+        named("specguard.greedy", "specguard as published, greedy", delimiter="\n"),
+        named("reward-guided", "reward-guided"),
+        named("reward-guided", "reward-guided, head", reward="head"),
+        named("spec-reason", "spec-reason"),
+    ]
+
+
+def ablations() -> list[Contender]:
+    """The calibrated policy with one part changed."""
+    policy = SpecGuard.bundled()
+    by_target = replace(policy, scorer="target", signals=(), weights=(), ranges=())
+    return [
+        specguard(replace(policy, speculate=False), "without inner speculation"),
+        specguard(replace(policy, lower=None), "draft's signals alone"),
+        specguard(by_target, "target's reading alone"),
+    ]
+
+
+def single_signals(steps: Path) -> list[Contender]:
+    """Each signal by itself, at the threshold that keeps half of the calibration's steps."""
+    policy = SpecGuard.bundled()
+    labelled = steps_of(read(steps))
+    found = [named("exact")]
+    for name, signal in SIGNALS.items():
+        if not labelled or name not in labelled[0].signals:
+            continue
+        values = np.array([s.signals[name] for s in labelled])
+        low, high = (float(x) for x in np.quantile(values, [0.02, 0.98]))
+        if low == high:
+            continue
+        ends = (low, high) if signal.sign > 0 else (high, low)
+        middle = float(np.quantile(values, 0.5))
+        threshold = min(max((middle - ends[0]) / (ends[1] - ends[0]), 0.0), 1.0)
+        alone = replace(
+            policy, signals=(name,), weights=(1.0,), ranges=(ends,), threshold=threshold, lower=None
+        )
+        found.append(specguard(alone, f"{name} alone"))
+    return found
+
+
+def sampled(candidates: int) -> list[Contender]:
+    """What draws answers or candidates."""
+    paper: dict[str, Any] = {
+        "delimiter": "\n",
+        "candidates": candidates,
+        "target_candidates": candidates,
+    }
+    title = "specguard as published"
+    return [
+        named("exact"),
+        named("majority", "target majority of 5"),
+        named("majority", "draft majority of 5", of="draft"),
+        named("specguard.paper", title, **paper),
+    ]
+
+
+def selectors(candidates: int) -> list[Contender]:
+    """The published policy with one part changed."""
+    paper: dict[str, Any] = {
+        "delimiter": "\n",
+        "candidates": candidates,
+        "target_candidates": candidates,
+    }
+    title = "specguard as published"
+    return [
+        named("exact"),
+        named("specguard.paper", f"{title}, first candidate", **paper | {"selector": "first"}),
+        named("specguard.paper", f"{title}, vote", **paper | {"selector": "vote"}),
+        named("specguard.paper", f"{title}, one of the target", **paper | {"target_candidates": 1}),
+    ]
+
+
+def latency() -> list[Contender]:
+    return [*plain(), *stepwise()]
+
+
+def plan(part: str, settings: Settings, candidates: int) -> Plan:
+    """What a part runs."""
+    few = {"latency": settings.latency_problems, "signals": settings.few, "selectors": settings.few}
+    count = few.get(part, settings.problems)
+    task = load_task("bundled", split="test", count=count)
+    contenders = {
+        "greedy": lambda: [*plain(), *stepwise(), *ablations()],
+        "sampled": lambda: sampled(candidates),
+        "signals": lambda: single_signals(settings.steps),
+        "selectors": lambda: selectors(candidates),
+        "latency": latency,
+    }[part]()
+    return Plan(
+        task=task,
+        contenders=contenders,
+        reference="exact",
+        primary=PRIMARY[part],
+        seeds=PART_SEEDS[part],
+        batch=1 if part == "latency" else settings.batch,
+        options={"max_new_tokens": task.max_new_tokens, "stop": list(task.stop)},
+    )
+
+
+def pair_for(plan: Plan) -> Pair:
+    """A pair with room for all candidates and samples."""
+    rows = max(rows_of(c.policy) * c.samples for c in plan.contenders) * plan.batch
+    most = plan.batch * max(c.samples for c in plan.contenders)
+    return load_pair(max_batch=most, max_rows=min(rows, 160), compile=False)
+
+
+def run(part: str, settings: Settings, candidates: int) -> None:
+    """Run a part, or go on with it."""
+    chosen = plan(part, settings, candidates)
+    comparison = Comparison(pair_for(chosen), chosen, settings.folder / part)
+    done = len(comparison.answers)
+    chunk = 0
+
+    def tell(answers: Sequence[records.Answer]) -> None:
+        nonlocal done, chunk
+        done += len(answers)
+        if answers[0].chunk != chunk:
+            chunk = answers[0].chunk
+            print(f"{part}: {done} of {comparison.total} answers", flush=True)
+
+    comparison.go(tell)
+
+
+# What limits accuracy
+
+
+def limit(settings: Settings) -> None:
+    """How often a step of the draft would have saved an answer that the target gets wrong.
+
+    The target writes every answer and the draft's candidates for its steps are recorded. Where the
+    answer is wrong, each candidate is tried in the place of the target's step, and the target
+    writes on from there. No step policy with one candidate of this draft can gain more than that
+    at a single step.
+    """
+    path = settings.folder / "limit.json"
+    if path.exists():
+        return
+    task = load_task("bundled", split="test", count=settings.problems)
+    assert task.grader is not None
+    pair = load_pair(max_batch=settings.batch, compile=False)
+    rollouts = Rollouts(pair, task.grader, task.max_new_tokens, task.stop)
+    wrong = saved = steps = saving = 0
+    for start in range(0, len(task.questions), settings.batch):
+        questions = task.questions[start : start + settings.batch]
+        prompts = [prompt_of(pair, task, q) for q in questions]
+        results = pair.generate(prompts, SpecGuard(shadow=True), max_new_tokens=task.max_new_tokens)
+        for question, prompt, result in zip(questions, prompts, results, strict=True):
+            reference = question.reference or ""
+            if task.grader.right(task.grader.extract(result.text), reference):
+                continue
+            swaps = [
+                Prefix(
+                    prompt,
+                    (*result.token_ids[: s.position], *s.candidates[s.chosen].ids),
+                    reference,
+                )
+                for s in result.trace.steps
+            ]
+            sound = rollouts.sound(swaps)
+            wrong, saved = wrong + 1, saved + any(sound)
+            steps, saving = steps + len(sound), saving + sum(sound)
+        print(f"limit: {start + len(questions)} of {len(task.questions)} problems", flush=True)
+    found = {"wrong": wrong, "saved": saved, "steps": steps, "saving": saving}
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found) + "\n", encoding="utf-8")
+
+
+# The report
+
+
+def seconds_ratio(results: records.Results, ours: str, theirs: str, *, whole: bool) -> Estimate:
+    """Our seconds over theirs, on the same questions; of whole chunks where they share a batch."""
+    run = replace(results.run, reference=theirs, primary=[])
+    both = replace(results, run=run)
+    entry = next(p for p in run.policies if p.label == ours)
+    paired = Paired.of(run, entry, tables_of(both), {})
+    resamples = Resamples(2_000, 0)
+    if whole:
+        return ratio(
+            paired.per_chunk(lambda mine, _: mine.seconds),
+            paired.per_chunk(lambda _, other: other.seconds),
+            resamples,
+        )
+    return ratio(
+        paired.per_question(lambda p: p.mine.seconds, paired.timed),
+        paired.per_question(lambda p: p.reference.seconds, paired.timed),
+        resamples,
+    )
+
+
+def row(part: str, policy: PolicySummary, results: records.Results) -> dict[str, Any]:
+    """What the table shows of a contender in a part."""
+    answers = [a for a in results.answers if a.policy == policy.label]
+    steps = sum(a.counters.steps for a in answers)
+    kept = sum(a.counters.kept_steps for a in answers)
+    difference = policy.difference
+    batch_speed = policy.speed.throughput_speedup
+    one_speed = policy.speed.latency_speedup
+    return {
+        "part": part,
+        "policy": policy.label,
+        "parameters": policy.parameters,
+        "accuracy": plain_numbers(policy.accuracy),
+        "gain_over_exact": None if difference is None else plain_numbers(difference.gain),
+        "p_values": None if difference is None else difference.p_values,
+        "speed_over_exact": plain_numbers(one_speed if part == "latency" else batch_speed),
+        "target_passes": round(policy.work.target_passes, 3),
+        "target_tokens": round(policy.work.target_tokens, 2),
+        "draft_passes": round(policy.work.draft_passes, 2),
+        "kept_steps": round(kept / steps, 4) if steps else None,
+    }
+
+
+def plain_numbers(estimate: Estimate | None) -> dict[str, float | None] | None:
+    if estimate is None:
+        return None
+    return {
+        name: None if (value := getattr(estimate, name)) is None else round(value, 4)
+        for name in ("value", "low", "high")
+    }
+
+
+def report(settings: Settings) -> None:
+    """Write the result file from the runs that there are."""
+    runs = {
+        part: records.read(settings.folder / part)
+        for part in PART_SEEDS
+        if (settings.folder / part).exists()
+    }
+    summaries = {part: summarise(results, bootstrap=2_000) for part, results in runs.items()}
+    rows = [
+        row(part, policy, runs[part])
+        for part, summary in summaries.items()
+        for policy in summary.policies
+    ]
+
+    def found(part: str, label: str) -> PolicySummary:
+        return next(p for p in summaries[part].policies if p.label == label)
+
+    def accuracy(part: str, label: str) -> float:
+        value = found(part, label).accuracy
+        assert value is not None
+        return round(value.value, 4)
+
+    guarded, exact = found("greedy", "specguard"), accuracy("greedy", "exact")
+    assert guarded.difference is not None
+    best = max(RULES, key=lambda label: accuracy("greedy", label))
+    kept = next(r for r in rows if r["policy"] == "specguard" and r["part"] == "greedy")
+    figures: dict[str, float] = {
+        "accuracy_target": accuracy("greedy", "target"),
+        "accuracy_draft": accuracy("greedy", "draft"),
+        "accuracy_exact": exact,
+        "accuracy_rsd": accuracy("greedy", "reward-guided"),
+        "accuracy_spec_reason": accuracy("greedy", "spec-reason"),
+        "accuracy_specguard": accuracy("greedy", "specguard"),
+        "accuracy_specguard_greedy": accuracy("greedy", "specguard as published, greedy"),
+        "relative_gain_over_exact": round(accuracy("greedy", "specguard") / exact - 1, 4),
+        "p_value_over_exact": round(guarded.difference.p_values[0], 4),
+        "accuracy_best_plain_rule": accuracy("greedy", best),
+        "target_step_share": round(1 - kept["kept_steps"], 4),
+        "problems": summaries["greedy"].questions,
+    }
+    if "sampled" in runs:
+        figures |= {
+            "accuracy_specguard_paper": accuracy("sampled", "specguard as published"),
+            "accuracy_target_majority": accuracy("sampled", "target majority of 5"),
+            "accuracy_draft_majority": accuracy("sampled", "draft majority of 5"),
+            "seeds": whole_seeds(runs["sampled"]),
+        }
+    others = {
+        "rsd": "reward-guided",
+        "exact": "exact",
+        "target": "target",
+        "best_plain_rule": best,
+        "no_inner_speculation": "without inner speculation",
+    }
+    for name, other in others.items():
+        many = seconds_ratio(runs["greedy"], "specguard", other, whole=True)
+        figures[f"latency_ratio_to_{name}_batch_{settings.batch}"] = round(many.value, 4)
+        if "latency" in runs and other in {p.label for p in runs["latency"].run.policies}:
+            one = seconds_ratio(runs["latency"], "specguard", other, whole=False)
+            figures[f"latency_ratio_to_{name}"] = round(one.value, 4)
+    limits = read_json(settings.folder / "limit.json")
+    if limits is not None:
+        share = limits["saved"] / summaries["greedy"].questions
+        figures["saved_by_a_draft_step"] = round(share, 4)
+    signals = read_json(Path(__file__).parent / "results" / "signals.json")
+    if signals is not None:
+        figures["signal_overhead"] = signals["figures"]["signal_overhead_bundled"]
+    more = {"best_plain_rule": best, "limit": limits, "notes": notes(runs)}
+    print(write("specguard", rows, figures, **more))
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A file of another part, if it was run."""
+    found: dict[str, Any] | None = json.loads(path.read_text()) if path.exists() else None
+    return found
+
+
+def whole_seeds(results: records.Results) -> int:
+    """Seeds under which every contender answered every question."""
+    run = results.run
+    found = {(a.policy, a.question, a.seed) for a in results.answers}
+    return sum(
+        all((p.label, q.id, seed) in found for p in run.policies for q in run.questions)
+        for seed in run.seeds
+    )
+
+
+def notes(runs: dict[str, records.Results]) -> list[str]:
+    return [
+        f"{part}: {len(results.run.questions)} problems, batch {results.run.batch}, seeds "
+        f"{results.run.seeds}, {whole_seeds(results)} of them complete"
+        for part, results in runs.items()
+    ]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", nargs="?", choices=[*PART_SEEDS, "limit", "report"])
+    parser.add_argument("--problems", type=int, default=500)
+    parser.add_argument("--few", type=int, default=200)
+    parser.add_argument("--latency-problems", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--candidates", type=int, default=16, help="of the published setting")
+    parser.add_argument("--folder", type=Path, default=Path(".cache/specguard"))
+    parser.add_argument("--steps", type=Path, default=Path(".cache/calibration/steps.jsonl"))
+    given = parser.parse_args()
+    settings = Settings(
+        given.problems, given.few, given.latency_problems, given.batch, given.folder, given.steps
+    )
+    for part in [given.part] if given.part else [*PART_SEEDS, "limit", "report"]:
+        if part == "limit":
+            limit(settings)
+        elif part == "report":
+            report(settings)
+        else:
+            run(part, settings, given.candidates)
+
+
+if __name__ == "__main__":
+    main()

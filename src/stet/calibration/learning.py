@@ -1,0 +1,127 @@
+"""Learning a score: a policy runs on problems, its steps are labelled, weights are fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stet.calibration.collect import Collector
+from stet.calibration.fitting import Fit, fit, score, trust
+from stet.calibration.labels import Labeller
+from stet.calibration.quality import Quality, quality
+from stet.calibration.samples import StepSample, steps_of
+from stet.policies import SpecGuard
+from stet.policies.specguard import TARGET_MARGIN
+from stet.signals import SIGNALS
+
+if TYPE_CHECKING:
+    from stet.evaluation.tasks.base import LoadedTask
+    from stet.pair import Pair
+
+Report = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What labelled steps taught.
+
+    Attributes:
+        fit: weights and ranges, and how good each signal is.
+        policy: SpecGuard with them, for this pair alone.
+        steps: what they were fitted on.
+        reading: how good the target's own look at a step is, where it takes one.
+    """
+
+    fit: Fit
+    policy: SpecGuard
+    steps: list[StepSample]
+    reading: Quality | None = None
+
+    @property
+    def scores(self) -> list[float]:
+        """Of the steps."""
+        return [score(self.fit, s) for s in self.steps]
+
+    def thresholds(self, count: int) -> list[float]:
+        """At even shares of the steps: fixed before anything is run with them."""
+        shares = np.linspace(0.0, 1.0, count + 2)[1:-1]
+        return sorted({round(float(q), 3) for q in np.quantile(self.scores, shares)})
+
+
+def learn(
+    pair: Pair,
+    task: LoadedTask,
+    base: SpecGuard,
+    path: Path,
+    report: Report,
+    *,
+    signals: Sequence[str] = tuple(SIGNALS),
+    batch: int = 8,
+    seed: int = 0,
+    labeller: Labeller | None = None,
+) -> Learnt:
+    """Run the policy, label the steps that its draft proposes, and fit a score to the labels.
+
+    Args:
+        pair: the models.
+        task: the problems.
+        base: runs on them, with its own signals; its other parameters are kept.
+        path: where labelled steps are kept; those there are not labelled again.
+        report: told about progress.
+        signals: to choose from.
+        batch: problems at a time.
+        seed: of the runs and the intervals.
+        labeller: tells good steps from bad; by default by the target's greedy completions.
+
+    Raises:
+        StetError: nothing can be learnt from these problems.
+    """
+    names = _usable(signals, base)
+    # All signals are measured; the base policy's own decide what stands meanwhile.
+    own = dict.fromkeys(base.signals, 1.0)
+    own |= dict(zip(base.signals, base.weights, strict=False))
+    ranges = dict(zip(base.signals, base.ranges, strict=False))
+    collecting = replace(
+        base,
+        signals=tuple(names),
+        weights=tuple(own.get(name, 0.0) for name in names),
+        ranges=tuple(ranges[n] for n in names) if len(ranges) == len(names) else (),
+        whole=True,
+        pair=None,
+    )
+    if base.lower is not None:
+        # In a band the target reads; here it reads every step, so that its look is judged too.
+        collecting = replace(collecting, threshold=1.0, lower=0.0)
+    collector = Collector(pair, task, collecting, batch, seed, labeller)
+    done = 0
+
+    def tell(_: object) -> None:
+        nonlocal done
+        done += 1
+        report("labelling steps", done, len(task.questions))
+
+    steps = steps_of(collector.collect(path, tell))
+    fitted = fit(steps, names, seed=seed)
+    policy = replace(
+        base,
+        signals=fitted.signals,
+        weights=fitted.weights,
+        ranges=fitted.ranges,
+        pair=pair.fingerprint,
+    )
+    if base.lower is None:
+        return Learnt(fitted, policy, steps)
+    reading = [s for s in steps if TARGET_MARGIN in s.signals]
+    policy = replace(policy, lower=0.0, target_threshold=trust(reading))
+    return Learnt(fitted, policy, steps, quality(TARGET_MARGIN, reading, seed))
+
+
+def _usable(signals: Sequence[str], base: SpecGuard) -> list[str]:
+    """Signals that can differ: candidates agree with themselves where there is one."""
+    names = [n for n in signals if n != "agreement" or base.candidates > 1]
+    return [*names, *(n for n in base.signals if n not in names)]

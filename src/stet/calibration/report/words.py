@@ -1,0 +1,98 @@
+"""What the report says in words, once for the terminal and the page."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from stet.calibration.choosing import Wish
+from stet.calibration.quality import Quality
+from stet.calibration.result import Calibration
+from stet.evaluation.report.table import MISSING, number
+from stet.policies.specguard import TARGET_MARGIN
+from stet.signals import SIGNALS
+
+
+def asked(found: Calibration) -> str:
+    """What was asked for."""
+    wish, yardstick = found.wish, found.measure
+    passes = "the most right answers"
+    if yardstick.note:
+        passes = "the most answers that agree with the target"
+    match wish.goal:
+        case "accuracy":
+            return f"The threshold with {passes}; of equals the fastest."
+        case "speed":
+            share = yardstick.share.format(f"at least {wish.value:.1%}")
+            return f"The fastest threshold that {share} of the problems."
+        case "keep":
+            return f"The strictest threshold that keeps at least {wish.value:.1%} of the steps."
+        case "latency":
+            return f"The threshold with {passes} within {wish.value:.3g} seconds of an answer."
+        case "risk":
+            return _bound(wish, found)
+
+
+def _bound(wish: Wish, found: Calibration) -> str:
+    return (
+        f"The threshold that keeps most steps while, with probability {1 - wish.delta:.0%}, at "
+        f"most {wish.value:.1%} of new problems {found.measure.risk}."
+    )
+
+
+def chosen(found: Calibration) -> str:
+    """What was chosen."""
+    signals = ", ".join(f"{name} ({weight:.2f})" for name, weight in found.weights.items())
+    text = f"Threshold {found.chosen.threshold:g} on a score of {signals}."
+    if found.parameters.get("lower") is None:
+        return text
+    return (
+        f"{text} Below it the target reads the step, which stands where every token has at least "
+        f"{found.parameters['target_threshold']:g} times the probability of the target's favourite."
+    )
+
+
+def role(found: Calibration, quality: Quality) -> str:
+    """What became of a signal: its weight, or why it has none."""
+    if quality is found.score:
+        return "the fitted score itself"
+    if quality.name == TARGET_MARGIN:
+        return "the target's own look, below the threshold"
+    if quality.name in found.wrong_way:
+        return "left out: here it ranks steps the wrong way round"
+    weight = found.weights.get(quality.name)
+    if weight is None:
+        return "left out: it adds nothing to the others"
+    return f"weight {weight:.2f}"
+
+
+def share(value: float | None) -> str:
+    """A share as a percentage."""
+    return MISSING if value is None else f"{number(100 * value, '.1f')}%"
+
+
+def best_first(found: Calibration) -> list[Quality]:
+    """The signals as they are meant, the best first, then the score.
+
+    Of a signal of which less is better, such as an entropy, the AUROC is turned round, so that
+    above 0.5 always means what it should.
+    """
+    shown = sorted(map(_as_meant, found.qualities), key=lambda q: (-q.auroc, q.name))
+    return shown if found.score is None else [*shown, found.score]
+
+
+def label(quality: Quality) -> str:
+    """A signal's name, with "less" where less is better."""
+    return f"less {quality.name}" if _less(quality) else quality.name
+
+
+def _less(quality: Quality) -> bool:
+    signal = SIGNALS.get(quality.name)
+    return signal is not None and signal.sign < 0
+
+
+def _as_meant(quality: Quality) -> Quality:
+    if not _less(quality):
+        return quality
+    within = None if quality.within is None else 1 - quality.within
+    low, high = 1 - quality.high, 1 - quality.low
+    return replace(quality, auroc=1 - quality.auroc, low=low, high=high, within=within)

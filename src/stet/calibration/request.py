@@ -1,0 +1,70 @@
+"""What a calibration is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from stet.calibration.choosing import MOST, Wish
+from stet.calibration.yardstick import TARGETS_TEXT, Yardstick, yardstick_of
+from stet.errors import OptionError
+from stet.policies import SpecGuard
+from stet.signals import SIGNALS
+
+if TYPE_CHECKING:
+    from stet.evaluation.tasks.base import LoadedTask
+
+
+@dataclass(frozen=True)
+class Request:
+    """A calibration to be made.
+
+    Attributes:
+        task: questions; they are divided into two parts, for fitting and for choosing. Where they
+            have no right answers, the target's own take their place.
+        wish: what the threshold is chosen for.
+        base: the policy whose other parameters are kept.
+        signals: to choose from.
+        thresholds: how many are tried, `MOST` at most.
+        fit_share: share of the questions that weights are fitted on.
+        without_answers: do not look at right answers that there are.
+        rollouts: sampled completions by the target that label a step; 0 for the greedy one.
+        batch: questions at a time.
+        seed: of the division and of all runs.
+        command: the command line, for the record.
+    """
+
+    task: LoadedTask
+    wish: Wish
+    base: SpecGuard
+    signals: Sequence[str] = tuple(SIGNALS)
+    thresholds: int = 8
+    fit_share: float = 0.5
+    without_answers: bool = False
+    rollouts: int = 0
+    batch: int = 8
+    seed: int = 0
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done.
+
+        Raises:
+            OptionError: naming what is wrong.
+        """
+        if self.rollouts < 0:
+            raise OptionError(f"rollouts is {self.rollouts}; it must not be negative.")
+        if self.rollouts and self.yardstick is TARGETS_TEXT:
+            raise OptionError(
+                "Sampled rollouts are compared by their answers; name a grader that reads them."
+            )
+        if not 2 <= self.thresholds <= MOST:
+            raise OptionError(f"thresholds is {self.thresholds}; it must be from 2 to {MOST}.")
+        if len(self.task.questions) < 20:
+            raise OptionError(f"{len(self.task.questions)} questions are too few; take 20 or more.")
+
+    @property
+    def yardstick(self) -> Yardstick:
+        """What answers and steps are held against."""
+        return yardstick_of(self.task, self.without_answers)

@@ -1,0 +1,175 @@
+"""What answers and steps are held against: right answers, or what the target writes itself."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from stet.calibration.rollouts import prompt_of
+from stet.errors import StetError
+from stet.evaluation.graders import Grader
+from stet.steps import normalised
+
+if TYPE_CHECKING:
+    from stet.evaluation.tasks.base import LoadedTask, Question
+    from stet.pair import Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """A yardstick, and how results are put into words that it allows.
+
+    Attributes:
+        name: as records have it.
+        quantity: the share of answers that pass, as an axis has it.
+        heading: the same, as a column has it.
+        share: a phrase with the share: "answered {} rightly".
+        able: the same for what no threshold does: "answers {} rightly".
+        loss: what the bound on risk is about, as a heading.
+        fault: what a loss is the first one of.
+        risk: the same in the claim, after "at most x of new problems ...".
+        note: what readers of every table must know; empty where nothing.
+    """
+
+    name: str
+    quantity: str
+    heading: str
+    share: str
+    able: str
+    loss: str
+    fault: str
+    risk: str
+    note: str = ""
+
+
+ANSWERS = Yardstick(
+    name="answers",
+    quantity="accuracy",
+    heading="right",
+    share="answered {} rightly",
+    able="answers {} rightly",
+    loss="lost to a step",
+    fault="error",
+    risk="get their first error from a kept draft step",
+)
+TARGETS_ANSWER = Yardstick(
+    name="target's answer",
+    quantity="agreement with the target",
+    heading="as the target",
+    share="gave the target's own answer to {}",
+    able="gives the target's own answer to {}",
+    loss="first disagreement",
+    fault="disagreement with the target",
+    risk=(
+        "get from a kept draft step the first step that disagrees with the target: one after which "
+        "the target no longer comes to its own answer"
+    ),
+    note=(
+        "Without right answers: an answer counts where it is the target's own, so nothing here "
+        "says that it is right."
+    ),
+)
+TARGETS_TEXT = Yardstick(
+    name="target's text",
+    quantity="agreement with the target",
+    heading="as the target",
+    share="wrote the target's own text for {}",
+    able="writes the target's own text for {}",
+    loss="first disagreement",
+    fault="disagreement with the target",
+    risk=(
+        "get from a kept draft step the first step that disagrees with the target: one that the "
+        "target would have worded otherwise"
+    ),
+    note=(
+        "Without right answers or a grader: a text counts where it is the target's own, case and "
+        "white space aside, so nothing here says that it is right, and other words for the same "
+        "thing count as disagreement."
+    ),
+)
+YARDSTICKS = {y.name: y for y in (ANSWERS, TARGETS_ANSWER, TARGETS_TEXT)}
+
+
+@dataclass(frozen=True)
+class SameText(Grader):
+    """The whole text, case and white space aside."""
+
+    name: ClassVar[str] = "same-text"
+
+    def extract(self, text: str) -> str | None:
+        """The text, written one way."""
+        return normalised(text) or None
+
+    def right(self, answer: str | None, reference: str) -> bool:
+        """Whether both say the same in the same words."""
+        return answer is not None and answer == normalised(reference)
+
+
+def yardstick_of(task: LoadedTask, without_answers: bool) -> Yardstick:
+    """What the answers of a task can be held against."""
+    known = task.grader is not None and all(q.reference is not None for q in task.questions)
+    if known and not without_answers:
+        return ANSWERS
+    return TARGETS_TEXT if task.grader is None else TARGETS_ANSWER
+
+
+def with_own_answers(
+    pair: Pair, task: LoadedTask, path: Path, batch: int, report: Callable[[str, int, int], None]
+) -> LoadedTask:
+    """The task with the target's own greedy answers as references.
+
+    Questions to which the target gives no answer that the grader can read are left out.
+
+    Args:
+        pair: whose target is asked.
+        task: its references are not looked at. Without a grader, whole texts are compared.
+        path: where the target's texts are kept; those there are not written again.
+        batch: questions at a time.
+        report: told about progress.
+
+    Raises:
+        StetError: the target answers none of the questions.
+    """
+    texts = _read(path)
+    waiting = [q for q in task.questions if q.id not in texts]
+    for start in range(0, len(waiting), batch):
+        portion = waiting[start : start + batch]
+        results = pair.generate(
+            [prompt_of(pair, task, q) for q in portion],
+            "exact",
+            max_new_tokens=task.max_new_tokens,
+            stop=list(task.stop),
+        )
+        with path.open("a", encoding="utf-8") as file:
+            for question, result in zip(portion, results, strict=True):
+                texts[question.id] = result.text if result.error is None else ""
+                line = {"question": question.id, "text": texts[question.id]}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        report("asking the target", len(texts), len(task.questions))
+    grader = SameText() if task.grader is None else task.grader
+    questions: list[Question] = []
+    for question in task.questions:
+        answer = grader.extract(texts[question.id])
+        if answer is not None and grader.reads(answer) and grader.right(answer, answer):
+            questions.append(replace(question, reference=answer))
+    if not questions:
+        raise StetError(
+            f"The target answers none of the {len(task.questions)} questions in a way that the "
+            f"grader {grader.name!r} can read; give prompts as the model is used to them, or "
+            "another grader."
+        )
+    return replace(task, questions=questions, grader=grader)
+
+
+def _read(path: Path) -> dict[str, str]:
+    """Texts by question; a last line that a crash cut short is taken away."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    whole = text[: text.rfind("\n") + 1]
+    if whole != text:
+        path.write_text(whole, encoding="utf-8")
+    # By "\n" alone: JSON strings may hold other line separators.
+    lines = [json.loads(line) for line in whole.split("\n") if line]
+    return {line["question"]: line["text"] for line in lines}

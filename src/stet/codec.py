@@ -1,0 +1,107 @@
+"""Between a text and the tokens of one model, without a change to either."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from copy import deepcopy
+from typing import Any
+
+_CONTEXT = 32
+"""Tokens before a place that decide how what follows reads; all of them where these do not."""
+
+_UNREADABLE = "\N{REPLACEMENT CHARACTER}"
+"""How bytes decode that are no whole character."""
+
+_ANCHORS = ("\n", "a", ".", "a ")
+"""Texts before a text to be encoded, for tokenizers that treat the beginning differently."""
+
+
+class Codec:
+    """Reads and writes the continuation of a list of tokens as text.
+
+    A list only grows: what stands in it is never encoded again. So the tokens of a text that
+    follows must decode, behind those that stand, to that text and nothing else. Tokenizers that put
+    a space before what they encode, or strip one from what they decode, are met by encoding the
+    text behind another one; where nothing gives exactly that text, none is given.
+
+    Args:
+        tokenizer: of transformers. It is copied, as encoding changes its settings.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = deepcopy(tokenizer)
+
+    def text_after(self, tokens: Sequence[int], start: int) -> str | None:
+        """What the tokens from `start` on add to the text of those before.
+
+        Special tokens read as nothing.
+
+        Returns:
+            None where they end inside a character, or change how the tokens before them read.
+        """
+        context, known = self._context(tokens[:start])
+        whole = self._decode([*context, *tokens[start:]])
+        if not whole.startswith(known):
+            return None
+        added = whole[len(known) :]
+        return None if added.endswith(_UNREADABLE) else added
+
+    def tokens_after(self, tokens: Sequence[int], text: str) -> list[int] | None:
+        """Tokens that add exactly `text` to the text of `tokens`.
+
+        What looks like a special token in the text stays text.
+
+        Returns:
+            None where this tokenizer cannot say it: a character it does not know, or changes.
+        """
+        if not text:
+            return []
+        context, known = self._context(tokens)
+        for found in self._attempts(text):
+            if self._decode([*context, *found]) == known + text:
+                return found
+        if len(text) == 1:
+            return None
+        # A piece of the vocabulary may be no text, such as the name of a special token; in two
+        # halves that name is but letters.
+        half = len(text) // 2
+        first = self.tokens_after(tokens, text[:half])
+        if first is None:
+            return None
+        second = self.tokens_after([*tokens, *first], text[half:])
+        return None if second is None else first + second
+
+    def changed(self, text: str) -> str | None:
+        """What becomes of a text that is encoded and decoded; None if nothing does."""
+        if self.tokens_after(self._encode("a"), text) is not None:
+            return None
+        return self._decode(self._encode(text))
+
+    def _attempts(self, text: str) -> Iterator[list[int]]:
+        yield self._encode(text)
+        for anchor in _ANCHORS:
+            head, found = self._encode(anchor), self._encode(anchor + text)
+            if found[: len(head)] == head:
+                yield found[len(head) :]
+        if text.startswith(" "):
+            yield self._encode(text[1:])
+
+    def _context(self, tokens: Sequence[int]) -> tuple[list[int], str]:
+        """The last of the tokens, and their text."""
+        context = list(tokens[-_CONTEXT:])
+        known = self._decode(context)
+        # Bytes of a character that began before would spoil all of them.
+        if len(context) < len(tokens) and (not known or _UNREADABLE in known):
+            context = list(tokens)
+            known = self._decode(context)
+        return context, known
+
+    def _encode(self, text: str) -> list[int]:
+        found = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)
+        return list(found["input_ids"])
+
+    def _decode(self, tokens: list[int]) -> str:
+        text: str = self._tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text

@@ -1,0 +1,130 @@
+"""Reward-guided decoding: a process reward model says which of the draft's steps stand."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from stet.engine.operations import Operation
+from stet.errors import OptionError
+from stet.needs import Need
+from stet.policies.checks import check_drafting
+from stet.policies.registry import register
+from stet.policies.stepping import Candidate, Judgement, Step
+from stet.rewards import FunctionReward, Reward, as_reward
+from stet.sampling import SamplingParams
+from stet.signals import agreeing
+from stet.steps import Delimiter
+
+KEPT, REWRITTEN = "step rewarded", "step rewritten"
+
+
+@register
+@dataclass(frozen=True)
+class RewardGuided:
+    """A process reward model rates the draft's step; below a threshold the target writes it.
+
+    What the target writes is not rated. Source: Liao et al., "Reward-Guided Speculative Decoding
+    for Efficient LLM Reasoning", arXiv 2501.19324; its threshold is 0.7. Our own: rewards read off
+    the draft's hidden states.
+
+    Attributes:
+        reward: "head" (on the bundled draft's hidden states), "bundled" (the small model that
+            ships with the package), the folder of a head, folder or hub name of a sequence or
+            token classifier; in Python also a `stet.rewards.Reward`, or a function
+            `(prompt, steps, candidate) -> float`, plain or a coroutine function.
+        threshold: the reward from which on a step stands, 0 to 1.
+        candidates: candidates of a step that the draft writes; the best rewarded one is judged.
+        temperature: of the candidates; 0 for the most probable text.
+        top_p: of the candidates.
+        delimiter: text that ends a step, several of them, or "sentence".
+        step_tokens: the most tokens of a step.
+        target_candidates: candidates of a step that the target writes; the one most agree on
+            stands.
+        shadow: decide and record, but let the target write every step.
+    """
+
+    reward: Any = "head"
+    threshold: float = 0.7
+    candidates: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    delimiter: Delimiter = "\n"
+    step_tokens: int = 128
+    target_candidates: int = 1
+    shadow: bool = False
+
+    name: ClassVar[str] = "reward-guided"
+    lossless: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            OptionError: naming the parameter.
+        """
+        given: Any = self.delimiter
+        if isinstance(given, list):  # as JSON has it
+            object.__setattr__(self, "delimiter", tuple(given))
+        if callable(self.reward) and not isinstance(self.reward, Reward):
+            object.__setattr__(self, "reward", FunctionReward(self.reward))
+        if not isinstance(self.reward, (str, Reward)):
+            raise OptionError(
+                f"reward is {self.reward!r}; give a name or folder, a reward, or a function of "
+                "prompt, steps and candidate."
+            )
+        check_drafting(self)
+        if not 0 <= self.threshold <= 1:
+            raise OptionError(f"threshold is {self.threshold}; it must be between 0 and 1.")
+
+    @property
+    def _rater(self) -> Reward:
+        """The reward itself; a name is loaded when it is first used, and once."""
+        return as_reward(self.reward)
+
+    # What the program asks
+
+    @property
+    def pair(self) -> str | None:
+        """Fingerprint of the only pair that the reward may be used with; None for any."""
+        return self._rater.pair
+
+    @property
+    def other_pair(self) -> str:
+        """What to tell who uses it with another pair."""
+        return (
+            f"The reward {self._rater.name!r} was trained for another pair; name a reward model "
+            "(reward=...), or train a reward for this pair."
+        )
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the engine must keep of the draft's writing."""
+        return self._rater.needs
+
+    def sampling(self, base: SamplingParams) -> SamplingParams:
+        """How candidates are sampled: the request's other settings, with this policy's own."""
+        return replace(base, temperature=self.temperature, top_p=self.top_p)
+
+    def select(self, candidates: Sequence[Candidate]) -> int:
+        """Of the target's candidates, which are not rated, the one that most agree on."""
+        shares = agreeing([c.text for c in candidates])
+        return max(range(len(candidates)), key=lambda i: (shares[i], -i))
+
+    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+        """Rate the candidates, pick the best, and rule on it."""
+        rewards = yield from self._rater.rate(step)
+        chosen = max(range(len(rewards)), key=lambda i: (rewards[i], -i))
+        best = rewards[chosen]
+        stands = best >= self.threshold
+        return Judgement(
+            chosen=chosen,
+            stands=stands,
+            reason=KEPT if stands else REWRITTEN,
+            signals={"reward": best},
+            normalised={"reward": best},
+            score=best,
+            threshold=self.threshold,
+            details=[{"reward": reward} for reward in rewards],
+        )

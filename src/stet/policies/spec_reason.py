@@ -1,0 +1,185 @@
+"""SpecReason: the target says in one token how useful the draft's step is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, ClassVar
+
+from stet.block import EMPTY
+from stet.engine.operations import Join, Operation, Score
+from stet.errors import OptionError
+from stet.needs import Need
+from stet.policies.checks import check_drafting
+from stet.policies.registry import register
+from stet.policies.stepping import Candidate, Judgement, Step
+from stet.sampling import SamplingParams
+from stet.sequence import Sequence as TokenSequence
+from stet.signals import agreeing
+from stet.steps import Delimiter
+
+KEPT, REWRITTEN = "step found useful", "step rewritten"
+SCORINGS = ("expected", "likeliest")
+DIGITS = "0123456789"
+
+QUESTION = (
+    "\n\nHow much does the last step above bring the solution closer to the right answer, from 0 "
+    "(wrong or useless) to 9 (right and needed)? One digit: "
+)
+
+
+@register
+@dataclass(frozen=True)
+class SpecReason:
+    """The target rates the draft's step from 0 to 9 with one token; below 7 it writes the step.
+
+    A question follows the step on a copy of the text, and the target's probabilities of the ten
+    digits as its first token are the rating. The target has to be a model that answers questions:
+    the bundled target cannot, and there the ratings mean nothing.
+
+    Source: Pan et al., "SpecReason", arXiv 2504.07891: the digit itself, and a threshold of 7. Our
+    own: the mean over the digits' probabilities, and the wording.
+
+    Attributes:
+        threshold: the rating from which on a step stands, 0 to 9.
+        scoring: "expected", the mean digit under the target's probabilities, or "likeliest".
+        question: what the target is asked, up to the digit; may hold the special tokens of a chat.
+        candidates: candidates of a step that the draft writes; the best rated one is judged.
+        temperature: of the candidates; 0 for the most probable text.
+        top_p: of the candidates.
+        delimiter: text that ends a step, several of them, or "sentence".
+        step_tokens: the most tokens of a step.
+        target_candidates: candidates of a step that the target writes; the one most agree on
+            stands.
+        shadow: decide and record, but let the target write every step.
+    """
+
+    threshold: float = 7.0
+    scoring: str = "expected"
+    question: str = QUESTION
+    candidates: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    delimiter: Delimiter = "\n"
+    step_tokens: int = 128
+    target_candidates: int = 1
+    shadow: bool = False
+
+    name: ClassVar[str] = "spec-reason"
+    lossless: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    asks_target: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            OptionError: naming the parameter.
+        """
+        given: Any = self.delimiter
+        if isinstance(given, list):  # as JSON has it
+            object.__setattr__(self, "delimiter", tuple(given))
+        check_drafting(self)
+        if not 0 <= self.threshold <= 9:
+            raise OptionError(f"threshold is {self.threshold}; it must be between 0 and 9.")
+        if self.scoring not in SCORINGS:
+            listed = ", ".join(SCORINGS)
+            raise OptionError(f"scoring is {self.scoring!r}; choose from {listed}.")
+        if not self.question:
+            raise OptionError("question is empty; ask for a digit from 0 to 9.")
+
+    # What the program asks
+
+    def sampling(self, base: SamplingParams) -> SamplingParams:
+        """How candidates are sampled: the request's other settings, with this policy's own."""
+        return replace(base, temperature=self.temperature, top_p=self.top_p)
+
+    def select(self, candidates: Sequence[Candidate]) -> int:
+        """Of the target's candidates, which are not rated, the one that most agree on."""
+        shares = agreeing([c.text for c in candidates])
+        return max(range(len(candidates)), key=lambda i: (shares[i], -i))
+
+    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+        """Let the target rate the candidates, pick the best, and rule on it."""
+        asked = _asked(_tokenizer_of(step), self.question)
+        details: list[dict[str, float]]
+        if any(c.translated is not None for c in step.candidates):
+            # They are no part of the target's cache, so each takes its turn behind what stands.
+            details = []
+            for c in step.candidates:
+                details.append((yield from self._rated(step.sequence, asked, c.target_tokens)))
+        else:
+            details = yield Join([self._rated(c.sequence, asked) for c in step.candidates])
+        ratings = [signals["utility"] for signals in details]
+        chosen = max(range(len(ratings)), key=lambda i: (ratings[i], -i))
+        stands = ratings[chosen] >= self.threshold
+        return Judgement(
+            chosen=chosen,
+            stands=stands,
+            reason=KEPT if stands else REWRITTEN,
+            signals=details[chosen],
+            normalised={"utility": ratings[chosen] / 9},
+            score=ratings[chosen],
+            threshold=self.threshold,
+            details=details,
+        )
+
+    def _rated(
+        self, text: TokenSequence, asked: _Asked, candidate: Sequence[int] = ()
+    ) -> Generator[Operation, Any, dict[str, float]]:
+        """A candidate's rating, and the share of probability that the digits had.
+
+        Args:
+            text: up to the candidate's end; without it where its tokens follow.
+            asked: the question.
+            candidate: the candidate in the target's tokens, where it is not in `text`.
+        """
+        ended = bool(candidate) and candidate[-1] in text.limits.stop_token_ids
+        said = candidate[:-1] if ended else candidate
+        with text.aside((*said, *asked.tokens)) as sequence:
+            logprobs: list[float] = yield Score(sequence, EMPTY, None, choices=asked.digits)
+        chances = [math.exp(value) for value in logprobs]
+        if self.scoring == "likeliest":
+            utility = float(max(range(10), key=chances.__getitem__))
+        else:
+            # Relative to the best digit: all of them may be improbable.
+            best = max(logprobs)
+            weights = [math.exp(value - best) for value in logprobs]
+            utility = sum(d * w for d, w in enumerate(weights)) / sum(weights)
+        return {"utility": utility, "digit_probability": sum(chances)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question as tokens.
+
+    Attributes:
+        tokens: up to the digit.
+        digits: the token of each digit there, 0 to 9.
+    """
+
+    tokens: tuple[int, ...]
+    digits: tuple[int, ...]
+
+
+def _tokenizer_of(step: Step) -> Any:
+    return step.sequence.decoder
+
+
+@lru_cache(maxsize=16)
+def _asked(tokenizer: Any, question: str) -> _Asked:
+    """A question as tokens, found by writing each answer after it.
+
+    Raises:
+        OptionError: the tokenizer does not write the digits as single tokens there.
+    """
+    written = [tuple(tokenizer.encode(question + d, add_special_tokens=False)) for d in DIGITS]
+    tokens, digits = written[0][:-1], tuple(answer[-1] for answer in written)
+    if any(answer[:-1] != tokens for answer in written) or len(set(digits)) < 10:
+        raise OptionError(
+            "This tokenizer does not write a digit after the question as one token of its own; "
+            "end the question differently, for example with a line break."
+        )
+    return _Asked(tokens, digits)

@@ -1,0 +1,252 @@
+"""Step by step for two models whose tokenizers differ: what they exchange is text."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from stet.block import EMPTY, Block
+from stet.codec import Codec
+from stet.draft_length import LONGEST
+from stet.engine.operations import Join, Operation, Program, Score
+from stet.policies.exact import Exact
+from stet.policies.stepping import Candidate, Judgement, Step, StepPolicy, speculates
+from stet.programs.autoregressive import autoregressive
+from stet.programs.stepwise import _drafted, _pick, _Reader, _record
+from stet.sequence import Ruling, Sequence
+from stet.steps import Ends, LoopGuard, StepReader, ends_of
+from stet.trace import Origin, StepRecord
+
+UNTRANSLATABLE = "step cannot be said in the target's tokens"
+"""Why the target writes a step that the policy was never shown."""
+
+UNREADABLE = "; the draft cannot read it, so the target writes on alone"
+"""Added to the reason of a step after which the draft is not asked again."""
+
+
+@dataclass(slots=True, eq=False)
+class Mirror:
+    """The same text in the draft's tokens.
+
+    Both lists only grow, and at the end of every step they read alike.
+
+    Attributes:
+        sequence: prompt and answer in the draft's tokens.
+        draft: between text and these.
+        target: between text and the target's tokens.
+        end: the target's token for the end of an answer; None where nothing ends one.
+    """
+
+    sequence: Sequence
+    draft: Codec
+    target: Codec
+    end: int | None = None
+
+    def translate(self, sequence: Sequence, candidate: Candidate) -> list[int] | None:
+        """A candidate in the target's tokens, behind those of `sequence`; None if impossible."""
+        fork = candidate.sequence
+        ended = fork.finish_reason == "stop"
+        written = fork.tokens[:-1] if ended else fork.tokens
+        text = self.draft.text_after(written, fork.prompt_length)
+        tokens = None if text is None else self.target.tokens_after(sequence.tokens, text)
+        if tokens is None:
+            return None
+        if ended and self.end is not None:
+            tokens.append(self.end)
+        return tokens[: sequence.remaining]
+
+    def read(self, sequence: Sequence, start: int) -> bool:
+        """Take over what stands in `sequence` from `start` on; False if the draft cannot read it.
+
+        Args:
+            sequence: prompt and answer in the target's tokens.
+            start: a place in them up to which both read alike.
+        """
+        text = self.target.text_after(sequence.tokens, start)
+        tokens = None if text is None else self.draft.tokens_after(self.sequence.tokens, text)
+        if tokens is None:
+            return False
+        # What the target did not end at is no end, even if it is a token at which the draft stops.
+        append(self.sequence, tokens, "target", "", ending=False)
+        return True
+
+
+def exchange(sequence: Sequence, mirror: Mirror, policy: StepPolicy) -> Program:
+    """`stepwise` for models without a common vocabulary.
+
+    The draft writes candidates in its own tokens. What stands is put into the target's, what the
+    target writes into the draft's; neither ever reads a token twice. The target writes without
+    blocks of the draft's, but for the rejected candidate, with which it begins.
+
+    Args:
+        sequence: what is written to, in the target's tokens.
+        mirror: the same in the draft's, with nothing written yet.
+        policy: judges the steps.
+    """
+    ends, guard = ends_of(policy.delimiter), LoopGuard()
+    mirror.sequence.release = sequence.release
+    try:
+        while not sequence.finished:
+            if mirror.sequence.finished:  # it has no room for more of the draft's tokens
+                sequence.close("length")
+                break
+            start = len(sequence.tokens)
+            text, kept = yield from _step(sequence, mirror, policy, ends)
+            if guard.stuck(text):
+                sequence.close("loop")
+            if kept or sequence.finish_reason is not None:
+                continue
+            if not mirror.read(sequence, start):
+                sequence.steps[-1].reason += UNREADABLE
+                break
+    finally:
+        mirror.sequence.release(mirror.sequence)
+    yield from autoregressive(sequence, Exact())
+
+
+def append(
+    sequence: Sequence,
+    tokens: list[int],
+    origin: Origin,
+    reason: str,
+    *,
+    scored: bool = False,
+    ending: bool = True,
+) -> None:
+    """Continue with tokens that no model wrote here, as far as limits and stops allow.
+
+    Args:
+        sequence: what is written to.
+        tokens: what follows it.
+        origin: who wrote their text.
+        reason: why they stand.
+        scored: the target's cache of this sequence has read them already.
+        ending: whether a stop token among them ends the sequence.
+    """
+    with sequence.fork(1) as (copy,):
+        if not ending:
+            copy.limits = replace(copy.limits, stop_token_ids=frozenset())
+        copy.commit(Block(len(tokens), known=tokens))
+        copy.origins = [origin] * len(copy.origins)
+        copy.reasons = [reason] * len(copy.reasons)
+        copy.counters.draft_passes = 0  # whoever wrote the text has counted its own
+        sequence.adopt(copy, scored=scored)
+
+
+def _step(
+    sequence: Sequence, mirror: Mirror, policy: StepPolicy, ends: Ends
+) -> Generator[Operation, Any, tuple[str, bool]]:
+    """One step; returns its text, and whether it is the draft's."""
+    position, before = len(sequence.answer), replace(sequence.counters)
+    side, text = mirror.sequence, None
+    with side.fork(policy.candidates, policy.sampling(side.sampling)) as forks:
+        written: list[Candidate] = yield Join([_drafted(f, policy, ends) for f in forks])
+        for candidate in written:
+            sequence.charge(candidate.sequence)
+            candidate.translated = mirror.translate(sequence, candidate)
+        candidates = [c for c in written if c.translated is not None]
+        reader = _Reader(sequence, candidates, Exact())
+        if candidates:
+            step = Step(sequence, len(sequence.steps), candidates, reader.read)
+            judgement = yield from policy.judge(step)
+        else:
+            candidates = written
+            judgement = Judgement(0, stands=False, reason=UNTRANSLATABLE)
+        chosen = _pick(judgement.chosen, candidates, policy)
+        kept = judgement.stands and not policy.shadow
+        record = _record(position, candidates, judgement)
+        record.draft_tokens = sum(len(c.tokens) for c in written)
+        if kept:
+            side.adopt(chosen.sequence)
+    mends = not kept and policy.target_candidates == 1 and speculates(policy)
+    ruling = reader.take(chosen if mends else None)
+    if kept:
+        text = chosen.text
+        scored = reader.has_read(chosen)
+        append(sequence, chosen.target_tokens, "draft", judgement.reason, scored=scored)
+        if chosen.sequence.finish_reason == "stop":
+            sequence.close("stop")
+    else:
+        opening = (chosen.translated or []) if mends else []
+        text = yield from _rewritten(sequence, mirror, policy, ends, record, opening, ruling)
+    record.tokens = len(sequence.answer) - position
+    record.draft_seconds = sequence.counters.draft_seconds - before.draft_seconds
+    record.target_seconds = sequence.counters.target_seconds - before.target_seconds
+    sequence.steps.append(record)
+    sequence.counters.steps += 1
+    sequence.counters.kept_steps += kept
+    return text, kept
+
+
+def _rewritten(
+    sequence: Sequence,
+    mirror: Mirror,
+    policy: StepPolicy,
+    ends: Ends,
+    record: StepRecord,
+    opening: list[int],
+    ruling: Ruling | None,
+) -> Generator[Operation, Any, str]:
+    """The target writes the step; of several candidates the policy picks one.
+
+    Args:
+        sequence: what stands.
+        mirror: the same in the draft's tokens.
+        policy: whose limits count.
+        ends: where the step ends.
+        record: takes what was written.
+        opening: the candidate that was refused, in the target's tokens, if it is to open the step.
+        ruling: on the whole of it, where the target's cache has read it already.
+    """
+    count = policy.target_candidates
+    sampling = policy.sampling(sequence.sampling) if count > 1 else None
+    with sequence.fork(count, sampling) as forks:
+        if ruling is not None:
+            sequence.lend_cache(forks[0], "target")
+            forks[0].commit(ruling)
+            opening = []
+        candidates: list[Candidate] = yield Join(
+            [_by_target(f, mirror.target, policy, ends, opening) for f in forks]
+        )
+        chosen = _pick(policy.select(candidates) if count > 1 else 0, candidates, policy)
+        record.target_candidates = [c.text for c in candidates]
+        for candidate in candidates:
+            record.target_tokens += len(candidate.tokens)
+            if candidate is not chosen:
+                sequence.charge(candidate.sequence)
+        sequence.adopt(chosen.sequence)
+    return chosen.text
+
+
+def _by_target(
+    sequence: Sequence, codec: Codec, policy: StepPolicy, ends: Ends, opening: list[int]
+) -> Generator[Operation, Any, Candidate]:
+    """The target writes a step on a fork.
+
+    Args:
+        sequence: the fork.
+        codec: between text and the target's tokens.
+        policy: says how long a step may be.
+        ends: where a step ends.
+        opening: tokens that are verified as one block before the target goes on by itself; being
+            fixed, they leave its distribution as it is.
+    """
+    assert sequence.decoder is not None
+    reader = StepReader(sequence.decoder, ends, policy.step_tokens)
+    opening = opening[: min(LONGEST, sequence.remaining - 1)]
+    block = Block(len(opening), known=opening)
+    while not (sequence.finished or reader.read(sequence.answer) is not None):
+        sequence.commit((yield Score(sequence, block, Exact())))
+        block = EMPTY
+    if reader.read(sequence.answer) is not None:
+        assert reader.length is not None
+        sequence.truncate(reader.length)
+    # What is exchanged is text, so a step ends with a whole character.
+    while not sequence.finished and _is_cut(sequence, codec):
+        sequence.commit((yield Score(sequence, EMPTY, Exact())))
+    return Candidate(sequence, sequence.text())
+
+
+def _is_cut(sequence: Sequence, codec: Codec) -> bool:
+    return codec.text_after(sequence.tokens, sequence.prompt_length) is None

@@ -1,0 +1,162 @@
+"""A target behind an OpenAI-compatible completions endpoint: where it is, and how it is asked."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from dataclasses import dataclass, field
+from typing import Any, Literal
+from urllib.parse import urlsplit
+
+from stet.errors import OptionError
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+"""Where the key is looked for if none is given."""
+
+
+@dataclass(frozen=True)
+class RemoteTarget:
+    """A target that is asked for text over HTTP; its tokens and distributions stay its own.
+
+    Attributes:
+        url: the endpoint's base, such as "https://host/v1"; `/completions` is added to it.
+        model: what the server calls the model.
+        api_key: sent as a bearer token; None: what `OPENAI_API_KEY` holds, if anything. It appears
+            in no trace, message or representation.
+        timeout: seconds for one try.
+        total_timeout: seconds for all tries of a request and the pauses between them.
+        retries: further tries after a lost connection, a slow, overloaded or failing server (408,
+            425, 429, 5xx), or an answer that is none.
+        backoff: seconds before the second try, doubled for each further one, at most 8, less a
+            random part; where the server says how long to wait (`Retry-After`), that long.
+        concurrency: requests under way at a time; further ones wait.
+        allow_http: allow a plain `http://` address that is not this machine's own. Prompts, texts
+            and the key can then be read on the way.
+    """
+
+    url: str
+    model: str
+    api_key: str | None = field(default=None, repr=False)
+    timeout: float = 60.0
+    total_timeout: float = 300.0
+    retries: int = 4
+    backoff: float = 0.5
+    concurrency: int = 8
+    allow_http: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse addresses and numbers that make no sense.
+
+        Raises:
+            OptionError: naming what is wrong.
+        """
+        object.__setattr__(self, "url", self.url.rstrip("/"))
+        self._check_url()
+        if not self.model:
+            raise OptionError(
+                "Name the model that the remote target should run: model=... (--target-model)."
+            )
+        for name in ("timeout", "total_timeout"):
+            if not getattr(self, name) > 0:
+                raise OptionError(f"{name} is {getattr(self, name)}; it must be above 0.")
+        if self.retries < 0 or self.backoff < 0:
+            raise OptionError("retries and backoff must not be negative.")
+        if self.concurrency < 1:
+            raise OptionError(f"concurrency is {self.concurrency}; it must be at least 1.")
+        key = self.key
+        if key is not None and not (key.isascii() and key.isprintable()):
+            raise OptionError("The API key holds characters that no key has; check how it is set.")
+
+    def _check_url(self) -> None:
+        try:
+            parts = urlsplit(self.url)
+            host, _ = parts.hostname, parts.port
+        except ValueError as error:
+            raise OptionError(f"The address of the remote target is invalid ({error}).") from error
+        if parts.scheme not in ("http", "https") or not host:
+            raise OptionError(
+                f"{self.url!r} is no address of a server; give one such as https://host/v1."
+            )
+        if parts.username is not None or parts.password is not None:
+            raise OptionError("Give the key as api_key, not as a part of the address.")
+        if parts.query or parts.fragment:
+            raise OptionError("The address of a remote target has no ? and no #.")
+        if parts.scheme == "http" and not (self.is_local or self.allow_http):
+            raise OptionError(
+                f"{self.url} is not encrypted and not on this machine: use https, or allow it with "
+                "allow_http=True (--allow-http)."
+            )
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the address is this machine's own."""
+        host = urlsplit(self.url).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost" or host.endswith(".localhost")
+
+    @property
+    def name(self) -> str:
+        """The model, for people."""
+        return self.model
+
+    @property
+    def key(self) -> str | None:
+        """The key that is sent."""
+        return self.api_key or os.environ.get(KEY_VARIABLE) or None
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Name and address, as traces and results record them."""
+        return {"name": self.model, "revision": None, "dtype": "remote", "url": self.url}
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """What the server answered.
+
+    Attributes:
+        text: the continuation.
+        finish_reason: "stop" at the model's own end or at a stop string, "length" at the limit.
+        stopped_at: the stop string, "" for the model's own end, None where the server does not
+            say which of them it was.
+        tokens: how many the server counted; None where it does not say.
+    """
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+    stopped_at: str | None = None
+    tokens: int | None = None
+
+
+def completion_of(answer: Any) -> Completion | None:
+    """An answer of a completions endpoint; None if it is none.
+
+    Args:
+        answer: as parsed from JSON.
+    """
+    try:
+        choice = answer["choices"][0]
+        text, reason = choice["text"], choice["finish_reason"]
+        usage = answer.get("usage") or {}
+        tokens = usage.get("completion_tokens")
+    except (AttributeError, IndexError, KeyError, TypeError):
+        return None
+    if not (isinstance(text, str) and _is_unicode(text)) or reason not in ("stop", "length"):
+        return None
+    stopped_at: str | None = None
+    if "stop_reason" in choice:  # vLLM and others: the string, or nothing (or a token) at an end
+        found = choice["stop_reason"]
+        stopped_at = found if isinstance(found, str) else ""
+    counted = type(tokens) is int and tokens >= 0
+    return Completion(text, reason, stopped_at, tokens if counted else None)
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether it holds whole characters alone; JSON may hold halves of some."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,110 @@
+"""What a process reward is: a number for each candidate step, given what stands before it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from stet.engine.operations import Operation
+from stet.errors import StetError
+from stet.needs import Need
+
+if TYPE_CHECKING:
+    from stet.policies.stepping import Step
+    from stet.sequence import Sequence as TokenSequence
+
+
+@runtime_checkable
+class Reward(Protocol):
+    """Rates candidate steps: how likely is it that the solution is right so far?
+
+    Attributes:
+        name: what traces call it.
+        pair: fingerprint of the only pair that it may be used with; None for any.
+        needs: what the engine must keep of the draft's writing.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102 - see the class
+    @property
+    def pair(self) -> str | None: ...  # noqa: D102
+    @property
+    def needs(self) -> frozenset[Need]: ...  # noqa: D102
+
+    def rate(self, step: Step) -> Generator[Operation, Any, list[float]]:
+        """The reward of each candidate, 0 to 1; may yield operations first."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """What a reward that reads text is shown.
+
+    Attributes:
+        prompt: of the request.
+        steps: text of the steps that stand, as it was written.
+        candidate: text of the step to be rated.
+    """
+
+    prompt: str
+    steps: str
+    candidate: str
+
+    @property
+    def text(self) -> str:
+        """All of it."""
+        return self.prompt + self.steps + self.candidate
+
+
+def passages(step: Step) -> list[Passage]:
+    """Each candidate with what stands before it, without special tokens."""
+    sequence = step.sequence
+    decoder = sequence.decoder
+    assert decoder is not None
+    prompt = decoder.decode(sequence.tokens[: sequence.prompt_length], skip_special_tokens=True)
+    # In one piece: some tokenizers write the first token of a text without its space.
+    before = decoder.decode(sequence.tokens, skip_special_tokens=True)
+    return [
+        Passage(
+            prompt,
+            before[len(prompt) :],
+            _written(candidate.sequence),
+        )
+        for candidate in step.candidates
+    ]
+
+
+def _written(fork: TokenSequence) -> str:
+    """What a candidate adds to the text, by the tokenizer of the model that wrote it."""
+    assert fork.decoder is not None
+    before = fork.decoder.decode(fork.tokens[: fork.prompt_length], skip_special_tokens=True)
+    return fork.decoder.decode(fork.tokens, skip_special_tokens=True)[len(before) :]
+
+
+def checked(rewards: Sequence[Any], count: int, name: str) -> list[float]:
+    """Rewards as numbers from 0 to 1.
+
+    Args:
+        rewards: as a reward gave them.
+        count: of the candidates.
+        name: of the reward.
+
+    Raises:
+        StetError: there are too few or too many, or one is something else.
+    """
+    if len(rewards) != count:
+        raise StetError(f"The reward {name!r} gave {len(rewards)} numbers for {count} candidates.")
+    numbers: list[float] = []
+    for value in rewards:
+        try:
+            number = float(value)
+        except (TypeError, ValueError) as error:
+            raise StetError(
+                f"The reward {name!r} gave {value!r}; a reward is a number from 0 to 1."
+            ) from error
+        if not (math.isfinite(number) and 0 <= number <= 1):
+            raise StetError(f"The reward {name!r} gave {number}; a reward lies between 0 and 1.")
+        numbers.append(number)
+    return numbers

@@ -1,0 +1,181 @@
+"""A reward read off the draft's own hidden states: no further model is run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from stet.engine.operations import Operation
+from stet.errors import LoadError, OptionError
+from stet.needs import Need
+from stet.parsing import first_problem
+from stet.tensors import upload
+
+if TYPE_CHECKING:
+    from stet.policies.stepping import Step
+
+SETTINGS, WEIGHTS = "head.json", "head.safetensors"
+"""The files of a head."""
+
+FORMAT = 1
+
+
+class HeadNet(nn.Module):
+    """Features of each token, pooled over the step, and a number from them.
+
+    A step is as good as its worst token, so the features' extremes count beside their mean and the
+    last token's.
+
+    Args:
+        width: D, of the hidden states.
+        inner: H, the size of its own hidden layers; a token has half as many features.
+    """
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.width, self.inner = width, inner
+        self.read = nn.Linear(width, inner)
+        self.features = nn.Linear(inner, inner // 2)
+        self.mixed = nn.Linear(4 * (inner // 2), inner)
+        self.output = nn.Linear(inner, 1)
+
+    def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
+        """The logits of steps, [B].
+
+        Args:
+            hidden: [B, T, D] float32, padded on the right.
+            lengths: [B] int64, tokens of each step, at least 1.
+        """
+        tokens = self.features(functional.gelu(self.read(hidden)))
+        places = torch.arange(hidden.shape[1], device=hidden.device)
+        present = (places < lengths[:, None])[..., None]
+        pooled = [
+            tokens[torch.arange(len(tokens), device=hidden.device), lengths - 1],
+            (tokens * present).sum(1) / lengths[:, None],
+            tokens.masked_fill(~present, -torch.inf).amax(1),
+            tokens.masked_fill(~present, torch.inf).amin(1),
+        ]
+        logits: Tensor = self.output(functional.gelu(self.mixed(torch.cat(pooled, 1))))[:, 0]
+        return logits
+
+
+def padded(steps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Steps of [T, D] hidden states each as one batch: [B, T, D] and their lengths [B]."""
+    lengths = upload([len(states) for states in steps], steps[0].device)
+    return nn.utils.rnn.pad_sequence(list(steps), batch_first=True), lengths
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSettings:
+    """What `head.json` says.
+
+    Attributes:
+        format: of the files.
+        pair: fingerprint of the pair that it was trained on.
+        width: of the draft's hidden states.
+        inner: size of its hidden layers.
+    """
+
+    format: int
+    pair: str
+    width: int
+    inner: int
+
+
+@dataclass(eq=False)
+class RewardHead:
+    """A small network on the hidden states that a step's tokens were drawn from.
+
+    It costs no pass of any model. It is fitted to one draft: another pair is refused.
+
+    Attributes:
+        net: the network.
+        pair: fingerprint of the pair that it was trained on.
+        name: the folder, for traces.
+    """
+
+    net: HeadNet
+    pair: str | None
+    name: str = "head"
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_HIDDEN})
+    _place: torch.device = field(default=torch.device("cpu"), init=False, repr=False)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> RewardHead:
+        """Read a head that `save` wrote.
+
+        Raises:
+            LoadError: a file is missing, or is something else.
+        """
+        folder = Path(folder)
+        try:
+            text = (folder / SETTINGS).read_text(encoding="utf-8")
+            settings = TypeAdapter(HeadSettings).validate_json(text)
+            weights = load_file(folder / WEIGHTS)
+        except OSError as error:
+            raise LoadError(
+                f"{folder} is no reward head ({error.strerror}); it needs {SETTINGS} and {WEIGHTS}."
+            ) from error
+        except ValidationError as error:
+            problem = first_problem(error, "the file")
+            raise LoadError(f"{folder / SETTINGS} is not of a reward head ({problem}).") from error
+        except SafetensorError as error:
+            raise LoadError(f"{folder / WEIGHTS} cannot be read ({error}).") from error
+        if settings.format != FORMAT:
+            raise LoadError(
+                f"{folder / SETTINGS} has format {settings.format}, and this version reads "
+                f"{FORMAT}; train the head again."
+            )
+        net = HeadNet(settings.width, settings.inner)
+        try:
+            net.load_state_dict({name: weight.float() for name, weight in weights.items()})
+        except RuntimeError as error:
+            raise LoadError(f"{folder / WEIGHTS} does not fit {SETTINGS}; copy both.") from error
+        return cls(net.eval().requires_grad_(False), settings.pair, str(folder))
+
+    def save(self, folder: str | Path) -> None:
+        """Write the two files, weights in bfloat16."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = self.net.state_dict()
+        save_file({k: w.to(torch.bfloat16) for k, w in weights.items()}, folder / WEIGHTS)
+        settings = {
+            "format": FORMAT,
+            "pair": self.pair,
+            "width": self.net.width,
+            "inner": self.net.inner,
+        }
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+    def rate(self, step: Step) -> Generator[Operation, Any, list[float]]:
+        """The reward of each candidate, without any operation of a model.
+
+        Raises:
+            OptionError: the draft's hidden states have another size.
+        """
+        yield from ()
+        steps: list[Tensor] = []
+        for candidate in step.candidates:
+            assert candidate.hidden is not None
+            steps.append(candidate.hidden)
+        width, device = steps[0].shape[1], steps[0].device
+        if width != self.net.width:
+            raise OptionError(
+                f"The reward head {self.name} reads hidden states of {self.net.width} numbers and "
+                f"this draft has {width}; train one for this pair."
+            )
+        if device != self._place:
+            self.net.to(device)
+            self._place = device
+        rewards: list[float] = self.net(*padded(steps)).sigmoid().tolist()
+        return rewards

@@ -1,0 +1,76 @@
+"""When a step is good: by the answer it leads to, by samples of it, or by the target's own step."""
+
+import pytest
+
+from calibration.fakes import ScriptedPair, letters
+from stet.calibration.labels import ByAnswer, ByStep, Proposal
+from stet.calibration.rollouts import Prefix, Rollouts
+from stet.evaluation.graders import resolve_grader
+
+GRADER = resolve_grader("answer-line")
+
+
+def proposal(before: str, step: str) -> Proposal:
+    return Proposal(Prefix(letters("?"), letters(before), "7"), letters(step), step)
+
+
+def test_by_answer_blames_no_step_after_what_is_lost():
+    def writes(text, _):
+        return "Answer: 8" if "x" in text else "Answer: 7"
+
+    labeller = ByAnswer(Rollouts(ScriptedPair(writes), GRADER, 64))
+    proposals = [proposal("\n", "a\n"), proposal("a\n", "x\n"), proposal("x\n", "b\n")]
+    assert labeller.label(proposals) == [True, False, None]
+    assert "greedy" in labeller.words
+
+
+@pytest.mark.parametrize(("right", "good"), [(0, False), (1, False), (2, True), (4, True)])
+def test_of_sampled_completions_half_must_come_out_right(right, good):
+    """The beginning itself is sound; after the step so many of four completions are right."""
+
+    def writes(text, before):
+        return "Answer: 7" if "a" not in text or before < right else "Answer: 8"
+
+    pair = ScriptedPair(writes)
+    labeller = ByAnswer(Rollouts(pair, GRADER, 64, samples=4, seed=3))
+    assert labeller.label([proposal("\n", "a\n")]) == [good]
+    assert "at least half of 4 sampled" in labeller.words
+    assert len(pair.asked) == 8
+    assert {o["temperature"] for o in pair.options} == {1.0}
+    seeds = [o["seed"] for o in pair.options]
+    assert seeds[1] >= seeds[0] + 4  # no two completions share their randomness
+
+
+@pytest.mark.parametrize(
+    ("own", "step", "good"),
+    [
+        ("Add 2 and 3.\nThen more", "Add 2 and 3.\n", True),
+        ("\n add  2 AND 3.\nThen", "Add 2 and 3.\n", True),  # case and white space aside
+        ("Add 2 and 4.\n", "Add 2 and 3.\n", False),
+        ("Add 2 and 3", "Add 2 and 3.\n", False),
+        ("Add 2 and 3. Then on and on without end", "Add 2 and 3.\n", False),
+        ("Answer: 7", "Answer: 7|", True),  # the end of the answer
+        ("Answer: 7\n", "Answer: 7|", True),
+        ("Answer: 7\nor 8", "Answer: 7|", False),
+        ("Answer: 78", "Answer: 7", True),  # cut off at its limit: so far the same
+    ],
+)
+def test_by_step_the_target_writes_the_same(own, step, good):
+    pair = ScriptedPair(lambda text, _: own)
+    tokens = letters(step.removesuffix("|")) + ((0,) if step.endswith("|") else ())
+    before = Prefix(letters("?"), letters("ab\n"), "")
+    assert ByStep(pair, "\n").label([Proposal(before, tokens, step.removesuffix("|"))]) == [good]
+    assert pair.asked == ["?ab\n"]
+
+
+def test_by_step_every_step_has_a_label():
+    """Also after one that the target would not have written: each is judged where it stands."""
+
+    def writes(text, _):
+        return {"?": "a\n", "?b\n": "a long step of its own, longer than the other\n"}[text]
+
+    pair = ScriptedPair(writes)
+    long = "a long step of its own, longer than the other\n"
+    labels = ByStep(pair, "\n").label([proposal("", "b\n"), proposal("b\n", long)])
+    assert labels == [False, True]
+    assert len({o["max_new_tokens"] for o in pair.options}) == 2

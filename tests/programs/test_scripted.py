@@ -1,0 +1,351 @@
+"""The programs that exchange text, driven by a script in place of the engine and its models."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import pytest
+
+import tongues
+from stet.block import Block, Reading
+from stet.codec import Codec
+from stet.engine.operations import Await, Draft, Join, Operation, Program, Score
+from stet.errors import StetError
+from stet.policies import Judgement, Step
+from stet.programs.correspondence import (
+    CUT,
+    WRITTEN,
+    Correspondent,
+    Letter,
+    correspondence,
+    dictation,
+)
+from stet.programs.exchange import UNREADABLE, UNTRANSLATABLE, Mirror, exchange
+from stet.remote import Completion
+from stet.sampling import SamplingParams
+from stet.sequence import Limits, Ruling, Sequence
+from stet.steps import ends_of
+
+TARGET, DRAFT = tongues.byte_level(400), tongues.byte_level(300)
+PROMPT = "Ann has 3 boxes.\n"
+
+
+@dataclass(frozen=True)
+class Scripted:
+    """Keeps the steps that it is told to keep, and may have the target read them first."""
+
+    keeps: tuple[bool, ...]
+    reads: bool = False
+    step_tokens: int = 40
+    target_candidates: int = 1
+    delimiter: str = "\n"
+    candidates: int = 1
+    shadow: bool = False
+    needs: frozenset = frozenset()
+    readings: list[Reading] = field(default_factory=list)
+
+    name: ClassVar[str] = "scripted"
+    lossless: ClassVar[bool] = False
+
+    def sampling(self, base):
+        return base
+
+    def select(self, candidates):
+        return 0
+
+    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+        if self.reads:
+            self.readings.append((yield from step.read(0)))
+        return Judgement(0, self.keeps[step.index], "as told")
+
+
+@dataclass
+class Stage:
+    """Answers operations: the draft and the target write what the script says, in their tokens."""
+
+    draft: list[list[int]] = field(default_factory=list)
+    target: list[list[int]] = field(default_factory=list)
+    letters: list[Letter] = field(default_factory=list)
+    log: list[str] = field(default_factory=list)
+    read: list[list[int]] = field(default_factory=list)
+
+    def run(self, program: Program) -> Any:
+        """Drive a program to its end; returns what it returns."""
+        answer: Any = None
+        while True:
+            try:
+                operation = program.send(answer)
+            except StopIteration as stop:
+                return stop.value
+            self.log.append(type(operation).__name__)
+            match operation:
+                case Join(programs=programs):
+                    answer = [self.run(each) for each in programs]
+                case Draft(count=count, until=until):
+                    answer = self.drafted(count, until)
+                case Score(sequence=sequence, block=block):
+                    answer = self.scored(sequence, block)
+                case Await(awaitable=awaitable):
+                    awaitable.close()  # nobody is asked here
+                    answer = self.letters.pop(0)
+
+    def drafted(self, count: int, until: Any) -> Block:
+        written: list[int] = []
+        while len(written) < count and self.draft[0]:
+            written.append(self.draft[0].pop(0))
+            if until(written):
+                break
+        if not self.draft[0]:
+            self.draft.pop(0)
+        assert written
+        return Block(len(written), known=written)
+
+    def scored(self, sequence: Sequence, block: Block) -> Ruling:
+        self.read.append(block.tokens)
+        wanted = self.target[0] if self.target else []
+        kept = 0
+        while kept < block.length and block.tokens[kept : kept + 1] == wanted[kept : kept + 1]:
+            kept += 1
+        following = wanted[kept] if kept < len(wanted) else TARGET.eos_token_id
+        if self.target:
+            self.target[0] = wanted[kept + 1 :]
+            if not self.target[0]:
+                self.target.pop(0)
+        reasons = ["accepted"] * kept + ["corrected"]
+        reading = Reading([-1.0] * block.length, [-2.0] * block.length)
+        return Ruling(block.tokens, kept, following, reasons, reading=reading)
+
+
+def tokens(tokenizer: Any, *texts: str) -> list[list[int]]:
+    return [tokenizer(text)["input_ids"] for text in texts]
+
+
+def both(count: int = 200) -> tuple[Sequence, Mirror]:
+    ends = frozenset({TARGET.eos_token_id})
+    limits = Limits(count, stop_token_ids=ends)
+    main = Sequence(tokens(TARGET, PROMPT)[0], limits=limits, decoder=TARGET)
+    side = Sequence(
+        tokens(DRAFT, PROMPT)[0], limits=Limits(400, stop_token_ids=ends), decoder=DRAFT
+    )
+    return main, Mirror(side, Codec(DRAFT), Codec(TARGET), TARGET.eos_token_id)
+
+
+def test_texts_cross_over_and_nothing_is_encoded_again():
+    first, refused, second, third = "3 * 4 = 12\n", "So 1\n", "So 12 pens\n", "Answer: 12\n"
+    end = DRAFT.eos_token_id
+    draft = tokens(DRAFT, first, refused, third)
+    draft[-1].append(end)
+    stage = Stage([*draft[:2], draft[2][:-1], [end]], tokens(TARGET, second))
+    main, mirror = both()
+    policy = Scripted((True, False, True, True))
+    stage.run(exchange(main, mirror, policy))
+    assert main.answer == [t for part in tokens(TARGET, first, second, third) for t in part] + [
+        TARGET.eos_token_id
+    ]
+    assert mirror.sequence.answer == [
+        t for part in tokens(DRAFT, first, second, third) for t in part
+    ] + [end]
+    assert main.finish_reason == "stop"
+    assert main.text() == first + second + third
+    # The refused step opens the rewrite, as one block; then the target writes token by token.
+    assert stage.read[0] == tokens(TARGET, refused)[0]
+    assert all(block == [] for block in stage.read[1:])
+    assert [s.decision for s in main.steps] == ["kept", "rewritten", "kept", "kept"]
+    assert [s.target_candidates for s in main.steps] == [[], [second], [], []]
+    assert main.steps[1].candidates[0].ids == tokens(DRAFT, refused)[0]
+    assert main.counters.draft_passes == 0 + sum(s.draft_tokens for s in main.steps)
+    assert main.counters.target_passes == len(stage.read)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_a_step_that_the_target_has_read_is_not_read_again(keeps: bool):
+    said = "3 * 4 = 12\n"
+    stage = Stage(tokens(DRAFT, said), tokens(TARGET, said))
+    main, mirror = both(len(tokens(TARGET, said)[0]))
+    policy = Scripted((keeps,), reads=True)
+    stage.run(exchange(main, mirror, policy))
+    assert main.answer == tokens(TARGET, said)[0]
+    assert stage.read == tokens(TARGET, said)
+    (reading,) = policy.readings
+    assert len(reading.logprobs) == len(stage.read[0])
+    assert main.counters.target_passes == 1
+    assert main.steps[0].decision == ("kept" if keeps else "rewritten")
+
+
+def test_half_a_character_is_no_step():
+    (whole,) = tokens(DRAFT, "é")
+    stage = Stage([whole[:1]], tokens(TARGET, "x"))
+    main, mirror = both(1)
+    policy = Scripted((True,), reads=True, step_tokens=1)
+    stage.run(exchange(main, mirror, policy))
+    (record,) = main.steps
+    assert (record.reason, record.decision) == (UNTRANSLATABLE, "rewritten")
+    assert policy.readings == []
+    assert stage.read[0] == []
+
+
+def test_a_rewritten_step_ends_with_a_whole_character():
+    written = tokens(TARGET, "aé\n")[0]
+    stage = Stage(tokens(DRAFT, "no", "b\n"), [written[:3]])
+    main, mirror = both(5)
+    policy = Scripted((False, True), step_tokens=2)
+    stage.run(exchange(main, mirror, policy))
+    # Two tokens were allowed; the third completes the character.
+    assert main.steps[0].tokens == 3
+    assert TARGET.decode(main.answer[:3]) == "aé"
+    assert mirror.sequence.answer[: len(tokens(DRAFT, "aé")[0])] == tokens(DRAFT, "aé")[0]
+
+
+def test_where_the_draft_cannot_read_the_target_writes_on_alone():
+    deaf = tongues.unigram()
+    said, rest = "é = 3\n", "So 3\nAnswer\n"
+    stage = Stage(tokens(deaf, "no\n"), tokens(TARGET, said, rest))
+    main, mirror = both()
+    mirror.sequence.decoder, mirror.draft = deaf, Codec(deaf)
+    stage.run(exchange(main, mirror, Scripted((False,))))
+    assert main.text() == said + rest
+    assert main.steps[0].reason == "as told" + UNREADABLE
+    assert len(main.steps) == 1
+    assert mirror.sequence.answer == []
+
+
+# A remote target
+
+
+def letter(text: str, ended: bool = False) -> Letter:
+    return Letter(text, ended, 7, 0.5)
+
+
+def correspondent(count: int = 200) -> tuple[Sequence, Correspondent]:
+    limits = Limits(count, stop_token_ids=frozenset({DRAFT.eos_token_id}))
+    main = Sequence(tokens(DRAFT, PROMPT)[0], limits=limits, decoder=DRAFT)
+    client: Any = None
+    return main, Correspondent(client, Codec(DRAFT), PROMPT, DRAFT.eos_token_id)
+
+
+def test_refused_steps_are_asked_for():
+    first, refused, second = "3 * 4 = 12\n", "So 1\n", "So 12 pens\n"
+    stage = Stage(tokens(DRAFT, first, refused, "x\n"), letters=[letter(second), letter("", True)])
+    main, target = correspondent()
+    stage.run(correspondence(main, target, Scripted((True, False, False))))
+    assert main.text() == first + second
+    assert main.answer == [t for part in tokens(DRAFT, first, second) for t in part] + [
+        DRAFT.eos_token_id
+    ]
+    assert main.finish_reason == "stop"
+    assert stage.log.count("Await") == 2
+    assert "Score" not in stage.log
+    assert [s.target_tokens for s in main.steps] == [0, 7, 7]
+    assert [s.target_seconds for s in main.steps] == [0, 0.5, 0.5]
+    length = len(tokens(DRAFT, first)[0])
+    assert set(main.reasons[length:]) == {WRITTEN}
+    assert set(main.origins[length:]) == {"target"}
+
+
+def test_nothing_but_whole_characters_is_sent():
+    (whole,) = tokens(DRAFT, "é")
+    stage = Stage([whole[:1]], letters=[letter("b\n", True)])
+    main, target = correspondent()
+    stage.run(correspondence(main, target, Scripted((True,), step_tokens=1)))
+    assert main.steps[0].reason == CUT
+    assert main.text() == "b\n"
+
+
+def test_what_the_draft_cannot_say_ends_the_request_with_its_steps():
+    deaf = tongues.unigram()
+    limits = Limits(100, stop_token_ids=frozenset({deaf.eos_token_id}))
+    main = Sequence(tokens(deaf, PROMPT)[0], limits=limits, decoder=deaf)
+    client: Any = None
+    target = Correspondent(client, Codec(deaf), PROMPT, deaf.eos_token_id)
+    stage = Stage(tokens(deaf, "3 + 4\n", "no\n"), letters=[letter("é\n")])
+    with pytest.raises(StetError, match="which the draft's tokenizer changes"):
+        stage.run(correspondence(main, target, Scripted((True, False))))
+    assert main.text() == "3 + 4\n"
+    assert len(main.steps) == 1
+
+
+def test_a_policy_that_has_a_remote_target_read_is_stopped():
+    main, target = correspondent()
+    stage = Stage(tokens(DRAFT, "a\n"))
+    with pytest.raises(StetError, match="which a remote target cannot"):
+        stage.run(correspondence(main, target, Scripted((True,), reads=True)))
+
+
+def test_the_target_alone_is_asked_until_it_ends_or_says_nothing():
+    for letters, said, reason in (
+        ([letter("3 "), letter("pens", True)], "3 pens", "stop"),
+        ([letter("3 "), letter("")], "3 ", "length"),
+    ):
+        main, target = correspondent()
+        stage = Stage(letters=list(letters))
+        stage.run(dictation(main, target))
+        assert (main.text(), main.finish_reason) == (said, reason)
+        assert stage.log == ["Await"] * len(letters)
+
+
+# What is asked of the endpoint, answer by answer
+
+
+@dataclass
+class Answering:
+    """Stands in for the client; answers in turn and records what it was asked."""
+
+    answers: list[Completion]
+    asked: list[dict[str, Any]] = field(default_factory=list)
+
+    async def complete(self, prompt: str, **more: Any) -> Completion:
+        self.asked.append({"prompt": prompt, **more})
+        return self.answers.pop(0)
+
+
+def written(answers: list[Completion], delimiter: Any = "\n", most: int = 20) -> tuple[Letter, Any]:
+    client: Any = Answering(answers)
+    target = Correspondent(client, Codec(DRAFT), PROMPT)
+    stops = () if delimiter == "sentence" else (delimiter,)
+    work = target.write("Q", ends_of(delimiter), stops, most, SamplingParams())
+    return asyncio.run(work), client
+
+
+@pytest.mark.parametrize(
+    ("answers", "text", "ended"),
+    [
+        # The server says what it met, or leaves the stop string in.
+        ([Completion("3 pens", "stop", "\n", 2)], "3 pens\n", False),
+        ([Completion("3 pens", "stop", "", 2)], "3 pens", True),
+        ([Completion("3 pens\n", "stop", None, 2)], "3 pens\n", False),
+        ([Completion("3 pens\nmore", "length", None, 2)], "3 pens\n", False),
+        ([Completion("3 pens", "length", None, 20)], "3 pens", False),
+        # It does not say, so one more token tells.
+        ([Completion("3", "stop"), Completion("\n", "length")], "3\n", False),
+        ([Completion("3", "stop"), Completion("\n\n", "length")], "3\n", False),
+        ([Completion("3", "stop"), Completion("", "stop")], "3", True),
+        ([Completion("3", "stop"), Completion(" or", "length")], "3\n", False),
+        # A delimiter with nothing before it ends no step.
+        ([Completion("", "stop", "\n"), Completion("3", "stop", "\n")], "\n3\n", False),
+        # A limit has cut a character in two.
+        ([Completion("3 \ufffd", "length", None, 20)], "3 ", False),
+    ],
+)
+def test_what_a_server_leaves_out_is_put_back(answers: list[Completion], text: str, ended: bool):
+    count = len(answers)
+    letter, client = written(answers)
+    assert (letter.text, letter.ended) == (text, ended)
+    assert len(client.asked) == count
+    assert client.asked[0]["prompt"] == "Q"
+    assert (client.asked[0]["max_tokens"], client.asked[0]["stop"]) == (20, ("\n",))
+    assert client.asked[0]["seed"] is None
+
+
+def test_a_server_that_writes_nothing_but_delimiters_is_not_asked_for_ever():
+    letter, client = written([Completion("", "stop", "\n", 0)] * 50, most=5)
+    assert (letter.text, len(client.asked)) == ("\n" * 5, 5)
+    assert [a["max_tokens"] for a in client.asked] == [5, 4, 3, 2, 1]
+
+
+def test_where_only_we_can_tell_the_end_the_server_is_asked_for_more():
+    letter, client = written([Completion("It is 3. So", "length", None, 20)], "sentence")
+    assert (letter.text, letter.ended, letter.tokens) == ("It is 3.", False, 20)
+    assert client.asked[0]["stop"] == ()

@@ -1,0 +1,511 @@
+"""A target in another process, behind a completions endpoint."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import stet
+from stet import RemoteTarget, load_pair, trace
+from stet.bundled import DRAFT, TARGET, generate
+from stet.client import LARGEST, LONGEST_PAUSE, RemoteClient, RemoteError
+from stet.errors import OptionError, StetError
+from stet.pair import Pair
+from stet.policies import SpecGuard
+from stet.programs.correspondence import WRITTEN
+from stet.remote import Completion, completion_of
+
+pytestmark = pytest.mark.slow
+
+MODEL = "bundled-target"
+KEEP, REWRITE, SOMETIMES = (SpecGuard(threshold=t) for t in (0.0, 1.0, 0.6))
+FILE = Path(__file__).with_name("server.py")
+
+
+@dataclass
+class Server:
+    """A running server process."""
+
+    process: subprocess.Popen
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def tell(self, **wishes: Any) -> None:
+        """Set what it does; forgets what it has seen."""
+        body = json.dumps(wishes).encode()
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/control", body)
+        urllib.request.urlopen(request, timeout=60).read()
+
+    def seen(self) -> Any:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/", timeout=60) as answer:
+            return json.load(answer)
+
+    def target(self, **more: Any) -> RemoteTarget:
+        return RemoteTarget(self.url, MODEL, **({"backoff": 0.02} | more))
+
+    def pair(self, **more: Any) -> Pair:
+        return load_pair(self.target(**more), DRAFT, dtype="float32", max_length=600, compile=False)
+
+
+@contextmanager
+def started(*options: str) -> Iterator[Server]:
+    process = subprocess.Popen(
+        [sys.executable, str(FILE), *options], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        yield Server(process, int(process.stdout.readline()))
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Server]:
+    with started() as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    running.tell()
+    return running
+
+
+@pytest.fixture(scope="module")
+def local() -> Pair:
+    return load_pair(TARGET, DRAFT, dtype="float32", max_length=600, compile=False)
+
+
+@pytest.fixture(scope="module")
+def prompts(local: Pair) -> list[list[int]]:
+    problems = generate("stories", "calibration", 6)
+    return [local.render([{"role": "user", "content": p.text}]) for p in problems]
+
+
+# Texts
+
+
+@pytest.mark.parametrize("server_says", ["why", "nothing", "everything"])
+@pytest.mark.parametrize("policy", [REWRITE, SOMETIMES], ids=["rewrite", "sometimes"])
+def test_greedy_texts_are_those_of_the_same_pair_here(
+    server: Server, local: Pair, prompts: list[list[int]], policy: SpecGuard, server_says: str
+):
+    server.tell(says_why=server_says == "why", keeps_stop=server_says == "everything")
+    # Servers that say nothing are asked for a token more; for fewer prompts, as that takes time.
+    asked = prompts if server_says == "why" else prompts[:2]
+    away = server.pair().generate(asked, policy, max_new_tokens=200)
+    here = local.generate(asked, policy, max_new_tokens=200)
+    for one, other in zip(away, here, strict=True):
+        assert one.error is None
+        assert one.text == other.text
+        assert one.finish_reason == other.finish_reason
+        assert one.token_ids == other.token_ids
+        decisions = [[(s.decision, s.tokens) for s in r.trace.steps] for r in (one, other)]
+        assert decisions[0] == decisions[1]
+
+
+def test_what_is_sent_is_the_text_so_far(server: Server, local: Pair, prompts: list[list[int]]):
+    result = server.pair().generate([prompts[0]], REWRITE, max_new_tokens=60)[0]
+    bodies = server.seen()["bodies"]
+    start = local.tokenizer.decode(prompts[0])
+    for body, step in zip(bodies, result.trace.steps, strict=True):
+        before = local.tokenizer.decode(result.token_ids[: step.position])
+        assert body["prompt"] == start + before
+        assert body["model"] == MODEL
+        assert (body["stop"], body["temperature"], body["top_p"]) == (["\n"], 0.0, 1.0)
+        assert 1 <= body["max_tokens"] <= 60 - step.position
+        assert "seed" not in body
+    assert server.seen()["keys"] == [None] * len(bodies)
+
+
+def test_either_model_alone(server: Server, local: Pair, prompts: list[list[int]]):
+    pair = server.pair()
+    for policy in ("target", "draft"):
+        away = pair.generate(prompts[:3], policy, max_new_tokens=100)
+        here = local.generate(prompts[:3], policy, max_new_tokens=100)
+        assert [r.text for r in away] == [r.text for r in here]
+        assert [r.finish_reason for r in away] == [r.finish_reason for r in here]
+    text = here[0].text
+    for stop in (text[5:9], [text[:3], "never"]):
+        stopped = pair.generate([prompts[0]], "target", stop=stop, max_new_tokens=100)[0]
+        same = local.generate([prompts[0]], "target", stop=stop, max_new_tokens=100)[0]
+        assert (stopped.text, stopped.finish_reason) == (same.text, same.finish_reason)
+    short = pair.generate([prompts[0]], "target", max_new_tokens=7)[0]
+    assert (len(short.token_ids), short.finish_reason) == (7, "length")
+
+
+@pytest.mark.parametrize(
+    "delimiter", ["sentence", ("\n", "\n\n"), lambda t: t.find("\n") + 1 or None]
+)
+def test_delimiters_of_every_kind(
+    server: Server, local: Pair, prompts: list[list[int]], delimiter: Any
+):
+    # They end where tokens do: behind a text that is cut elsewhere the target writes others.
+    policy = SpecGuard(threshold=1.0, delimiter=delimiter, step_tokens=200)
+    away = server.pair().generate(prompts[:2], policy, max_new_tokens=200)
+    plain = local.generate(prompts[:2], "target", max_new_tokens=200)
+    assert [r.text for r in away] == [r.text for r in plain]
+
+
+def test_sampled_candidates_of_the_target(server: Server, prompts: list[list[int]]):
+    policy = SpecGuard(
+        candidates=2, target_candidates=3, temperature=0.9, threshold=1.0, selector="vote"
+    )
+    pair = load_pair(
+        server.target(), DRAFT, dtype="float32", max_length=600, max_rows=9, compile=False
+    )
+    result, again = (
+        pair.generate([prompts[0]], policy, max_new_tokens=60, seed=4)[0] for _ in range(2)
+    )
+    assert result.text == again.text
+    for step in result.trace.steps:
+        assert len(step.target_candidates) == 3
+        assert step.target_tokens >= step.tokens
+    seeds = [b["seed"] for b in server.seen()["bodies"]]
+    assert len(set(seeds)) == len(seeds) // 2
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_records_say_what_happened(server: Server, prompts: list[list[int]], tmp_path: Path):
+    results = server.pair().generate(prompts, SOMETIMES, max_new_tokens=200, probabilities=True)
+    for result in results:
+        position = kept = 0
+        for step in result.trace.steps:
+            assert step.position == position
+            span = result.tokens[position : position + step.tokens]
+            position += step.tokens
+            kept += step.decision == "kept"
+            if step.decision == "kept":
+                assert {t.origin for t in span} == {"draft"}
+            else:
+                assert {(t.origin, t.reason) for t in span} == {("target", WRITTEN)}
+                assert step.target_tokens > 0
+                assert step.target_seconds > 0
+            assert all((t.p_draft is None) == (t.origin == "target") for t in span)
+        assert position == len(result.token_ids) == result.counters.emitted_tokens
+        assert result.counters.kept_steps == kept
+        assert result.counters.target_passes == 0
+        seconds = sum(s.target_seconds for s in result.trace.steps)
+        assert seconds == pytest.approx(result.counters.target_seconds)
+        assert result.trace.settings.target["url"] == server.url
+    trace.write([r.trace for r in results], tmp_path / "trace.jsonl")
+    assert len(trace.read(tmp_path / "trace.jsonl")) == len(results)
+
+
+# Faults
+
+
+FAULTS = {
+    "overloaded": [{"status": 503}, {"status": 500}],
+    "busy": [{"retry_after": "0.05"}],
+    "busy until": [{"retry_after": "Mon, 01 Jan 2024 00:00:00 GMT"}],
+    "garbage": [{"body": "<html>"}, {"body": "{}"}, {"body": '{"choices": []}'}],
+    "odd": [{"body": '{"choices": [{"text": 3, "finish_reason": "stop"}]}'}],
+    "dropped": [{"drop": True}, {"drop": True}],
+    "slow": [{"wait": 1.5}],
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_what_another_try_mends_is_tried_again(
+    server: Server, local: Pair, prompts: list[list[int]], name: str
+):
+    server.tell(faults=FAULTS[name])
+    pair = server.pair(timeout=1.0 if name == "slow" else 60.0)
+    result = pair.generate([prompts[0]], REWRITE, max_new_tokens=200)[0]
+    assert result.error is None
+    assert result.text == local.generate([prompts[0]], REWRITE, max_new_tokens=200)[0].text
+    bodies = server.seen()["bodies"]
+    tries = len(FAULTS[name])
+    assert len(bodies) == tries + len(result.trace.steps)
+    assert all(body == bodies[0] for body in bodies[: tries + 1])
+
+
+@pytest.mark.parametrize(
+    ("faults", "message", "tries"),
+    [
+        ([{"status": 503}] * 3, "failed 3 times .*status 503: 'told to", 3),
+        ([{"drop": True}] * 3, "failed 3 times", 3),
+        ([{"body": "no"}] * 3, "failed 3 times .*no completion: 'no'", 3),
+        ([{"retry_after": "3600"}], "no answer within 30 s in all .*429", 1),
+        ([{"status": 400}], "refuses the request .status 400: 'told to", 1),
+        ([{"status": 403}], "refuses the key", 1),
+        ([{"status": 404}], "does not know the address or the model", 1),
+        ([{"status": 307, "location": "http://127.0.0.1:9/"}], "another address", 1),
+        ([{"body": " " * 2**16, "times": LARGEST // 2**16 + 1}], "more than 1 MiB", 1),
+    ],
+)
+def test_what_cannot_be_mended_ends_the_request_and_keeps_its_steps(
+    server: Server, prompts: list[list[int]], faults: list[Any], message: str, tries: int
+):
+    pair = server.pair(retries=2, total_timeout=30.0)
+    whole = pair.generate([prompts[0]], REWRITE, max_new_tokens=60)[0]
+    server.tell(faults=[{}, {}, *faults])
+    result = pair.generate([prompts[0]], REWRITE, max_new_tokens=60)[0]
+    assert result.finish_reason == "error"
+    with pytest.raises(AssertionError, match=message):
+        raise AssertionError(result.error)
+    assert len(result.trace.steps) == 2
+    assert result.text
+    assert whole.text.startswith(result.text)
+    assert len(server.seen()["bodies"]) == 2 + tries
+    assert all(runner.rows_in_use == 0 for runner in pair.engine.runners.values())
+
+
+def test_a_single_prompt_that_fails_carries_what_was_written(
+    server: Server, local: Pair, prompts: list[list[int]]
+):
+    server.tell(faults=[{}, {"status": 400}])
+    text = local.tokenizer.decode(prompts[0])
+    with pytest.raises(RemoteError) as caught:
+        server.pair().generate(text, REWRITE)
+    assert caught.value.result is not None
+    assert len(caught.value.result.trace.steps) == 1
+    assert caught.value.result.error == str(caught.value)
+
+
+def test_a_server_that_dies_loses_no_finished_step(local: Pair, prompts: list[list[int]]):
+    with started() as mortal:
+        pair = mortal.pair(retries=1)
+        mortal.tell(faults=[{}, {}, {"die": True}])
+        result = pair.generate([prompts[0]], REWRITE, max_new_tokens=100)[0]
+        assert mortal.process.wait(60) == 1
+        whole = local.generate([prompts[0]], REWRITE, max_new_tokens=100)[0]
+        assert len(result.trace.steps) == 2
+        assert result.text
+        assert whole.text.startswith(result.text)
+        assert "failed 2 times" in (result.error or "")
+        # What needs no target goes on.
+        assert pair.generate([prompts[0]], "draft", max_new_tokens=10)[0].error is None
+
+
+def test_a_failure_harms_nobody_else(server: Server, local: Pair, prompts: list[list[int]]):
+    server.tell(faults=[{"status": 400}])
+    results = server.pair().generate(prompts[:3], REWRITE, max_new_tokens=200)
+    assert sum(r.error is not None for r in results) == 1
+    here = local.generate(prompts[:3], REWRITE, max_new_tokens=200)
+    for away, same in zip(results, here, strict=True):
+        assert away.text == ("" if away.error else same.text)
+
+
+# Many at a time
+
+
+def test_so_many_requests_at_a_time_and_no_more(server: Server, prompts: list[list[int]]):
+    for limit in (1, 3):
+        server.tell(slow=0.05)
+        pair = server.pair(concurrency=limit)
+        pair.generate(prompts, REWRITE, max_new_tokens=20)
+        assert server.seen()["most"] == limit
+
+
+def test_others_go_on_while_the_target_is_asked(server: Server, prompts: list[list[int]]):
+    server.tell(slow=1.0)
+    pair = server.pair()
+    asked, drafted = (
+        pair._jobs([prompts[0]], policy, {"max_new_tokens": 20}) for policy in (REWRITE, "draft")
+    )
+    pair._submit([*asked, *drafted])
+    began = time.monotonic()
+    while not drafted[0].request.done:
+        pair._step(drafted[0].request)
+    assert time.monotonic() - began < 1.0 or not asked[0].request.done
+    assert not asked[0].request.sequence.steps
+    pair._cancel(asked)
+    assert all(runner.rows_in_use == 0 for runner in pair.engine.runners.values())
+
+
+def test_a_request_that_runs_out_of_time_ends_at_once(server: Server, prompts: list[list[int]]):
+    server.tell(faults=[{}, {"wait": 5.0}])
+    began = time.monotonic()
+    result = server.pair().generate([prompts[0]], REWRITE, timeout=2.0)[0]
+    assert (result.finish_reason, result.error) == ("timeout", None)
+    assert len(result.trace.steps) == 1
+    assert time.monotonic() - began < 4.5
+
+
+# Keys
+
+
+def test_a_key_is_sent_and_shown_nowhere(
+    server: Server, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-from-the-environment")
+    for key, given in (("sk-from-the-environment", {}), ("sk-given", {"api_key": "sk-given"})):
+        server.tell(faults=[{}, {"status": 400}])
+        pair = server.pair(**given)
+        result = pair.generate([prompts[0]], REWRITE)[0]
+        assert set(server.seen()["keys"]) == {f"Bearer {key}"}
+        assert "told to; Bearer ***" in (result.error or "")
+        assert key not in result.trace.to_json() + repr(pair) + repr(pair.target)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://example.org/v1", "not encrypted"),
+        ("http://127.0.0.1.example.org/v1", "not encrypted"),
+        ("http://[2001:db8::1]/v1", "not encrypted"),
+        ("https://user:secret@example.org/v1", "as api_key"),
+        ("https://example.org/v1?key=1", "no [?]"),
+        ("ftp://example.org", "no address"),
+        ("https://", "no address"),
+        ("https://host:port/v1", "invalid"),
+    ],
+)
+def test_addresses_that_are_refused(url: str, message: str):
+    with pytest.raises(OptionError, match=message) as caught:
+        RemoteTarget(url, "m")
+    assert "secret" not in str(caught.value)
+
+
+def test_addresses_that_are_taken():
+    for url in ("http://127.0.0.1:8000/v1", "http://localhost/v1/", "http://[::1]/v1"):
+        assert RemoteTarget(url, "m").is_local
+    assert not RemoteTarget("https://example.org/v1", "m").is_local
+    assert RemoteTarget("http://example.org/v1/", "m", allow_http=True).url.endswith("/v1")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"model": ""},
+        {"timeout": 0},
+        {"total_timeout": -1},
+        {"retries": -1},
+        {"backoff": -1},
+        {"concurrency": 0},
+        {"api_key": "two\nlines"},
+    ],
+)
+def test_settings_that_are_refused(wrong: dict[str, Any]):
+    with pytest.raises(OptionError):
+        RemoteTarget(**({"url": "https://h/v1", "model": "m"} | wrong))
+
+
+def test_what_a_remote_target_cannot_do_is_refused(server: Server, prompts: list[list[int]]):
+    pair = server.pair()
+    for policy in ("exact", "ensemble", "cascade"):
+        with pytest.raises(OptionError, match="does not give; use a step policy"):
+            pair.generate(prompts, policy)
+    for policy in (SpecGuard(scorer="target"), SpecGuard(threshold=0.5, lower=0.1)):
+        with pytest.raises(OptionError, match="has the target read steps"):
+            pair.generate(prompts, policy)
+    for option in ({"top_k": 5}, {"logprobs": 2}, {"logit_bias": {1: 1.0}}, {"min_p": 0.1}):
+        with pytest.raises(OptionError, match="cannot be asked of a remote target"):
+            pair.generate(prompts, REWRITE, **option)
+    with pytest.raises(OptionError, match="cannot be measured"):
+        _ = pair.costs
+    with pytest.raises(OptionError, match="needs a draft model"):
+        load_pair(server.target(), "lookup")
+    with pytest.raises(OptionError, match="RemoteTarget"):
+        load_pair(server.url, DRAFT)
+    with pytest.raises(StetError, match="another pair"):
+        pair.generate(prompts, SpecGuard(pair="0123"))
+    assert pair.generate([prompts[0]], SpecGuard(pair=pair.fingerprint))[0].error is None
+
+
+# The client by itself
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        [],
+        {"choices": "x"},
+        {"choices": [{}]},
+        {"choices": [{"text": "a", "finish_reason": None}]},
+        {"choices": [{"text": None, "finish_reason": "stop"}]},
+        {"choices": [{"text": "a", "finish_reason": "stop"}], "usage": 3},
+        {"choices": [{"text": "\ud83d", "finish_reason": "stop"}]},
+    ],
+)
+def test_what_is_no_completion(answer: Any):
+    assert completion_of(answer) is None
+
+
+def test_what_a_completion_says():
+    choice = {"text": "a", "finish_reason": "stop"}
+    assert completion_of({"choices": [choice]}) == Completion("a", "stop")
+    for reason, meant in ((None, ""), (5, ""), ("\n", "\n")):
+        answer = {"choices": [{**choice, "stop_reason": reason}], "usage": {"completion_tokens": 2}}
+        assert completion_of(answer) == Completion("a", "stop", meant, 2)
+
+
+def test_a_count_that_is_none_is_left_out():
+    for count in (-5, True, "3", None):
+        answer = {"choices": [{"text": "a", "finish_reason": "length"}]}
+        answer["usage"] = {"completion_tokens": count}
+        found = completion_of(answer)
+        assert found is not None
+        assert found.tokens is None
+
+
+def test_pauses_grow_up_to_a_limit_and_differ():
+    client = RemoteClient(RemoteTarget("https://h/v1", "m", backoff=1.0))
+    for number, whole in enumerate((1.0, 2.0, 4.0, LONGEST_PAUSE, LONGEST_PAUSE)):
+        pauses = {client._pause(number, None) for _ in range(20)}
+        assert len(pauses) > 10
+        assert whole / 2 <= min(pauses) <= max(pauses) <= whole
+    assert client._pause(3, 11.5) == 11.5
+
+
+# From the command line
+
+
+def test_stet_generate_with_an_address(server: Server, tmp_path: Path):
+    from typer.testing import CliRunner
+
+    from stet.cli import app
+
+    file = tmp_path / "trace.jsonl"
+    common = ["generate", "Problem: Ann has 3 pens.\nSolution:\n", "-d", str(DRAFT)]
+    common += ["-n", "30", "-p", "specguard", "--param", "threshold=1", "--trace", str(file)]
+    remote = ["-t", server.url, "--target-model", MODEL]
+    done = CliRunner().invoke(app, [*common, *remote])
+    assert done.exit_code == 0, done.output
+    (written,) = trace.read(file)
+    assert written.text in done.stdout
+    assert written.settings.target["name"] == MODEL
+
+    server.tell(faults=[{}, {"status": 400}])
+    failed = CliRunner().invoke(app, [*common, *remote])
+    assert failed.exit_code == 1
+    assert "refuses the request" in failed.stderr
+    assert trace.read(file)[1].text in failed.stdout
+    assert len(trace.read(file)[1].steps) == 1
+
+    for wrong, message in (
+        (["-t", server.url], "Name the model"),
+        (["-t", "http://example.org/v1", "--target-model", "m"], "--allow-http"),
+        (["-t", str(TARGET), "--target-model", "m"], "goes with an address"),
+    ):
+        refused = CliRunner().invoke(app, [*common, *wrong])
+        assert refused.exit_code == 2
+        assert message in " ".join(refused.stderr.split())
+    doctor = CliRunner().invoke(app, ["doctor", "-t", server.url, "-d", str(DRAFT)])
+    assert (doctor.exit_code, "needs a local target" in doctor.stderr) == (2, True)
+
+
+def test_the_name_is_public():
+    assert stet.RemoteTarget is RemoteTarget
