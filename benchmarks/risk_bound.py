@@ -172,7 +172,9 @@ def picture(rows: list[dict[str, Any]], size: int, delta: float) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", type=int, default=10_000, help="of the pool")
-    parser.add_argument("--minutes", type=float, help="stop solving then; go on another time")
+    parser.add_argument(
+        "--minutes", type=float, default=30.0, help="stop solving then; goes on another time"
+    )
     parser.add_argument("--resplits", type=int, default=2_000)
     parser.add_argument("--batch", type=int, default=24)
     options = parser.parse_args()

@@ -65,6 +65,20 @@ def restore(
     return json.loads((folder / "progress.json").read_text())
 
 
+def load_export(folder: Path, model: nn.Module) -> None:
+    """Load the weights that `export` wrote; the optimisers begin anew.
+
+    Raises:
+        SystemExit: they are of a model of another size.
+    """
+    tensors = load_file(folder / "model.safetensors")
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name not in tensors or tensors[name].shape != parameter.shape:
+                raise SystemExit(f"{folder} is of a model of another size: {name} differs")
+            parameter.copy_(tensors[name])
+
+
 def export(
     folder: Path, model: LlamaForCausalLM, weights: dict[str, torch.Tensor], tokenizer: Path
 ) -> None:

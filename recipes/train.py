@@ -38,7 +38,7 @@ from torch.nn import functional
 import data as problems_data
 import stet.bundled as bundled
 
-CHANGEABLE = ("layers", "width", "inner", "problems", "batch_tokens")
+CHANGEABLE = ("layers", "width", "inner", "problems", "batch_tokens", "seed")
 PLACES = {"target": bundled.TARGET, "draft": bundled.DRAFT}
 
 
@@ -136,6 +136,8 @@ class Run:
         self.model = build(recipe, vocabulary, end, pad, "plain").to(options.device)
         # A second copy decodes and is exported: it takes either set of weights.
         self.judged = build(recipe, vocabulary, end, pad).to(options.device).eval()
+        if options.start_from:
+            checkpoint.load_export(options.start_from, self.model)
         self.average = Average(self.model)
         self.optimisers = optimisers(self.model, recipe, workers)
         self.train, self.validation = load_data(recipe, options.cache)
@@ -250,6 +252,8 @@ class Run:
         here = self.progress(started) if self.workers.first else 0.0
         progress = float(self.workers.sum(torch.tensor(here)))
         marks = [m for m in (0.25, 0.5) if m > progress]
+        if self.workers.first and self.options.start_from and not self.state["step"]:
+            self.log(step=0, tokens=0, **self.judge(self.options.judge_problems))
         while progress < 1:
             done = self.step(loss_function, next(stream), started)
             progress = done.progress
@@ -308,6 +312,12 @@ def main() -> None:
         "--stop-at", metavar="HH:MM", help="instead of --minutes: the clock time to be done"
     )
     parser.add_argument("--tokens", type=int, help="instead of a time: the number of tokens")
+    parser.add_argument(
+        "--start-from",
+        metavar="FOLDER",
+        type=Path,
+        help="an export whose weights a new run begins with, such as another schedule for them",
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument(
         "--processes",

@@ -14,7 +14,7 @@ from stet.engine.operations import Await, Join, Operation, Program
 from stet.errors import StetError
 from stet.policies.stepping import Candidate, Step, StepPolicy
 from stet.programs.exchange import append
-from stet.programs.stepwise import _drafted, _explain, _pick, _record
+from stet.programs.parts import conclude, drafted, explain, pick, record_of
 from stet.sampling import SamplingParams
 from stet.sequence import Sequence
 from stet.steps import SENTENCE, Delimiter, Ends, LoopGuard, ends_of
@@ -198,30 +198,25 @@ def _step(
     """One step; returns its text."""
     position, before = len(sequence.answer), replace(sequence.counters)
     with sequence.fork(policy.candidates, policy.sampling(sequence.sampling)) as forks:
-        written: list[Candidate] = yield Join([_drafted(f, policy, ends) for f in forks])
+        written: list[Candidate] = yield Join([drafted(f, policy, ends) for f in forks])
         candidates = [c for c in written if _is_whole(c, target.codec)] or written
         judgement = yield from policy.judge(
             Step(sequence, len(sequence.steps), candidates, _unread)
         )
-        chosen = _pick(judgement.chosen, candidates, policy)
+        chosen = pick(judgement.chosen, candidates, policy)
         if judgement.stands and not _is_whole(chosen, target.codec):
             judgement = replace(judgement, stands=False, reason=CUT)
         kept = judgement.stands and not policy.shadow
-        record = _record(position, candidates, judgement)
+        record = record_of(position, candidates, judgement)
         record.draft_tokens = sum(len(c.tokens) for c in written)
         for candidate in written:
             if kept and candidate is chosen:
-                _explain(candidate.sequence, judgement.reason)
+                explain(candidate.sequence, judgement.reason)
                 sequence.adopt(candidate.sequence)
             else:
                 sequence.charge(candidate.sequence)
     text = chosen.text if kept else (yield from _rewritten(sequence, target, policy, ends, record))
-    record.tokens = len(sequence.answer) - position
-    record.draft_seconds = sequence.counters.draft_seconds - before.draft_seconds
-    record.target_seconds = sequence.counters.target_seconds - before.target_seconds
-    sequence.steps.append(record)
-    sequence.counters.steps += 1
-    sequence.counters.kept_steps += kept
+    conclude(sequence, record, before, kept)
     return text
 
 
@@ -240,7 +235,7 @@ def _rewritten(
             [_answered(f, target, policy, ends, text) for f in forks]
         )
         candidates = [candidate for candidate, _ in found]
-        chosen = _pick(policy.select(candidates) if count > 1 else 0, candidates, policy)
+        chosen = pick(policy.select(candidates) if count > 1 else 0, candidates, policy)
         record.target_candidates = [c.text for c in candidates]
         record.target_tokens = sum(tokens for _, tokens in found)
         for candidate in candidates:

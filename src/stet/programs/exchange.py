@@ -13,7 +13,7 @@ from stet.engine.operations import Join, Operation, Program, Score
 from stet.policies.exact import Exact
 from stet.policies.stepping import Candidate, Judgement, Step, StepPolicy, speculates
 from stet.programs.autoregressive import autoregressive
-from stet.programs.stepwise import _drafted, _pick, _Reader, _record
+from stet.programs.parts import Reader, conclude, drafted, pick, record_of
 from stet.sequence import Ruling, Sequence
 from stet.steps import Ends, LoopGuard, StepReader, ends_of
 from stet.trace import Origin, StepRecord
@@ -141,21 +141,21 @@ def _step(
     position, before = len(sequence.answer), replace(sequence.counters)
     side, text = mirror.sequence, None
     with side.fork(policy.candidates, policy.sampling(side.sampling)) as forks:
-        written: list[Candidate] = yield Join([_drafted(f, policy, ends) for f in forks])
+        written: list[Candidate] = yield Join([drafted(f, policy, ends) for f in forks])
         for candidate in written:
             sequence.charge(candidate.sequence)
             candidate.translated = mirror.translate(sequence, candidate)
         candidates = [c for c in written if c.translated is not None]
-        reader = _Reader(sequence, candidates, Exact())
+        reader = Reader(sequence, candidates, Exact())
         if candidates:
             step = Step(sequence, len(sequence.steps), candidates, reader.read)
             judgement = yield from policy.judge(step)
         else:
             candidates = written
             judgement = Judgement(0, stands=False, reason=UNTRANSLATABLE)
-        chosen = _pick(judgement.chosen, candidates, policy)
+        chosen = pick(judgement.chosen, candidates, policy)
         kept = judgement.stands and not policy.shadow
-        record = _record(position, candidates, judgement)
+        record = record_of(position, candidates, judgement)
         record.draft_tokens = sum(len(c.tokens) for c in written)
         if kept:
             side.adopt(chosen.sequence)
@@ -170,12 +170,7 @@ def _step(
     else:
         opening = (chosen.translated or []) if mends else []
         text = yield from _rewritten(sequence, mirror, policy, ends, record, opening, ruling)
-    record.tokens = len(sequence.answer) - position
-    record.draft_seconds = sequence.counters.draft_seconds - before.draft_seconds
-    record.target_seconds = sequence.counters.target_seconds - before.target_seconds
-    sequence.steps.append(record)
-    sequence.counters.steps += 1
-    sequence.counters.kept_steps += kept
+    conclude(sequence, record, before, kept)
     return text, kept
 
 
@@ -209,7 +204,7 @@ def _rewritten(
         candidates: list[Candidate] = yield Join(
             [_by_target(f, mirror.target, policy, ends, opening) for f in forks]
         )
-        chosen = _pick(policy.select(candidates) if count > 1 else 0, candidates, policy)
+        chosen = pick(policy.select(candidates) if count > 1 else 0, candidates, policy)
         record.target_candidates = [c.text for c in candidates]
         for candidate in candidates:
             record.target_tokens += len(candidate.tokens)

@@ -1,0 +1,182 @@
+"""What every program that goes step by step does alike: drafting, reading and recording a step."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from math import exp
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from stet.block import Block, Reading, Statistics
+from stet.engine.operations import Draft, Operation, Score
+from stet.errors import StetError
+from stet.needs import Need
+from stet.policies.base import TokenPolicy
+from stet.policies.stepping import Candidate, Judgement, StepPolicy, doubted, watched
+from stet.sequence import Ruling, Sequence
+from stet.steps import Ends, StepReader
+from stet.trace import CandidateRecord, Counters, StepRecord
+
+
+class Reader:
+    """Lets the target read candidates, and keeps what it ruled on the last one on the way."""
+
+    def __init__(self, sequence: Sequence, candidates: list[Candidate], inner: TokenPolicy) -> None:
+        self._sequence = sequence
+        self._candidates = candidates
+        self._inner = inner
+        self._last: Candidate | None = None
+        self._ruling: Ruling | None = None
+
+    def read(self, place: int) -> Generator[Operation, Any, Reading]:
+        """One target pass over a candidate."""
+        self.take(None)
+        candidate = self._candidates[place]
+        block = Block(len(candidate.target_tokens), known=candidate.target_tokens)
+        ruling: Ruling = yield Score(self._sequence, block, self._inner, reading=True)
+        assert ruling.reading is not None
+        self._last, self._ruling = candidate, ruling
+        return ruling.reading
+
+    def has_read(self, candidate: Candidate) -> bool:
+        """Whether the target's cache holds a candidate."""
+        return candidate is self._last
+
+    def take(self, candidate: Candidate | None) -> Ruling | None:
+        """The ruling on a candidate that the target has read, to be committed.
+
+        A ruling that is not taken is counted for its pass alone.
+        """
+        ruling, self._ruling = self._ruling, None
+        if ruling is None or candidate is self._last:
+            return ruling
+        self._sequence.charge_pass(ruling.target_seconds)
+        return None
+
+
+def drafted(
+    sequence: Sequence, policy: StepPolicy, ends: Ends
+) -> Generator[Operation, Any, Candidate]:
+    """The draft writes a step on a fork."""
+    assert sequence.decoder is not None
+    reader = StepReader(sequence.decoder, ends, policy.step_tokens)
+    blocks: list[Block] = []
+    logprobs: list[float] = []
+    watch, doubt = watched(policy), doubted(policy)
+
+    def complete(written: list[int]) -> bool:
+        return reader.read(sequence.answer + written) is not None
+
+    def hopeless(drafted: list[float]) -> bool:
+        """Whether this is for the target to write, and long enough as its first block."""
+        found = logprobs + drafted
+        if doubt is None or not doubt(found):
+            return False
+        return len(found) >= sequence.block_size() or exp(sum(found)) < sequence.floor()
+
+    while not (sequence.finished or reader.length is not None or hopeless([])):
+        room = min(sequence.limits.chunk, sequence.remaining, policy.step_tokens - reader.count)
+        block = yield Draft(
+            sequence,
+            room,
+            until=complete,
+            doubt=None if doubt is None else hopeless,
+            floor=0.0,
+            needs=policy.needs,
+            watch=watch,
+        )
+        sequence.commit(block)
+        blocks.append(block)
+        if doubt is not None and block.statistics is not None:
+            logprobs += block.statistics.logprobs
+        reader.read(sequence.answer)
+    if reader.length is not None:  # where nobody looked on the way, more was written
+        sequence.truncate(reader.length)
+    return _candidate(sequence, blocks, policy)
+
+
+def _candidate(sequence: Sequence, blocks: list[Block], policy: StepPolicy) -> Candidate:
+    """What was written, with what the policy asked for; other requests' wishes leave no trace."""
+    candidate = Candidate(sequence, sequence.text())
+    count = len(sequence.answer)
+    if Need.DRAFT_LOGPROBS in policy.needs:
+        found = [s for block in blocks if (s := block.statistics) is not None]
+        candidate.statistics = Statistics.joined(found, count)
+    if Need.DRAFT_HIDDEN in policy.needs:
+        hidden = [h for block in blocks if (h := block.hidden) is not None]
+        candidate.hidden = torch.cat(hidden)[:count].float()
+    watch = watched(policy)
+    if watch is not None:
+        attention = [a for block in blocks if (a := block.attention) is not None]
+        candidate.attention = {
+            floor: _joined([a[floor][-watch.layers :] for a in attention], sequence)
+            for floor in watch.floors
+        }
+    return candidate
+
+
+def _joined(parts: list[Tensor], sequence: Sequence) -> Tensor:
+    """[layers, T, S]: a candidate's attention, see `Candidate`.
+
+    Args:
+        parts: [layers, K, any] of each stretch of drafting; later ones saw more positions, and
+            longer neighbours of their batches still more.
+        sequence: the candidate's.
+    """
+    count, width = len(sequence.answer), len(sequence.tokens) - 1
+    if len(parts) == 1 and parts[0].shape[2] >= width:
+        return parts[0][:, :count, :width]
+    padded = [pad(p[..., :width], (0, max(width - p.shape[2], 0))) for p in parts]
+    return torch.cat(padded, 1)[:, :count]
+
+
+def pick(place: int, candidates: list[Candidate], policy: StepPolicy) -> Candidate:
+    """The candidate that a policy chose.
+
+    Raises:
+        StetError: there is none at that place.
+    """
+    if not 0 <= place < len(candidates):
+        raise StetError(
+            f"Policy {policy.name!r} chose candidate {place} of {len(candidates)}; the first is 0."
+        )
+    return candidates[place]
+
+
+def explain(sequence: Sequence, reason: str) -> None:
+    """Give every token of a sequence the same reason."""
+    sequence.reasons = [reason] * len(sequence.reasons)
+
+
+def record_of(position: int, candidates: list[Candidate], judgement: Judgement) -> StepRecord:
+    """The candidates of a step and what was judged, before anything of it stands."""
+    details = list(judgement.details) or [{} for _ in candidates]
+    return StepRecord(
+        position=position,
+        tokens=0,
+        decision="kept" if judgement.stands else "rewritten",
+        reason=judgement.reason,
+        candidates=[
+            CandidateRecord(c.text, list(c.tokens), signals)
+            for c, signals in zip(candidates, details, strict=True)
+        ],
+        chosen=judgement.chosen,
+        signals=judgement.signals,
+        normalised=judgement.normalised,
+        score=judgement.score,
+        threshold=judgement.threshold,
+        draft_tokens=sum(len(c.tokens) for c in candidates),
+    )
+
+
+def conclude(sequence: Sequence, record: StepRecord, before: Counters, kept: bool) -> None:
+    """Write down a step that stands, and what it took since the counters were as in `before`."""
+    record.tokens = len(sequence.answer) - record.position
+    record.draft_seconds = sequence.counters.draft_seconds - before.draft_seconds
+    record.target_seconds = sequence.counters.target_seconds - before.target_seconds
+    sequence.steps.append(record)
+    sequence.counters.steps += 1
+    sequence.counters.kept_steps += kept
