@@ -14,6 +14,7 @@ a more usual shape (wide, large vocabulary, grouped-query attention).
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from _record import write
+from _record import RESULTS, write
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -36,6 +37,7 @@ from stet.engine.drafting import ModelDrafter
 from stet.engine.engine import Engine, Request
 from stet.engine.operations import Join, Program
 from stet.engine.runner import Runner
+from stet.machine import machine
 from stet.models import prepare_model
 from stet.policies import Exact, SpecGuard
 from stet.programs import stepwise
@@ -69,6 +71,7 @@ SEVERAL = {
 """The paper's 16 candidates, with its selector, which looks at hidden states."""
 
 ROWS = 18
+PARTS = ("single", "several", "target")
 
 
 class Lines:
@@ -134,16 +137,18 @@ class Times:
 def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
+    rows = kept(options)
     figures: dict[str, float] = {}
     for kind in options.pairs:
         make = bundled if kind == "bundled" else wide
         for compiled in (False, True) if options.compile else (False,):
             setting = make(options, compiled)
-            for batch in (1, 8):
-                rows.append(drafting(setting, options, SINGLE, batch, compiled))
-            if not compiled:
+            if "single" in options.parts:
+                for batch in (1, 8):
+                    rows.append(drafting(setting, options, SINGLE, batch, compiled))
+            if "several" in options.parts and not compiled:
                 rows.append(drafting(setting, options, SEVERAL, 1, compiled))
+            if "target" in options.parts and not compiled:
                 rows.append(rewriting(setting, options))
     for row in rows:
         of = row["pair"]
@@ -161,8 +166,36 @@ def main() -> None:
     print("written:", write("signals", rows, figures))
 
 
+def kept(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows of an earlier run on the same machine that are not measured again."""
+    path = RESULTS / "signals.json"
+    if set(options.parts) == set(PARTS) or not path.exists():
+        return []
+    before = json.loads(path.read_text(encoding="utf-8"))
+    if before["machine"] != machine():
+        raise SystemExit(f"{path} is of another machine; measure all parts.")
+    return [
+        row
+        for row in before["rows"]
+        if part_of(row) not in options.parts or row["pair"] not in options.pairs
+    ]
+
+
+def part_of(row: dict[str, Any]) -> str:
+    if row["what"] == "target":
+        return "target"
+    return "single" if row["candidates"] == 1 else "several"
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=PARTS,
+        help="one candidate, several, the target; the others' rows stay as they are",
+    )
     parser.add_argument(
         "--pairs", nargs="+", choices=("bundled", "wide"), default=["bundled", "wide"]
     )
@@ -320,7 +353,7 @@ def _replay(
                         seed = hash((place, index))
                         fork.sampling = replace(fork.sampling, seed=seed)
                         forks.append(fork)
-                    programs = [stepwise(f, policies[name], Exact()) for f in forks]
+                    programs = [one_step(f, policies[name]) for f in forks]
                     began, busy = time.perf_counter(), time.thread_time()
                     yield Join(programs)
                     took = time.perf_counter() - began, time.thread_time() - busy
@@ -342,6 +375,18 @@ def _replay(
                 root.commit(Block(len(step), known=step))
     for root in roots[1:]:
         root.release(root)
+
+
+def one_step(sequence: TokenSequence, policy: SpecGuard) -> Program:
+    """The first step of `stepwise`: which candidate stands must not decide what is timed."""
+    program = stepwise(sequence, policy, Exact())
+    answer: Any = None
+    while not sequence.steps:
+        try:
+            answer = yield program.send(answer)
+        except StopIteration:
+            return
+    program.close()
 
 
 def overhead(found: Sequence[Times], name: str, clock: str) -> dict[str, float]:

@@ -171,12 +171,64 @@ def specguard() -> str:
         f"\n{figures['problems']:.0f} test problems, bundled pair, 16 at a time; means per answer. "
         f"Against `exact`: p = {figures['p_value_over_exact']:.2f} for the accuracy of `specguard`."
     )
-    if "saved_by_a_draft_step" in figures:
+    if "latency_ratio_to_exact" in figures:
         text += (
-            " An oracle that may put one step of the draft in the place of the target's would "
-            f"gain {100 * figures['saved_by_a_draft_step']:.1f} points."
+            " One at a time an answer of `specguard` takes "
+            f"{figures['latency_ratio_to_exact']:.2f} of the time of `exact`, "
+            f"{figures['latency_ratio_to_target']:.2f} of the target's alone."
+        )
+    if found["limit"] is not None:
+        limit = found["limit"]
+        text += (
+            f" Of the {limit['wrong']} wrong answers of the target, {limit['saved']} would have "
+            "come out right with some one step of the draft's in the place of the target's, which "
+            f"is true of {limit['saving']} of their {limit['steps']} steps: an oracle that knew "
+            f"which would gain {100 * figures['saved_by_a_draft_step']:.1f} points."
         )
     return text + "\n" + source(found, "specguard", "../")
+
+
+PAIRS = {"bundled": "the bundled pair", "wide": "a wide random pair"}
+SIGNAL_SETS = {
+    "off_again": "none (what the measurement is worth)",
+    "min_logprob": "`min_logprob`, the default",
+    "default": "`min_logprob` and `grounding`, the paper's",
+    "default_looking": "the same, looked at after every token",
+    "all": "all",
+    "paper": "the paper's, with its selector, 16 candidates",
+}
+
+
+def signals() -> str:
+    found = result("signals")
+    rows: list[list[str]] = []
+    for name, words in SIGNAL_SETS.items():
+        cells = []
+        for pair in PAIRS:
+            row = next(
+                r
+                for r in found["rows"]
+                if r["what"] == "draft"
+                and r["pair"] == pair
+                and r["batch"] == 1
+                and not r["compiled"]
+                and name in r["overhead"]
+                and (r["candidates"] > 1) == (name == "paper")
+            )
+            of = row["overhead"][name]
+            cells.append(
+                f"{100 * of['value']:+.1f} % ({100 * of['low']:+.1f} to {100 * of['high']:+.1f})"
+            )
+        rows.append([words, *cells])
+    figures = found["figures"]
+    return (
+        table(["signals", *PAIRS.values()], rows)
+        + "\nTime added to the draft's, one request, eager, steps of one candidate unless said "
+        "otherwise. With signals on the target runs "
+        f"{figures['target_extra_operations_bundled']:.0f} operations more; "
+        f"{figures['same_text_share']:.0%} of the texts are the same.\n"
+        + source(found, "signals", "../")
+    )
 
 
 SIZES = {
@@ -246,6 +298,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "reward_guided": reward_guided,
     "rewards": rewards,
     "risk_bound": risk_bound,
+    "signals": signals,
     "specguard": specguard,
 }
 
