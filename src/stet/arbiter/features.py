@@ -200,10 +200,12 @@ DEFAULT = (
     "overlap",
     "entropy_after",
     "surest_after",
-    "answered",
-    "overruled",
 )
-"""What an arbiter looks at unless told otherwise: numbers that mean the same for every pair."""
+"""What an arbiter looks at unless told otherwise: numbers that mean the same for every pair.
+
+What came before in the answer is none of them: in training, an answer is gone on with from any of
+its decisions, and counting begins anew there.
+"""
 
 
 def named(names: Iterable[str]) -> tuple[Feature, ...]:

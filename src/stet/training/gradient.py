@@ -13,6 +13,9 @@ from stet.arbiter import Network
 from stet.training.branches import Branches
 from stet.training.playing import Game
 
+LEAST_SPREAD = 0.3
+"""Rewards of a group are never stretched further than one that is this far apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class GradientSettings:
@@ -64,7 +67,9 @@ def gathered(games: Sequence[Game], settings: GradientSettings, inputs: int) -> 
     """A round's decisions, each with the group-relative advantage of its answer.
 
     An answer's advantage is its reward less the mean of its group, divided by the group's standard
-    deviation. Groups whose answers were all worth the same are left out.
+    deviation, or by `LEAST_SPREAD` where that is larger: in a group of right answers alone rewards
+    differ by what blocks cost, and dividing by that little would make it count as much as being
+    right. Groups whose answers were all worth the same are left out.
     """
     groups: dict[int, list[Game]] = {}
     for game in games:
@@ -77,12 +82,11 @@ def gathered(games: Sequence[Game], settings: GradientSettings, inputs: int) -> 
     for members in groups.values():
         values = torch.tensor([reward_of(g, settings.cost) for g in members])
         rewards += values.tolist()
-        # Without a right and a wrong answer among them, the group only tells what blocks cost.
         spread = float(values.std()) if len(members) > 1 else 0.0
         if spread < 1e-6:
             continue
         used += 1
-        relative = ((values - values.mean()) / (spread + 1e-2)).tolist()
+        relative = ((values - values.mean()) / max(spread, LEAST_SPREAD)).tolist()
         for game, advantage in zip(members, relative, strict=True):
             for dispute in game.disputes:
                 features.append(dispute.features)
