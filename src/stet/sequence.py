@@ -186,13 +186,14 @@ class Sequence:
             counters.drafted_tokens += len(drafted)
             counters.kept_tokens += stood
             counters.count_kept([1] * stood)
-            self.history.add(len(drafted), kept)
+            overruled = [i for i in range(kept) if ruling.reasons[i] == OVERRULED]
+            self.history.add(len(drafted), kept, len(overruled))
             self.blocks.append(
                 BlockRecord(
                     position=start - self.prompt_length,
                     drafted=drafted,
                     kept=kept,
-                    overruled=[i for i in range(kept) if ruling.reasons[i] == OVERRULED],
+                    overruled=overruled,
                     # Behind the end of the answer it was never written.
                     next_token=ruling.next_token if emitted > kept else None,
                     disputes=ruling.disputes,

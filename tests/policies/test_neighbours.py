@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from stet.draft_length import FixedLength
+from stet.draft_length import AdaptiveLength, FixedLength
 from stet.errors import OptionError
 from stet.policies import Confident, CoSD, FLy, Fuzzy, Random, TopK, Typical, resolve
 from stet.sequence import Limits
@@ -192,3 +192,19 @@ def test_parameters_out_of_range_are_refused(name, parameters, sentence):
 def test_none_of_them_claims_to_be_lossless():
     for rule in (Typical, TopK, FLy, Fuzzy, CoSD, Random, Confident):
         assert rule.lossless is False
+
+
+def test_a_lenient_rule_gets_longer_blocks(models):
+    """A draft in doubt need not end its block where doubtful tokens stand anyway."""
+    rule = AdaptiveLength(draft_cost=0.1, by_confidence=True)
+    prompts = [[i, i + 1] for i in range(1, 9)]
+
+    def mean_block(policy):
+        machine = engine(*models, rows=9)
+        limits = Limits(max_new_tokens=60, draft_length=rule)
+        requests = [request(p, policy, limits) for p in prompts]
+        run(machine, requests)
+        blocks = [b for item in requests for b in item.sequence.blocks]
+        return sum(len(b.drafted) for b in blocks) / len(blocks)
+
+    assert mean_block(Random(1.0)) > 1.5 * mean_block(Random(0.0))
