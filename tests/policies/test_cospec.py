@@ -329,6 +329,7 @@ def test_numbers_of_another_size_name_the_arbiter(models):
     ("parameters", "sentence"),
     [
         ({"threshold": 1.5}, "threshold is 1.5"),
+        ({}, "cospec needs an arbiter; train one"),
         ({"arbiter": ""}, "arbiter is ''"),
         ({"arbiter": 3}, "arbiter is 3"),
         ({"arbiter": "nowhere/at/all"}, "There is no arbiter in nowhere"),

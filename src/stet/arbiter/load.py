@@ -1,4 +1,4 @@
-"""The arbiter that a user means: the bundled one, a folder, or a name on the hub."""
+"""The arbiter that a user means: one in a folder, or on the hub."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stet.arbiter.arbiter import SETTINGS, WEIGHTS, Arbiter
-from stet.bundled import ARBITER
 from stet.errors import LoadError, OptionError
-
-BUNDLED = "bundled"
-"""Name of the arbiter that ships with the package."""
 
 
 @lru_cache(maxsize=8)
@@ -19,15 +15,11 @@ def load_arbiter(name: str) -> Arbiter:
     """The arbiter of this name; each is loaded once.
 
     Args:
-        name: "bundled" for the one of the bundled pair; else a folder, or a name on the hub.
+        name: a folder, or a name on the hub.
 
     Raises:
         LoadError: files are missing or unreadable.
     """
-    if name == BUNDLED:
-        arbiter = Arbiter.load(ARBITER)
-        arbiter.name = BUNDLED
-        return arbiter
     folder = Path(name).expanduser()
     if folder.exists() or name.startswith((".", "~", "/")) or name.count("/") != 1:
         return Arbiter.load(folder)
@@ -44,7 +36,7 @@ def as_arbiter(arbiter: Any) -> Arbiter:
     if isinstance(arbiter, Arbiter):
         return arbiter
     if not isinstance(arbiter, str) or not arbiter:
-        raise OptionError(f'arbiter is {arbiter!r}; give "bundled", a folder or a hub name.')
+        raise OptionError(f"arbiter is {arbiter!r}; give a folder or a hub name.")
     return load_arbiter(arbiter)
 
 

@@ -23,11 +23,9 @@ TARGET = Path(__file__).parent / "target"
 DRAFT = Path(__file__).parent / "draft"
 REWARD = Path(__file__).parent / "reward"
 REWARD_HEAD = Path(__file__).parent / "reward_head"
-ARBITER = Path(__file__).parent / "arbiter"
 SPECGUARD = Path(__file__).parent / "specguard.json"
 
 __all__ = [
-    "ARBITER",
     "DEFAULT_DIFFICULTY",
     "DRAFT",
     "FAMILIES",

@@ -106,6 +106,11 @@ def command(
             show_default="training/OUTPUT",
         ),
     ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="The report page.", show_default="OUTPUT.html"),
+    ] = None,
+    no_report: Annotated[bool, typer.Option("--no-report", help="Write no page.")] = False,
     inspect: Annotated[
         bool, typer.Option("--inspect", help="Train nothing: show the branches of the folder.")
     ] = False,
@@ -126,6 +131,7 @@ def command(
     what came of them, and improves it by policy gradient on whole answers. Use the
     folder as a policy: `stet generate --policy cospec --param arbiter=policy`.
     """
+    from stet.training.report import write_page
     from stet.training.training import train
 
     place = folder or Path("training") / output.name
@@ -160,10 +166,15 @@ def command(
     with stages() as tell:
         found = train(pair, request, place, tell)
     found.arbiter.save(output)
+    page = None if no_report else report or output.with_suffix(".html")
+    if page is not None:
+        write_page(found.record, page)
     if as_json:
         print_json(found.record)
         return
     _show(found)
+    if page is not None:
+        out.print(f"\nReport: {page}")
     out.print(f"\nWritten: {output}; use it as `--policy cospec --param arbiter={output}`.")
 
 

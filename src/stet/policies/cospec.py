@@ -31,8 +31,7 @@ class CoSpec:
     own.
 
     Attributes:
-        arbiter: "bundled" (for the bundled pair), a folder that `stet train` wrote, a name on the
-            hub, or in Python an `Arbiter`.
+        arbiter: a folder that `stet train` wrote, a name on the hub, or in Python an `Arbiter`.
         threshold: the probability above which the draft's token stands: 0 always, 1 never. None
             for the arbiter's own.
         hold: hold the token after a whole block back, to be arbitrated against the next block's
@@ -40,7 +39,7 @@ class CoSpec:
             length of blocks.
     """
 
-    arbiter: Any = "bundled"
+    arbiter: Any = None
     threshold: float | None = None
     hold: bool = True
 
@@ -54,9 +53,14 @@ class CoSpec:
         Raises:
             OptionError: naming the parameter.
         """
+        if self.arbiter is None:
+            raise OptionError(
+                "cospec needs an arbiter; train one for this pair (`stet train`) and name its "
+                "folder (arbiter=...)."
+            )
         if not isinstance(self.arbiter, (str, Arbiter)) or self.arbiter == "":
             raise OptionError(
-                f'arbiter is {self.arbiter!r}; give "bundled", a folder, a hub name or an Arbiter.'
+                f"arbiter is {self.arbiter!r}; give a folder, a hub name or an Arbiter."
             )
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise OptionError(f"threshold is {self.threshold}; it must be between 0 and 1.")

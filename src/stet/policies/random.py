@@ -30,6 +30,7 @@ class Random:
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS})
     reasons: ClassVar[tuple[str, ...]] = REASONS
     holds: ClassVar[bool] = True
+    control: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.

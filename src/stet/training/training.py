@@ -23,6 +23,7 @@ from stet.machine import machine, versions
 from stet.training.branches import Brancher, Branches
 from stet.training.fitting import fit
 from stet.training.gradient import gathered, improve, improve_by_flips
+from stet.training.importance import importance
 from stet.training.measuring import Measured, best, measure
 from stet.training.playing import Playing, play
 from stet.training.request import CURVE, TrainRequest
@@ -111,6 +112,7 @@ class Trainer:
             "final": [asdict(m) for m in final],
             "chosen": asdict(chosen),
             "rounds": rounds,
+            "importance": self._importance(warm, sweeps),
             "settings": self.request.settings(self.pair.fingerprint),
             "machine": machine(),
             "versions": versions(),
@@ -182,21 +184,31 @@ class Trainer:
         settings = replace(self.request.fit, seed=self.request.seed)
         return fit(found.where(~watched), found.where(watched), settings)
 
+    def _importance(self, warm: Arbiter, sweeps: Sequence[Branches]) -> dict[str, float]:
+        found = importance(
+            warm.network,
+            Branches.joined(sweeps),
+            self._sizes(),
+            self.request.fit.cost,
+            self.request.seed,
+        )
+        return dict(zip(self.request.features, (round(v, 4) for v in found), strict=True))
+
     def _blank(self) -> Arbiter:
         """An arbiter that is never asked, so that features are recorded before one is fitted."""
-        return self._arbiter(Network(self._inputs()))
+        return self._arbiter(Network(sum(self._sizes())))
 
-    def _inputs(self) -> int:
-        """Numbers that the features make for this pair."""
+    def _sizes(self) -> list[int]:
+        """Numbers that each feature makes for this pair."""
         wide: dict[str, Any] = {
             "target_hidden": self.pair.target,
             "target_hidden_after": self.pair.target,
             "draft_hidden": self.pair.draft,
         }
-        return sum(
+        return [
             wide[name].model.config.get_text_config().hidden_size if name in wide else 1
             for name in self.request.features
-        )
+        ]
 
     def _arbiter(self, network: Network) -> Arbiter:
         return Arbiter(
