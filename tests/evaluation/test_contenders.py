@@ -140,6 +140,9 @@ def test_the_default_is_everything_that_needs_no_settings():
         "target",
         "exact",
         "block",
+        "fly",
+        "top-k",
+        "typical",
         "majority of target",
     ]
 
