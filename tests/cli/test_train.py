@@ -43,11 +43,11 @@ def test_from_questions_to_a_policy_that_generates(tmp_path, monkeypatch):
         "arbiter.safetensors",
     ]
     assert "An arbiter trained on stories" in (tmp_path / "mine.html").read_text()
-    assert CoSpec.load("mine").pair is not None
+    assert CoSpec.load("mine")._arbiter.trained["labels"] == "target"
     looked = CliRunner().invoke(app, ["train", "--inspect", "-o", "mine", "--json"])
     assert json.loads(looked.output)[0]["branches"] > 0
     words = ["generate", "Ann has 3 boxes of 12 pens. How many pens?", "--json"]
-    used = CliRunner().invoke(app, [*words, "--policy", "cospec", "--param", "arbiter=mine"])
+    used = CliRunner().invoke(app, [*words, "--policy", "autojudge", "--param", "arbiter=mine"])
     assert used.exit_code == 0, used.output
     # Another training does not go on there.
     again = call(*few, "--labels", "target", "-o", "mine", "--seed", 1)

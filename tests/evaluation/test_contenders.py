@@ -128,7 +128,7 @@ def test_the_default_is_everything_that_needs_no_settings():
     assert names[:3] == ["target", "draft", "exact"]
     # The bundled target cannot answer questions; an arbiter has to be trained; the random arbiter
     # is a control; the shipped rewards are for the bundled pair.
-    left_out = {"spec-reason", "cospec", "random"}
+    left_out = {"spec-reason", "cospec", "autojudge", "random"}
     assert set(names) >= {p.name for p in available()} - left_out
     assert not left_out & set(names)
     elsewhere = labels(defaults(graded=True, has_draft=True, bundled=False))

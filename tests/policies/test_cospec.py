@@ -9,7 +9,7 @@ import torch
 from stet.arbiter import DEFAULT, FEATURES, Arbiter, Network
 from stet.draft_length import AdaptiveLength, FixedLength
 from stet.errors import LoadError, OptionError
-from stet.policies import Confident, CoSpec, Exact, resolve
+from stet.policies import AutoJudge, Confident, CoSpec, Exact, resolve
 from stet.sampling import SamplingParams
 from stet.sequence import Limits
 from tiny import engine, greedy, llama, near, request, run, seeded
@@ -95,6 +95,15 @@ def test_log_p_of_both_tokens_makes_the_surer_model(models):
     ours, theirs = decode(models, policy, 4), decode(models, Confident(), 4)
     assert [s.answer for s in ours] == [s.answer for s in theirs]
     assert [s.reasons for s in ours] == [s.reasons for s in theirs]
+
+
+def test_autojudge_is_the_same_with_another_name_and_other_labels(models):
+    made = arbiter(seed=1)
+    ours, theirs = decode(models, AutoJudge(made), 4), decode(models, CoSpec(made), 4)
+    assert [s.answer for s in ours] == [s.answer for s in theirs]
+    assert resolve("autojudge", {"arbiter": made}) == AutoJudge(made) != CoSpec(made)
+    with pytest.raises(OptionError, match="autojudge needs an arbiter"):
+        AutoJudge()
 
 
 # Blocks and batches

@@ -239,7 +239,7 @@ def _with_labels(pair: Any, request: Any, labels: str, folder: Path) -> Any:
             with_own_answers(pair, t, folder / f"{name}-own.jsonl", request.batch, tell)
             for name, t in (("task", request.task), ("validation", request.validation))
         )
-    return replace(request, task=task, validation=validation)
+    return replace(request, task=task, validation=validation, labels=labels)
 
 
 def _show(found: Trained) -> None:

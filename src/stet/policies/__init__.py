@@ -1,5 +1,6 @@
 """Verification policies: the rules that decide which drafted text stands."""
 
+from stet.policies.autojudge import AutoJudge
 from stet.policies.base import (
     ACCEPT,
     ARBITRATE,
@@ -43,6 +44,7 @@ __all__ = [
     "NEXT",
     "STANDARD_REASONS",
     "AnswerPolicy",
+    "AutoJudge",
     "Block",
     "Blocks",
     "Candidate",

@@ -55,8 +55,8 @@ class CoSpec:
         """
         if self.arbiter is None:
             raise OptionError(
-                "cospec needs an arbiter; train one for this pair (`stet train`) and name its "
-                "folder (arbiter=...)."
+                f"{self.name} needs an arbiter; train one for this pair (`stet train`) and name "
+                "its folder (arbiter=...)."
             )
         if not isinstance(self.arbiter, (str, Arbiter)) or self.arbiter == "":
             raise OptionError(

@@ -27,6 +27,8 @@ class TrainRequest:
     Attributes:
         task: questions to learn from.
         validation: questions that decide when to stop and where to draw the line; none of `task`.
+        labels: what `task` and `validation` hold for right: "answers", or "target" for the
+            target's own.
         features: what the arbiter looks at.
         fit: how it is fitted to branches.
         gradient: how it is improved from whole answers.
@@ -44,6 +46,7 @@ class TrainRequest:
 
     task: LoadedTask
     validation: LoadedTask
+    labels: str = "answers"
     features: tuple[str, ...] = DEFAULT
     fit: FitSettings = field(default_factory=FitSettings)
     gradient: GradientSettings = field(default_factory=GradientSettings)
@@ -98,6 +101,7 @@ class TrainRequest:
             "task": self.task.name,
             "questions": [q.id for q in self.task.questions],
             "validation": [q.id for q in self.validation.questions],
+            "labels": self.labels,
             "features": list(self.features),
             "fit": {**asdict(self.fit), "hidden": list(self.fit.hidden)},
             "gradient": asdict(self.gradient),

@@ -348,6 +348,7 @@ class Trainer:
         request = self.request
         return {
             "task": request.task.name,
+            "labels": request.labels,
             "questions": len(request.task.questions),
             "validation": asdict(chosen),
             "method": request.method,
