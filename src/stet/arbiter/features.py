@@ -150,7 +150,9 @@ _ALL = (
     Feature("entropy_after", lambda at: _entropy(at.after), "entropy of the target behind d"),
     Feature("surest_after", lambda at: at.after.amax(-1), "the target's best log p behind d"),
     Feature(
-        "answered", lambda at: at.blocks.history[at.rows, 0] + at.places, "tokens of the answer"
+        "answered",
+        lambda at: at.blocks.history[at.rows, 0] + at.places,
+        "tokens of the answer so far",
     ),
     Feature(
         "overruled",
