@@ -97,6 +97,7 @@ def play(
     policy: Playing,
     *,
     seed: int = 0,
+    written: Sequence[tuple[int, ...]] | None = None,
 ) -> list[Game]:
     """Answer questions under a policy, in one batch as large as the pair's.
 
@@ -106,6 +107,7 @@ def play(
         questions: places of those to be answered; a place may be given several times.
         policy: decides.
         seed: of the first request; later ones count on.
+        written: tokens with which each answer begins; its decisions are those behind them.
 
     Raises:
         OptionError: the task has no grader, or a question no reference.
@@ -115,17 +117,21 @@ def play(
         raise OptionError(f"Task {task.name!r} has no grader; there is nothing to learn from.")
     asked: list[Question] = [task.questions[i] for i in questions]
     prompts = [prompt_of(pair, task, q) for q in asked]
+    begun = written or [()] * len(asked)
     results = pair.generate(
-        prompts,
+        [[*prompt, *tokens] for prompt, tokens in zip(prompts, begun, strict=True)],
         policy,
         max_new_tokens=task.max_new_tokens,
         stop=list(task.stop),
         seed=seed,
     )
     games: list[Game] = []
-    for place, question, prompt, result in zip(questions, asked, prompts, results, strict=True):
+    for place, question, prompt, tokens, result in zip(
+        questions, asked, prompts, begun, results, strict=True
+    ):
+        text = pair.tokenizer.decode(list(tokens), skip_special_tokens=True) + result.text
         right = result.error is None and grader.right(
-            grader.extract(result.text), question.reference or ""
+            grader.extract(text), question.reference or ""
         )
         found = [(b.position + d.at, d) for b in result.trace.blocks for d in b.disputes]
         # Behind the end of the answer nothing was decided.
@@ -135,8 +141,8 @@ def play(
                 question=place,
                 right=right,
                 prompt=prompt,
-                tokens=tuple(result.token_ids),
-                places=tuple(at for at, _ in found),
+                tokens=(*tokens, *result.token_ids),
+                places=tuple(len(tokens) + at for at, _ in found),
                 disputes=tuple(d for _, d in found),
                 counters=result.counters,
             )
