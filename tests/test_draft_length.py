@@ -126,3 +126,19 @@ def test_a_rule_describes_itself_with_all_its_numbers():
     assert AdaptiveLength(**{k: v for k, v in described.items() if k != "rule"}) == AdaptiveLength(
         draft_cost=0.25
     )
+
+
+def test_leniency_is_learnt_from_overrules_alone():
+    past = History()
+    assert past.leniency == 0
+    for _ in range(20):
+        past.add(5, 3)
+    assert past.leniency == 0
+    lenient = History()
+    for _ in range(40):
+        lenient.add(8, 8, overruled=2)
+    assert 0.9 < lenient.leniency < 1
+    mixed = History()
+    for _ in range(40):
+        mixed.add(8, 4, overruled=1)  # one stands, one falls
+    assert mixed.leniency == pytest.approx(0.5, abs=0.05)

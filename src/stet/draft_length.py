@@ -22,16 +22,28 @@ class History:
     Attributes:
         stood: drafted tokens that were kept (discounted).
         fell: blocks that broke at a drafted token (discounted).
+        overruled: drafted tokens that were kept against the target's (discounted).
     """
 
     stood: float = 0.0
     fell: float = 0.0
+    overruled: float = 0.0
 
-    def add(self, drafted: int, kept: int) -> None:
+    def add(self, drafted: int, kept: int, overruled: int = 0) -> None:
         """Take in one ruled block."""
         fade = 0.9
         self.stood = fade * self.stood + kept
         self.fell = fade * self.fell + (kept < drafted)
+        self.overruled = fade * self.overruled + overruled
+
+    @property
+    def leniency(self) -> float:
+        """The estimated chance that a token stands with which the target disagrees.
+
+        0 under a policy that never lets one stand. A draft that doubts a token then need not end
+        its block: a lenient policy is worth longer blocks.
+        """
+        return self.overruled / (self.overruled + self.fell + 1.0)
 
 
 class DraftLength(Protocol):
@@ -47,7 +59,7 @@ class DraftLength(Protocol):
         ...
 
     def floor(self, history: History) -> float:
-        """Drafting ends once the draft gives its whole block less than this probability.
+        """Drafting ends once a whole block is less likely than this to stand, as the draft sees it.
 
         0 for never. Looked at where that costs no wait for the device. The token that took the
         block below the floor stays in it: dropping a token that was already drawn would bend the

@@ -16,6 +16,7 @@ from stet.policies import (
     Need,
     Policy,
     StepPolicy,
+    TokenPolicy,
     available,
     parameters,
     resolve,
@@ -107,13 +108,15 @@ def method_of(
     settings = {"name": chosen.name, **parameters(chosen)}
     if not has_draft and _asks_the_draft(chosen):
         raise OptionError(f"Policy {chosen.name!r} needs a draft model; prompt lookup has none.")
+    parts: list[Any] = [chosen, *([_inner(chosen)] if isinstance(chosen, StepPolicy) else [])]
+    bound: Any = next((p for p in parts if getattr(p, "pair", None) is not None), None)
     method = Method(
         _program(chosen),
         settings,
         chosen.lossless,
         rows_of(chosen),
-        pair=getattr(chosen, "pair", None),
-        other_pair=getattr(chosen, "other_pair", _other_pair(chosen.name)),
+        pair=bound.pair if bound is not None else None,
+        other_pair=getattr(bound, "other_pair", _other_pair(chosen.name)),
     )
     if difference is None and not is_remote:
         return method
@@ -148,8 +151,17 @@ def _program(policy: Policy) -> Callable[[Sequence], Program]:
     if isinstance(policy, AnswerPolicy):
         return lambda s: cascade(s, policy, Exact())
     if isinstance(policy, StepPolicy):
-        return lambda s: stepwise(s, policy, Exact())
+        inner = _inner(policy)
+        return lambda s: stepwise(s, policy, inner)
     return lambda s: speculative(s, policy)
+
+
+def _inner(policy: StepPolicy) -> TokenPolicy:
+    """What rules on blocks while the target rewrites a step."""
+    inner = resolve(getattr(policy, "inner", Exact.name))
+    if isinstance(inner, (StepPolicy, AnswerPolicy)):
+        raise OptionError(f"inner is {inner.name!r}; it must be a policy that rules on tokens.")
+    return inner
 
 
 def rows_of(policy: str | Policy) -> int:

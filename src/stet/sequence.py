@@ -14,7 +14,7 @@ from stet.draft_length import DraftLength, FixedLength, History
 from stet.row import Row
 from stet.sampling import SamplingParams
 from stet.text import Decoder, TextStream
-from stet.trace import BlockRecord, Counters, FinishReason, Origin, StepRecord
+from stet.trace import BlockRecord, Counters, DisputeRecord, FinishReason, Origin, StepRecord
 
 Role = Literal["target", "draft"]
 """Which model of the pair."""
@@ -67,6 +67,7 @@ class Ruling:
         draft_seconds: the same for the draft.
         draft_passes: forward passes that wrote the block.
         reading: what the target thinks of the block's tokens, where asked for.
+        disputes: what an arbitrating policy came to decide.
     """
 
     drafted: list[int]
@@ -80,6 +81,7 @@ class Ruling:
     draft_seconds: float = 0.0
     draft_passes: int = 0
     reading: Reading | None = None
+    disputes: list[DisputeRecord] = field(default_factory=list[DisputeRecord])
 
 
 class Sequence:
@@ -184,15 +186,17 @@ class Sequence:
             counters.drafted_tokens += len(drafted)
             counters.kept_tokens += stood
             counters.count_kept([1] * stood)
-            self.history.add(len(drafted), kept)
+            overruled = [i for i in range(kept) if ruling.reasons[i] == OVERRULED]
+            self.history.add(len(drafted), kept, len(overruled))
             self.blocks.append(
                 BlockRecord(
                     position=start - self.prompt_length,
                     drafted=drafted,
                     kept=kept,
-                    overruled=[i for i in range(kept) if ruling.reasons[i] == OVERRULED],
+                    overruled=overruled,
                     # Behind the end of the answer it was never written.
                     next_token=ruling.next_token if emitted > kept else None,
+                    disputes=ruling.disputes,
                 )
             )
 
@@ -267,8 +271,13 @@ class Sequence:
                 # Of a block that ended the answer, tokens after the end were never counted.
                 stood = min(block.kept, before - block.position)
                 self.counters.uncount_kept(range(left, stood))
-                overruled = [at for at in block.overruled if at < left]
-                self.blocks[i] = replace(block, kept=left, overruled=overruled, next_token=None)
+                self.blocks[i] = replace(
+                    block,
+                    kept=left,
+                    overruled=[at for at in block.overruled if at < left],
+                    next_token=None,
+                    disputes=[d for d in block.disputes if d.at < left],
+                )
         self.finish_reason = None
         self._agree(end)
         self.stream = self._new_stream()

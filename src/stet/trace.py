@@ -17,7 +17,7 @@ from typing import Any, Literal
 from stet.errors import StetError
 from stet.parsing import first_problem
 
-VERSION = 1
+VERSION = 2
 
 Origin = Literal["draft", "target"]
 """Who wrote an emitted token."""
@@ -52,6 +52,27 @@ class TokenRecord:
 
 
 @dataclass(slots=True)
+class DisputeRecord:
+    """A position at which the models disagreed and an arbitrating policy decided.
+
+    Attributes:
+        at: position in the block.
+        draft: the draft's token.
+        target: the token that the target would have put there.
+        score: the probability that the draft's token is the one to keep, as the policy reckons it.
+        stands: whether the draft's token stands.
+        features: what the policy reckoned from, where it was asked to record that.
+    """
+
+    at: int
+    draft: int
+    target: int
+    score: float
+    stands: bool
+    features: list[float] = field(default_factory=list[float])
+
+
+@dataclass(slots=True)
 class BlockRecord:
     """One drafted block and the ruling on it.
 
@@ -62,6 +83,7 @@ class BlockRecord:
         overruled: positions in the block where the draft's token stands against the target's.
         next_token: the token that follows the kept ones; None where the policy held it back or the
             answer ended before it.
+        disputes: what an arbitrating policy came to decide in it, where it says so.
     """
 
     position: int
@@ -69,6 +91,7 @@ class BlockRecord:
     kept: int
     overruled: list[int]
     next_token: int | None
+    disputes: list[DisputeRecord] = field(default_factory=list[DisputeRecord])
 
 
 @dataclass(slots=True)

@@ -126,9 +126,11 @@ def test_a_calibrated_policy_is_named_by_its_file(tmp_path):
 def test_the_default_is_everything_that_needs_no_settings():
     names = labels(defaults(graded=True, has_draft=True))
     assert names[:3] == ["target", "draft", "exact"]
-    # The bundled target cannot answer questions; the shipped rewards are for the bundled pair.
-    assert set(names) >= {p.name for p in available()} - {"spec-reason"}
-    assert "spec-reason" not in names
+    # The bundled target cannot answer questions; an arbiter has to be trained; the random arbiter
+    # is a control; the shipped rewards are for the bundled pair.
+    left_out = {"spec-reason", "cospec", "autojudge", "random"}
+    assert set(names) >= {p.name for p in available()} - left_out
+    assert not left_out & set(names)
     elsewhere = labels(defaults(graded=True, has_draft=True, bundled=False))
     assert "spec-reason" in elsewhere
     assert "reward-guided" not in elsewhere
@@ -138,6 +140,9 @@ def test_the_default_is_everything_that_needs_no_settings():
         "target",
         "exact",
         "block",
+        "fly",
+        "top-k",
+        "typical",
         "majority of target",
     ]
 

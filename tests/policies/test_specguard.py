@@ -12,13 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from stet.arbiter import Arbiter, Network
 from stet.block import Block, Reading, Statistics
+from stet.bundled import generate
 from stet.engine.operations import Operation, Score
 from stet.errors import OptionError
 from stet.jobs import method_of
+from stet.load import load_pair
 from stet.needs import Need
 from stet.policies import (
     Candidate,
+    Confident,
+    CoSpec,
     Judgement,
     SpecGuard,
     Step,
@@ -480,3 +485,39 @@ def test_doubt_never_refuses_what_would_have_stood():
 )
 def test_a_candidate_is_written_out_where_its_whole_is_looked_at(values: dict[str, Any]):
     assert SpecGuard(**values).doubt is None
+
+
+# What rules on blocks inside rewritten steps
+
+
+def test_inside_a_rewritten_step_another_token_policy_may_rule():
+    pair = load_pair(compile=False)
+    prompts = [p.prompt for p in generate("stories", "validation", 6)]
+    rewrite = {"threshold": 1.0, "signals": ("min_logprob",)}
+    plain = pair.generate(prompts, SpecGuard(**rewrite), max_new_tokens=200)
+    target = pair.generate(prompts, "target", max_new_tokens=200)
+    assert [r.token_ids for r in plain] == [r.token_ids for r in target]
+    lenient = pair.generate(
+        prompts, SpecGuard(**rewrite, inner=Confident(-1.0)), max_new_tokens=200
+    )
+    assert [r.token_ids for r in lenient] != [r.token_ids for r in target]
+    reasons = {t.reason for r in lenient for t in r.trace.tokens}
+    assert "overruled" in reasons
+    assert lenient[0].trace.settings.policy["inner"] == "confident"
+    assert sum(r.counters.target_passes for r in lenient) < sum(
+        r.counters.target_passes for r in plain
+    )
+
+
+def test_what_rules_inside_must_be_a_token_policy_of_the_same_pair():
+    pair = load_pair(compile=False)
+    for inner, sentence in (
+        ("specguard", "inner is 'specguard'; it must be a policy that rules on tokens"),
+        ("luck", "There is no policy 'luck'"),
+        (
+            CoSpec(Arbiter(Network(1), ("target_target",), pair="another")),
+            "The arbiter 'arbiter' was trained for another pair",
+        ),
+    ):
+        with pytest.raises(OptionError, match=sentence):
+            pair.generate("1 + 1 =", SpecGuard(inner=inner), max_new_tokens=4)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from stet.evaluation.graders import Grader
     from stet.evaluation.tasks.base import LoadedTask, Question
     from stet.pair import Pair
+    from stet.policies import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ def prompt_of(pair: Pair, task: LoadedTask, question: Question) -> tuple[int, ..
 
 @dataclass(slots=True, eq=False)
 class Rollouts:
-    """The target's completions, each computed once.
+    """The target's completions, or a policy's, each computed once.
 
     A prefix is *sound* if the target, writing greedily, gets from it to the right answer. That is
     a statement about this target: a step it could have recovered from by luck counts as bad. With
@@ -49,6 +50,7 @@ class Rollouts:
         stop: texts that end an answer.
         samples: completions of each prefix, at temperature 1; 0 for the greedy one.
         seed: of the samples.
+        policy: finishes; "exact" for the target.
     """
 
     pair: Pair
@@ -57,6 +59,7 @@ class Rollouts:
     stop: tuple[str, ...] = ()
     samples: int = 0
     seed: int = 0
+    policy: str | Policy = "exact"
     _known: dict[tuple[tuple[int, ...], tuple[int, ...]], bool] = field(
         default_factory=dict[Any, bool], init=False
     )
@@ -86,7 +89,7 @@ class Rollouts:
         prompts = [[*p.prompt, *p.written] for p in group for _ in range(count)]
         results = self.pair.generate(
             prompts,
-            "exact",
+            self.policy,
             max_new_tokens=room,
             stop=list(self.stop),
             temperature=1.0 if self.samples else 0.0,

@@ -1,6 +1,6 @@
 """The command `stet`. Nothing heavy is imported before a command runs, so that help is instant."""
 
-from stet.cli import calibrate, compare, demo, doctor, generate, policies
+from stet.cli import calibrate, compare, demo, doctor, generate, policies, train
 from stet.cli.application import app
 
 # In the order in which a newcomer meets them.
@@ -9,6 +9,7 @@ app.command("generate")(generate.command)
 app.command("doctor")(doctor.command)
 app.command("compare")(compare.command)
 app.command("calibrate")(calibrate.command)
+app.command("train")(train.command)
 app.command("policies")(policies.command)
 
 __all__ = ["app"]

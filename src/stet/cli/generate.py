@@ -201,7 +201,7 @@ def command(
         target,
         draft,
         max_batch=min(batch, len(prompts)),
-        policies=[policy],
+        policies=[settings["policy"]],
         compile=compile,
         target_model=target_model,
         allow_http=allow_http,

@@ -143,6 +143,8 @@ class ModelDrafter:
             return None
         so_far: list[list[int]] = [[] for _ in drafts]
         floors = [d.sequence.floor() if d.floor is None else d.floor for d in drafts]
+        lenient = [d.sequence.history.leniency for d in drafts]
+        chances = [1.0] * len(drafts)
         stops = [d.sequence.limits.stop_token_ids for d in drafts]
         untils = [d.until for d in drafts]
         doubts = [d.doubt for d in drafts]
@@ -154,6 +156,8 @@ class ModelDrafter:
                 found = logits[:, 0].log_softmax(-1).gather(1, token[:, None])
                 for row, logprob in enumerate(found[:, 0].tolist()):
                     logprobs[row].append(logprob)
+                    # A token that the target would not write may stand all the same.
+                    chances[row] *= lenient[row] + (1 - lenient[row]) * exp(logprob)
             for row, value in enumerate(values):
                 if not alive[row]:
                     continue
@@ -161,7 +165,7 @@ class ModelDrafter:
                 until, doubt = untils[row], doubts[row]
                 if (
                     value in stops[row]
-                    or (floors[row] and exp(sum(logprobs[row])) < floors[row])
+                    or chances[row] < floors[row]
                     or (doubt is not None and doubt(logprobs[row]))
                     or (until is not None and until(so_far[row]))
                 ):

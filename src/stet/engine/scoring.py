@@ -20,6 +20,7 @@ from stet.policies.base import Blocks, Need, TokenPolicy, Verdict, at
 from stet.sampling import Sampler
 from stet.sequence import Ruling
 from stet.tensors import upload
+from stet.trace import DisputeRecord
 
 
 class NonFiniteError(StetError):
@@ -189,6 +190,13 @@ class _Packet:
         self._add("next", verdict.next_token[:, None])
         if verdict.reasons is not None:
             self._add("reasons", verdict.reasons)
+        if verdict.disputes is not None:
+            disputes = verdict.disputes
+            self._add("disputed", disputes.where)
+            self._add("disputed_target", disputes.target)
+            self._add("dispute_score", disputes.score)
+            if disputes.features is not None:
+                self._add("dispute_features", disputes.features.flatten(1))
 
     def _add_probabilities(self, blocks: Blocks, verdict: Verdict, drafted: DraftBatch) -> None:
         """Raw probabilities of the drafted tokens (K columns) and of the next one."""
@@ -245,7 +253,27 @@ class _Packet:
             draft_seconds=block.seconds,
             draft_passes=block.length if block.batch is not None else 0,
             reading=reading if item.reading else None,
+            disputes=self._disputes(cells, kept, block.length) if "disputed" in cells else [],
         )
+
+    def _disputes(
+        self, cells: dict[str, list[float]], kept: int, length: int
+    ) -> list[DisputeRecord]:
+        """What was decided, up to the first drafted token that does not stand."""
+        features = cells.get("dispute_features", [])
+        size = len(features) // max(self.width, 1)
+        return [
+            DisputeRecord(
+                at=at,
+                draft=int(cells["drafted"][at]),
+                target=int(cells["disputed_target"][at]),
+                score=cells["dispute_score"][at],
+                stands=at < kept,
+                features=features[at * size : (at + 1) * size],
+            )
+            for at in range(min(kept + 1, length))
+            if cells["disputed"][at]
+        ]
 
     def _reasons(self, codes: list[float] | None, kept: int, length: int) -> list[str]:
         assert self.policy is not None
@@ -289,6 +317,11 @@ def _blocks(group: _Pass, policy: TokenPolicy) -> Blocks:
         rounds = upload([s.round for s in sequences], device)
         return uniforms(seeds, rounds, slot, count)
 
+    def history() -> Tensor:
+        return upload(
+            [[len(s.answer), sum(len(b.overruled) for b in s.blocks)] for s in sequences], device
+        )
+
     needs = policy.needs
     return Blocks(
         drafted=drafted.tokens,
@@ -303,6 +336,7 @@ def _blocks(group: _Pass, policy: TokenPolicy) -> Blocks:
         draft_logits=drafted.logits if Need.DRAFT_LOGPROBS in needs else None,
         target_hidden=group.forward.hidden if Need.TARGET_HIDDEN in needs else None,
         draft_hidden=drafted.hidden if Need.DRAFT_HIDDEN in needs else None,
+        history=history,
     )
 
 

@@ -255,6 +255,8 @@ def defaults(*, graded: bool, has_draft: bool, bundled: bool = True) -> list[Con
                 continue  # it needs a reward of this pair's own
             if bundled and getattr(item.policy, "asks_target", False):
                 continue  # the bundled target cannot answer
+            if getattr(item.policy, "control", False):
+                continue  # says something beside another policy at the same rate alone
         except (StetError, TypeError):
             continue  # it has to be calibrated or trained first, or needs a draft model
         made.append(item)

@@ -1,12 +1,15 @@
 """Verification policies: the rules that decide which drafted text stands."""
 
+from stet.policies.autojudge import AutoJudge
 from stet.policies.base import (
     ACCEPT,
+    ARBITRATE,
     HOLD,
     NEXT,
     STANDARD_REASONS,
     AnswerPolicy,
     Blocks,
+    Disputes,
     Need,
     Policy,
     TokenPolicy,
@@ -19,36 +22,53 @@ from stet.policies.base import (
 from stet.policies.block import Block
 from stet.policies.cascade import Cascade
 from stet.policies.confident import Confident
+from stet.policies.cosd import CoSD
+from stet.policies.cospec import CoSpec
 from stet.policies.ensemble import Ensemble
 from stet.policies.exact import Exact
+from stet.policies.fly import FLy
+from stet.policies.fuzzy import Fuzzy
+from stet.policies.random import Random
 from stet.policies.registry import available, register, resolve
 from stet.policies.reward_guided import RewardGuided
 from stet.policies.spec_reason import SpecReason
 from stet.policies.specguard import SpecGuard
 from stet.policies.stepping import Candidate, Judgement, Step, StepPolicy
+from stet.policies.top_k import TopK
+from stet.policies.typical import Typical
 
 __all__ = [
     "ACCEPT",
+    "ARBITRATE",
     "HOLD",
     "NEXT",
     "STANDARD_REASONS",
     "AnswerPolicy",
+    "AutoJudge",
     "Block",
     "Blocks",
     "Candidate",
     "Cascade",
+    "CoSD",
+    "CoSpec",
     "Confident",
+    "Disputes",
     "Ensemble",
     "Exact",
+    "FLy",
+    "Fuzzy",
     "Judgement",
     "Need",
     "Policy",
+    "Random",
     "RewardGuided",
     "SpecGuard",
     "SpecReason",
     "Step",
     "StepPolicy",
     "TokenPolicy",
+    "TopK",
+    "Typical",
     "Verdict",
     "at",
     "available",

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stet.policies.base import HOLD, NEXT, Blocks, Verdict, prefix_length
+from stet.policies.base import HOLD, NEXT, Blocks, Disputes, Verdict, prefix_length
 from stet.policies.exact import accepted, or_else
 from stet.sampling import draw
 from stet.sequence import OVERRULED
@@ -50,7 +50,44 @@ def choices(blocks: Blocks) -> Choices:
     return Choices(accepted(blocks, p), target)
 
 
-def settle(blocks: Blocks, found: Choices, overrule: Tensor) -> Verdict:
+@dataclass(frozen=True, slots=True)
+class Disputed:
+    """Raw log-probabilities of the two tokens at each position, under each model: [B, K].
+
+    Attributes:
+        target_target: of the target's token under the target.
+        target_draft: of the draft's token under the target.
+        draft_draft: of the draft's token under the draft.
+        draft_target: of the target's token under the draft.
+    """
+
+    target_target: Tensor
+    target_draft: Tensor
+    draft_draft: Tensor
+    draft_target: Tensor
+
+
+def disputed(blocks: Blocks, found: Choices) -> Disputed:
+    """What both models think of both tokens; needs `Need.DRAFT_LOGPROBS`."""
+    width = blocks.drafted.shape[1]
+    p, q = blocks.target_logprobs[:, :width], blocks.draft_logprobs
+    own, theirs = found.target[:, :width, None], blocks.drafted[..., None]
+    return Disputed(
+        p.gather(2, own)[..., 0],
+        p.gather(2, theirs)[..., 0],
+        q.gather(2, theirs)[..., 0],
+        q.gather(2, own)[..., 0],
+    )
+
+
+def settle(
+    blocks: Blocks,
+    found: Choices,
+    overrule: Tensor,
+    *,
+    hold: bool = True,
+    disputes: Disputes | None = None,
+) -> Verdict:
     """Keep drafted tokens while the models agree or the target is overruled.
 
     The token after a whole block is held back: the next block's first token is then arbitrated
@@ -60,6 +97,9 @@ def settle(blocks: Blocks, found: Choices, overrule: Tensor) -> Verdict:
         blocks: the blocks.
         found: what each model wants.
         overrule: [B, K] bool, where the drafted token stands if they disagree.
+        hold: False for rules published without holding back: the target's own token then follows a
+            whole block.
+        disputes: what was weighed, for the record.
     """
     kept = prefix_length((found.agree | overrule) & blocks.present)
     own = found.target.gather(1, kept[:, None]).squeeze(1)
@@ -67,7 +107,8 @@ def settle(blocks: Blocks, found: Choices, overrule: Tensor) -> Verdict:
     reasons = torch.zeros_like(found.target)
     reasons[:, :-1] = torch.where(found.agree, 0, _OVERRULED)
     reasons.scatter_(1, kept[:, None], torch.where(whole, 2, 1)[:, None])
-    return Verdict(kept, hold_after_whole(blocks, kept, own), reasons)
+    following = hold_after_whole(blocks, kept, own) if hold else own
+    return Verdict(kept, following, reasons, disputes)
 
 
 def hold_after_whole(blocks: Blocks, kept: Tensor, following: Tensor) -> Tensor:

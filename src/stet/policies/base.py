@@ -22,10 +22,28 @@ if TYPE_CHECKING:
 
 
 # The random numbers of one round: drafting, accepting and choosing what follows never share one.
-DRAFT, ACCEPT, NEXT = 0, 1 << 16, 2 << 16
+DRAFT, ACCEPT, NEXT, ARBITRATE = 0, 1 << 16, 2 << 16, 3 << 16
 
 HOLD = -1
 """As `Verdict.next_token`: nothing follows the kept tokens; the next block is ruled on afresh."""
+
+
+@dataclass(frozen=True, slots=True)
+class Disputes:
+    """Where the models of B blocks disagreed, for the record. All [B, K] unless said otherwise.
+
+    Attributes:
+        where: bool, positions at which they disagreed.
+        target: int64, the token that the target would have put there.
+        score: float32, the probability that the draft's token is the one to keep, as the policy
+            reckons it.
+        features: [B, K, F] float32, what it reckons from; kept where it is asked to record.
+    """
+
+    where: Tensor
+    target: Tensor
+    score: Tensor
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,11 +57,13 @@ class Verdict:
         reasons: [B, K + 1] integers into the policy's `reasons`: entries before `kept` say why a
             drafted token stands, entry `kept` why the next token was chosen. None: reason 0 for
             kept tokens, 1 for a next token inside the block, 2 for one after a whole block.
+        disputes: what an arbitrating policy weighed; the trace lists those that it came to.
     """
 
     kept: Tensor
     next_token: Tensor
     reasons: Tensor | None = None
+    disputes: Disputes | None = None
 
 
 class Blocks:
@@ -57,6 +77,7 @@ class Blocks:
     Attributes:
         drafted: [B, K] int64, the drafted tokens.
         lengths: [B] int64, the tokens in each block.
+        raw_target_logits: [B, K + 1, V], before any transform.
         all_greedy: True where every request of the batch is at temperature 0.
         target_hidden: [B, K + 1, D], where the policy needs it.
         draft_hidden: [B, K, D], where the policy needs it.
@@ -75,6 +96,7 @@ class Blocks:
         draft_logits: Tensor | None = None,
         target_hidden: Tensor | None = None,
         draft_hidden: Tensor | None = None,
+        history: Callable[[], Tensor] | None = None,
     ) -> None:
         self.drafted = drafted
         self.lengths = lengths
@@ -87,6 +109,7 @@ class Blocks:
         self._uniforms = uniforms
         self._draft_probs = draft_probs
         self._draft_logits = draft_logits
+        self._history = history
 
     @cached_property
     def present(self) -> Tensor:
@@ -146,16 +169,29 @@ class Blocks:
     @cached_property
     def draft_logprobs(self) -> Tensor:
         """[B, K, V] float32: the draft's raw log-probabilities (`Need.DRAFT_LOGPROBS`)."""
+        return self.raw_draft_logits.log_softmax(-1)
+
+    @property
+    def raw_draft_logits(self) -> Tensor:
+        """[B, K, V]: the same before they are brought to sum 1."""
         if self._draft_logits is None:
             raise RuntimeError("declare Need.DRAFT_LOGPROBS in the policy's `needs` to read this")
-        return self._draft_logits.log_softmax(-1)
+        return self._draft_logits
+
+    @cached_property
+    def history(self) -> Tensor:
+        """[B, 2] int64: tokens of each answer before the block, and how many of them overruled."""
+        if self._history is None:
+            return self.lengths.new_zeros(len(self.lengths), 2)
+        return self._history()
 
     def uniform(self, slot: int, count: int) -> Tensor:
         """[B, count] float32 in [0, 1), the requests' own random numbers of this round.
 
         Args:
             slot: `stet.policies.ACCEPT` for decisions on drafted tokens (one slot a position),
-                `stet.policies.NEXT` for the choice of the token after them.
+                `stet.policies.NEXT` for the choice of the token after them,
+                `stet.policies.ARBITRATE` for decisions on tokens that failed the exact rule.
             count: how many consecutive slots.
         """
         return self._uniforms(slot, count)
@@ -174,8 +210,10 @@ class TokenPolicy(Protocol):
 
     name: ClassVar[str]
     lossless: ClassVar[bool]
-    needs: ClassVar[frozenset[Need]]
     reasons: ClassVar[tuple[str, ...]]
+
+    @property
+    def needs(self) -> frozenset[Need]: ...  # noqa: D102 - see the class
 
     def verify(self, blocks: Blocks) -> Verdict:
         """Rule on a batch of blocks, as tensors, without a host sync."""

@@ -15,10 +15,7 @@ def check_drafting(policy: Any) -> None:
     Raises:
         OptionError: naming the parameter.
     """
-    for field in ("candidates", "target_candidates", "step_tokens"):
-        value = getattr(policy, field)
-        if not isinstance(value, int) or value < 1:
-            raise OptionError(f"{field} is {value!r}; it must be a whole number from 1 on.")
+    check_count(policy, "candidates", "target_candidates", "step_tokens")
     if not 0 <= policy.temperature < math.inf:
         raise OptionError(f"temperature is {policy.temperature}; it must not be negative.")
     if max(policy.candidates, policy.target_candidates) > 1 and policy.temperature == 0:
@@ -26,3 +23,27 @@ def check_drafting(policy: Any) -> None:
     if not 0 < policy.top_p <= 1:
         raise OptionError(f"top_p is {policy.top_p}; it must be above 0 and at most 1.")
     ends_of(policy.delimiter)
+
+
+def check_share(policy: Any, *names: str) -> None:
+    """Refuse parameters that are no number between 0 and 1.
+
+    Raises:
+        OptionError: naming the parameter.
+    """
+    for name in names:
+        value = getattr(policy, name)
+        if not (isinstance(value, (int, float)) and 0 <= value <= 1):
+            raise OptionError(f"{name} is {value!r}; it must be between 0 and 1.")
+
+
+def check_count(policy: Any, *names: str, least: int = 1) -> None:
+    """Refuse parameters that are no whole number from `least` on.
+
+    Raises:
+        OptionError: naming the parameter.
+    """
+    for name in names:
+        value = getattr(policy, name)
+        if not isinstance(value, int) or value < least:
+            raise OptionError(f"{name} is {value!r}; it must be a whole number from {least} on.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from stet.policies.arbitration import REASONS, choices, settle
+from stet.policies.arbitration import REASONS, choices, disputed, settle
 from stet.policies.base import Blocks, Need, Verdict
 from stet.policies.registry import register
 
@@ -33,10 +33,8 @@ class Confident:
     def verify(self, blocks: Blocks) -> Verdict:
         """Rule on a batch of blocks."""
         found = choices(blocks)
-        width = blocks.drafted.shape[1]
-        if not width:
+        if not blocks.drafted.shape[1]:
             return settle(blocks, found, found.agree)
-        p_draft = blocks.draft_logprobs.gather(2, blocks.drafted[..., None]).squeeze(2).exp()
-        target = found.target[:, :-1, None]
-        p_target = blocks.target_logprobs[:, :width].gather(2, target).squeeze(2).exp()
+        of = disputed(blocks, found)
+        p_draft, p_target = of.draft_draft.exp(), of.target_target.exp()
         return settle(blocks, found, p_draft > p_target + self.margin)

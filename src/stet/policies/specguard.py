@@ -17,12 +17,13 @@ from stet.engine.operations import Operation
 from stet.errors import OptionError
 from stet.needs import Need, Watch
 from stet.policies.artefact import read_artefact
+from stet.policies.checks import check_drafting
 from stet.policies.registry import register
 from stet.policies.stepping import Candidate, Judgement, Step
 from stet.sampling import SamplingParams
 from stet.signals import SIGNALS, Signal, agreeing, centrality
 from stet.signals.confidence import min_logprob
-from stet.steps import Delimiter, ends_of
+from stet.steps import Delimiter
 
 SELECTORS = ("vote", "medoid", "first")
 SCORERS = ("draft", "target")
@@ -68,6 +69,8 @@ class SpecGuard:
             `target_threshold` alone.
         target_candidates: candidates of a step that the target writes.
         speculate: let the draft propose blocks to the target while that rewrites a step.
+        inner: the token policy that rules on those blocks, by name or as an object; one that is
+            not lossless lets tokens of the draft into what the target rewrites.
         shadow: decide and record, but let the target write every step.
         whole: write also those candidates to their end that cannot reach the threshold any more.
         pair: fingerprint of the pair that a calibration fitted this to; any other is refused.
@@ -89,6 +92,7 @@ class SpecGuard:
     scorer: str = "draft"
     target_candidates: int = 1
     speculate: bool = True
+    inner: Any = "exact"
     shadow: bool = False
     whole: bool = False
     pair: str | None = None
@@ -106,16 +110,7 @@ class SpecGuard:
         for field in ("signals", "weights", "ranges", "delimiter"):
             object.__setattr__(self, field, _tuples(getattr(self, field)))
         object.__setattr__(self, "signals", _several(self.signals))
-        for field in ("candidates", "target_candidates", "step_tokens"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or value < 1:
-                raise OptionError(f"{field} is {value!r}; it must be a whole number from 1 on.")
-        if not 0 <= self.temperature < math.inf:
-            raise OptionError(f"temperature is {self.temperature}; it must not be negative.")
-        if max(self.candidates, self.target_candidates) > 1 and self.temperature == 0:
-            raise OptionError("Several candidates need a temperature above 0: they would be equal.")
-        if not 0 < self.top_p <= 1:
-            raise OptionError(f"top_p is {self.top_p}; it must be above 0 and at most 1.")
+        check_drafting(self)
         for field, known in (("selector", SELECTORS), ("scorer", SCORERS)):
             if getattr(self, field) not in known:
                 listed = ", ".join(known)
@@ -127,7 +122,6 @@ class SpecGuard:
                 raise OptionError(f"{field} is {value}; it must be between 0 and 1.")
         if self.lower is not None and self.lower > self.threshold:
             raise OptionError(f"lower is {self.lower}, above the threshold of {self.threshold}.")
-        ends_of(self.delimiter)
 
     def _check_signals(self) -> None:
         if not self.signals and self.scorer == "draft":

@@ -11,6 +11,7 @@ from stet.block import Block
 from stet.draft_length import LONGEST
 from stet.engine.operations import Join, Operation, Program, Score
 from stet.policies.base import TokenPolicy
+from stet.policies.exact import Exact
 from stet.policies.stepping import (
     Candidate,
     Step,
@@ -31,7 +32,9 @@ def stepwise(sequence: Sequence, policy: StepPolicy, inner: TokenPolicy) -> Prog
     Args:
         sequence: what is written to; needs a decoder, since steps end in text.
         policy: judges the steps.
-        inner: the lossless token policy under which the target writes with the draft's help.
+        inner: the token policy under which the target writes with the draft's help. On the refused
+            candidate, which opens a rewrite, it is the exact rule that rules: nothing was kept of
+            how it was drafted.
     """
     ends, guard = ends_of(policy.delimiter), LoopGuard()
     while not sequence.finished:
@@ -48,7 +51,7 @@ def _step(
     text = None
     with sequence.fork(policy.candidates, policy.sampling(sequence.sampling)) as forks:
         candidates: list[Candidate] = yield Join([drafted(f, policy, ends) for f in forks])
-        reader = Reader(sequence, candidates, inner)
+        reader = Reader(sequence, candidates, Exact())
         step = Step(sequence, len(sequence.steps), candidates, reader.read)
         judgement = yield from policy.judge(step)
         chosen = pick(judgement.chosen, candidates, policy)
@@ -90,7 +93,7 @@ def _mended(
     Args:
         sequence: what stands; its draft's cache has read the candidate.
         policy: whose limits count.
-        inner: rules on blocks.
+        inner: rules on the blocks behind it.
         ends: where the step ends.
         proposal: the candidate.
         ruling: on the whole candidate, where the target's cache has read it already.
@@ -99,7 +102,7 @@ def _mended(
         sequence.lend_cache(fork, "draft")
         if ruling is None:
             first = proposal[:LONGEST]
-            ruling = yield Score(fork, Block(len(first), known=first), inner)
+            ruling = yield Score(fork, Block(len(first), known=first), Exact())
         else:
             sequence.lend_cache(fork, "target")
         fork.commit(ruling)

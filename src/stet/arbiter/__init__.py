@@ -1,0 +1,19 @@
+"""Trained arbitration: what is known where the models disagree, and the network that decides."""
+
+from stet.arbiter.arbiter import Arbiter
+from stet.arbiter.features import DEFAULT, FEATURES, Feature, Position, measure, needs_of
+from stet.arbiter.load import as_arbiter, load_arbiter
+from stet.arbiter.network import Network
+
+__all__ = [
+    "DEFAULT",
+    "FEATURES",
+    "Arbiter",
+    "Feature",
+    "Network",
+    "Position",
+    "as_arbiter",
+    "load_arbiter",
+    "measure",
+    "needs_of",
+]

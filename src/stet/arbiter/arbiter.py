@@ -1,0 +1,168 @@
+"""A trained arbiter: its network with what it looks at, on disk and in memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from stet.arbiter.features import Position, measure, named, needs_of
+from stet.arbiter.network import Network
+from stet.errors import LoadError, OptionError
+from stet.needs import Need
+from stet.parsing import first_problem
+
+SETTINGS, WEIGHTS = "arbiter.json", "arbiter.safetensors"
+"""The files of an arbiter."""
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ArbiterSettings:
+    """What `arbiter.json` says.
+
+    Attributes:
+        format: of the files.
+        pair: fingerprint of the pair that it was trained on; None for any.
+        features: names of what it looks at, in order.
+        inputs: numbers that they make.
+        hidden: widths of its network's hidden layers.
+        threshold: probability above which the draft's token stands.
+        trained: how: data, seeds, versions.
+    """
+
+    format: int
+    pair: str | None
+    features: tuple[str, ...]
+    inputs: int
+    hidden: tuple[int, ...]
+    threshold: float
+    trained: dict[str, Any]
+
+
+@dataclass(eq=False)
+class Arbiter:
+    """Decides whose token stands where the models disagree.
+
+    Attributes:
+        network: gives log-odds.
+        features: what it looks at.
+        pair: fingerprint of the only pair that it may be used with; None for any.
+        threshold: probability above which the draft's token stands.
+        name: the folder, for traces.
+        trained: how it was trained.
+    """
+
+    network: Network
+    features: tuple[str, ...]
+    pair: str | None = None
+    threshold: float = 0.5
+    name: str = "arbiter"
+    trained: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        """Refuse unknown features and thresholds out of range.
+
+        Raises:
+            OptionError: naming them.
+        """
+        self.in_block = any(feature.in_block for feature in named(self.features))
+        if not 0 <= self.threshold <= 1:
+            raise OptionError(f"threshold is {self.threshold}; it must be between 0 and 1.")
+        self._place = torch.device("cpu")
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the engine must keep for it."""
+        return needs_of(self.features)
+
+    def describe(self, at: Position) -> Tensor:
+        """[N, F]: the features of N disagreements.
+
+        Raises:
+            OptionError: they are not as many as the network reads.
+        """
+        found = measure(at, self.features)
+        if found.shape[1] != self.network.inputs:
+            raise OptionError(
+                f"The arbiter {self.name} reads {self.network.inputs} numbers of a disagreement "
+                f"and this pair gives {found.shape[1]}; train one for this pair (`stet train`)."
+            )
+        return found
+
+    def odds(self, features: Tensor) -> Tensor:
+        """[N] log-odds that the draft's token is the one to keep, of [N, F] features."""
+        if features.device != self._place:
+            self.network.to(features.device)
+            self._place = features.device
+        with torch.no_grad():
+            logits: Tensor = self.network(features)
+        return logits
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Arbiter:
+        """An arbiter from its folder.
+
+        Raises:
+            LoadError: a file is missing or unreadable, or of another version.
+        """
+        folder = Path(folder).expanduser()
+        try:
+            record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+            settings: ArbiterSettings = TypeAdapter(ArbiterSettings).validate_python(record)
+            weights = load_file(folder / WEIGHTS)
+        except OSError as error:
+            raise LoadError(
+                f"There is no arbiter in {folder}: it holds {SETTINGS} and {WEIGHTS}."
+            ) from error
+        except ValidationError as error:
+            problem = first_problem(error, "the file")
+            raise LoadError(f"{folder / SETTINGS} is not of an arbiter ({problem}).") from error
+        except (ValueError, SafetensorError) as error:
+            raise LoadError(f"{folder} cannot be read ({error}).") from error
+        if settings.format != FORMAT:
+            raise LoadError(
+                f"{folder / SETTINGS} has format {settings.format}, and this version reads "
+                f"{FORMAT}; train the arbiter again."
+            )
+        network = Network(settings.inputs, settings.hidden)
+        try:
+            network.load_state_dict({name: weight.float() for name, weight in weights.items()})
+        except RuntimeError as error:
+            raise LoadError(f"{folder / WEIGHTS} does not fit {SETTINGS}; copy both.") from error
+        return cls(
+            network.eval().requires_grad_(False),
+            settings.features,
+            settings.pair,
+            settings.threshold,
+            str(folder),
+            settings.trained,
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write the two files."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {k: w.detach().cpu().contiguous() for k, w in self.network.state_dict().items()},
+            folder / WEIGHTS,
+        )
+        settings = {
+            "format": FORMAT,
+            "pair": self.pair,
+            "features": list(self.features),
+            "inputs": self.network.inputs,
+            "hidden": list(self.network.hidden),
+            "threshold": self.threshold,
+            "trained": dict(self.trained),
+        }
+        (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,46 @@
+"""The arbiter's network: a line, or a small perceptron."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+
+class Network(nn.Module):
+    """A number for each disagreement: the log-odds that the draft's token is the one to keep.
+
+    Inputs are brought to mean 0 and spread 1 first, by numbers that are found on the training data
+    and stored with the weights.
+
+    Args:
+        inputs: F, numbers that describe a disagreement.
+        hidden: widths of the layers between; none for a line.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, inputs: int, hidden: Sequence[int] = ()) -> None:
+        super().__init__()
+        self.inputs, self.hidden = inputs, tuple(hidden)
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("scale", torch.ones(inputs))
+        widths = [inputs, *hidden, 1]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+
+    def fit_inputs(self, features: Tensor) -> None:
+        """Take mean and spread from features [N, F]; what never varies is left out."""
+        mean, spread = features.mean(0), features.std(0)
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(spread > 1e-6, 1 / spread.clamp(min=1e-6), 0.0))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Log-odds [N] of features [N, F]."""
+        x = (features - self.mean) * self.scale
+        for layer in self.layers[:-1]:
+            x = torch.tanh(layer(x))
+        logits: Tensor = self.layers[-1](x)[..., 0]
+        return logits

@@ -1,0 +1,58 @@
+"""CoSD: the draft's token stands where the target is unsure and the draft is surer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from stet.errors import OptionError
+from stet.policies.arbitration import REASONS, choices, disputed, settle
+from stet.policies.base import Blocks, Need, Verdict
+from stet.policies.checks import check_share
+from stet.policies.registry import register
+
+
+@register
+@dataclass(frozen=True)
+class CoSD:
+    """Where the models disagree, the draft's token d stands against the target's t by two numbers.
+
+    That is, if p_draft(d) > alpha * p_target(t) and p_target(t) < beta, with raw probabilities.
+
+    Source: the rule-based variant of Wang et al., "Speculate, then Collaborate", arXiv 2502.08020.
+    Our own: the token after a whole block is held back, so that the text does not depend on the
+    length of blocks.
+
+    Attributes:
+        alpha: how sure the draft must be, relative to the target; not negative.
+        beta: how sure the target may be at most, 0 to 1.
+    """
+
+    alpha: float = 0.5
+    beta: float = 0.5
+
+    name: ClassVar[str] = "cosd"
+    lossless: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS, Need.DRAFT_LOGPROBS})
+    reasons: ClassVar[tuple[str, ...]] = REASONS
+    holds: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            OptionError: naming the parameter.
+        """
+        if not (self.alpha >= 0 and math.isfinite(self.alpha)):
+            raise OptionError(f"alpha is {self.alpha}; it must not be negative.")
+        check_share(self, "beta")
+
+    def verify(self, blocks: Blocks) -> Verdict:
+        """Rule on a batch of blocks."""
+        found = choices(blocks)
+        if not blocks.drafted.shape[1]:
+            return settle(blocks, found, found.agree)
+        of = disputed(blocks, found)
+        p_draft, p_target = of.draft_draft.exp(), of.target_target.exp()
+        return settle(blocks, found, (p_draft > self.alpha * p_target) & (p_target < self.beta))

@@ -1,0 +1,76 @@
+"""Fuzzy speculative decoding: the draft's token stands where both models expect much the same."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from stet.errors import OptionError
+from stet.policies.arbitration import REASONS, choices, settle
+from stet.policies.base import Blocks, Need, Verdict
+from stet.policies.registry import register
+
+DIVERGENCES = ("kl", "js", "tv")
+
+
+@register
+@dataclass(frozen=True)
+class Fuzzy:
+    """Where the models disagree, the draft's token stands if their distributions are close.
+
+    Source: Holsman et al., "Fuzzy Speculative Decoding for a Tunable Accuracy-Runtime Tradeoff",
+    arXiv 2502.20704. Raw distributions are compared, so that the rule also means something at
+    temperature 0; the text does not depend on the length of blocks.
+
+    Attributes:
+        threshold: the largest divergence at which the draft's token stands.
+        divergence: "js" (Jensen-Shannon, in nats), "kl" (of the draft from the target, KL(target,
+            draft), in nats) or "tv" (total variation, 0 to 1).
+    """
+
+    threshold: float = 0.1
+    divergence: str = "js"
+
+    name: ClassVar[str] = "fuzzy"
+    lossless: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS, Need.DRAFT_LOGPROBS})
+    reasons: ClassVar[tuple[str, ...]] = REASONS
+    holds: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            OptionError: naming the parameter.
+        """
+        if not (self.threshold >= 0 and math.isfinite(self.threshold)):
+            raise OptionError(f"threshold is {self.threshold}; it must not be negative.")
+        if self.divergence not in DIVERGENCES:
+            listed = ", ".join(DIVERGENCES)
+            raise OptionError(f"divergence is {self.divergence!r}; choose from {listed}.")
+
+    def verify(self, blocks: Blocks) -> Verdict:
+        """Rule on a batch of blocks."""
+        found = choices(blocks)
+        width = blocks.drafted.shape[1]
+        if not width:
+            return settle(blocks, found, found.agree)
+        apart = self._divergence(blocks.target_logprobs[:, :width], blocks.draft_logprobs)
+        return settle(blocks, found, apart <= self.threshold)
+
+    def _divergence(self, p: Tensor, q: Tensor) -> Tensor:
+        """[B, K], from log-probabilities [B, K, V]."""
+        if self.divergence == "tv":
+            return (p.exp() - q.exp()).abs().sum(-1) / 2
+        if self.divergence == "kl":
+            return _kl(p, q)
+        middle = p.logaddexp(q) - math.log(2)
+        return (_kl(p, middle) + _kl(q, middle)) / 2
+
+
+def _kl(p: Tensor, q: Tensor) -> Tensor:
+    # A token to which p gives nothing counts nothing, whatever q gives to it.
+    return (p.exp() * (p - q)).nan_to_num(nan=0.0).sum(-1)

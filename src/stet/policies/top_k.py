@@ -1,0 +1,56 @@
+"""Relaxed acceptance: the draft's token stands where it is among the target's first choices."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from stet.errors import OptionError
+from stet.policies.arbitration import REASONS, choices, settle
+from stet.policies.base import Blocks, Need, Verdict
+from stet.policies.checks import check_count
+from stet.policies.registry import register
+
+
+@register
+@dataclass(frozen=True)
+class TopK:
+    """Where the models disagree, the draft's token stands if the target ranks it high.
+
+    That is, if it is among the target's `k` most probable tokens and its raw log-probability is at
+    most `delta` below the best one's. The relaxed acceptance of several engines; the text does not
+    depend on the length of blocks.
+
+    Attributes:
+        k: how many of the target's tokens are good enough.
+        delta: nats below the best at which a token no longer is; not negative.
+    """
+
+    k: int = 3
+    delta: float = 1.0
+
+    name: ClassVar[str] = "top-k"
+    lossless: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS})
+    reasons: ClassVar[tuple[str, ...]] = REASONS
+    holds: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            OptionError: naming the parameter.
+        """
+        check_count(self, "k")
+        if not (self.delta >= 0 and math.isfinite(self.delta)):
+            raise OptionError(f"delta is {self.delta}; it must not be negative.")
+
+    def verify(self, blocks: Blocks) -> Verdict:
+        """Rule on a batch of blocks."""
+        found = choices(blocks)
+        p = blocks.target_logprobs[:, : blocks.drafted.shape[1]]
+        own = p.gather(2, blocks.drafted[..., None])
+        rank = (p > own).sum(-1)  # tokens that the target likes better
+        near = p.amax(-1) - own[..., 0] <= self.delta
+        return settle(blocks, found, (rank < self.k) & near)

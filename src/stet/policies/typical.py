@@ -1,0 +1,54 @@
+"""Typical acceptance: the draft's token stands where the target finds it plausible enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from stet.policies.arbitration import REASONS, choices, settle
+from stet.policies.base import Blocks, Need, Verdict
+from stet.policies.checks import check_share
+from stet.policies.registry import register
+
+
+@register
+@dataclass(frozen=True)
+class Typical:
+    """Where the models disagree, the draft's token d stands if the target finds it typical.
+
+    That is, if p_target(d) > min(epsilon, delta * exp(-H)), with the target's raw probability and
+    its entropy H in nats: the more open the target is, the less it asks.
+
+    Source: Cai et al., "Medusa", arXiv 2401.10774. Our own: the token after a whole block is held
+    back, so that the text does not depend on the length of blocks.
+
+    Attributes:
+        epsilon: the most that is asked, 0 to 1.
+        delta: what is asked of a token where the target is certain, 0 to 1.
+    """
+
+    epsilon: float = 0.3
+    delta: float = 0.09
+
+    name: ClassVar[str] = "typical"
+    lossless: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS})
+    reasons: ClassVar[tuple[str, ...]] = REASONS
+    holds: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range.
+
+        Raises:
+            OptionError: naming the parameter.
+        """
+        check_share(self, "epsilon", "delta")
+
+    def verify(self, blocks: Blocks) -> Verdict:
+        """Rule on a batch of blocks."""
+        found = choices(blocks)
+        p = blocks.target_logprobs[:, : blocks.drafted.shape[1]]
+        entropy = -(p.exp() * p).nan_to_num().sum(-1)
+        own = p.gather(2, blocks.drafted[..., None])[..., 0].exp()
+        bar = (self.delta * (-entropy).exp()).clamp(max=self.epsilon)
+        return settle(blocks, found, own > bar)

@@ -1,0 +1,1 @@
+"""Training an arbiter: branches, a supervised warm start, and policy gradient."""

@@ -1,0 +1,84 @@
+"""A look at collected branches: what came of them, and which features tell the ways apart."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import rankdata
+
+from stet.errors import StetError
+from stet.training.branches import Branches
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """The branches of one folder.
+
+    Attributes:
+        name: of the folder.
+        questions: that they are of.
+        branches: how many.
+        cells: what came of them.
+        auroc: for each feature that is a single number: the chance that it is larger where only the
+            draft's token leads to the right answer than where only the target's does, and its mean
+            in both; best first.
+    """
+
+    name: str
+    questions: int
+    branches: int
+    cells: dict[str, int]
+    auroc: dict[str, tuple[float, float, float]]
+
+
+def inspect_folder(folder: Path) -> list[Inspected]:
+    """All branches that a training has collected so far.
+
+    Raises:
+        StetError: the folder holds no training, or no branches yet.
+    """
+    try:
+        settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+        names = list(settings["features"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StetError(f"{folder} holds no training.") from error
+    found: list[Inspected] = []
+    for part in sorted(p for p in folder.iterdir() if p.is_dir()):
+        files = sorted(part.glob("branches-*.safetensors"))
+        if files:
+            found.append(_inspect(part.name, Branches.joined(map(Branches.load, files)), names))
+    if not found:
+        raise StetError(f"{folder} holds no branches yet.")
+    return found
+
+
+def _inspect(name: str, branches: Branches, features: list[str]) -> Inspected:
+    return Inspected(
+        name,
+        len(set(branches.question.tolist())),
+        len(branches),
+        branches.cells(),
+        telling(branches, features),
+    )
+
+
+def telling(branches: Branches, features: list[str]) -> dict[str, tuple[float, float, float]]:
+    """How well each feature alone tells whose token is right; see `Inspected.auroc`."""
+    if branches.features.shape[1] != len(features):
+        return {}  # hidden states are among them, of which no single number says anything
+    draft = (branches.with_draft & ~branches.with_target).numpy()
+    target = (~branches.with_draft & branches.with_target).numpy()
+    if not draft.any() or not target.any():
+        return {}
+    values = branches.features.numpy()
+    found: dict[str, tuple[float, float, float]] = {}
+    for place, name in enumerate(features):
+        mine, theirs = values[draft, place], values[target, place]
+        ranks = rankdata(np.concatenate([mine, theirs]))[: len(mine)]
+        above = ranks.sum() - len(mine) * (len(mine) + 1) / 2
+        auroc = float(above / (len(mine) * len(theirs)))
+        found[name] = (auroc, float(mine.mean()), float(theirs.mean()))
+    return dict(sorted(found.items(), key=lambda item: -abs(item[1][0] - 0.5)))

@@ -1,0 +1,150 @@
+"""Running an arbiter on problems and keeping every decision with what it was reckoned from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from stet.arbiter import Arbiter
+from stet.calibration.rollouts import prompt_of
+from stet.errors import OptionError
+from stet.policies.arbitration import REASONS, choices, settle
+from stet.policies.base import ARBITRATE, Blocks, Need, Verdict
+from stet.policies.cospec import disputes_of, weighed
+from stet.trace import Counters, DisputeRecord
+
+if TYPE_CHECKING:
+    from stet.evaluation.tasks.base import LoadedTask, Question
+    from stet.pair import Pair
+
+
+@dataclass(frozen=True)
+class Playing:
+    """`cospec` that records what each decision was reckoned from, and may decide by chance.
+
+    Attributes:
+        arbiter: decides.
+        threshold: the probability above which the draft's token stands; None: by chance, with that
+            probability.
+    """
+
+    arbiter: Arbiter
+    threshold: float | None = None
+
+    name: ClassVar[str] = "cospec-in-training"
+    lossless: ClassVar[bool] = False
+    reasons: ClassVar[tuple[str, ...]] = REASONS
+    holds: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the engine must keep."""
+        return self.arbiter.needs | {Need.DRAFT_PROBS}
+
+    def verify(self, blocks: Blocks) -> Verdict:
+        """Rule on a batch of blocks."""
+        found = choices(blocks)
+        width = blocks.drafted.shape[1]
+        if not width:
+            return settle(blocks, found, found.agree)
+        score, features = weighed(blocks, found, self.arbiter, keep=True)
+        if self.threshold is None:
+            overrule = blocks.uniform(ARBITRATE, width) < score
+        elif self.threshold == 0:
+            overrule = torch.ones_like(found.agree)
+        else:
+            overrule = score > self.threshold
+        disputes = disputes_of(blocks, found, score, features)
+        return settle(blocks, found, overrule, disputes=disputes)
+
+
+@dataclass(frozen=True, slots=True)
+class Game:
+    """One answer with its decisions.
+
+    Attributes:
+        question: its place in the task.
+        right: whether the answer is.
+        prompt: tokens of the question.
+        tokens: tokens of the answer.
+        places: for each decision, tokens of the answer before it.
+        disputes: the decisions.
+        counters: what it took.
+    """
+
+    question: int
+    right: bool
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    places: tuple[int, ...]
+    disputes: tuple[DisputeRecord, ...]
+    counters: Counters
+
+    @property
+    def features(self) -> Tensor:
+        """[N, F] float32 of its decisions."""
+        return torch.tensor([d.features for d in self.disputes])
+
+
+def play(
+    pair: Pair,
+    task: LoadedTask,
+    questions: Sequence[int],
+    policy: Playing,
+    *,
+    seed: int = 0,
+    written: Sequence[tuple[int, ...]] | None = None,
+) -> list[Game]:
+    """Answer questions under a policy, in one batch as large as the pair's.
+
+    Args:
+        pair: the models.
+        task: graded questions.
+        questions: places of those to be answered; a place may be given several times.
+        policy: decides.
+        seed: of the first request; later ones count on.
+        written: tokens with which each answer begins; its decisions are those behind them.
+
+    Raises:
+        OptionError: the task has no grader, or a question no reference.
+    """
+    grader = task.grader
+    if grader is None:
+        raise OptionError(f"Task {task.name!r} has no grader; there is nothing to learn from.")
+    asked: list[Question] = [task.questions[i] for i in questions]
+    prompts = [prompt_of(pair, task, q) for q in asked]
+    begun = written or [()] * len(asked)
+    results = pair.generate(
+        [[*prompt, *tokens] for prompt, tokens in zip(prompts, begun, strict=True)],
+        policy,
+        max_new_tokens=task.max_new_tokens,
+        stop=list(task.stop),
+        seed=seed,
+    )
+    games: list[Game] = []
+    for place, question, prompt, tokens, result in zip(
+        questions, asked, prompts, begun, results, strict=True
+    ):
+        text = pair.tokenizer.decode(list(tokens), skip_special_tokens=True) + result.text
+        right = result.error is None and grader.right(
+            grader.extract(text), question.reference or ""
+        )
+        found = [(b.position + d.at, d) for b in result.trace.blocks for d in b.disputes]
+        # Behind the end of the answer nothing was decided.
+        found = [(at, d) for at, d in found if at < len(result.token_ids)]
+        games.append(
+            Game(
+                question=place,
+                right=right,
+                prompt=prompt,
+                tokens=(*tokens, *result.token_ids),
+                places=tuple(len(tokens) + at for at, _ in found),
+                disputes=tuple(d for _, d in found),
+                counters=result.counters,
+            )
+        )
+    return games

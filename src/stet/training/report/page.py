@@ -1,0 +1,75 @@
+"""The report of a training as one page that needs nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from stet.arbiter import FEATURES
+from stet.evaluation import report
+from stet.training.report.plots import plots
+
+_HERE = Path(__file__).parent
+_SHARED = Path(report.__file__).parent
+
+
+def write_page(record: dict[str, Any], path: Path) -> None:
+    """Write the page, replacing a file of that name.
+
+    Raises:
+        StetError: where matplotlib is not installed; nothing is written then.
+    """
+    text = page(record)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+
+
+def page(record: dict[str, Any]) -> str:
+    """The page; the same record always gives the same one."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader([_HERE, _SHARED]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pictures = {
+        p.name: {"title": p.title, "says": p.description, "svg": Markup(p.inline())}
+        for p in plots(record)
+    }
+    return environment.get_template("training.html.jinja").render(
+        style=Markup((_SHARED / "report.css").read_text(encoding="utf-8")),
+        record=record,
+        settings=record["settings"],
+        plots=pictures,
+        cells=_cells(record),
+        thresholds=_thresholds(record),
+        features=[(name, [FEATURES[name].says]) for name in record["settings"]["features"]],
+    )
+
+
+def _cells(record: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    return [
+        (f"sweep {number}", [str(count) for count in cells.values()])
+        for number, cells in enumerate(record["cells"], 1)
+    ]
+
+
+def _thresholds(record: dict[str, Any]) -> list[tuple[str, list[str]]]:
+    rows = [("the target's text", _measured(record["target"]))]
+    for name, key in (("warm start", "warm"), ("after policy gradient", "final")):
+        if key == "warm" or record["rounds"]:
+            rows += [(f"{name}, {m['threshold']:g}", _measured(m)) for m in record[key]]
+    return rows
+
+
+def _measured(found: dict[str, Any]) -> list[str]:
+    overruled = found["overruled"] / found["disputes"] if found["disputes"] else 0.0
+    return [
+        f"{100 * found['right'] / found['questions']:.1f} %",
+        f"{found['tokens_per_pass']:.2f}",
+        f"{100 * overruled:.0f} %",
+    ]

@@ -1,0 +1,113 @@
+"""What a training is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from stet.arbiter import DEFAULT, needs_of
+from stet.errors import OptionError
+from stet.training.fitting import FitSettings
+from stet.training.gradient import GradientSettings
+
+if TYPE_CHECKING:
+    from stet.evaluation.tasks.base import LoadedTask
+
+Method = Literal["groups", "flips", "none"]
+METHODS = ("groups", "flips", "none")
+
+CURVE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+"""Thresholds that are tried on the validation questions."""
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """A training to be done.
+
+    Attributes:
+        task: questions to learn from.
+        validation: questions that decide when to stop and where to draw the line; none of `task`.
+        labels: what `task` and `validation` hold for right: "answers", or "target" for the
+            target's own.
+        features: what the arbiter looks at.
+        fit: how it is fitted to branches.
+        gradient: how it is improved from whole answers.
+        method: "groups" (policy gradient with group-relative advantages), "flips" (the same from
+            one-flip counterfactuals) or "none" (the warm start alone).
+        sweeps: times that branches are collected; after the first, of the arbiter fitted so far.
+        rounds: of policy gradient, at most.
+        check_every: rounds between looks at the validation questions.
+        patience: looks without improvement after which it stops.
+        held_out: share of a sweep's questions on which the fit is watched.
+        batch: questions at a time.
+        seed: of everything.
+        command: the command line, for the record.
+    """
+
+    task: LoadedTask
+    validation: LoadedTask
+    labels: str = "answers"
+    features: tuple[str, ...] = DEFAULT
+    fit: FitSettings = field(default_factory=FitSettings)
+    gradient: GradientSettings = field(default_factory=GradientSettings)
+    method: Method = "groups"
+    sweeps: int = 2
+    rounds: int = 24
+    check_every: int = 4
+    patience: int = 3
+    held_out: float = 0.2
+    batch: int = 32
+    seed: int = 0
+    command: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be done.
+
+        Raises:
+            OptionError: naming what is wrong.
+        """
+        needs_of(self.features)  # refuses unknown names
+        if not self.features:
+            raise OptionError("An arbiter needs at least one feature to look at.")
+        if self.method not in METHODS:
+            raise OptionError(f"method is {self.method!r}; choose from {', '.join(METHODS)}.")
+        if self.sweeps < 1:
+            raise OptionError(f"sweeps is {self.sweeps}; branches are collected at least once.")
+        if self.rounds < 0:
+            raise OptionError(f"rounds is {self.rounds}; it must not be negative.")
+        for name, task, least in (("task", self.task, 20), ("validation", self.validation, 10)):
+            if task.grader is None or any(q.reference is None for q in task.questions):
+                raise OptionError(
+                    f"The reward is a right answer, and {task.name!r} ({name}) has questions "
+                    "without one; choose a task with answers."
+                )
+            if len(task.questions) < least:
+                raise OptionError(
+                    f"{len(task.questions)} {name} questions are too few; take {least} or more."
+                )
+        shared = {q.prompt for q in self.task.questions} & {
+            q.prompt for q in self.validation.questions
+        }
+        if shared:
+            raise OptionError(
+                f"{len(shared)} of the validation questions are also trained on; choose another "
+                "split or seed for them."
+            )
+
+    def settings(self, fingerprint: str) -> dict[str, Any]:
+        """All that a folder's results depend on."""
+        return {
+            "pair": fingerprint,
+            "task": self.task.name,
+            "questions": [q.id for q in self.task.questions],
+            "validation": [q.id for q in self.validation.questions],
+            "labels": self.labels,
+            "features": list(self.features),
+            "fit": {**asdict(self.fit), "hidden": list(self.fit.hidden)},
+            "gradient": asdict(self.gradient),
+            "method": self.method,
+            "sweeps": self.sweeps,
+            "check_every": self.check_every,
+            "held_out": self.held_out,
+            "seed": self.seed,
+        }

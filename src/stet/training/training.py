@@ -1,0 +1,377 @@
+"""From questions to an arbiter: branches, warm start, policy gradient, and where to draw the line.
+
+Everything is written to a folder as it is made, and a training that is started again in the same
+folder goes on: branches batch by batch, policy gradient round by round.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from stet.arbiter import Arbiter, Network
+from stet.errors import StetError, TokenizerMismatch
+from stet.machine import machine, versions
+from stet.training.branches import Brancher, Branches
+from stet.training.fitting import fit
+from stet.training.gradient import gathered, improve, improve_by_flips
+from stet.training.importance import importance
+from stet.training.measuring import Measured, best, measure
+from stet.training.playing import Playing, play
+from stet.training.request import CURVE, TrainRequest
+
+if TYPE_CHECKING:
+    from stet.pair import Pair
+
+Report = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+
+LOG, SETTINGS, RESULT = "log.jsonl", "settings.json", "training.json"
+WARM, POLICY = "warm", "policy"
+STATE = "gradient.safetensors"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training came to.
+
+    Attributes:
+        arbiter: the arbiter, with its threshold.
+        cells: outcomes of the branches of each sweep.
+        warm: the warm start on the validation questions, at several thresholds.
+        final: the arbiter likewise.
+        target: the target alone on them.
+        rounds: what was logged of policy gradient, round by round.
+        record: all of this as JSON.
+    """
+
+    arbiter: Arbiter
+    cells: list[dict[str, int]]
+    warm: list[Measured]
+    final: list[Measured]
+    target: Measured
+    rounds: list[dict[str, Any]]
+    record: dict[str, Any]
+
+
+def train(pair: Pair, request: TrainRequest, folder: Path, report: Report) -> Trained:
+    """Train an arbiter; started again in the same folder, go on where it stopped.
+
+    Args:
+        pair: the models.
+        request: what is wanted.
+        folder: where everything is kept.
+        report: told about progress.
+
+    Raises:
+        StetError: the folder holds another training, or the models never disagreed.
+        TokenizerMismatch: the models share no tokens to disagree about.
+    """
+    if pair.difference is not None:
+        raise TokenizerMismatch(
+            f"{pair.difference}; an arbiter chooses between two tokens of one vocabulary: train "
+            "with a draft of the target's family."
+        )
+    return Trainer(pair, request, folder, report).run()
+
+
+class Trainer:
+    """One training and its folder."""
+
+    def __init__(self, pair: Pair, request: TrainRequest, folder: Path, report: Report) -> None:
+        self.pair, self.request, self.folder, self.report = pair, request, folder, report
+        self._claim()
+
+    def run(self) -> Trained:
+        """All stages, those that are done read from the folder."""
+        sweeps = self._sweeps()
+        warm = self._warm(sweeps)
+        target = self._measured("target alone", warm, (1.0,))[0]
+        warm_curve = self._measured("warm start", warm, CURVE)
+        rounds: list[dict[str, Any]] = []
+        arbiter, final = warm, warm_curve
+        if self.request.method != "none" and self.request.rounds:
+            arbiter, rounds = self._gradient(warm, best(warm_curve))
+            final = self._measured("arbiter", arbiter, CURVE)
+        chosen = best(final)
+        arbiter = replace(arbiter, threshold=chosen.threshold, trained=self._about(chosen))
+        arbiter.save(self.folder / POLICY)
+        cells = [s.cells() for s in sweeps]
+        record: dict[str, Any] = {
+            "cells": cells,
+            "target": asdict(target),
+            "warm": [asdict(m) for m in warm_curve],
+            "final": [asdict(m) for m in final],
+            "chosen": asdict(chosen),
+            "rounds": rounds,
+            "importance": self._importance(warm, sweeps),
+            "settings": self.request.settings(self.pair.fingerprint),
+            "machine": machine(),
+            "versions": versions(),
+            "command": self.request.command,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        (self.folder / RESULT).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        return Trained(arbiter, cells, warm_curve, final, target, rounds, record)
+
+    def _claim(self) -> None:
+        """Go on in a folder only with what it was begun with."""
+        path = self.folder / SETTINGS
+        text = json.dumps(self.request.settings(self.pair.fingerprint), indent=1) + "\n"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            path.write_text(text, encoding="utf-8")
+        elif path.read_text(encoding="utf-8") != text:
+            raise StetError(
+                f"{self.folder} holds another training; choose another folder, or delete that one."
+            )
+
+    def _log(self, **entry: Any) -> None:
+        with (self.folder / LOG).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    # Branches and the warm start
+
+    def _sweeps(self) -> list[Branches]:
+        """Branches of every sweep, each of questions of its own."""
+        count = len(self.request.task.questions)
+        places = list(range(count))
+        random.Random(self.request.seed).shuffle(places)
+        sweeps: list[Branches] = []
+        policy = Playing(self._blank(), 1.0)
+        for number in range(self.request.sweeps):
+            if sweeps:
+                fitted = self._fitted(sweeps)
+                policy = Playing(self._arbiter(fitted), 0.5)
+            chosen = places[number :: self.request.sweeps]
+            brancher = Brancher(self.pair, self.request.task, policy, self.request.batch)
+            title = f"branches, sweep {number + 1} of {self.request.sweeps}"
+
+            def tell(done: int, title: str = title, total: int = len(chosen)) -> None:
+                self.report(title, done, total)
+
+            found = brancher.collect(self.folder / f"sweep-{number}", chosen, tell)
+            self._log(stage="branches", sweep=number, **found.cells())
+            sweeps.append(found)
+        return sweeps
+
+    def _warm(self, sweeps: Sequence[Branches]) -> Arbiter:
+        path = self.folder / WARM
+        if not (path / "arbiter.json").exists():
+            self._arbiter(self._fitted(sweeps)).save(path)
+        return Arbiter.load(path)
+
+    def _fitted(self, sweeps: Sequence[Branches]) -> Network:
+        """A network fitted to all branches so far, watched on questions held out."""
+        found = Branches.joined(sweeps)
+        if not len(found):
+            raise StetError("The models never disagreed on these questions; there is no choice.")
+        held = set(
+            random.Random(self.request.seed).sample(
+                sorted(set(found.question.tolist())),
+                max(1, round(self.request.held_out * len(set(found.question.tolist())))),
+            )
+        )
+        watched = torch.tensor([q in held for q in found.question.tolist()])
+        settings = replace(self.request.fit, seed=self.request.seed)
+        return fit(found.where(~watched), found.where(watched), settings)
+
+    def _importance(self, warm: Arbiter, sweeps: Sequence[Branches]) -> dict[str, float]:
+        found = importance(
+            warm.network,
+            Branches.joined(sweeps),
+            self._sizes(),
+            self.request.fit.cost,
+            self.request.seed,
+        )
+        return dict(zip(self.request.features, (round(v, 4) for v in found), strict=True))
+
+    def _blank(self) -> Arbiter:
+        """An arbiter that is never asked, so that features are recorded before one is fitted."""
+        return self._arbiter(Network(sum(self._sizes())))
+
+    def _sizes(self) -> list[int]:
+        """Numbers that each feature makes for this pair."""
+        wide: dict[str, Any] = {
+            "target_hidden": self.pair.target,
+            "target_hidden_after": self.pair.target,
+            "draft_hidden": self.pair.draft,
+        }
+        return [
+            wide[name].model.config.get_text_config().hidden_size if name in wide else 1
+            for name in self.request.features
+        ]
+
+    def _arbiter(self, network: Network) -> Arbiter:
+        return Arbiter(
+            network.requires_grad_(False).eval(), self.request.features, self.pair.fingerprint
+        )
+
+    def _measured(
+        self, title: str, arbiter: Arbiter, thresholds: Sequence[float]
+    ) -> list[Measured]:
+        """Kept in the folder: a run that is started again does not measure twice."""
+        path = self.folder / f"{title.replace(' ', '-')}.json"
+        known: list[Measured] = []
+        if path.exists():
+            known = [Measured(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        for done, threshold in enumerate(thresholds):
+            if done < len(known):
+                continue
+            self.report(f"validation, {title}", done, len(thresholds))
+            known.append(
+                measure(self.pair, self.request.validation, arbiter, threshold, self.request.batch)
+            )
+            path.write_text(json.dumps([asdict(m) for m in known]) + "\n", encoding="utf-8")
+        self.report(f"validation, {title}", len(thresholds), len(thresholds))
+        return known
+
+    # Policy gradient
+
+    def _gradient(self, warm: Arbiter, start: Measured) -> tuple[Arbiter, list[dict[str, Any]]]:
+        """Improve the warm start; the state that did best on the validation questions is kept."""
+        request = self.request
+        network = Network(warm.network.inputs, warm.network.hidden)
+        network.load_state_dict(warm.network.state_dict())
+        arbiter = Arbiter(network, warm.features, warm.pair)
+        optimiser = torch.optim.Adam(network.parameters(), lr=request.gradient.rate)
+        state = State(0, start.key, 0, [])
+        kept = {name: value.clone() for name, value in network.state_dict().items()}
+        if (self.folder / STATE).exists():
+            state, kept = self._restore(network, optimiser)
+        while state.round < request.rounds and state.since < request.patience:
+            self.report("policy gradient", state.round, request.rounds)
+            entry = self._round(network, arbiter, warm, optimiser, state.round)
+            state.round += 1
+            if state.round % request.check_every == 0:
+                found = measure(
+                    self.pair, request.validation, arbiter, start.threshold, request.batch
+                )
+                entry |= {"validation": found.accuracy, "tokens_per_pass": found.tokens_per_pass}
+                state.since += 1
+                if found.key > tuple(state.best):
+                    state.best, state.since = found.key, 0
+                    kept = {name: value.clone() for name, value in network.state_dict().items()}
+            state.rounds.append(entry)
+            self._log(stage="gradient", **entry)
+            self._save(network, optimiser, state, kept)
+        self.report("policy gradient", request.rounds, request.rounds)
+        network.load_state_dict(kept)
+        return self._arbiter(network), state.rounds
+
+    def _round(
+        self,
+        network: Network,
+        arbiter: Arbiter,
+        warm: Arbiter,
+        optimiser: torch.optim.Optimizer,
+        number: int,
+    ) -> dict[str, Any]:
+        """One round: decide by chance on some questions, then learn from what came of it."""
+        request, settings = self.request, self.request.gradient
+        picked = random.Random(hash((request.seed, number))).sample(
+            range(len(request.task.questions)),
+            min(settings.questions, len(request.task.questions)),
+        )
+        if request.method == "flips":
+            policy = Playing(arbiter, 0.5)
+            brancher = Brancher(self.pair, request.task, policy, request.batch)
+            branches = brancher.collect(self.folder / f"flips-{number:03d}", picked)
+            network.requires_grad_(True)
+            measured = improve_by_flips(network, warm.network, optimiser, branches, settings)
+            gain = float(branches.advantage(settings.cost).mean())
+            return {"round": number, "advantage": gain, **branches.cells(), **measured}
+        seed = 1_000_003 * (request.seed + 1) + 10_007 * number
+        asked = [q for q in picked for _ in range(settings.group)]
+        games = []
+        for start in range(0, len(asked), request.batch):
+            chunk = asked[start : start + request.batch]
+            games += play(self.pair, request.task, chunk, Playing(arbiter), seed=seed + start)
+        found = gathered(games, settings, network.inputs)
+        network.requires_grad_(True)
+        measured = improve(network, warm.network, optimiser, found, settings)
+        return {
+            "round": number,
+            "reward": found.reward,
+            "right": found.right,
+            "used": found.used,
+            **measured,
+        }
+
+    def _save(
+        self,
+        network: Network,
+        optimiser: torch.optim.Optimizer,
+        state: State,
+        kept: dict[str, torch.Tensor],
+    ) -> None:
+        tensors = {f"network/{k}": v.clone() for k, v in network.state_dict().items()}
+        tensors |= {f"best/{k}": v for k, v in kept.items()}
+        for index, values in optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser/{index}/{k}": v.clone() for k, v in values.items()}
+        partial = self.folder / (STATE + ".partial")
+        # Counters travel in the same file, so that weights and counters never disagree.
+        save_file(tensors, partial, metadata={"state": json.dumps(asdict(state))})
+        partial.replace(self.folder / STATE)
+
+    def _restore(
+        self, network: Network, optimiser: torch.optim.Optimizer
+    ) -> tuple[State, dict[str, torch.Tensor]]:
+        from safetensors import safe_open
+
+        path = self.folder / STATE
+        tensors = load_file(path)
+        with safe_open(path, "pt") as file:
+            metadata: dict[str, str] = file.metadata()
+        parts: dict[str, dict[str, torch.Tensor]] = {"network": {}, "best": {}}
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition("/")
+            if part == "optimiser":
+                index, _, key = rest.partition("/")
+                moments.setdefault(int(index), {})[key] = tensor
+            else:
+                parts[part][rest] = tensor
+        network.load_state_dict(parts["network"])
+        optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
+        return State(**json.loads(metadata["state"])), parts["best"]
+
+    def _about(self, chosen: Measured) -> dict[str, Any]:
+        request = self.request
+        return {
+            "task": request.task.name,
+            "labels": request.labels,
+            "questions": len(request.task.questions),
+            "validation": asdict(chosen),
+            "method": request.method,
+            "seed": request.seed,
+            "target": self.pair.target.identity,
+            "draft": None if self.pair.draft is None else self.pair.draft.identity,
+            "versions": versions(),
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+
+
+@dataclass
+class State:
+    """How far policy gradient has come.
+
+    Attributes:
+        round: rounds that are done.
+        best: the best look so far, see `Measured.key`.
+        since: looks since then.
+        rounds: what was logged.
+    """
+
+    round: int
+    best: Sequence[float]
+    since: int
+    rounds: list[dict[str, Any]]

@@ -1,0 +1,55 @@
+"""`stet train` from the command line."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from stet.cli import app
+from stet.policies import CoSpec
+
+
+def call(*words):
+    return CliRunner().invoke(app, ["train", *map(str, words)])
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--hidden", "wide"), "hidden is 'wide'; give widths such as 32 or 64,32"),
+        (("--feature", "mood"), "There is no feature 'mood'"),
+        (("--method", "luck"), "method is 'luck'"),
+        (("--split", "validation"), "Learn from one split and judge on another"),
+        (("--labels", "gut"), "labels is 'gut'"),
+        (("--inspect", "--folder", "nowhere"), "nowhere holds no training"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_in_a_sentence(words, sentence):
+    result = call(*words)
+    assert result.exit_code == 2
+    assert sentence in " ".join(result.output.split())
+
+
+@pytest.mark.slow
+def test_from_questions_to_a_policy_that_generates(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ("-n", 20, "--validation", 10, "--sweeps", 1, "--method", "none", "--hidden", 0)
+    result = call(*few, "--labels", "target", "-o", "mine")
+    assert result.exit_code == 0, result.output
+    assert "Written: mine" in result.output
+    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == [
+        "arbiter.json",
+        "arbiter.safetensors",
+    ]
+    assert "An arbiter trained on stories" in (tmp_path / "mine.html").read_text()
+    assert CoSpec.load("mine")._arbiter.trained["labels"] == "target"
+    looked = CliRunner().invoke(app, ["train", "--inspect", "-o", "mine", "--json"])
+    assert json.loads(looked.output)[0]["branches"] > 0
+    words = ["generate", "Ann has 3 boxes of 12 pens. How many pens?", "--json"]
+    used = CliRunner().invoke(app, [*words, "--policy", "autojudge", "--param", "arbiter=mine"])
+    assert used.exit_code == 0, used.output
+    # Another training does not go on there.
+    again = call(*few, "--labels", "target", "-o", "mine", "--seed", 1)
+    assert again.exit_code == 2
+    assert "holds another training" in " ".join(again.output.split())

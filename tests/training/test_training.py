@@ -1,0 +1,217 @@
+"""Whole trainings on the bundled pair: branches against brute force, going on, refusals."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from stet.arbiter import DEFAULT, Arbiter, Network
+from stet.calibration.rollouts import prompt_of
+from stet.errors import OptionError, StetError
+from stet.evaluation.tasks import load_task
+from stet.load import load_pair
+from stet.policies import CoSpec
+from stet.training import training as module
+from stet.training.branches import Brancher
+from stet.training.fitting import FitSettings
+from stet.training.gradient import GradientSettings
+from stet.training.inspecting import inspect_folder
+from stet.training.measuring import measure
+from stet.training.playing import Playing, play
+from stet.training.request import TrainRequest
+from stet.training.training import train
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def few_thresholds(monkeypatch):
+    monkeypatch.setattr(module, "CURVE", (0.3, 0.7))
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return load_pair(compile=False, max_batch=16)
+
+
+@pytest.fixture(scope="module")
+def task():
+    return load_task("stories", split="policy_train", count=24)
+
+
+@pytest.fixture(scope="module")
+def validation():
+    return load_task("stories", split="validation", count=10)
+
+
+def arbiter(seed=0):
+    torch.manual_seed(seed)
+    return Arbiter(Network(len(DEFAULT)).requires_grad_(False), DEFAULT)
+
+
+def small(task, validation, **more):
+    gradient = GradientSettings(group=2, questions=6)
+    settings = {"rounds": 2, "check_every": 1, "gradient": gradient, "batch": 16, **more}
+    return TrainRequest(task, validation, fit=FitSettings(hidden=(4,)), **settings)
+
+
+def quiet(what, done, total):
+    assert 0 <= done <= total
+
+
+def test_playing_decides_as_the_policy_does(pair, task):
+    made, questions = arbiter(), range(8)
+    prompts = [list(prompt_of(pair, task, task.questions[i])) for i in questions]
+    expected = pair.generate(prompts, CoSpec(made, 0.4), max_new_tokens=task.max_new_tokens)
+    games = play(pair, task, questions, Playing(made, 0.4))
+    assert [g.tokens for g in games] == [tuple(r.token_ids) for r in expected]
+    assert any(g.disputes for g in games)
+    for game, question in zip(games, task.questions, strict=False):
+        text = pair.tokenizer.decode(list(game.tokens), skip_special_tokens=True)
+        assert game.right == task.grader.right(task.grader.extract(text), question.reference)
+        assert game.features.shape == (len(game.disputes), len(DEFAULT))
+        for at, dispute in zip(game.places, game.disputes, strict=True):
+            assert game.tokens[at] == (dispute.draft if dispute.stands else dispute.target)
+
+
+def test_decisions_by_chance_are_repeatable_and_differ_by_seed(pair, task):
+    questions = [0, 0, 0, 1, 1, 1]
+    first, again, other = (
+        [g.tokens for g in play(pair, task, questions, Playing(arbiter()), seed=s)]
+        for s in (1, 1, 2)
+    )
+    assert first == again
+    assert first != other
+    assert len(set(first)) > 2
+
+
+def test_branches_are_what_both_ways_on_come_to(pair, task, tmp_path):
+    """Each against a request of its own: the prompt, the answer so far, and one of the tokens."""
+    policy = Playing(arbiter(), 0.4)
+    found = Brancher(pair, task, policy, batch=4).collect(tmp_path, range(6))
+    games = play(pair, task, range(6), policy)
+    assert len(found) == sum(len(g.disputes) for g in games) > 10
+    rows = iter(range(len(found)))
+    for game in games:
+        question = task.questions[game.question]
+        for at, dispute in zip(game.places, game.disputes, strict=True):
+            i = next(rows)
+            assert int(found.question[i]) == game.question
+            assert int(found.place[i]) == at
+            assert found.features[i].tolist() == pytest.approx(dispute.features, abs=1e-5)
+            outcomes = {}
+            for token in (dispute.draft, dispute.target):
+                written = [*game.tokens[:at], token]
+                rest = ""
+                if token not in pair.end_tokens:
+                    result = pair.generate(
+                        [[*game.prompt, *written]],
+                        policy,
+                        max_new_tokens=task.max_new_tokens - len(written),
+                    )[0]
+                    rest = result.text
+                text = pair.tokenizer.decode(written, skip_special_tokens=True) + rest
+                outcomes[token] = task.grader.right(task.grader.extract(text), question.reference)
+            assert bool(found.with_draft[i]) == outcomes[dispute.draft]
+            assert bool(found.with_target[i]) == outcomes[dispute.target]
+
+
+def test_branches_that_are_there_are_not_collected_again(pair, task, tmp_path, monkeypatch):
+    brancher = Brancher(pair, task, Playing(arbiter(), 1.0), batch=4)
+    first = brancher.collect(tmp_path, range(8))
+    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setattr(pair, "generate", lambda *_, **__: pytest.fail("asked again"))
+    assert torch.equal(brancher.collect(tmp_path, range(8)).features, first.features)
+
+
+@pytest.mark.parametrize("method", ["groups", "flips", "none"])
+def test_a_training_from_start_to_end(pair, task, validation, tmp_path, method):
+    request = small(task, validation, method=method)
+    found = train(pair, request, tmp_path, quiet)
+    policy = CoSpec.load(tmp_path / "policy")
+    assert policy.pair == pair.fingerprint
+    assert policy._arbiter.threshold == found.arbiter.threshold
+    assert len(found.cells) == 2
+    assert len(found.rounds) == (0 if method == "none" else 2)
+    assert found.target.overruled == 0
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["stage"] for line in lines][:2] == ["branches", "branches"]
+    chosen = next(m for m in found.final if m.threshold == found.arbiter.threshold)
+    again = measure(pair, validation, policy._arbiter, chosen.threshold, 16)
+    assert again == chosen
+    # What is there is not computed again, and comes out the same.
+    assert train(pair, request, tmp_path, quiet).arbiter.threshold == found.arbiter.threshold
+
+
+def test_an_interrupted_training_goes_on_where_it_was(
+    pair, task, validation, tmp_path, monkeypatch
+):
+    request = small(task, validation, rounds=3)
+    whole = train(pair, request, tmp_path / "whole", quiet)
+
+    real, calls = module.improve, []
+
+    def failing(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "improve", failing)
+    with pytest.raises(KeyboardInterrupt):
+        train(pair, request, tmp_path / "cut", quiet)
+    found = train(pair, request, tmp_path / "cut", quiet)
+    # Two rounds were done; the third was lost and done again.
+    assert len(calls) == 4
+    for name, weight in whole.arbiter.network.state_dict().items():
+        assert torch.allclose(weight, found.arbiter.network.state_dict()[name], atol=1e-6)
+    assert [r["round"] for r in found.rounds] == [0, 1, 2]
+
+
+def test_a_folder_is_tied_to_its_settings(pair, task, validation, tmp_path):
+    request = small(task, validation, method="none", sweeps=1)
+    train(pair, request, tmp_path, quiet)
+    with pytest.raises(StetError, match="holds another training"):
+        train(pair, replace(request, seed=5), tmp_path, quiet)
+
+
+def test_what_was_collected_can_be_looked_at(pair, task, validation, tmp_path):
+    with pytest.raises(StetError, match="holds no training"):
+        inspect_folder(tmp_path)
+    train(pair, small(task, validation, method="none", sweeps=1), tmp_path, quiet)
+    (found,) = inspect_folder(tmp_path)
+    assert found.name == "sweep-0"
+    assert found.branches == sum(found.cells.values())
+    assert set(found.auroc) <= set(DEFAULT)
+
+
+def test_hidden_states_can_be_looked_at(pair, task, validation, tmp_path):
+    features = ("draft_draft", "target_hidden_after", "draft_hidden")
+    request = small(task, validation, method="none", sweeps=1, features=features)
+    found = train(pair, request, tmp_path, quiet)
+    assert found.arbiter.network.inputs == 1 + 128 + 96
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"method": "luck"}, "method is 'luck'"),
+        ({"features": ()}, "at least one feature"),
+        ({"features": ("mood",)}, "There is no feature 'mood'"),
+        ({"sweeps": 0}, "sweeps is 0"),
+        ({"rounds": -1}, "rounds is -1"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(task, validation, change, sentence):
+    with pytest.raises(OptionError, match=sentence):
+        small(task, validation, **change)
+
+
+def test_questions_are_not_judged_by_that_were_trained_on(task, validation):
+    with pytest.raises(OptionError, match="10 of the validation questions are also trained on"):
+        small(task, replace(task, questions=task.questions[:10]))
+    with pytest.raises(OptionError, match="are too few"):
+        small(replace(task, questions=task.questions[:5]), validation)
+    with pytest.raises(OptionError, match="The reward is a right answer"):
+        small(replace(task, grader=None), validation)
