@@ -13,7 +13,16 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = tuple(ROOT / name for name in ("README.md", "docs/specguard.md", "docs/reward-guided.md"))
+PAGES = tuple(
+    ROOT / name
+    for name in (
+        "README.md",
+        "docs/specguard.md",
+        "docs/reward-guided.md",
+        "recipes/README.md",
+        "src/stet/bundled/MODEL_CARD.md",
+    )
+)
 MARK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -177,6 +186,13 @@ def specguard() -> str:
             f"{figures['latency_ratio_to_exact']:.2f} of the time of `exact`, "
             f"{figures['latency_ratio_to_target']:.2f} of the target's alone."
         )
+    if "latency_ratio_to_rsd_strict" in figures:
+        text += (
+            " Reward-guided decoding at its published threshold is faster and loses "
+            f"{100 * (figures['accuracy_exact'] - figures['accuracy_rsd']):.1f} points; strict "
+            f"enough to be {figures['accuracy_rsd_strict']:.1%} right, it takes "
+            f"{1 / figures['latency_ratio_to_rsd_strict']:.2f} times as long as `specguard`."
+        )
     if found["limit"] is not None:
         limit = found["limit"]
         text += (
@@ -186,6 +202,33 @@ def specguard() -> str:
             f"which would gain {100 * figures['saved_by_a_draft_step']:.1f} points."
         )
     return text + "\n" + source(found, "specguard", "../")
+
+
+def plateau() -> str:
+    found = result("plateau")
+    figures = found["figures"]
+    return (
+        f"After {figures['further_tokens'] / 1e6:.1f} M further tokens the validation loss is "
+        f"{figures['loss_after']:.4f} (before: {figures['loss_before']:.4f}), and of "
+        f"{figures['problems']:.0f} problems of the split `{found['split']}` "
+        f"{figures['accuracy_after']:.1%} are solved (before: {figures['accuracy_before']:.1%}; "
+        f"difference {100 * figures['gain']:+.1f} points, 95 % interval "
+        f"{100 * figures['gain_low']:+.1f} to {100 * figures['gain_high']:+.1f}, McNemar's p "
+        f"{figures['p_value']:.2g}).\n" + source(found, "plateau", "../../../")
+    )
+
+
+def study() -> str:
+    found = result("study")
+    drafts = list(dict.fromkeys(row["draft"] for row in found["rows"]))
+    policies = list(dict.fromkeys(row["policy"] for row in found["rows"]))
+    right = {(r["draft"], r["policy"]): r["accuracy"]["value"] for r in found["rows"]}
+    rows = [[f"`{p}`", *(f"{right[draft, p]:.1%}" for draft in drafts)] for p in policies]
+    return (
+        table(["right answers", *(f"`{draft}`" for draft in drafts)], rows)
+        + f"\n{found['figures']['problems']:.0f} test problems.\n"
+        + source(found, "study", "../")
+    )
 
 
 PAIRS = {"bundled": "the bundled pair", "wide": "a wide random pair"}
@@ -295,11 +338,13 @@ TABLES: dict[str, Callable[[], str]] = {
     "assisted": assisted,
     "bundled": bundled,
     "compare": compare,
+    "plateau": plateau,
     "reward_guided": reward_guided,
     "rewards": rewards,
     "risk_bound": risk_bound,
     "signals": signals,
     "specguard": specguard,
+    "study": study,
 }
 
 

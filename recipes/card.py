@@ -60,6 +60,11 @@ the learning rate begins at two thirds):
 |---|---|---|
 {plateau}
 
+Is that a plateau? The same weights were given another whole schedule (warm-up, hold, decay):
+
+<!-- figures: plateau -->
+<!-- end -->
+
 ## Accuracy
 
 Greedy decoding in float32, share of right answers with 95 % Wilson intervals
