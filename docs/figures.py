@@ -199,7 +199,9 @@ def specguard() -> str:
             f" Of the {limit['wrong']} wrong answers of the target, {limit['saved']} would have "
             "come out right with some one step of the draft's in the place of the target's, which "
             f"is true of {limit['saving']} of their {limit['steps']} steps: an oracle that knew "
-            f"which would gain {100 * figures['saved_by_a_draft_step']:.1f} points."
+            f"which would gain {100 * figures['saved_by_a_draft_step']:.1f} points. But the AUROC "
+            f"of the draft's signals for that is {min(limit['auroc'].values()):.2f} to "
+            f"{max(limit['auroc'].values()):.2f}, and 0.5 is chance."
         )
     return text + "\n" + source(found, "specguard", "../")
 

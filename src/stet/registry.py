@@ -42,7 +42,7 @@ class Registry(Generic[K]):
         taken = self._by_any_name()
         for name in _names(cls):
             known = taken.get(name)
-            if known is not None and known.__qualname__ != cls.__qualname__:
+            if known is not None and _place(known) != _place(cls):
                 raise OptionError(
                     f"A {self.kind} named {name!r} exists already ({known.__module__}); choose "
                     "another."
@@ -100,6 +100,11 @@ class Registry(Generic[K]):
 
     def _by_any_name(self) -> dict[str, Any]:
         return {name: cls for cls in self._classes.values() for name in _names(cls)}
+
+
+def _place(cls: Any) -> tuple[str, str]:
+    """Where a class is defined: defined there once more, as in a notebook, it takes its place."""
+    return cls.__module__, cls.__qualname__
 
 
 def _names(cls: Any) -> tuple[str, ...]:

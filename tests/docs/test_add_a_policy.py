@@ -13,16 +13,16 @@ PAGE = Path(__file__).parents[2] / "docs" / "add-a-policy.md"
 
 
 @pytest.fixture
-def typical():
+def plausible():
     code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[0]
     names: dict = {"__name__": "documented"}
     exec(code, names)
-    yield names["Typical"]
-    POLICIES._classes.pop("typical", None)
+    yield names["Plausible"]
+    POLICIES._classes.pop("plausible", None)
 
 
-def test_the_documented_policy_is_registered_and_runs(typical):
-    assert resolve("typical", {"epsilon": 0.2}) == typical(epsilon=0.2)
+def test_the_documented_policy_is_registered_and_runs(plausible):
+    assert resolve("plausible", {"epsilon": 0.2}) == plausible(epsilon=0.2)
     target = llama()
     prompts = [[3, 1, 4], [1, 5, 9, 2, 6], [5, 3]]
     limits = Limits(max_new_tokens=30)
@@ -33,12 +33,12 @@ def test_the_documented_policy_is_registered_and_runs(typical):
         return sum(r.sequence.counters.kept_tokens for r in requests)
 
     # A bar of zero keeps all that the draft writes, a bar of one nearly nothing.
-    assert kept(typical(epsilon=0.0)) > kept(typical(epsilon=1.0, delta=1.0))
+    assert kept(plausible(epsilon=0.0)) > kept(plausible(epsilon=1.0, delta=1.0))
 
 
-def test_its_reasons_reach_the_tokens(typical):
+def test_its_reasons_reach_the_tokens(plausible):
     target = llama()
-    item = request([3, 1, 4], typical(epsilon=0.0), Limits(max_new_tokens=12))
+    item = request([3, 1, 4], plausible(epsilon=0.0), Limits(max_new_tokens=12))
     run(engine(target, near(target, 0.05)), [item])
-    assert set(item.sequence.reasons) <= {"typical", "corrected", "bonus"}
-    assert "typical" in item.sequence.reasons
+    assert set(item.sequence.reasons) <= {"plausible", "corrected", "bonus"}
+    assert "plausible" in item.sequence.reasons

@@ -60,7 +60,7 @@ def test_a_finished_policy_passes_through(own: type):
 
 
 def test_unknown_names_and_parameters_are_refused_with_the_known_ones(own: type):
-    with pytest.raises(OptionError, match="exact, own"):
+    with pytest.raises(OptionError, match=r"exact, .*own, .*typical"):
         resolve("exakt")
     with pytest.raises(OptionError, match="'threshold'; it has: limit"):
         resolve("own", {"threshold": 1})
@@ -74,6 +74,18 @@ def test_two_policies_cannot_share_a_name(own: type):
 
     with pytest.raises(OptionError, match="exists already"):
         register(Another)
+
+
+def test_a_class_of_the_same_name_elsewhere_does_not_take_a_policy_s_place():
+    """A script's own `Typical` must not silently become everybody's `typical`."""
+
+    @dataclass(frozen=True)
+    class Typical(Exact):
+        name: ClassVar[str] = "typical"
+
+    Typical.__qualname__ = "Typical"
+    with pytest.raises(OptionError, match=r"exists already \(stet.policies.typical\)"):
+        register(Typical)
 
 
 def test_an_entry_point_of_another_package_is_found(monkeypatch: pytest.MonkeyPatch):
