@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from stet.evaluation.summary import Estimate
 from stet.machine import machine, versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -44,6 +45,16 @@ def write(name: str, rows: list[dict[str, Any]], figures: dict[str, float], **mo
     }
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
+
+
+def plain_numbers(estimate: Estimate | None) -> dict[str, float | None] | None:
+    """A value with its interval, to four places."""
+    if estimate is None:
+        return None
+    return {
+        name: None if (value := getattr(estimate, name)) is None else round(value, 4)
+        for name in ("value", "low", "high")
+    }
 
 
 def spread(values: list[float]) -> dict[str, float]:

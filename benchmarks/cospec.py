@@ -25,7 +25,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
 import torch
-from _record import write
+from _record import plain_numbers, write
 
 from stet import load_pair
 from stet.arbiter import DEFAULT, Arbiter, Network
@@ -34,7 +34,7 @@ from stet.evaluation import records
 from stet.evaluation.analysis import summarise
 from stet.evaluation.contenders import Contender, contender
 from stet.evaluation.run import Comparison, Plan
-from stet.evaluation.summary import Estimate, PolicySummary
+from stet.evaluation.summary import PolicySummary
 from stet.evaluation.tasks import load_task
 from stet.pair import Pair
 from stet.training.branches import Brancher, Branches
@@ -329,15 +329,6 @@ def row(part: str, policy: PolicySummary, results: records.Results) -> dict[str,
         "speed_over_reference": plain_numbers(policy.speed.throughput_speedup),
         "tokens_per_pass": round(tokens / passes, 3) if passes else None,
         "kept_share": round(kept / tokens, 4) if tokens else None,
-    }
-
-
-def plain_numbers(estimate: Estimate | None) -> dict[str, float | None] | None:
-    if estimate is None:
-        return None
-    return {
-        name: None if (value := getattr(estimate, name)) is None else round(value, 4)
-        for name in ("value", "low", "high")
     }
 
 

@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
-from _record import write
+from _record import plain_numbers, write
 from scipy.stats import rankdata
 
 from stet import load_pair
@@ -364,15 +364,6 @@ def row(part: str, policy: PolicySummary, results: records.Results) -> dict[str,
         "target_tokens": round(policy.work.target_tokens, 2),
         "draft_passes": round(policy.work.draft_passes, 2),
         "kept_steps": round(kept / steps, 4) if steps else None,
-    }
-
-
-def plain_numbers(estimate: Estimate | None) -> dict[str, float | None] | None:
-    if estimate is None:
-        return None
-    return {
-        name: None if (value := getattr(estimate, name)) is None else round(value, 4)
-        for name in ("value", "low", "high")
     }
 
 

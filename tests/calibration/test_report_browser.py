@@ -26,15 +26,7 @@ def test_page(tmp_path):
             assert page.run("document.documentElement.scrollWidth - innerWidth") <= 0
         page.resize(1280)
         # Every text of every plot lies inside its picture.
-        outside = """[...document.querySelectorAll('.plot svg')].flatMap(s => {
-            const box = s.getBoundingClientRect();
-            return [...s.querySelectorAll('text')].filter(t => {
-                const b = t.getBoundingClientRect();
-                return b.left < box.left - 1 || b.right > box.right + 1
-                    || b.top < box.top - 1 || b.bottom > box.bottom + 1;
-            }).map(t => t.textContent);
-        })"""
-        assert page.run(outside) == []
+        assert page.run(browser.OUTSIDE) == []
         page.run("document.querySelectorAll('details.data:not([open]) summary')[0].click()")
         assert page.run("document.querySelectorAll('details.data:not([open])').length") == 0
         light = page.run("getComputedStyle(document.body).backgroundColor")

@@ -19,6 +19,16 @@ NAMES = (
     "chrome",
 )
 
+OUTSIDE = """[...document.querySelectorAll('.plot svg')].flatMap(s => {
+    const box = s.getBoundingClientRect();
+    return [...s.querySelectorAll('text')].filter(t => {
+        const b = t.getBoundingClientRect();
+        return b.left < box.left - 1 || b.right > box.right + 1
+            || b.top < box.top - 1 || b.bottom > box.bottom + 1;
+    }).map(t => t.textContent);
+})"""
+"""Script: texts of plots that do not lie inside their picture."""
+
 
 def find() -> str | None:
     """The path of a browser, from STET_BROWSER or the usual names."""
