@@ -146,8 +146,7 @@ class CoSpec:
         arbiter = self._arbiter
         bar = arbiter.threshold if self.threshold is None else self.threshold
         score, _ = weighed(blocks, found, arbiter)
-        # Strictly above, so that 1 means never; 0 means always, whatever rounding makes of a score.
-        overrule = torch.ones_like(found.agree) if bar == 0 else score > bar
+        overrule = above(score, bar)
         return settle(
             blocks,
             found,
@@ -191,6 +190,14 @@ def weighed(
     if features is not None:
         kept[rows, places] = features
     return score, kept
+
+
+def above(score: Tensor, threshold: float) -> Tensor:
+    """Where the draft's token stands, bool like `score`.
+
+    Strictly above, so that 1 means never; 0 means always, whatever rounding makes of a score.
+    """
+    return torch.ones_like(score, dtype=torch.bool) if threshold == 0 else score > threshold
 
 
 def kind_of(tensor: Tensor) -> str:

@@ -14,7 +14,7 @@ from stet.calibration.rollouts import prompt_of
 from stet.errors import OptionError
 from stet.policies.arbitration import REASONS, choices, settle
 from stet.policies.base import ARBITRATE, Blocks, Need, Verdict
-from stet.policies.cospec import disputes_of, weighed
+from stet.policies.cospec import above, disputes_of, weighed
 from stet.trace import Counters, DisputeRecord
 
 if TYPE_CHECKING:
@@ -54,10 +54,8 @@ class Playing:
         score, features = weighed(blocks, found, self.arbiter, keep=True)
         if self.threshold is None:
             overrule = blocks.uniform(ARBITRATE, width) < score
-        elif self.threshold == 0:
-            overrule = torch.ones_like(found.agree)
         else:
-            overrule = score > self.threshold
+            overrule = above(score, self.threshold)
         disputes = disputes_of(blocks, found, score, features)
         return settle(blocks, found, overrule, disputes=disputes)
 
