@@ -22,7 +22,7 @@ from stet.training.gradient import (
     reward_of,
 )
 from stet.training.inspecting import telling
-from stet.training.measuring import Measured, best
+from stet.training.measuring import Measured, choose
 from stet.training.playing import Game
 
 
@@ -269,7 +269,17 @@ def test_telling_is_the_auroc_of_each_feature():
     assert telling(found, ["a", "hidden", "b"]) == {}
 
 
-def test_of_equally_accurate_thresholds_the_fastest_is_best():
-    curve = [Measured(0.1, 10, 8, 5.0, 1, 1), Measured(0.5, 10, 9, 3.0, 1, 1)]
-    assert best(curve).threshold == 0.5
-    assert best([*curve, Measured(0.7, 10, 9, 4.0, 1, 0)]).threshold == 0.7
+def test_of_thresholds_about_as_accurate_the_fastest_is_chosen():
+    curve = [
+        Measured(0.1, 1000, 880, 9.0, 1, 1),
+        Measured(0.3, 1000, 896, 7.0, 1, 1),
+        Measured(0.5, 1000, 900, 6.0, 1, 1),
+        Measured(0.9, 1000, 896, 5.0, 1, 0),
+    ]
+    assert choose(curve, 0.0).threshold == 0.5
+    assert choose(curve, 0.005).threshold == 0.3
+    assert choose(curve, 0.02).threshold == 0.1
+
+
+def test_worth_is_right_answers_less_what_their_blocks_cost():
+    assert Measured(0.5, 100, 80, 6.0, 50, 20).worth(0.01) == pytest.approx(0.8 - 0.003)

@@ -17,7 +17,7 @@ from stet.training.branches import Brancher
 from stet.training.fitting import FitSettings
 from stet.training.gradient import GradientSettings
 from stet.training.inspecting import inspect_folder
-from stet.training.measuring import measure
+from stet.training.measuring import Measuring
 from stet.training.playing import Playing, play
 from stet.training.request import TrainRequest
 from stet.training.training import train
@@ -138,10 +138,31 @@ def test_a_training_from_start_to_end(pair, task, validation, tmp_path, method):
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["stage"] for line in lines][:2] == ["branches", "branches"]
     chosen = next(m for m in found.final if m.threshold == found.arbiter.threshold)
-    again = measure(pair, validation, policy._arbiter, chosen.threshold, 16)
+    again = Measuring(pair, validation, policy._arbiter, 16).at(chosen.threshold)
     assert again == chosen
     # What is there is not computed again, and comes out the same.
     assert train(pair, request, tmp_path, quiet).arbiter.threshold == found.arbiter.threshold
+
+
+def test_answers_whose_decisions_stay_the_same_are_not_written_again(pair, task, monkeypatch):
+    """A curve measured in one go is that of its thresholds measured one by one."""
+    task = replace(task, questions=task.questions[:12])
+    made, thresholds = arbiter(), (0.3, 0.35, 0.4, 1.0)
+    alone = [Measuring(pair, task, made, 8).at(t) for t in thresholds]
+    asked = []
+    generate = pair.generate
+    monkeypatch.setattr(
+        pair,
+        "generate",
+        lambda prompts, *a, **k: asked.append(len(prompts)) or generate(prompts, *a, **k),
+    )
+    together = Measuring(pair, task, made, 8)
+    assert [together.at(t) for t in thresholds] == alone
+    assert len(set(alone)) == 4
+    assert 12 < sum(asked) < 4 * 12
+    before = sum(asked)
+    together.at(0.35)
+    assert sum(asked) == before
 
 
 def test_an_interrupted_training_goes_on_where_it_was(
@@ -201,6 +222,7 @@ def test_hidden_states_can_be_looked_at(pair, task, validation, tmp_path):
         ({"features": ("mood",)}, "There is no feature 'mood'"),
         ({"sweeps": 0}, "sweeps is 0"),
         ({"rounds": -1}, "rounds is -1"),
+        ({"within": 1.5}, "within is 1.5"),
     ],
 )
 def test_what_cannot_be_done_is_refused(task, validation, change, sentence):

@@ -93,6 +93,15 @@ def command(
             help="Of a target's token that ends a block, in right answers.",
             rich_help_panel=LEARNING,
         ),
+    ] = 0.01,
+    within: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Accuracy that may be given up for speed where the threshold is chosen.",
+            rich_help_panel=LEARNING,
+        ),
     ] = 0.005,
     batch: Annotated[int, typer.Option(min=1, help="Answers at a time.")] = 32,
     seed: Annotated[int, typer.Option(help="Of questions, weights and decisions.")] = 0,
@@ -146,6 +155,7 @@ def command(
         sweeps=sweeps,
         rounds=rounds,
         cost=cost,
+        within=within,
         batch=batch,
         seed=seed,
     )
@@ -187,6 +197,7 @@ def _request(
     sweeps: int,
     rounds: int,
     cost: float,
+    within: float,
     batch: int,
     seed: int,
 ) -> Any:
@@ -216,6 +227,7 @@ def _request(
         method=method,  # type: ignore[arg-type]
         sweeps=sweeps,
         rounds=rounds,
+        within=within,
         batch=batch,
         seed=seed,
         command=shlex.join(["stet", *sys.argv[1:]]),

@@ -200,6 +200,11 @@ def above(score: Tensor, threshold: float) -> Tensor:
     return torch.ones_like(score, dtype=torch.bool) if threshold == 0 else score > threshold
 
 
+def decides(score: float, threshold: float) -> bool:
+    """The same of a single score on the host."""
+    return threshold == 0 or score > threshold
+
+
 def kind_of(tensor: Tensor) -> str:
     """The kind of device that a tensor is on."""
     return tensor.device.type

@@ -29,7 +29,7 @@ class FitSettings:
     """
 
     hidden: Sequence[int] = (32,)
-    cost: float = 0.02
+    cost: float = 0.01
     rate: float = 3e-3
     decay: float = 1e-2
     seed: int = 0

@@ -36,7 +36,7 @@ class GradientSettings:
     questions: int = 64
     epochs: int = 4
     clip: float = 0.2
-    cost: float = 0.005
+    cost: float = 0.01
     entropy: float = 0.003
     kl: float = 0.02
     rate: float = 1e-3

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stet.arbiter import Arbiter
-from stet.training.playing import Playing, play
+from stet.policies.cospec import decides
+from stet.training.playing import Game, Playing, play
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,29 +41,74 @@ class Measured:
         """Share of right answers."""
         return self.right / self.questions
 
-    @property
-    def key(self) -> tuple[int, float]:
-        """What makes one better than another: right answers, then tokens per pass."""
-        return self.right, self.tokens_per_pass
+    def worth(self, cost: float) -> float:
+        """Right answers less what the blocks cost that a target's token ended, per question."""
+        return (self.right - cost * (self.disputes - self.overruled)) / self.questions
 
 
-def measure(
-    pair: Pair, task: LoadedTask, arbiter: Arbiter, threshold: float, batch: int
-) -> Measured:
-    """Answer all questions of a task, deterministically."""
-    policy = Playing(arbiter, threshold)
-    right = tokens = passes = disputes = overruled = 0
-    places = range(len(task.questions))
-    for start in range(0, len(places), batch):
-        for game in play(pair, task, places[start : start + batch], policy):
-            right += game.right
-            tokens += game.counters.emitted_tokens
-            passes += game.counters.target_passes
-            disputes += len(game.disputes)
-            overruled += sum(d.stands for d in game.disputes)
-    return Measured(threshold, len(places), right, tokens / max(passes, 1), disputes, overruled)
+@dataclass
+class Measuring:
+    """Answers a task's questions at one threshold after another, deterministically.
+
+    An answer at one threshold is the answer at another if each of its decisions comes out the same
+    there; only the others are written anew, so that a whole curve costs little more than its ends.
+
+    Attributes:
+        pair: the models.
+        task: graded questions.
+        arbiter: decides.
+        batch: questions at a time.
+    """
+
+    pair: Pair
+    task: LoadedTask
+    arbiter: Arbiter
+    batch: int
+    _played: dict[int, list[Game]] = field(default_factory=dict[int, list["Game"]], init=False)
+
+    def at(self, threshold: float) -> Measured:
+        """What the arbiter does at this threshold."""
+        games = self.games(threshold)
+        tokens = sum(g.counters.emitted_tokens for g in games)
+        passes = sum(g.counters.target_passes for g in games)
+        decided = [d.score for g in games for d in g.disputes]
+        return Measured(
+            threshold=threshold,
+            questions=len(games),
+            right=sum(g.right for g in games),
+            tokens_per_pass=tokens / max(passes, 1),
+            disputes=len(decided),
+            overruled=sum(decides(score, threshold) for score in decided),
+        )
+
+    def games(self, threshold: float) -> list[Game]:
+        """The answers at this threshold, in the order of the questions."""
+        places = range(len(self.task.questions))
+        found = {place: game for place in places if (game := self._known(place, threshold))}
+        missing = [place for place in places if place not in found]
+        policy = Playing(self.arbiter, threshold)
+        for start in range(0, len(missing), self.batch):
+            chunk = missing[start : start + self.batch]
+            for played in play(self.pair, self.task, chunk, policy):
+                self._played.setdefault(played.question, []).append(played)
+                found[played.question] = played
+        return [found[place] for place in places]
+
+    def _known(self, place: int, threshold: float) -> Game | None:
+        for game in self._played.get(place, ()):
+            if all(decides(d.score, threshold) == d.stands for d in game.disputes):
+                return game
+        return None
 
 
-def best(curve: Sequence[Measured]) -> Measured:
-    """The one with most right answers; of equals the fastest."""
-    return max(curve, key=lambda m: m.key)
+def choose(curve: Sequence[Measured], within: float) -> Measured:
+    """Of the thresholds whose accuracy is nearly the best, the one with most tokens per pass.
+
+    Args:
+        curve: the thresholds.
+        within: accuracy below the best that still counts as nearly the best: differences of a few
+            questions are chance, those in speed are not.
+    """
+    most = max(m.accuracy for m in curve)
+    good = [m for m in curve if m.accuracy >= most - within - 1e-9]
+    return max(good, key=lambda m: (m.tokens_per_pass, m.right))

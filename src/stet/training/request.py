@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Method = Literal["groups", "flips", "none"]
 METHODS = ("groups", "flips", "none")
 
-CURVE = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+CURVE = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Thresholds that are tried on the validation questions."""
 
 
@@ -38,6 +38,7 @@ class TrainRequest:
         rounds: of policy gradient, at most.
         check_every: rounds between looks at the validation questions.
         patience: looks without improvement after which it stops.
+        within: accuracy that may be given up for speed where a threshold is chosen.
         held_out: share of a sweep's questions on which the fit is watched.
         batch: questions at a time.
         seed: of everything.
@@ -55,6 +56,7 @@ class TrainRequest:
     rounds: int = 24
     check_every: int = 4
     patience: int = 3
+    within: float = 0.005
     held_out: float = 0.2
     batch: int = 32
     seed: int = 0
@@ -75,6 +77,8 @@ class TrainRequest:
             raise OptionError(f"sweeps is {self.sweeps}; branches are collected at least once.")
         if self.rounds < 0:
             raise OptionError(f"rounds is {self.rounds}; it must not be negative.")
+        if not 0 <= self.within < 1:
+            raise OptionError(f"within is {self.within}; it is a share of answers, 0 to 1.")
         for name, task, least in (("task", self.task, 20), ("validation", self.validation, 10)):
             if task.grader is None or any(q.reference is None for q in task.questions):
                 raise OptionError(
@@ -108,6 +112,7 @@ class TrainRequest:
             "method": self.method,
             "sweeps": self.sweeps,
             "check_every": self.check_every,
+            "within": self.within,
             "held_out": self.held_out,
             "seed": self.seed,
         }

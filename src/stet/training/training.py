@@ -24,7 +24,7 @@ from stet.training.branches import Brancher, Branches
 from stet.training.fitting import fit
 from stet.training.gradient import gathered, improve, improve_by_flips
 from stet.training.importance import importance
-from stet.training.measuring import Measured, best, measure
+from stet.training.measuring import Measured, Measuring, choose
 from stet.training.playing import Playing, play
 from stet.training.request import CURVE, TrainRequest
 
@@ -94,14 +94,15 @@ class Trainer:
         """All stages, those that are done read from the folder."""
         sweeps = self._sweeps()
         warm = self._warm(sweeps)
-        target = self._measured("target alone", warm, (1.0,))[0]
-        warm_curve = self._measured("warm start", warm, CURVE)
+        measuring = self._measuring(warm)
+        target = self._measured("target alone", measuring, (1.0,))[0]
+        warm_curve = self._measured("warm start", measuring, CURVE)
         rounds: list[dict[str, Any]] = []
         arbiter, final = warm, warm_curve
         if self.request.method != "none" and self.request.rounds:
-            arbiter, rounds = self._gradient(warm, best(warm_curve))
-            final = self._measured("arbiter", arbiter, CURVE)
-        chosen = best(final)
+            arbiter, rounds = self._gradient(warm, choose(warm_curve, self.request.within))
+            final = self._measured("arbiter", self._measuring(arbiter), CURVE)
+        chosen = choose(final, self.request.within)
         arbiter = replace(arbiter, threshold=chosen.threshold, trained=self._about(chosen))
         arbiter.save(self.folder / POLICY)
         cells = [s.cells() for s in sweeps]
@@ -215,8 +216,11 @@ class Trainer:
             network.requires_grad_(False).eval(), self.request.features, self.pair.fingerprint
         )
 
+    def _measuring(self, arbiter: Arbiter) -> Measuring:
+        return Measuring(self.pair, self.request.validation, arbiter, self.request.batch)
+
     def _measured(
-        self, title: str, arbiter: Arbiter, thresholds: Sequence[float]
+        self, title: str, measuring: Measuring, thresholds: Sequence[float]
     ) -> list[Measured]:
         """Kept in the folder: a run that is started again does not measure twice."""
         path = self.folder / f"{title.replace(' ', '-')}.json"
@@ -227,9 +231,7 @@ class Trainer:
             if done < len(known):
                 continue
             self.report(f"validation, {title}", done, len(thresholds))
-            known.append(
-                measure(self.pair, self.request.validation, arbiter, threshold, self.request.batch)
-            )
+            known.append(measuring.at(threshold))
             path.write_text(json.dumps([asdict(m) for m in known]) + "\n", encoding="utf-8")
         self.report(f"validation, {title}", len(thresholds), len(thresholds))
         return known
@@ -243,7 +245,8 @@ class Trainer:
         network.load_state_dict(warm.network.state_dict())
         arbiter = Arbiter(network, warm.features, warm.pair)
         optimiser = torch.optim.Adam(network.parameters(), lr=request.gradient.rate)
-        state = State(0, start.key, 0, [])
+        cost = request.gradient.cost
+        state = State(0, start.worth(cost), 0, [])
         kept = {name: value.clone() for name, value in network.state_dict().items()}
         if (self.folder / STATE).exists():
             state, kept = self._restore(network, optimiser)
@@ -252,13 +255,11 @@ class Trainer:
             entry = self._round(network, arbiter, warm, optimiser, state.round)
             state.round += 1
             if state.round % request.check_every == 0:
-                found = measure(
-                    self.pair, request.validation, arbiter, start.threshold, request.batch
-                )
+                found = self._measuring(arbiter).at(start.threshold)
                 entry |= {"validation": found.accuracy, "tokens_per_pass": found.tokens_per_pass}
                 state.since += 1
-                if found.key > tuple(state.best):
-                    state.best, state.since = found.key, 0
+                if found.worth(cost) > state.best:
+                    state.best, state.since = found.worth(cost), 0
                     kept = {name: value.clone() for name, value in network.state_dict().items()}
             state.rounds.append(entry)
             self._log(stage="gradient", **entry)
@@ -366,12 +367,12 @@ class State:
 
     Attributes:
         round: rounds that are done.
-        best: the best look so far, see `Measured.key`.
+        best: the best look so far, see `Measured.worth`.
         since: looks since then.
         rounds: what was logged.
     """
 
     round: int
-    best: Sequence[float]
+    best: float
     since: int
     rounds: list[dict[str, Any]]
