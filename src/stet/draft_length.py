@@ -14,6 +14,9 @@ from stet.errors import OptionError
 LONGEST = 32
 """No block is longer: beyond this a draft is almost never kept whole."""
 
+SHARED = 15
+"""No block is longer by default: in a batch, the others wait for the longest."""
+
 
 @dataclass(slots=True)
 class History:
@@ -128,7 +131,7 @@ class AdaptiveLength:
 
     draft_cost: float = 0.2
     position_cost: float = 0.02
-    longest: int = 15
+    longest: int = SHARED
     by_confidence: bool = False
     min_confidence: float = 0.0
     prior_acceptance: float = 0.8

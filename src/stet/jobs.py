@@ -20,6 +20,7 @@ from stet.policies import (
     available,
     parameters,
     resolve,
+    seamless,
 )
 from stet.policies.artefact import SUFFIX
 from stet.policies.stepping import asks_target
@@ -48,6 +49,7 @@ class Method:
         program: the program over a sequence.
         settings: name and parameters, for the trace.
         lossless: whether the target's own distribution is promised.
+        seamless: whether greedy text is the same wherever blocks end.
         rows: places in a model's cache that it needs at a time.
         role: whose tokens the sequence is written in.
         mirrored: the program over a sequence and its mirror, where the models' tokenizers differ
@@ -66,6 +68,7 @@ class Method:
     remote: Callable[[Sequence, Correspondent], Program] | None = None
     pair: str | None = None
     other_pair: str = ""
+    seamless: bool = True
 
 
 def method_of(
@@ -117,6 +120,7 @@ def method_of(
         rows_of(chosen),
         pair=bound.pair if bound is not None else None,
         other_pair=getattr(bound, "other_pair", _other_pair(chosen.name)),
+        seamless=seamless(chosen),
     )
     if difference is None and not is_remote:
         return method

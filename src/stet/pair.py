@@ -14,7 +14,7 @@ from typing import Any, Literal, Unpack, overload
 
 from stet.client import RemoteClient
 from stet.costs import Costs, estimate_draft_cost, measure_costs
-from stet.draft_length import AdaptiveLength, DraftLength, FixedLength, describe
+from stet.draft_length import LONGEST, SHARED, AdaptiveLength, DraftLength, FixedLength, describe
 from stet.engine.compiled import WIDTHS
 from stet.engine.drafting import LookupDrafter, ModelDrafter
 from stet.engine.engine import Engine, Request
@@ -257,26 +257,29 @@ class Pair:
         with self._lock:
             return measure_costs(self._target_runner, self._draft_runner)
 
-    def auto_length(self, greedy: bool = True, lossless: bool = True) -> AdaptiveLength:
+    def auto_length(self, greedy: bool = True, seamless: bool = True) -> AdaptiveLength:
         """The rule behind `draft_length="auto"`, with this pair's costs frozen in it.
 
-        Greedy text under a lossless policy does not depend on where blocks end, so there measured
-        costs decide. Other texts do, and an estimate from the models' sizes keeps them repeatable.
+        Greedy text that is the same wherever blocks end leaves the choice to measured costs, and
+        to how many requests share a round: in a batch a long block makes the others wait for it,
+        alone it pays. Other texts depend on where blocks end, and an estimate from the models'
+        sizes keeps them repeatable.
 
         Args:
             greedy: whether it is for requests at temperature 0.
-            lossless: whether their policy is lossless.
+            seamless: whether their policy writes the same text wherever blocks end.
         """
         # Looking at the draft's confidence would make a GPU wait for the host at every token.
         if isinstance(self.target, RemoteTarget):
             raise OptionError("A remote target reads no blocks, so none has a best length.")
         look = greedy and self.draft is not None and self.target.device.type == "cpu"
-        if not (greedy and lossless):
+        if not (greedy and seamless):
             cost = _coarse(estimate_draft_cost(self.target, self.draft))
             return AdaptiveLength(draft_cost=cost, by_confidence=look)
         return AdaptiveLength(
             draft_cost=_coarse(self.costs.draft_cost),
             position_cost=_coarse(self.costs.position_cost),
+            longest=LONGEST - 1 if self.max_batch == 1 else SHARED,
             by_confidence=look,
         )
 
@@ -324,7 +327,7 @@ class Pair:
                 f"max_rows={method.rows} or more, or ask for fewer candidates."
             )
         greedy = options.get("temperature", 0.0) == 0
-        rule = self._length(options.get("draft_length", "auto"), greedy, method.lossless)
+        rule = self._length(options.get("draft_length", "auto"), greedy, method.seamless)
         vocabulary = self._vocabularies[method.role]
         limits = limits_of(options, vocabulary.ends, rule, stream)
         if method.mirrored is not None and options.get("logit_bias"):
@@ -357,7 +360,7 @@ class Pair:
         return jobs
 
     def _length(
-        self, choice: int | Literal["auto"] | DraftLength, greedy: bool, lossless: bool
+        self, choice: int | Literal["auto"] | DraftLength, greedy: bool, seamless: bool
     ) -> DraftLength:
         if isinstance(choice, int):
             return FixedLength(choice)
@@ -366,7 +369,7 @@ class Pair:
         if isinstance(choice, str):
             if choice != "auto":
                 raise OptionError(f'draft_length is {choice!r}; give a number, "auto" or a rule.')
-            return self.auto_length(greedy, lossless)
+            return self.auto_length(greedy, seamless)
         return choice
 
     def _read(self, prompt: Prompt, role: Role) -> list[int]:

@@ -60,7 +60,7 @@ class AlignedMasks:
     end of the mask for the greatest.
     """
 
-    LONGEST = 16
+    LONGEST = 32
     """Longest block whose mask is kept; those of a prefill are made anew."""
 
     def __init__(self, capacity: int, dtype: torch.dtype, device: torch.device) -> None:

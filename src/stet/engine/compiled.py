@@ -29,7 +29,7 @@ from stet.tensors import upload
 if TYPE_CHECKING:
     from stet.models.model import LoadedModel
 
-WIDTHS = (1, 2, 4, 8, 16)
+WIDTHS = (1, 2, 4, 8, 16, 32)
 """Widths that are compiled: a block may have any length, and each graph takes long to make."""
 
 LONGEST = WIDTHS[-1]

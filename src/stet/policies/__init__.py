@@ -18,6 +18,7 @@ from stet.policies.base import (
     holds,
     parameters,
     prefix_length,
+    seamless,
 )
 from stet.policies.block import Block
 from stet.policies.cascade import Cascade
@@ -77,4 +78,5 @@ __all__ = [
     "prefix_length",
     "register",
     "resolve",
+    "seamless",
 ]

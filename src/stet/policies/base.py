@@ -247,6 +247,15 @@ def holds(policy: TokenPolicy) -> bool:
     return getattr(policy, "holds", False)
 
 
+def seamless(policy: Policy) -> bool:
+    """Whether a policy writes the same greedy text wherever blocks end.
+
+    A lossless one does; another says so by `seamless = True`. It then rules on each token by what
+    is known at its position alone, and holds the token after a whole block back.
+    """
+    return policy.lossless or getattr(policy, "seamless", False)
+
+
 STANDARD_REASONS = ("accepted", "corrected", "bonus")
 """Reasons of a policy that says no more than what happened."""
 

@@ -29,6 +29,7 @@ class Confident:
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS, Need.DRAFT_LOGPROBS})
     reasons: ClassVar[tuple[str, ...]] = REASONS
     holds: ClassVar[bool] = True
+    seamless: ClassVar[bool] = True
 
     def verify(self, blocks: Blocks) -> Verdict:
         """Rule on a batch of blocks."""

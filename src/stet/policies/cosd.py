@@ -37,6 +37,7 @@ class CoSD:
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS, Need.DRAFT_LOGPROBS})
     reasons: ClassVar[tuple[str, ...]] = REASONS
     holds: ClassVar[bool] = True
+    seamless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.

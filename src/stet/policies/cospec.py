@@ -121,6 +121,11 @@ class CoSpec:
         return self.hold
 
     @property
+    def seamless(self) -> bool:
+        """See `stet.policies.seamless`."""
+        return self.hold and not self._arbiter.in_block
+
+    @property
     def needs(self) -> frozenset[Need]:
         """What the engine must keep."""
         return self._arbiter.needs | {Need.DRAFT_PROBS}

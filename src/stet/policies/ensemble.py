@@ -40,6 +40,7 @@ class Ensemble:
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS, Need.DRAFT_LOGPROBS})
     reasons: ClassVar[tuple[str, ...]] = ("accepted", "corrected", "bonus", OVERRULED, "combined")
     holds: ClassVar[bool] = True
+    seamless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.

@@ -39,6 +39,7 @@ class Fuzzy:
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS, Need.DRAFT_LOGPROBS})
     reasons: ClassVar[tuple[str, ...]] = REASONS
     holds: ClassVar[bool] = True
+    seamless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.

@@ -35,6 +35,7 @@ class TopK:
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS})
     reasons: ClassVar[tuple[str, ...]] = REASONS
     holds: ClassVar[bool] = True
+    seamless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.

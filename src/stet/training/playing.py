@@ -41,6 +41,11 @@ class Playing:
     holds: ClassVar[bool] = True
 
     @property
+    def seamless(self) -> bool:
+        """See `stet.policies.seamless`; decisions by chance are drawn for each block."""
+        return self.threshold is not None and not self.arbiter.in_block
+
+    @property
     def needs(self) -> frozenset[Need]:
         """What the engine must keep."""
         return self.arbiter.needs | {Need.DRAFT_PROBS}
