@@ -125,7 +125,8 @@ class Pool:
 
     def walks(self, prompts: Sequence[tuple[int, ...]]) -> dict[float, list[Walk]]:
         """The run of every prompt under every threshold."""
-        policy = replace(self.policy, threshold=self.thresholds[-1])
+        # A candidate that is cut short once it cannot stand may have stood at a lower threshold.
+        policy = replace(self.policy, threshold=self.thresholds[-1], whole=True)
         walks = self._run([list(p) for p in prompts], policy)
         found = {policy.threshold: walks}
         for threshold in reversed(self.thresholds[:-1]):

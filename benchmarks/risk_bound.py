@@ -185,8 +185,10 @@ def main() -> None:
     # smaller one.
     task = load_task("stories", split="calibration", count=options.problems, seed=SEED)
     pool = Pool(pair, task, policy, grid, options.batch)
-    solve(pool, options.problems, options.minutes)
     check = checked(pool, options.batch)
+    if check["differing"] > 0.05 * check["runs"]:
+        raise SystemExit(f"Reuse changes runs: {check}; the pool would not be of this policy.")
+    solve(pool, options.problems, options.minutes)
     rows = resplit(grid, options.resplits)
     solved = len(read(CACHE / "pool.jsonl"))
     if not rows:

@@ -24,25 +24,17 @@ from typing import Any
 import numpy as np
 import torch
 from _record import RESULTS, write
+from _timed_pairs import Setting, bundled, wide
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import LlamaConfig, LlamaForCausalLM
 
-import stet
 from stet.block import Block
-from stet.bundled import generate as problems
-from stet.engine.drafting import ModelDrafter
-from stet.engine.engine import Engine, Request
 from stet.engine.operations import Join, Program
-from stet.engine.runner import Runner
 from stet.machine import machine
-from stet.models import prepare_model
 from stet.policies import Exact, SpecGuard
 from stet.programs import stepwise
-from stet.sampling import SamplingParams
-from stet.sequence import Limits
 from stet.sequence import Sequence as TokenSequence
 from stet.signals import SIGNALS
 
@@ -70,53 +62,7 @@ SEVERAL = {
 }
 """The paper's 16 candidates, with its selector, which looks at hidden states."""
 
-ROWS = 18
 PARTS = ("single", "several", "target")
-
-
-class Lines:
-    """A decoder for random models: every twelfth token reads as a line break."""
-
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = False) -> str:
-        """Tokens as text."""
-        del skip_special_tokens
-        return "".join("\n" if t % 12 == 0 else chr(0x4E00 + t % 20_000) for t in token_ids)
-
-
-@dataclass
-class Setting:
-    """A pair with prompts for it."""
-
-    name: str
-    engine: Engine
-    decoder: Any
-    prompts: list[list[int]]
-    limits: Limits
-
-    @property
-    def draft(self) -> Runner:
-        """The draft's runner."""
-        assert isinstance(self.engine.drafter, ModelDrafter)
-        return self.engine.drafter.runner
-
-    @property
-    def target(self) -> Runner:
-        """The target's runner."""
-        return self.engine.runners["target"]
-
-    def sequence(self, number: int) -> TokenSequence:
-        """A new sequence with one of the prompts."""
-        prompt = self.prompts[number % len(self.prompts)]
-        return TokenSequence(prompt, SamplingParams(seed=number), self.limits, self.decoder)
-
-    def run(self, program: Program, root: TokenSequence, rows: int = 1) -> None:
-        """Run a program to its end."""
-        request = Request(root, program, rows=rows)
-        self.engine.submit(request)
-        while self.engine.busy:
-            self.engine.step()
-        if request.error is not None:
-            raise request.error
 
 
 @dataclass
@@ -142,7 +88,7 @@ def main() -> None:
     for kind in options.pairs:
         make = bundled if kind == "bundled" else wide
         for compiled in (False, True) if options.compile else (False,):
-            setting = make(options, compiled)
+            setting = make(compiled)
             if "single" in options.parts:
                 for batch in (1, 8):
                     rows.append(drafting(setting, options, SINGLE, batch, compiled))
@@ -205,59 +151,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--wide-repeats", type=int, default=6)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     return parser.parse_args()
-
-
-# The pairs
-
-
-def bundled(options: argparse.Namespace, compiled: bool) -> Setting:
-    del options
-    pair = stet.load_pair(
-        dtype="float32", device="cpu", max_batch=8, max_rows=ROWS, compile=compiled
-    )
-    found = problems("stories", "validation", 400)
-    prompts = [list(pair.tokenizer(p.prompt)["input_ids"]) for p in found]
-    limits = Limits(max_new_tokens=160, stop_token_ids=pair.end_tokens)
-    setting = Setting("bundled", pair.engine, pair.tokenizer, prompts, limits)
-    warm_up(setting, compiled)
-    return setting
-
-
-def wide(options: argparse.Namespace, compiled: bool) -> Setting:
-    del options
-    runners = []
-    for role, layers in (("target", 4), ("draft", 2)):
-        torch.manual_seed(layers)
-        config = LlamaConfig(
-            vocab_size=32_000,
-            hidden_size=1024,
-            intermediate_size=2816,
-            num_hidden_layers=layers,
-            num_attention_heads=16,
-            num_key_value_heads=4,
-            max_position_embeddings=1024,
-            tie_word_embeddings=False,
-            initializer_range=0.05,
-        )
-        model = LlamaForCausalLM(config).eval()
-        loaded = prepare_model(model, name=f"wide-{role}", role=role, self_check=False)
-        runners.append(
-            Runner(loaded, max_rows=ROWS, max_length=512, compile=compiled and role == "draft")
-        )
-    engine = Engine(runners[0], ModelDrafter(runners[1]), max_batch=8)
-    generator = torch.Generator().manual_seed(0)
-    prompts = [torch.randint(32_000, (96,), generator=generator).tolist() for _ in range(80)]
-    setting = Setting("wide", engine, Lines(), prompts, Limits(max_new_tokens=32))
-    warm_up(setting, compiled)
-    return setting
-
-
-def warm_up(setting: Setting, compiled: bool) -> None:
-    if compiled:
-        layers = max(s.watch.layers for s in SIGNALS.values() if s.watch is not None)
-        for watch in (0, layers):
-            if not setting.draft.warm_up([1, 2], watch=watch):
-                raise SystemExit("The draft's passes could not be compiled; try --no-compile.")
 
 
 def amount(setting: Setting, options: argparse.Namespace) -> tuple[int, int]:
