@@ -22,6 +22,8 @@ def call(*words):
         (("--method", "luck"), "method is 'luck'"),
         (("--split", "validation"), "Learn from one split and judge on another"),
         (("--labels", "gut"), "labels is 'gut'"),
+        (("--pair", "nowhere"), "There is no pair 'nowhere'"),
+        (("--pair", "bundled", "--draft", "mine"), "--pair names both models"),
         (("--inspect", "--folder", "nowhere"), "nowhere holds no training"),
     ],
 )
@@ -35,7 +37,7 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(words, sentence):
 def test_from_questions_to_a_policy_that_generates(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     few = ("-n", 20, "--validation", 10, "--sweeps", 1, "--method", "none", "--hidden", 0)
-    result = call(*few, "--labels", "target", "-o", "mine")
+    result = call(*few, "--pair", "bundled", "--labels", "target", "--out", "mine")
     assert result.exit_code == 0, result.output
     assert "Written: mine" in result.output
     assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == [

@@ -2,10 +2,11 @@
 
 from stet.arbiter.arbiter import Arbiter
 from stet.arbiter.features import DEFAULT, FEATURES, Feature, Position, measure, needs_of
-from stet.arbiter.load import as_arbiter, load_arbiter
+from stet.arbiter.load import BUNDLED, as_arbiter, load_arbiter, shipped_arbiter
 from stet.arbiter.network import Network
 
 __all__ = [
+    "BUNDLED",
     "DEFAULT",
     "FEATURES",
     "Arbiter",
@@ -16,4 +17,5 @@ __all__ = [
     "load_arbiter",
     "measure",
     "needs_of",
+    "shipped_arbiter",
 ]

@@ -9,6 +9,9 @@ from typing import Any
 from stet.arbiter.arbiter import SETTINGS, WEIGHTS, Arbiter
 from stet.errors import LoadError, OptionError
 
+BUNDLED = "bundled"
+"""The name of the arbiter that ships for the bundled pair."""
+
 
 @lru_cache(maxsize=8)
 def load_arbiter(name: str) -> Arbiter:
@@ -24,6 +27,18 @@ def load_arbiter(name: str) -> Arbiter:
     if folder.exists() or name.startswith((".", "~", "/")) or name.count("/") != 1:
         return Arbiter.load(folder)
     return _from_hub(name)
+
+
+@lru_cache(maxsize=2)
+def shipped_arbiter(folder: Path) -> Arbiter:
+    """An arbiter that ships with the package, by the name that users know it by.
+
+    Raises:
+        LoadError: the package lacks it.
+    """
+    arbiter = Arbiter.load(folder)
+    arbiter.name = BUNDLED
+    return arbiter
 
 
 def as_arbiter(arbiter: Any) -> Arbiter:

@@ -23,9 +23,13 @@ TARGET = Path(__file__).parent / "target"
 DRAFT = Path(__file__).parent / "draft"
 REWARD = Path(__file__).parent / "reward"
 REWARD_HEAD = Path(__file__).parent / "reward_head"
+COSPEC = Path(__file__).parent / "cospec"
+AUTOJUDGE = Path(__file__).parent / "autojudge"
 SPECGUARD = Path(__file__).parent / "specguard.json"
 
 __all__ = [
+    "AUTOJUDGE",
+    "COSPEC",
     "DEFAULT_DIFFICULTY",
     "DRAFT",
     "FAMILIES",

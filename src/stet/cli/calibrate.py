@@ -119,6 +119,7 @@ def command(
         ),
     ] = None,
     as_json: o.AsJson = False,
+    both: o.Both = None,
     target: o.Target = None,
     draft: o.Draft = None,
     dtype: o.Dtype = "auto",
@@ -136,6 +137,7 @@ def command(
     on, and writes the one that does what was asked for. Use the file as a policy:
     `stet generate --policy specguard.json`.
     """
+    target, draft = o.models_of(both, target, draft)
     from stet.calibration.calibrate import calibrate
     from stet.calibration.choosing import Wish
     from stet.calibration.request import Request

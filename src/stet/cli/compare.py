@@ -201,6 +201,7 @@ def command(
         ),
     ] = None,
     as_json: o.AsJson = False,
+    both: o.Both = None,
     target: o.Target = None,
     draft: o.Draft = None,
     dtype: o.Dtype = "auto",
@@ -218,6 +219,7 @@ def command(
     changed, with their traces. Run the same command again to go on after an
     interruption; `--from FOLDER` reports again without running.
     """
+    target, draft = o.models_of(both, target, draft)
     if list_tasks:
         _list_tasks()
         return

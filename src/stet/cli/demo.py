@@ -11,6 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from stet.cli import options as o
+from stet.cli.demo_overruled import find_overruled, overruled_answer
 from stet.cli.demo_step import caught_step
 from stet.cli.output import (
     a_table,
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from stet.pair import Pair
     from stet.result import Result
 
-POLICIES = ("target", "draft", "exact", "specguard.bundled")
+POLICIES = ("target", "draft", "exact", "confident", "specguard.bundled", "cospec")
 
 
 @dataclass(slots=True)
@@ -63,7 +64,8 @@ def command(
     """Solve bundled word problems with the target, the draft, and both together.
 
     Prints accuracy and speed side by side, then one answer in which every word
-    shows who wrote it, and one step of reasoning that was caught. The bundled
+    shows who wrote it, one step of reasoning that was caught, and one answer in
+    which the draft was right against the target. The bundled
     models are small and were trained on one synthetic distribution: the demo
     shows that the software works, not that a method helps your models. For that
     there is `stet doctor`.
@@ -80,10 +82,14 @@ def command(
     out.print()
     by_name = {row.policy: row.results for row in rows}
     out.print(_worked_example(tasks, next(row for row in rows if row.policy == "exact")))
-    example = caught_step(tasks, rows[-1].results, by_name["draft"])
+    example = caught_step(tasks, by_name["specguard.bundled"], by_name["draft"])
     if example is not None:
         out.print()
         out.print(example)
+    overruled = find_overruled(pair, tasks, by_name["cospec"], by_name["target"])
+    if overruled is not None:
+        out.print()
+        out.print(overruled_answer(overruled))
 
 
 def solve(pair: Pair, tasks: Sequence[Problem]) -> list[Row]:

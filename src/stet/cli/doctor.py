@@ -21,6 +21,7 @@ MARKS = {"use": "bold green", "marginal": "bold yellow", "avoid": "bold red"}
 
 
 def command(
+    both: o.Both = None,
     target: o.Target = None,
     draft: o.Draft = None,
     prompts: Annotated[
@@ -57,6 +58,7 @@ def command(
     of every block length. Says plainly when a pair should not be used, and why;
     the exit code is then 1.
     """
+    target, draft = o.models_of(both, target, draft)
     from stet import doctor
 
     texts, source = _samples(prompts, limit)

@@ -127,6 +127,7 @@ def command(
             show_default=False,
         ),
     ] = None,
+    both: o.Both = None,
     target: o.Target = None,
     target_model: o.TargetModel = None,
     allow_http: o.AllowHttp = False,
@@ -180,6 +181,7 @@ def command(
     decoded in batches and answered in their order. The summary goes to stderr, so
     that stdout holds the answers alone.
     """
+    target, draft = o.models_of(both, target, draft)
     prompts = _prompts(prompt, file)
     settings: dict[str, Any] = {
         "policy": o.policy_of(policy, param or []),

@@ -63,6 +63,15 @@ Draft = Annotated[
         show_default=False,
     ),
 ]
+Both = Annotated[
+    str | None,
+    typer.Option(
+        "--pair",
+        help='Both models at once: "bundled", or a folder that holds them as target/ and draft/.',
+        rich_help_panel=MODELS,
+        show_default=False,
+    ),
+]
 Dtype = Annotated[
     str,
     typer.Option(help="float32, bfloat16, float16, or auto: as saved.", rich_help_panel=MODELS),
@@ -177,6 +186,29 @@ def load(
         )
     _leave_small_models_on_one_thread(pair)
     return pair
+
+
+def models_of(
+    both: str | None, target: str | None, draft: str | None
+) -> tuple[str | None, str | None]:
+    """Target and draft as `--pair`, or `--target` and `--draft`, name them.
+
+    Raises:
+        OptionError: for both ways at once, or a folder that does not hold two models.
+    """
+    if both is None:
+        return target, draft
+    if target is not None or draft is not None:
+        raise OptionError("--pair names both models; leave out --target and --draft.")
+    if both == "bundled":
+        return None, None
+    places = [Path(both) / role for role in ("target", "draft")]
+    if not all(place.is_dir() for place in places):
+        raise OptionError(
+            f'There is no pair {both!r}; give "bundled", or a folder that holds the models as '
+            "target/ and draft/."
+        )
+    return str(places[0]), str(places[1])
 
 
 SMALL = 64 * 2**20

@@ -39,7 +39,7 @@ def command(
     ] = None,
     problems: Annotated[
         int, typer.Option("--problems", "-n", min=20, help="Questions to learn from.")
-    ] = 1000,
+    ] = 1500,
     validation: Annotated[
         int, typer.Option(min=10, help="Questions to stop and to choose by.")
     ] = 400,
@@ -106,7 +106,7 @@ def command(
     batch: Annotated[int, typer.Option(min=1, help="Answers at a time.")] = 32,
     seed: Annotated[int, typer.Option(help="Of questions, weights and decisions.")] = 0,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder of the trained policy.")
+        Path, typer.Option("--output", "--out", "-o", help="Folder of the trained policy.")
     ] = Path("policy"),
     folder: Annotated[
         Path | None,
@@ -124,6 +124,7 @@ def command(
         bool, typer.Option("--inspect", help="Train nothing: show the branches of the folder.")
     ] = False,
     as_json: o.AsJson = False,
+    both: o.Both = None,
     target: o.Target = None,
     draft: o.Draft = None,
     dtype: o.Dtype = "auto",
@@ -140,6 +141,7 @@ def command(
     what came of them, and improves it by policy gradient on whole answers. Use the
     folder as a policy: `stet generate --policy cospec --param arbiter=policy`.
     """
+    target, draft = o.models_of(both, target, draft)
     from stet.training.report import write_page
     from stet.training.training import train
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
+from stet.bundled import AUTOJUDGE
 from stet.policies.cospec import CoSpec
 from stet.policies.registry import register
 
@@ -28,3 +30,4 @@ class AutoJudge(CoSpec):
     """
 
     name: ClassVar[str] = "autojudge"
+    shipped: ClassVar[Path] = AUTOJUDGE

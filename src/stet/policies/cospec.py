@@ -9,11 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from stet.arbiter import Arbiter, Position, as_arbiter
+from stet.arbiter import BUNDLED, Arbiter, as_arbiter, shipped_arbiter
+from stet.bundled import COSPEC
 from stet.errors import OptionError
-from stet.policies.arbitration import REASONS, Choices, choices, settle
-from stet.policies.base import Blocks, Disputes, Need, Verdict
+from stet.policies.arbitration import REASONS, choices, settle
+from stet.policies.base import Blocks, Need, Verdict
 from stet.policies.registry import register
+from stet.policies.weighing import weigh
 
 
 @register
@@ -31,7 +33,8 @@ class CoSpec:
     own.
 
     Attributes:
-        arbiter: a folder that `stet train` wrote, a name on the hub, or in Python an `Arbiter`.
+        arbiter: "bundled" for the bundled pair's, a folder that `stet train` wrote, a name on the
+            hub, or in Python an `Arbiter`.
         threshold: the probability above which the draft's token stands: 0 always, 1 never. None
             for the arbiter's own.
         hold: hold the token after a whole block back, to be arbitrated against the next block's
@@ -39,13 +42,14 @@ class CoSpec:
             length of blocks.
     """
 
-    arbiter: Any = None
+    arbiter: Any = BUNDLED
     threshold: float | None = None
     hold: bool = True
 
     name: ClassVar[str] = "cospec"
     lossless: ClassVar[bool] = False
     reasons: ClassVar[tuple[str, ...]] = REASONS
+    shipped: ClassVar[Path] = COSPEC
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -53,11 +57,6 @@ class CoSpec:
         Raises:
             OptionError: naming the parameter.
         """
-        if self.arbiter is None:
-            raise OptionError(
-                f"{self.name} needs an arbiter; train one for this pair (`stet train`) and name "
-                "its folder (arbiter=...)."
-            )
         if not isinstance(self.arbiter, (str, Arbiter)) or self.arbiter == "":
             raise OptionError(
                 f"arbiter is {self.arbiter!r}; give a folder, a hub name or an Arbiter."
@@ -111,7 +110,9 @@ class CoSpec:
     @property
     def _arbiter(self) -> Arbiter:
         """The arbiter itself; a name is loaded when it is first used, and once."""
-        return as_arbiter(self.arbiter)
+        return (
+            shipped_arbiter(self.shipped) if self.arbiter == BUNDLED else as_arbiter(self.arbiter)
+        )
 
     # What the program asks
 
@@ -140,7 +141,7 @@ class CoSpec:
         """What to tell who uses it with another pair."""
         return (
             f"The arbiter {self._arbiter.name!r} was trained for another pair; train one for this "
-            "pair (`stet train`)."
+            "pair (`stet train`) and name its folder (arbiter=...)."
         )
 
     def verify(self, blocks: Blocks) -> Verdict:
@@ -150,51 +151,9 @@ class CoSpec:
             return settle(blocks, found, found.agree, hold=self.hold)
         arbiter = self._arbiter
         bar = arbiter.threshold if self.threshold is None else self.threshold
-        score, _ = weighed(blocks, found, arbiter)
-        overrule = above(score, bar)
-        return settle(
-            blocks,
-            found,
-            overrule,
-            hold=self.hold,
-            disputes=disputes_of(blocks, found, score),
-        )
-
-
-def weighed(
-    blocks: Blocks, found: Choices, arbiter: Arbiter, *, keep: bool = False
-) -> tuple[Tensor, Tensor | None]:
-    """The arbiter's probability for the draft's token at each disagreement.
-
-    On a CPU the arbiter looks at disagreements alone; elsewhere at every position, since to count
-    them the host would have to wait for the device.
-
-    Args:
-        blocks: the blocks.
-        found: what each model wants.
-        arbiter: decides.
-        keep: also return what it reckoned from.
-
-    Returns:
-        [B, K] float32, 0 where nothing was looked at; and [B, K, F] float32, if asked for.
-    """
-    shape = found.agree.shape
-    if kind_of(blocks.drafted) == "cpu":
-        rows, places = ((~found.agree) & blocks.present).nonzero(as_tuple=True)
-    else:
-        grid = torch.ones_like(found.agree).cumsum(1) - 1
-        rows = torch.arange(shape[0], device=grid.device).repeat_interleave(shape[1])
-        places = grid.flatten()
-    score = torch.zeros(shape, device=found.agree.device)
-    features = arbiter.describe(Position(blocks, found, rows, places)) if len(rows) else None
-    if features is not None:
-        score[rows, places] = arbiter.odds(features).sigmoid()
-    if not keep:
-        return score, None
-    kept = torch.zeros((*shape, arbiter.network.inputs), device=score.device)
-    if features is not None:
-        kept[rows, places] = features
-    return score, kept
+        weighed = weigh(blocks, found, arbiter, lambda score: above(score, bar))
+        disputes = weighed.disputes(blocks, found)
+        return settle(blocks, found, weighed.overrule, hold=self.hold, disputes=disputes)
 
 
 def above(score: Tensor, threshold: float) -> Tensor:
@@ -208,17 +167,3 @@ def above(score: Tensor, threshold: float) -> Tensor:
 def decides(score: float, threshold: float) -> bool:
     """The same of a single score on the host."""
     return threshold == 0 or score > threshold
-
-
-def kind_of(tensor: Tensor) -> str:
-    """The kind of device that a tensor is on."""
-    return tensor.device.type
-
-
-def disputes_of(
-    blocks: Blocks, found: Choices, score: Tensor, features: Tensor | None = None
-) -> Disputes:
-    """What was weighed, for the record."""
-    width = blocks.drafted.shape[1]
-    where = (~found.agree) & blocks.present
-    return Disputes(where, found.target[:, :width], score, features)

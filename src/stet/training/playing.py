@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,7 +14,8 @@ from stet.calibration.rollouts import prompt_of
 from stet.errors import OptionError
 from stet.policies.arbitration import REASONS, choices, settle
 from stet.policies.base import ARBITRATE, Blocks, Need, Verdict
-from stet.policies.cospec import above, disputes_of, weighed
+from stet.policies.cospec import above
+from stet.policies.weighing import weigh
 from stet.trace import Counters, DisputeRecord
 
 if TYPE_CHECKING:
@@ -56,13 +57,16 @@ class Playing:
         width = blocks.drafted.shape[1]
         if not width:
             return settle(blocks, found, found.agree)
-        score, features = weighed(blocks, found, self.arbiter, keep=True)
-        if self.threshold is None:
-            overrule = blocks.uniform(ARBITRATE, width) < score
-        else:
-            overrule = above(score, self.threshold)
-        disputes = disputes_of(blocks, found, score, features)
-        return settle(blocks, found, overrule, disputes=disputes)
+        weighed = weigh(blocks, found, self.arbiter, self._stands(blocks), keep=True)
+        disputes = weighed.disputes(blocks, found)
+        return settle(blocks, found, weighed.overrule, disputes=disputes)
+
+    def _stands(self, blocks: Blocks) -> Callable[[Tensor], Tensor]:
+        bar = self.threshold
+        if bar is not None:
+            return lambda score: above(score, bar)
+        chance = blocks.uniform(ARBITRATE, blocks.drafted.shape[1])
+        return lambda score: chance < score
 
 
 @dataclass(frozen=True, slots=True)

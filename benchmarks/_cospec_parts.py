@@ -1,0 +1,420 @@
+"""The parts of `cospec.py`: what is run, each resumable, each in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from _cospec_overhead import measured
+
+from stet import load_pair
+from stet.arbiter import DEFAULT, Arbiter, Network
+from stet.bundled import DRAFT
+from stet.calibration.yardstick import with_own_answers
+from stet.evaluation import records
+from stet.evaluation.contenders import Contender, contender
+from stet.evaluation.run import Comparison, Plan
+from stet.evaluation.tasks import load_task
+from stet.evaluation.tasks.base import LoadedTask
+from stet.pair import Pair
+from stet.training.branches import Brancher, Branches
+from stet.training.measuring import Measured, Measuring, choose
+from stet.training.oracle import Oracle
+from stet.training.playing import Playing
+from stet.training.request import CURVE, TrainRequest
+from stet.training.training import train
+
+STUDY = Path(__file__).parent / "pairs"
+PAIRS: dict[str, tuple[str | None, str | None]] = {
+    "bundled": (None, None),
+    "overconfident": (str(STUDY / "study-target"), str(STUDY / "draft-overconfident")),
+    "specialised": (str(STUDY / "study-target"), str(STUDY / "draft-specialised")),
+    "close": (str(STUDY / "study-target"), str(DRAFT)),
+}
+"""Target and draft of each pair (`recipes/README.md`). In the last one the draft is nearly as good
+as the target, and neither was trained beside the other."""
+
+SWEEPS: dict[str, list[dict[str, Any]]] = {
+    "confident": [{"margin": m} for m in (-0.4, -0.2, 0.0, 0.2, 0.4)],
+    "ensemble": [{"weight": w} for w in (0.2, 0.35, 0.5)],
+    "cosd": [{"alpha": a, "beta": b} for a in (0.5, 1.0, 1.5) for b in (0.4, 0.6)],
+    "typical": [{"epsilon": e, "delta": d} for e in (0.1, 0.3) for d in (0.09, 0.3)],
+    "top-k": [{"k": k, "delta": d} for k in (2, 3) for d in (0.3, 1.0)]
+    + [{"k": 5, "delta": d} for d in (1.5, 2.0, 2.5)],
+    "fly": [{"entropy": e, "window": w} for e in (0.3, 0.6) for w in (3, 6)],
+    "fuzzy": [{"threshold": t} for t in (0.02, 0.05, 0.1, 0.2)],
+}
+"""What is tried of every neighbouring rule, on validation problems."""
+
+SEEDS = (0, 1, 2)
+WITHIN = TrainRequest.within
+"""Of settings within so much of the best accuracy, the one with most tokens per pass is taken: for
+rules as for the arbiter."""
+
+LENGTHS: tuple[int | str, ...] = ("auto", 4, 8, 12, 16, 24)
+"""Tokens of a block that `exact` and `cospec` are tried with, one problem at a time."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is run.
+
+    Attributes:
+        pair: name of the pair.
+        problems: of the test split.
+        tuning: validation problems that a rule's setting is chosen on.
+        training: questions that an arbiter is trained on.
+        oracle: test problems that the oracle searches.
+        pace: validation problems on which the length of blocks is tuned.
+        speed: test problems that are solved one at a time.
+        batch: problems at a time, elsewhere.
+        root: of everything.
+    """
+
+    pair: str
+    problems: int
+    tuning: int
+    training: int
+    oracle: int
+    pace: int
+    speed: int
+    batch: int
+    root: Path
+
+    @property
+    def folder(self) -> Path:
+        """Of this pair."""
+        return self.root / self.pair
+
+    def load(self, batch: int | None = None) -> Pair:
+        """The pair, with room for a batch."""
+        target, draft = PAIRS[self.pair]
+        return load_pair(target, draft, max_batch=batch or self.batch, compile=False)
+
+
+def named(name: str, label: str | None = None, **values: Any) -> Contender:
+    return contender(name, values, label=label)
+
+
+# Tuning the rules
+
+
+def tune(settings: Settings) -> None:
+    """Run every setting of every rule on validation problems."""
+    task = load_task("stories", split="validation", count=settings.tuning)
+    rules = [named(name, None, **values) for name, sweep in SWEEPS.items() for values in sweep]
+    run("tune", task, [named("exact"), *rules], settings)
+
+
+def tuned(settings: Settings) -> list[Contender]:
+    """For each rule the setting that did best on validation problems."""
+    results = records.read(settings.folder / "tune")
+    found: list[Contender] = []
+    for name in SWEEPS:
+        entries = [p for p in results.run.policies if p.name == name]
+        scores = {e.label: score(results, e.label) for e in entries}
+        most = max(accuracy for accuracy, _ in scores.values())
+        good = [e for e in entries if scores[e.label][0] >= most - WITHIN - 1e-9]
+        best = max(good, key=lambda e: scores[e.label][1])
+        found.append(named(name, name, **best.parameters))
+    return found
+
+
+def best_rule(settings: Settings) -> str:
+    """The rule that was most accurate on validation problems: what the arbiter is held against."""
+    results = records.read(settings.folder / "tune")
+    chosen = {c.label: c.entry.parameters for c in tuned(settings)}
+    labels = {
+        name: next(
+            e.label for e in results.run.policies if e.name == name and e.parameters == values
+        )
+        for name, values in chosen.items()
+    }
+    return max(labels, key=lambda name: score(results, labels[name]))
+
+
+def score(results: records.Results, label: str) -> tuple[float, float]:
+    """Accuracy and tokens per pass."""
+    answers = [a for a in results.answers if a.policy == label]
+    tokens = sum(a.counters.emitted_tokens for a in answers)
+    passes = sum(a.counters.target_passes for a in answers)
+    return sum(bool(a.right) for a in answers) / len(answers), tokens / max(passes, 1)
+
+
+# Training
+
+
+def trainings(settings: Settings) -> None:
+    """An arbiter under each seed, and one against the target's own answers."""
+    pair = settings.load()
+    for seed in SEEDS:
+        train(pair, request_of(settings, seed), settings.folder / f"train-{seed}", tell)
+    judge = request_of(settings, 0)
+    folder = settings.folder / "autojudge"
+    folder.mkdir(parents=True, exist_ok=True)
+    task, validation = (
+        with_own_answers(pair, t, folder / f"{name}-own.jsonl", settings.batch, tell)
+        for name, t in (("task", judge.task), ("validation", judge.validation))
+    )
+    judge = replace(judge, task=task, validation=validation, labels="target", method="none")
+    train(pair, judge, folder, tell)
+
+
+def request_of(settings: Settings, seed: int) -> TrainRequest:
+    """One training."""
+    return TrainRequest(
+        load_task("stories", split="policy_train", count=settings.training, seed=seed),
+        load_task("stories", split="validation", count=settings.tuning),
+        batch=settings.batch,
+        seed=seed,
+        command="python benchmarks/cospec.py train",
+    )
+
+
+_told = ""
+
+
+def tell(what: str, done: int, total: int) -> None:
+    """Progress, each line once."""
+    global _told
+    line = f"{what}: {done} of {total}"
+    if line != _told:
+        print(line, flush=True)
+    _told = line
+
+
+# The test
+
+
+def warm_threshold(folder: Path) -> float:
+    """What the training would have written had it ended with the warm start."""
+    record = json.loads((folder / "training.json").read_text())
+    return choose([Measured(**entry) for entry in record["warm"]], WITHIN).threshold
+
+
+def arbiters(settings: Settings) -> list[Contender]:
+    """Each seed's warm start and arbiter, and AutoJudge's."""
+    found: list[Contender] = []
+    for seed in SEEDS:
+        folder = settings.folder / f"train-{seed}"
+        found += [
+            named(
+                "cospec",
+                f"warm start {seed}",
+                arbiter=str(folder / "warm"),
+                threshold=warm_threshold(folder),
+            ),
+            named("cospec", f"cospec {seed}", arbiter=str(folder / "policy")),
+        ]
+    return [
+        *found,
+        named("autojudge", "autojudge", arbiter=str(settings.folder / "autojudge/policy")),
+    ]
+
+
+def overrule_rate(settings: Settings) -> float:
+    """Of the first seed's arbiter, on its validation questions."""
+    record = json.loads((settings.folder / "train-0" / "training.json").read_text())
+    chosen = record["chosen"]
+    return float(chosen["overruled"] / chosen["disputes"])
+
+
+def contenders(settings: Settings) -> list[Contender]:
+    """Everything; on the bundled pair also SpecGuard, with and without an arbiter inside."""
+    found = [
+        named("target"),
+        named("draft"),
+        named("exact"),
+        *tuned(settings),
+        named("random", "random", rate=round(overrule_rate(settings), 3)),
+        *arbiters(settings),
+    ]
+    if settings.pair == "bundled":
+        found += [
+            named("specguard.bundled", "specguard"),
+            named("specguard.bundled", "specguard with cospec inside", inner="cospec"),
+        ]
+    return found
+
+
+def test(settings: Settings) -> None:
+    """Everything on test problems, in batches."""
+    task = load_task("stories", split="test", count=settings.problems)
+    run("test", task, contenders(settings), settings)
+
+
+def transfer(settings: Settings) -> None:
+    """The same arbiters where they were not trained."""
+    chosen = [
+        named("target"),
+        named("exact"),
+        *(c for c in tuned(settings) if c.label == best_rule(settings)),
+        *(c for c in arbiters(settings) if c.label.startswith("cospec")),
+    ]
+    for name, family, split in (
+        ("templates", "stories", "out_of_template"),
+        ("units", "units", "test"),
+    ):
+        task = load_task(family, split=split, count=settings.tuning)
+        run(f"transfer-{name}", task, chosen, settings)
+
+
+def run(
+    part: str,
+    task: LoadedTask,
+    chosen: Sequence[Contender],
+    settings: Settings,
+    batch: int | None = None,
+) -> None:
+    """Run contenders on a task, or go on with it."""
+    labels = [c.label for c in chosen]
+    plan = Plan(
+        task=task,
+        contenders=list(chosen),
+        reference="target" if "target" in labels else "exact",
+        primary=[label for label in labels if label.startswith("cospec")],
+        batch=batch or settings.batch,
+        options={"max_new_tokens": task.max_new_tokens, "stop": list(task.stop)},
+    )
+    comparison = Comparison(settings.load(plan.batch), plan, settings.folder / part)
+    done = len(comparison.answers)
+    chunk = -1
+
+    def tell_chunk(answers: Sequence[records.Answer]) -> None:
+        nonlocal done, chunk
+        done += len(answers)
+        if answers[0].chunk != chunk:
+            chunk = answers[0].chunk
+            print(f"{part}: {done} of {comparison.total} answers", flush=True)
+
+    comparison.go(tell_chunk)
+
+
+# Speed, one problem at a time
+
+
+def pace(settings: Settings) -> None:
+    """The length of blocks that suits each policy, on validation problems."""
+    task = load_task("stories", split="validation", count=settings.pace)
+    ours = str(settings.folder / "train-0/policy")
+    chosen = [
+        contender(name, values, label=f"{name} at {length}", options={"draft_length": length})
+        for name, values in (("exact", {}), ("cospec", {"arbiter": ours}))
+        for length in LENGTHS
+    ]
+    run("pace", task, [named("target"), *chosen], settings, batch=1)
+
+
+def length_for(settings: Settings, name: str) -> int | str:
+    """The length with most tokens per second."""
+    results = records.read(settings.folder / "pace")
+
+    def rate(length: int | str) -> float:
+        answers = [a for a in results.answers if a.policy == f"{name} at {length}"]
+        return sum(a.counters.emitted_tokens for a in answers) / sum(a.seconds for a in answers)
+
+    return max(LENGTHS, key=rate)
+
+
+def speed(settings: Settings) -> None:
+    """Everything, one problem at a time, with blocks as long as suits each."""
+    task = load_task("stories", split="test", count=settings.speed)
+    lengths = {name: length_for(settings, name) for name in ("exact", "cospec")}
+    chosen = [
+        named("target"),
+        named("draft"),
+        contender("exact", label="exact", options={"draft_length": lengths["exact"]}),
+        *tuned(settings),
+        *(
+            replace(c, options=(own := {"draft_length": lengths["cospec"]}), entry=with_(c, own))
+            for c in arbiters(settings)
+            if c.label.startswith("cospec")
+        ),
+    ]
+    run("speed", task, chosen, settings, batch=1)
+
+
+def with_(item: Contender, options: dict[str, Any]) -> records.PolicyEntry:
+    return replace(item.entry, options=options)
+
+
+# What could be gained, and whose token was right
+
+
+def oracle(settings: Settings) -> None:
+    """The oracle's search, and the outcomes of disagreements that the target would finish."""
+    path = settings.folder / "oracle.json"
+    pair = settings.load()
+    task = load_task("stories", split="test", count=settings.oracle)
+    places = range(len(task.questions))
+    never = Arbiter(Network(len(DEFAULT)).requires_grad_(False), DEFAULT)
+    branches = Brancher(pair, task, Playing(never, 1.0), settings.batch).collect(
+        settings.folder / "oracle-branches",
+        places,
+        lambda done: tell("oracle, branches", done, len(places)),
+    )
+    if not path.exists():
+        blind = Arbiter(Network(2).requires_grad_(False), ("target_target", "draft_draft"))
+        found = Oracle(pair, task, blind, batch=settings.batch).search(
+            places, lambda done: tell("oracle, search", done, len(places))
+        )
+        path.write_text(json.dumps([asdict(s) for s in found]) + "\n", encoding="utf-8")
+    found = agreements(branches, settings)
+    (settings.folder / "agreement.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def agreements(branches: Branches, settings: Settings) -> dict[str, Any]:
+    """How often each policy picks the token that leads to a right answer, where only one does.
+
+    The target finishes both branches, so this is about single decisions in the target's own text.
+    """
+    telling = branches.where(branches.with_draft != branches.with_target)
+    draft = telling.with_draft
+    columns = {name: telling.features[:, i] for i, name in enumerate(DEFAULT)}
+    picks = {
+        "always target": torch.zeros_like(draft),
+        "always draft": torch.ones_like(draft),
+        "confident": columns["draft_draft"] > columns["target_target"],
+    }
+    for seed in SEEDS:
+        folder = settings.folder / f"train-{seed}"
+        for name, place in (("warm start", "warm"), ("cospec", "policy")):
+            arbiter = Arbiter.load(folder / place)
+            bar = warm_threshold(folder) if place == "warm" else arbiter.threshold
+            picks[f"{name} {seed}"] = arbiter.odds(telling.features).sigmoid() > bar
+    return {
+        "finished_by": "the target",
+        "cells": branches.cells(),
+        "disagreements": len(branches),
+        "non_tie": len(telling),
+        "agreement": {
+            name: round(float((pick == draft).float().mean()), 4) for name, pick in picks.items()
+        },
+    }
+
+
+# The curve over the threshold, and the cost of deciding
+
+
+def curve(settings: Settings) -> None:
+    """The first seed's warm start and arbiter at every threshold, on test problems."""
+    pair = settings.load()
+    task = load_task("stories", split="test", count=settings.oracle)
+    found: dict[str, Any] = {}
+    for name, place in (("warm start", "warm"), ("cospec", "policy")):
+        arbiter = Arbiter.load(settings.folder / "train-0" / place)
+        measuring = Measuring(pair, task, arbiter, settings.batch)
+        found[name] = []
+        for number, threshold in enumerate((*CURVE, 1.0), 1):
+            found[name].append(asdict(measuring.at(threshold)))
+            tell(f"curve, {name}", number, len(CURVE) + 1)
+    (settings.folder / "curve.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def overhead(settings: Settings) -> None:
+    """What the arbiter's look costs, on the bundled pair and a wide random one."""
+    (settings.folder / "overhead.json").write_text(json.dumps(measured(), indent=1) + "\n")

@@ -1,0 +1,222 @@
+"""From the parts of `cospec.py` to its result file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _cospec_parts import PAIRS, SEEDS, SWEEPS, Settings, best_rule, overrule_rate
+from _record import plain_numbers, write
+
+from stet.evaluation import records
+from stet.evaluation.analysis import summarise
+from stet.evaluation.statistics import Resamples, gain
+from stet.evaluation.summary import Estimate, PolicySummary
+
+RATIO = 70 / 8
+"""A target pass in draft passes, by the published pair's sizes, for the speed-up it would give."""
+
+PARTS = ("tune", "test", "pace", "speed", "transfer-templates", "transfer-units")
+
+
+def report(settings: Settings) -> None:
+    """Write the result file from what there is of every pair."""
+    rows: list[dict[str, Any]] = []
+    figures: dict[str, float] = {}
+    details: dict[str, Any] = {}
+    for name in PAIRS:
+        own = replace(settings, pair=name)
+        if not own.folder.exists():
+            continue
+        found = of_pair(own, rows)
+        prefix = "" if name == "bundled" else f"{name}_"
+        figures |= {prefix + key: round(float(value), 4) for key, value in found.items()}
+        details[name] = {
+            part: json.loads(path.read_text())
+            for part in ("agreement", "curve", "overhead")
+            if (path := own.folder / f"{part}.json").exists()
+        } | {"trainings": trainings_of(own)}
+    print(write("cospec", rows, figures, pairs=details))
+
+
+def of_pair(settings: Settings, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The figures of a pair; its rows are added."""
+    runs = {
+        part: records.read(settings.folder / part)
+        for part in PARTS
+        if (settings.folder / part / records.RUN).exists()
+    }
+    tables: dict[str, dict[str, dict[str, Any]]] = {}
+    for part, results in runs.items():
+        summary = summarise(results, bootstrap=2_000, cost_ratio=RATIO)
+        tables[part] = {
+            p.label: row(settings.pair, part, p, results, one=part in ("pace", "speed"))
+            for p in summary.policies
+        }
+        rows += tables[part].values()
+    figures: dict[str, float] = {}
+    if "test" in tables:
+        figures |= of_test(settings, tables["test"], runs["test"])
+    if "speed" in tables:
+        speeds = tables["speed"]
+        ours = mean(value(speeds[name], "speed") for name in ours_in(speeds))
+        figures |= {
+            "speedup_vs_target": ours,
+            "wall_clock_vs_exact": ours / value(speeds["exact"], "speed"),
+            "speedup_exact": value(speeds["exact"], "speed"),
+        }
+    if "transfer-templates" in tables and "transfer-units" in tables:
+        for part in ("templates", "units"):
+            table = tables[f"transfer-{part}"]
+            figures[f"transfer_gain_points_{part}"] = 100 * mean(
+                value(table[name], "gain_over_reference") for name in ours_in(table)
+            )
+        figures["transfer_gain_points"] = mean(
+            figures[f"transfer_gain_points_{part}"] for part in ("templates", "units")
+        )
+    return figures | of_oracle(settings)
+
+
+def of_test(
+    settings: Settings, table: dict[str, dict[str, Any]], results: records.Results
+) -> dict[str, float]:
+    """Accuracy, and passes of the target."""
+    ours = [table[name] for name in ours_in(table)]
+    warm = [r for name, r in table.items() if name.startswith("warm start")]
+    rule = best_rule(settings)
+    most = max(SWEEPS, key=lambda name: value(table[name], "accuracy"))
+    found: dict[str, float] = {
+        **{f"accuracy_{n}": value(table[n], "accuracy") for n in ("target", "draft", "exact")},
+        "accuracy_cospec": mean(value(r, "accuracy") for r in ours),
+        "accuracy_warm_start": mean(value(r, "accuracy") for r in warm),
+        "accuracy_random": value(table["random"], "accuracy"),
+        "accuracy_autojudge": value(table["autojudge"], "accuracy"),
+        "accuracy_best_plain_rule": value(table[rule], "accuracy"),
+        "accuracy_best_plain_rule_on_test": value(table[most], "accuracy"),
+        "p_value": max(r["p_values"][0] for r in ours),
+        "tokens_per_pass_exact": table["exact"]["tokens_per_pass"],
+        "tokens_per_pass_cospec": mean(r["tokens_per_pass"] for r in ours),
+        "tokens_per_pass_warm_start": mean(r["tokens_per_pass"] for r in warm),
+        "tokens_per_pass_best_plain_rule": table[rule]["tokens_per_pass"],
+        "tokens_per_pass_autojudge": table["autojudge"]["tokens_per_pass"],
+        "modelled_speedup_70b_8b": mean(r["modelled_speedup_70b_8b"] for r in ours),
+        "modelled_speedup_70b_8b_exact": table["exact"]["modelled_speedup_70b_8b"],
+        "overrule_rate": overrule_rate(settings),
+        "problems": len(results.run.questions),
+        "seeds": len(ours),
+    }
+    labels = ours_in(table)
+    for name, others in {
+        "": ["target"],
+        "_over_best_plain_rule": [rule],
+        "_over_best_plain_rule_on_test": [most],
+        "_over_warm_start": [n for n in table if n.startswith("warm start")],
+    }.items():
+        difference = between(results, labels, others)
+        found[f"gain{name}_points"] = 100 * difference.value
+        if difference.low is not None and difference.high is not None:
+            found[f"gain{name}_points_low"] = 100 * difference.low
+            found[f"gain{name}_points_high"] = 100 * difference.high
+    return found
+
+
+def between(results: records.Results, ours: Sequence[str], theirs: Sequence[str]) -> Estimate:
+    """Our accuracy less theirs, means over seeds, on the same questions and clustered by them."""
+    right: dict[str, dict[str, bool]] = {name: {} for name in (*ours, *theirs)}
+    for answer in results.answers:
+        if answer.policy in right:
+            right[answer.policy][answer.question] = bool(answer.right)
+    questions = [q.id for q in results.run.questions if all(q.id in r for r in right.values())]
+    mine = np.array([[right[n][q] for n in ours] for q in questions], float).mean(1)
+    other = np.array([[right[n][q] for n in theirs] for q in questions], float).mean(1)
+    rise = mine - other
+    return gain(
+        np.maximum(rise, 0), np.maximum(-rise, 0), np.ones(len(questions)), Resamples(10_000)
+    )
+
+
+def of_oracle(settings: Settings) -> dict[str, float]:
+    """What the search and single decisions came to."""
+    found: dict[str, float] = {}
+    path = settings.folder / "agreement.json"
+    if path.exists():
+        agreement = json.loads(path.read_text())["agreement"]
+        saved = json.loads((settings.folder / "oracle.json").read_text())
+        found |= {
+            "accuracy_oracle": mean(s["overrules"] is not None for s in saved),
+            "accuracy_target_of_oracle_problems": mean(s["overrules"] == [] for s in saved),
+            "oracle_problems": len(saved),
+            "oracle_agreement_non_tie": mean(
+                share for name, share in agreement.items() if name.startswith("cospec")
+            ),
+            "always_target_agreement_non_tie": agreement["always target"],
+            "always_draft_agreement_non_tie": agreement["always draft"],
+            "confident_agreement_non_tie": agreement["confident"],
+        }
+    path = settings.folder / "overhead.json"
+    if path.exists():
+        for entry in json.loads(path.read_text()):
+            share = "share_of_the_target" if entry["pair"] == "wide" else "share_of_a_round"
+            found[f"arbiter_overhead_{entry['pair']}"] = entry[share]
+    return found
+
+
+def trainings_of(settings: Settings) -> list[dict[str, Any]]:
+    """What each training saw and chose."""
+    found: list[dict[str, Any]] = []
+    for name in (*(f"train-{seed}" for seed in SEEDS), "autojudge"):
+        path = settings.folder / name / "training.json"
+        if path.exists():
+            record = json.loads(path.read_text())
+            kept = ("cells", "target", "warm", "final", "chosen", "importance", "machine")
+            found.append({"name": name, **{key: record[key] for key in kept}})
+    return found
+
+
+def row(
+    pair: str, part: str, policy: PolicySummary, results: records.Results, *, one: bool
+) -> dict[str, Any]:
+    """What the table shows of a contender in a part."""
+    answers = [a for a in results.answers if a.policy == policy.label]
+    tokens = sum(a.counters.emitted_tokens for a in answers)
+    passes = sum(a.counters.target_passes for a in answers)
+    difference = policy.difference
+    ratio = policy.speed.latency_speedup if one else policy.speed.throughput_speedup
+    parameters = {k: shown(v) for k, v in policy.parameters.items()}
+    overruled = policy.work.overruled
+    return {
+        "pair": pair,
+        "part": part,
+        "policy": policy.label,
+        "parameters": parameters,
+        "accuracy": plain_numbers(policy.accuracy),
+        "gain_over_reference": None if difference is None else plain_numbers(difference.gain),
+        "gained": None if difference is None else difference.gained[0],
+        "lost": None if difference is None else difference.lost[0],
+        "p_values": None if difference is None else difference.p_values,
+        "speed": plain_numbers(ratio),
+        "tokens_per_pass": round(tokens / passes, 3) if passes else None,
+        "overruled_tokens": None if overruled is None else round(overruled, 3),
+        "modelled_speedup_70b_8b": round(policy.speed.modelled_speedup or 0.0, 3),
+    }
+
+
+def shown(value: Any) -> Any:
+    """A folder of a training by its name alone."""
+    return Path(value).parent.name if isinstance(value, str) and "/" in value else value
+
+
+def ours_in(table: dict[str, Any]) -> list[str]:
+    return [name for name in table if name.startswith("cospec ")]
+
+
+def value(entry: dict[str, Any], name: str) -> float:
+    return float(entry[name]["value"])
+
+
+def mean(values: Any) -> float:
+    return float(np.mean([float(v) for v in values]))
