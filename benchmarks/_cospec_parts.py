@@ -55,6 +55,9 @@ WITHIN = TrainRequest.within
 """Of settings within so much of the best accuracy, the one with most tokens per pass is taken: for
 rules as for the arbiter."""
 
+SHARES = (0, 1)
+"""The test problems are dealt to so many runs, which may go on side by side."""
+
 LENGTHS: tuple[int | str, ...] = ("auto", 4, 8, 12, 16, 24)
 """Tokens of a block that `exact` and `cospec` are tried with, one problem at a time."""
 
@@ -72,6 +75,8 @@ class Settings:
         pace: validation problems on which the length of blocks is tuned.
         speed: test problems that are solved one at a time.
         batch: problems at a time, elsewhere.
+        seeds: of the arbiters that the part `train` makes.
+        shares: of the test that are run; each is a run of its own.
         root: of everything.
     """
 
@@ -83,6 +88,8 @@ class Settings:
     pace: int
     speed: int
     batch: int
+    seeds: Sequence[int]
+    shares: Sequence[int]
     root: Path
 
     @property
@@ -93,7 +100,9 @@ class Settings:
     def load(self, batch: int | None = None) -> Pair:
         """The pair, with room for a batch."""
         target, draft = PAIRS[self.pair]
-        return load_pair(target, draft, max_batch=batch or self.batch, compile=False)
+        return load_pair(
+            target, draft, dtype="float32", max_batch=batch or self.batch, compile=False
+        )
 
 
 def named(name: str, label: str | None = None, **values: Any) -> Contender:
@@ -149,19 +158,23 @@ def score(results: records.Results, label: str) -> tuple[float, float]:
 
 
 def trainings(settings: Settings) -> None:
-    """An arbiter under each seed, and one against the target's own answers."""
+    """An arbiter under each seed."""
     pair = settings.load()
-    for seed in SEEDS:
+    for seed in settings.seeds:
         train(pair, request_of(settings, seed), settings.folder / f"train-{seed}", tell)
-    judge = request_of(settings, 0)
-    folder = settings.folder / "autojudge"
+
+
+def judge(settings: Settings) -> None:
+    """One that is trained to keep the target's own answers."""
+    pair, folder = settings.load(), settings.folder / "autojudge"
     folder.mkdir(parents=True, exist_ok=True)
+    request = request_of(settings, 0)
     task, validation = (
         with_own_answers(pair, t, folder / f"{name}-own.jsonl", settings.batch, tell)
-        for name, t in (("task", judge.task), ("validation", judge.validation))
+        for name, t in (("task", request.task), ("validation", request.validation))
     )
-    judge = replace(judge, task=task, validation=validation, labels="target", method="none")
-    train(pair, judge, folder, tell)
+    request = replace(request, task=task, validation=validation, labels="target", method="none")
+    train(pair, request, folder, tell)
 
 
 def request_of(settings: Settings, seed: int) -> TrainRequest:
@@ -224,8 +237,8 @@ def overrule_rate(settings: Settings) -> float:
 
 
 def contenders(settings: Settings) -> list[Contender]:
-    """Everything; on the bundled pair also SpecGuard, with and without an arbiter inside."""
-    found = [
+    """Everything that rules on tokens."""
+    return [
         named("target"),
         named("draft"),
         named("exact"),
@@ -233,18 +246,28 @@ def contenders(settings: Settings) -> list[Contender]:
         named("random", "random", rate=round(overrule_rate(settings), 3)),
         *arbiters(settings),
     ]
-    if settings.pair == "bundled":
-        found += [
-            named("specguard.bundled", "specguard"),
-            named("specguard.bundled", "specguard with cospec inside", inner="cospec"),
-        ]
-    return found
 
 
 def test(settings: Settings) -> None:
     """Everything on test problems, in batches."""
     task = load_task("stories", split="test", count=settings.problems)
-    run("test", task, contenders(settings), settings)
+    for share in settings.shares:
+        dealt = replace(task, questions=task.questions[share :: len(SHARES)])
+        run(f"test-{share}", dealt, contenders(settings), settings)
+
+
+def inside(settings: Settings) -> None:
+    """SpecGuard, which was calibrated on the bundled pair, and an arbiter in what it rewrites."""
+    if settings.pair == "bundled":
+        task = load_task("stories", split="test", count=settings.oracle)
+        chosen = [
+            named("target"),
+            named("exact"),
+            named("cospec", "cospec 0", arbiter=str(settings.folder / "train-0/policy")),
+            named("specguard.bundled", "specguard"),
+            named("specguard.bundled", "specguard with cospec inside", inner="cospec"),
+        ]
+        run("inside", task, chosen, settings)
 
 
 def transfer(settings: Settings) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _cospec_parts import PAIRS, SEEDS, SWEEPS, Settings, best_rule, overrule_rate
+from _cospec_parts import PAIRS, SEEDS, SHARES, SWEEPS, Settings, best_rule
 from _record import plain_numbers, write
 
 from stet.evaluation import records
@@ -20,7 +20,7 @@ from stet.evaluation.summary import Estimate, PolicySummary
 RATIO = 70 / 8
 """A target pass in draft passes, by the published pair's sizes, for the speed-up it would give."""
 
-PARTS = ("tune", "test", "pace", "speed", "transfer-templates", "transfer-units")
+PARTS = ("tune", "test", "inside", "pace", "speed", "transfer-templates", "transfer-units")
 
 
 def report(settings: Settings) -> None:
@@ -45,16 +45,22 @@ def report(settings: Settings) -> None:
 
 def of_pair(settings: Settings, rows: list[dict[str, Any]]) -> dict[str, float]:
     """The figures of a pair; its rows are added."""
-    runs = {
-        part: records.read(settings.folder / part)
-        for part in PARTS
-        if (settings.folder / part / records.RUN).exists()
-    }
+    runs: dict[str, records.Results] = {}
+    rates: dict[str, dict[str, float]] = {}
+    for part in PARTS:
+        folders = [settings.folder / part]
+        if part == "test":
+            folders = [settings.folder / f"test-{share}" for share in SHARES]
+        folders = [f for f in folders if (f / records.ANSWERS).exists()]
+        if folders:
+            runs[part] = joined([records.read(folder) for folder in folders])
+            rates[part] = overrule_rates(folders)
     tables: dict[str, dict[str, dict[str, Any]]] = {}
     for part, results in runs.items():
         summary = summarise(results, bootstrap=2_000, cost_ratio=RATIO)
         tables[part] = {
             p.label: row(settings.pair, part, p, results, one=part in ("pace", "speed"))
+            | {"overrule_rate": rates[part].get(p.label)}
             for p in summary.policies
         }
         rows += tables[part].values()
@@ -81,6 +87,37 @@ def of_pair(settings: Settings, rows: list[dict[str, Any]]) -> dict[str, float]:
     return figures | of_oracle(settings)
 
 
+def joined(shares: Sequence[records.Results]) -> records.Results:
+    """Runs over parts of the same problems as one; their chunks stay apart."""
+    first = shares[0]
+    answers: list[records.Answer] = []
+    for share in shares:
+        start = max((a.chunk for a in answers), default=-1) + 1
+        answers += [replace(a, chunk=a.chunk + start) for a in share.answers]
+    questions = [q for share in shares for q in share.run.questions]
+    return records.Results(replace(first.run, questions=questions), answers, None)
+
+
+def overrule_rates(folders: Sequence[Path]) -> dict[str, float]:
+    """For each contender, of the disagreements it decided, those in which the draft's token stands.
+
+    A block that broke off is one in which the target's stood.
+    """
+    stood: dict[str, int] = {}
+    fell: dict[str, int] = {}
+    for folder in folders:
+        for line in records.read_traces(folder):
+            label = line["policy"]
+            for block in line["trace"]["blocks"]:
+                stood[label] = stood.get(label, 0) + len(block["overruled"])
+                fell[label] = fell.get(label, 0) + (block["kept"] < len(block["drafted"]))
+    return {
+        label: round(stood[label] / (stood[label] + fell[label]), 4)
+        for label in stood
+        if stood[label] + fell[label]
+    }
+
+
 def of_test(
     settings: Settings, table: dict[str, dict[str, Any]], results: records.Results
 ) -> dict[str, float]:
@@ -105,7 +142,7 @@ def of_test(
         "tokens_per_pass_autojudge": table["autojudge"]["tokens_per_pass"],
         "modelled_speedup_70b_8b": mean(r["modelled_speedup_70b_8b"] for r in ours),
         "modelled_speedup_70b_8b_exact": table["exact"]["modelled_speedup_70b_8b"],
-        "overrule_rate": overrule_rate(settings),
+        "overrule_rate": mean(r["overrule_rate"] for r in ours),
         "problems": len(results.run.questions),
         "seeds": len(ours),
     }
@@ -187,7 +224,6 @@ def row(
     difference = policy.difference
     ratio = policy.speed.latency_speedup if one else policy.speed.throughput_speedup
     parameters = {k: shown(v) for k, v in policy.parameters.items()}
-    overruled = policy.work.overruled
     return {
         "pair": pair,
         "part": part,
@@ -200,7 +236,6 @@ def row(
         "p_values": None if difference is None else difference.p_values,
         "speed": plain_numbers(ratio),
         "tokens_per_pass": round(tokens / passes, 3) if passes else None,
-        "overruled_tokens": None if overruled is None else round(overruled, 3),
         "modelled_speedup_70b_8b": round(policy.speed.modelled_speedup or 0.0, 3),
     }
 

@@ -6,7 +6,8 @@
     python benchmarks/cospec.py report                 # from what there is of every pair
 
 Parts: `tune` sweeps the rules' parameters on validation problems; `train` trains arbiters under
-several seeds (and one against the target's own answers); `test` runs everything on test problems;
+several seeds, `judge` one against the target's own answers; `test` runs everything on test
+problems, `inside` puts an arbiter into what SpecGuard rewrites;
 `pace` tunes the length of blocks and `speed` times everything one problem at a time; `oracle` finds
 what could be gained at all, and whose token was right; `curve` has every threshold; `transfer` runs
 the trained arbiters on held-out templates and on the second family; `overhead` is what deciding
@@ -29,7 +30,9 @@ from _cospec_report import report
 PARTS = {
     "tune": parts.tune,
     "train": parts.trainings,
+    "judge": parts.judge,
     "test": parts.test,
+    "inside": parts.inside,
     "oracle": parts.oracle,
     "curve": parts.curve,
     "pace": parts.pace,
@@ -51,6 +54,8 @@ def main() -> None:
     parser.add_argument("--pace", type=int, default=40)
     parser.add_argument("--speed", type=int, default=150)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--seeds", type=int, nargs="+", choices=parts.SEEDS, default=parts.SEEDS)
+    parser.add_argument("--shares", type=int, nargs="+", choices=parts.SHARES, default=parts.SHARES)
     parser.add_argument("--root", type=Path, default=Path(".cache/cospec"))
     given = parser.parse_args()
     unknown = [part for part in given.parts if part not in PARTS]

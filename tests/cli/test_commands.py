@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from stet.cli.demo import POLICIES
 from stet.policies import available
 
 
@@ -115,16 +116,18 @@ def test_demo_shows_all_policies_and_a_worked_answer(run, pair):
 def test_demo_lets_the_policies_take_turns(run, pair):
     run("demo", "--problems", 3, "--json")
     order = [policy for _, policy, _ in pair.calls]
-    names = ["target", "draft", "exact", "specguard.bundled"]
-    assert order[:4] == names  # the warm-up
-    turns = [tuple(order[i : i + 4]) for i in (4, 8, 12)]
+    names = list(POLICIES)
+    count = len(names)
+    assert order[:count] == names  # the warm-up
+    turns = [tuple(order[i : i + count]) for i in (count, 2 * count, 3 * count)]
     assert all(set(turn) == set(names) for turn in turns)
     assert len({turn[0] for turn in turns}) == 3
 
 
 def test_demo_as_json(run, pair):
     rows = json.loads(run("demo", "--problems", 4, "--json").stdout)
-    assert [row["policy"] for row in rows] == ["target", "draft", "exact", "specguard.bundled"]
+    assert [row["policy"] for row in rows] == list(POLICIES)
+    assert "confident" in POLICIES  # a plain rule beside the trained policy
     assert rows[2]["same_text_share"] == 1
     assert rows[2]["speedup"] == pytest.approx(1.0)
     assert rows[2]["accuracy"] == 0  # the fake knows one answer to all problems
