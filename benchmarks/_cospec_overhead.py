@@ -20,7 +20,7 @@ from stet.sequence import Limits
 from stet.sequence import Sequence as TokenSequence
 
 HIDDEN = (32,)
-ANSWERS = {"bundled": 12, "wide": 3}
+ANSWERS = {"bundled": 12, "wide": 2}
 REPEATS = {"bundled": 7, "wide": 5}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from _cospec_parts import PAIRS, SEEDS, SHARES, SWEEPS, Settings, best_rule
-from _record import plain_numbers, write
+from _record import RESULTS, plain_numbers, write
 
 from stet.evaluation import records
 from stet.evaluation.analysis import summarise
@@ -24,10 +24,12 @@ PARTS = ("tune", "test", "inside", "pace", "speed", "transfer-templates", "trans
 
 
 def report(settings: Settings) -> None:
-    """Write the result file from what there is of every pair."""
+    """Write the result file from what there is of every pair; what there is not stays as it was."""
+    path = RESULTS / "cospec.json"
+    old = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     rows: list[dict[str, Any]] = []
-    figures: dict[str, float] = {}
-    details: dict[str, Any] = {}
+    figures: dict[str, float] = old.get("figures", {})
+    details: dict[str, Any] = old.get("pairs", {})
     for name in PAIRS:
         own = replace(settings, pair=name)
         if not own.folder.exists():
@@ -35,12 +37,18 @@ def report(settings: Settings) -> None:
         found = of_pair(own, rows)
         prefix = "" if name == "bundled" else f"{name}_"
         figures |= {prefix + key: round(float(value), 4) for key, value in found.items()}
-        details[name] = {
-            part: json.loads(path.read_text())
+        parts = {
+            part: json.loads(file.read_text())
             for part in ("agreement", "curve", "overhead")
-            if (path := own.folder / f"{part}.json").exists()
-        } | {"trainings": trainings_of(own)}
-    print(write("cospec", rows, figures, pairs=details))
+            if (file := own.folder / f"{part}.json").exists()
+        }
+        trainings = trainings_of(own)
+        details[name] = (
+            details.get(name, {}) | parts | ({"trainings": trainings} if trainings else {})
+        )
+    new = {(row["pair"], row["part"]) for row in rows}
+    kept = [row for row in old.get("rows", []) if (row["pair"], row["part"]) not in new]
+    print(write("cospec", [*kept, *rows], figures, pairs=details))
 
 
 def of_pair(settings: Settings, rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -227,6 +235,8 @@ def row(
     return {
         "pair": pair,
         "part": part,
+        "date": results.run.date[:10],
+        "batch": results.run.batch,
         "policy": policy.label,
         "parameters": parameters,
         "accuracy": plain_numbers(policy.accuracy),

@@ -18,6 +18,8 @@ PAGES = tuple(
     for name in (
         "README.md",
         "docs/specguard.md",
+        "docs/cospec.md",
+        "docs/choosing.md",
         "docs/reward-guided.md",
         "recipes/README.md",
         "src/stet/bundled/MODEL_CARD.md",
@@ -110,6 +112,125 @@ def compare() -> str:
         f"{figures['batch']:.0f} at a time, {figures['minutes']:.1f} minutes for everything. "
         f"{found['recommendation']}\n" + source(found, "compare")
     )
+
+
+COSPEC_PAIRS = {
+    "bundled": "bundled",
+    "close": "close",
+    "overconfident": "overconfident draft",
+    "specialised": "specialised draft",
+}
+
+
+def cospec_rows(found: dict[str, Any], pair: str, part: str) -> dict[str, dict[str, Any]]:
+    return {r["policy"]: r for r in found["rows"] if (r["pair"], r["part"]) == (pair, part)}
+
+
+def cospec() -> str:
+    """Everything on the bundled pair's test problems."""
+    found = result("cospec")
+    tests, speeds = (cospec_rows(found, "bundled", part) for part in ("test", "speed"))
+    rows = []
+    for name, row in tests.items():
+        gain = row["gain_over_reference"]
+        change, p = "", ""
+        if gain is not None:
+            change = f"{100 * gain['value']:+.1f} (+{row['gained']} -{row['lost']})"
+            p = f"{row['p_values'][0]:.2g}"
+        rate, fast = row["overrule_rate"], speeds.get(name)
+        rows.append(
+            [
+                f"`{name}`",
+                share(row["accuracy"]),
+                change,
+                p,
+                "-" if row["tokens_per_pass"] is None else f"{row['tokens_per_pass']:.2f}",
+                "-" if rate is None else f"{rate:.0%}",
+                "" if fast is None else f"{fast['speed']['value']:.2f}x",
+            ]
+        )
+    heading = ["policy", "right answers (95 %)", "points over target", "McNemar's p"]
+    heading += ["tokens per pass", "overruled", "speed-up, one at a time"]
+    figures = found["figures"]
+    return (
+        table(heading, rows)
+        + f"\n{figures['problems']:.0f} test problems, {next(iter(tests.values()))['batch']} at a "
+        "time; the settings of the rules and the thresholds of the arbiters were chosen on "
+        "validation problems. Overruled: of the disagreements that were decided, those in which "
+        "the draft's token stood.\n" + source(found, "cospec", "../")
+    )
+
+
+def cospec_primary() -> str:
+    """The arbiter less the best plain rule, on every pair that was measured."""
+    found = result("cospec")
+    figures, rows = found["figures"], []
+    for pair, words in COSPEC_PAIRS.items():
+        prefix = "" if pair == "bundled" else f"{pair}_"
+
+        def of(name: str, prefix: str = prefix) -> float:
+            return float(figures[prefix + name])
+
+        if f"{prefix}accuracy_cospec" not in figures:
+            continue
+        rows.append(
+            [
+                words,
+                f"{of('accuracy_target'):.1%}",
+                f"{of('accuracy_cospec'):.1%}",
+                f"{of('gain_points'):+.1f} "
+                f"({of('gain_points_low'):+.1f} to {of('gain_points_high'):+.1f})",
+                f"{of('accuracy_best_plain_rule'):.1%}",
+                f"{of('gain_over_best_plain_rule_points'):+.1f} "
+                f"({of('gain_over_best_plain_rule_points_low'):+.1f} to "
+                f"{of('gain_over_best_plain_rule_points_high'):+.1f})",
+                f"{of('tokens_per_pass_exact'):.2f}",
+                f"{of('tokens_per_pass_best_plain_rule'):.2f}",
+                f"{of('tokens_per_pass_cospec'):.2f}",
+            ]
+        )
+    heading = ["pair", "target", "`cospec`", "points over target (95 %)", "best plain rule"]
+    heading += ["points over that (95 %)", "tokens per pass: `exact`", "best rule", "`cospec`"]
+    return table(heading, rows) + source(found, "cospec", "../")
+
+
+def cospec_oracle() -> str:
+    """The four cells, and whose choice agrees with what came of them."""
+    found = result("cospec")
+    figures, agreement = found["figures"], found["pairs"]["bundled"]["agreement"]
+    cells, total = agreement["cells"], agreement["disagreements"]
+    first = table(
+        ["what leads to a right answer", "disagreements", "share"],
+        [[name, f"{count}", f"{count / total:.1%}"] for name, count in cells.items()],
+    )
+    shares = agreement["agreement"]
+    ours = [v for name, v in shares.items() if name.startswith("cospec")]
+    named = {k: v for k, v in shares.items() if not k.startswith(("cospec", "warm"))}
+    named |= {"`cospec`, mean of the seeds": sum(ours) / len(ours)}
+    second = table(
+        ["picks the token that leads to a right answer", "where one alone does"],
+        [[name, f"{value:.1%}"] for name, value in named.items()],
+    )
+    return (
+        f"{first}\n{second}\nThe target finished every answer. On the same "
+        f"{figures['oracle_problems']:.0f} test problems the target is right on "
+        f"{figures['accuracy_target_of_oracle_problems']:.1%}, and on "
+        f"{figures['accuracy_oracle']:.1%} with at most three overrules chosen by looking at the "
+        "right answers.\n" + source(found, "cospec", "../")
+    )
+
+
+def cospec_importance() -> str:
+    """What shuffling a feature loses, of each seed's arbiter."""
+    found = result("cospec")
+    trained = [t for t in found["pairs"]["bundled"]["trainings"] if t["name"].startswith("train-")]
+    names = list(trained[0]["importance"])
+    rows = [
+        [f"`{name}`", *(f"{t['importance'][name]:.2f}" for t in trained)]
+        for name in sorted(names, key=lambda n: -sum(t["importance"][n] for t in trained))
+    ]
+    heading = ["right answers lost for 100 disagreements without", *(t["name"] for t in trained)]
+    return table(heading, rows) + source(found, "cospec", "../")
 
 
 METHODS = {
@@ -340,6 +461,10 @@ TABLES: dict[str, Callable[[], str]] = {
     "assisted": assisted,
     "bundled": bundled,
     "compare": compare,
+    "cospec": cospec,
+    "cospec_importance": cospec_importance,
+    "cospec_oracle": cospec_oracle,
+    "cospec_primary": cospec_primary,
     "plateau": plateau,
     "reward_guided": reward_guided,
     "rewards": rewards,

@@ -106,7 +106,9 @@ def test_the_product_chooses_by_its_own_functions(scripts, monkeypatch):
 
 @pytest.mark.slow
 def test_followed_runs_are_what_runs_by_themselves_are(scripts):
-    """On the bundled pair, with a policy whose score is a single signal."""
+    """On the bundled pair, with a policy that cuts steps short once they cannot stand any more."""
+    from dataclasses import replace
+
     from stet.evaluation.tasks import load_task
     from stet.load import load_pair
     from stet.policies import SpecGuard
@@ -114,5 +116,6 @@ def test_followed_runs_are_what_runs_by_themselves_are(scripts):
     pool, _ = scripts
     task = load_task("stories", split="calibration", count=12, seed=5)
     pair = load_pair(compile=False, max_batch=12)
-    found = pool.Pool(pair, task, SpecGuard(), [0.3, 0.7, 0.95], 12)
+    policy = replace(SpecGuard.bundled(), lower=None)
+    found = pool.Pool(pair, task, policy, [0.3, 0.4, 0.9], 12)
     assert found.unlike(task.questions) == 0

@@ -173,7 +173,7 @@ def test_features_are_what_they_say(models):
     class Recording(Policy):
         def verify(self, blocks):
             found = choices(blocks)
-            found_out = weigh(blocks, found, self._arbiter, lambda s: s > 0.5, keep=True)
+            found_out = weigh(blocks, found, self._arbiter, lambda s, *_: s > 0.5, keep=True)
             disputes = found_out.disputes(blocks, found)
             return settle(blocks, found, found_out.overrule, disputes=disputes)
 

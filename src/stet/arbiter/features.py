@@ -48,24 +48,68 @@ class Position:
         return self.found.target[self.rows, self.places]
 
     @cached_property
-    def p(self) -> Tensor:
-        """[N, V] float32: the target's raw log-probabilities."""
-        return self.blocks.raw_target_logits[self.rows, self.places].float().log_softmax(-1)
+    def p(self) -> Reading:
+        """What the target makes of the position."""
+        return Reading(self._at(self.blocks.raw_target_logits))
 
     @cached_property
-    def q(self) -> Tensor:
-        """[N, V] float32: the draft's."""
-        return self.blocks.raw_draft_logits[self.rows, self.places].float().log_softmax(-1)
+    def q(self) -> Reading:
+        """What the draft makes of it."""
+        return Reading(self._at(self.blocks.raw_draft_logits))
 
     @cached_property
-    def after(self) -> Tensor:
-        """[N, V] float32: the target's, of what follows if d stands."""
-        return self.blocks.raw_target_logits[self.rows, self.places + 1].float().log_softmax(-1)
+    def after(self) -> Reading:
+        """What the target makes of the next position if d stands."""
+        return Reading(self._at(self.blocks.raw_target_logits, 1))
 
-    def of(self, logprobs: Tensor, token: Tensor) -> Tensor:
-        """[N]: one token's share of [N, V] log-probabilities, no less than -30 nats."""
-        # A token without any probability would be worth minus infinity.
-        return logprobs.gather(1, token[:, None])[:, 0].clamp(min=-30.0)
+    def _at(self, values: Tensor, shift: int = 0) -> Tensor:
+        """[N, V] of [B, K, V]; selecting whole rows is several times faster than indexing twice."""
+        flat = self.rows * values.shape[1] + (self.places + shift)
+        return values.flatten(0, 1).index_select(0, flat)
+
+
+class Reading:
+    """A model's raw distributions at N positions, V tokens each, in as few passes over V as can be.
+
+    Args:
+        logits: [N, V].
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        # A token without any probability has a logit of minus infinity, and 0 times that is no
+        # number.
+        self.logits = logits.float().clamp(min=-1e30)
+
+    @cached_property
+    def _probs(self) -> Tensor:
+        return self.logits.softmax(-1)
+
+    @cached_property
+    def surest(self) -> Tensor:
+        """[N]: the best token's log-probability."""
+        return self._probs.amax(-1).log()
+
+    @cached_property
+    def _total(self) -> Tensor:
+        """[N]: log of the sum of all exponentials; a logarithm of V numbers would cost more."""
+        return self.logits.amax(-1) - self.surest
+
+    def of(self, token: Tensor) -> Tensor:
+        """[N]: the log-probabilities of tokens [N], no less than -30 nats."""
+        return (self.logits.gather(1, token[:, None])[:, 0] - self._total).clamp(min=-30.0)
+
+    def entropy(self) -> Tensor:
+        """[N], in nats."""
+        mean: Tensor = torch.linalg.vecdot(self._probs, self.logits)
+        return self._total - mean
+
+    def rank(self, token: Tensor) -> Tensor:
+        """[N]: how many tokens are more probable."""
+        return (self.logits > self.logits.gather(1, token[:, None])).sum(-1)
+
+    def best(self, count: int) -> Tensor:
+        """[N, count]: the most probable tokens."""
+        return self.logits.topk(min(count, self.logits.shape[1]), -1).indices
 
 
 Measure = Callable[[Position], Tensor]
@@ -94,18 +138,8 @@ _DRAFT = frozenset({Need.DRAFT_LOGPROBS})
 _TARGET_STATES = frozenset({Need.TARGET_HIDDEN})
 
 
-def _entropy(logprobs: Tensor) -> Tensor:
-    return -(logprobs.exp() * logprobs).nan_to_num().sum(-1)
-
-
-def _rank(logprobs: Tensor, token: Tensor) -> Tensor:
-    better = (logprobs > logprobs.gather(1, token[:, None])).sum(-1)
-    return better.float().log1p()
-
-
 def _overlap(at: Position) -> Tensor:
-    top = min(TOP, at.p.shape[1])
-    mine, theirs = at.p.topk(top, -1).indices, at.q.topk(top, -1).indices
+    mine, theirs = at.p.best(TOP), at.q.best(TOP)
     return (mine[:, :, None] == theirs[:, None, :]).any(2).float().mean(1)
 
 
@@ -133,22 +167,24 @@ def _states(hidden: Tensor | None, at: Position, shift: int = 0) -> Tensor:
 
 
 _ALL = (
-    Feature("target_target", lambda at: at.of(at.p, at.target), "log p_target(t)"),
-    Feature("target_draft", lambda at: at.of(at.p, at.draft), "log p_target(d)"),
-    Feature("draft_draft", lambda at: at.of(at.q, at.draft), "log p_draft(d)", _DRAFT),
-    Feature("draft_target", lambda at: at.of(at.q, at.target), "log p_draft(t)", _DRAFT),
-    Feature("target_entropy", lambda at: _entropy(at.p), "entropy of the target"),
-    Feature("draft_entropy", lambda at: _entropy(at.q), "entropy of the draft", _DRAFT),
-    Feature("target_rank", lambda at: _rank(at.p, at.draft), "log(1 + rank of d), target"),
+    Feature("target_target", lambda at: at.p.of(at.target), "log p_target(t)"),
+    Feature("target_draft", lambda at: at.p.of(at.draft), "log p_target(d)"),
+    Feature("draft_draft", lambda at: at.q.of(at.draft), "log p_draft(d)", _DRAFT),
+    Feature("draft_target", lambda at: at.q.of(at.target), "log p_draft(t)", _DRAFT),
+    Feature("target_entropy", lambda at: at.p.entropy(), "entropy of the target"),
+    Feature("draft_entropy", lambda at: at.q.entropy(), "entropy of the draft", _DRAFT),
+    Feature(
+        "target_rank", lambda at: at.p.rank(at.draft).float().log1p(), "log(1 + rank of d), target"
+    ),
     Feature(
         "draft_rank",
-        lambda at: _rank(at.q, at.target),
+        lambda at: at.q.rank(at.target).float().log1p(),
         "log(1 + rank of t), draft",
         _DRAFT,
     ),
     Feature("overlap", _overlap, f"share of {TOP} best tokens in common", _DRAFT),
-    Feature("entropy_after", lambda at: _entropy(at.after), "entropy of the target behind d"),
-    Feature("surest_after", lambda at: at.after.amax(-1), "the target's best log p behind d"),
+    Feature("entropy_after", lambda at: at.after.entropy(), "entropy of the target behind d"),
+    Feature("surest_after", lambda at: at.after.surest, "the target's best log p behind d"),
     Feature(
         "answered",
         lambda at: at.blocks.history[at.rows, 0] + at.places,
@@ -197,13 +233,10 @@ DEFAULT = (
     "draft_target",
     "target_entropy",
     "draft_entropy",
-    "target_rank",
-    "draft_rank",
-    "overlap",
-    "entropy_after",
-    "surest_after",
 )
-"""What an arbiter looks at unless told otherwise: numbers that mean the same for every pair.
+"""What an arbiter looks at unless told otherwise: numbers that mean the same for every pair, and
+cost little. Ranks, the overlap of best tokens and what the target makes of the next position told
+nothing more on the bundled pair, and would double the cost.
 
 What came before in the answer is none of them: in training, an answer is gone on with from any of
 its decisions, and counting begins anew there.

@@ -151,7 +151,7 @@ class CoSpec:
             return settle(blocks, found, found.agree, hold=self.hold)
         arbiter = self._arbiter
         bar = arbiter.threshold if self.threshold is None else self.threshold
-        weighed = weigh(blocks, found, arbiter, lambda score: above(score, bar))
+        weighed = weigh(blocks, found, arbiter, lambda score, *_: above(score, bar))
         disputes = weighed.disputes(blocks, found)
         return settle(blocks, found, weighed.overrule, hold=self.hold, disputes=disputes)
 

@@ -34,13 +34,12 @@ class Weighed:
         return Disputes(where, found.target[:, :width], self.score, self.features)
 
 
+Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Whether draft's tokens stand, [N] bool, by their probabilities [N], rows [N] and places [N]."""
+
+
 def weigh(
-    blocks: Blocks,
-    found: Choices,
-    arbiter: Arbiter,
-    stands: Callable[[Tensor], Tensor],
-    *,
-    keep: bool = False,
+    blocks: Blocks, found: Choices, arbiter: Arbiter, stands: Rule, *, keep: bool = False
 ) -> Weighed:
     """Have the arbiter decide whose token stands.
 
@@ -53,33 +52,39 @@ def weigh(
         blocks: the blocks.
         found: what each model wants.
         arbiter: decides.
-        stands: where the draft's token stands, by [B, K] probabilities, each for itself.
+        stands: makes a decision of a probability.
         keep: also keep what it reckoned from.
     """
-    shape = found.agree.shape
-    score = torch.zeros(shape, device=found.agree.device)
-    kept = torch.zeros((*shape, arbiter.network.inputs), device=score.device) if keep else None
+    shape, device = found.agree.shape, found.agree.device
+    score = torch.zeros(shape, device=device)
+    overrule = torch.zeros(shape, dtype=torch.bool, device=device)
+    kept = torch.zeros((*shape, arbiter.network.inputs), device=device) if keep else None
 
-    def ask(rows: Tensor, places: Tensor) -> None:
+    def decide(rows: Tensor, places: Tensor) -> Tensor:
         features = arbiter.describe(Position(blocks, found, rows, places))
-        score[rows, places] = arbiter.odds(features).sigmoid()
+        chance = arbiter.odds(features).sigmoid()
+        won = stands(chance, rows, places)
+        score[rows, places], overrule[rows, places] = chance, won
         if kept is not None:
             kept[rows, places] = features
+        return won
 
     if kind_of(blocks.drafted) != "cpu":
         grid = torch.ones_like(found.agree).cumsum(1) - 1
-        rows = torch.arange(shape[0], device=grid.device).repeat_interleave(shape[1])
-        ask(rows, grid.flatten())
-        return Weighed(score, stands(score), kept)
-    overrule = torch.zeros(shape, dtype=torch.bool)
-    waiting = (~found.agree) & blocks.present
-    while len(rows := waiting.any(1).nonzero()[:, 0]):
-        places = waiting[rows].int().argmax(1)
-        ask(rows, places)
-        won = stands(score)[rows, places]
-        overrule[rows, places] = won
-        waiting[rows, places] = False
-        waiting[rows[~won]] = False
+        decide(torch.arange(shape[0], device=device).repeat_interleave(shape[1]), grid.flatten())
+        return Weighed(score, overrule, kept)
+    waiting: dict[int, list[int]] = {}
+    for row, place in ((~found.agree) & blocks.present).nonzero().tolist():
+        waiting.setdefault(row, []).append(place)
+    while waiting:
+        rows = list(waiting)
+        places = [waiting[row].pop(0) for row in rows]
+        won = decide(torch.tensor(rows), torch.tensor(places)).tolist()
+        waiting = {
+            row: waiting[row]
+            for row, goes_on in zip(rows, won, strict=True)
+            if goes_on and waiting[row]
+        }
     return Weighed(score, overrule, kept)
 
 

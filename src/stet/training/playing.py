@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -15,7 +15,7 @@ from stet.errors import OptionError
 from stet.policies.arbitration import REASONS, choices, settle
 from stet.policies.base import ARBITRATE, Blocks, Need, Verdict
 from stet.policies.cospec import above
-from stet.policies.weighing import weigh
+from stet.policies.weighing import Rule, weigh
 from stet.trace import Counters, DisputeRecord
 
 if TYPE_CHECKING:
@@ -61,12 +61,12 @@ class Playing:
         disputes = weighed.disputes(blocks, found)
         return settle(blocks, found, weighed.overrule, disputes=disputes)
 
-    def _stands(self, blocks: Blocks) -> Callable[[Tensor], Tensor]:
+    def _stands(self, blocks: Blocks) -> Rule:
         bar = self.threshold
         if bar is not None:
-            return lambda score: above(score, bar)
+            return lambda score, *_: above(score, bar)
         chance = blocks.uniform(ARBITRATE, blocks.drafted.shape[1])
-        return lambda score: chance < score
+        return lambda score, rows, places: chance[rows, places] < score
 
 
 @dataclass(frozen=True, slots=True)
