@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from rich.panel import Panel
 from rich.text import Text
 
-from stet.sequence import OVERRULED
-
 if TYPE_CHECKING:
     from stet.bundled import Problem
     from stet.pair import Pair
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
     from stet.trace import DisputeRecord
 
 POLICY = "cospec"
-PICKED = 0
+PICKED = 47
 """Place of a test problem, outside the demo's own, that the target gets wrong and CoSpec right."""
 
 STANDS = "bold reverse #56b4e9"
@@ -85,10 +83,15 @@ def _shown(pair: Pair, task: Problem, alone: Result, *, picked: bool) -> Overrul
 
 def overruled_answer(found: Overruled) -> Panel:
     """The answer with every token that stands against the target's, and what was thought of it."""
+    from stet.sequence import OVERRULED
+
     result, body = found.result, Text()
     body.append(f"{found.task.text}\n\n", style="dim")
+    written = 0
     for token in result.tokens:
-        body.append(token.text, style=STANDS if token.reason == OVERRULED else "")
+        if written < len(result.text):  # behind it there is what ended it
+            body.append(token.text, style=STANDS if token.reason == OVERRULED else "")
+        written += len(token.text)
     body.append("\n\n")
     body.append("marked", style=STANDS)
     body.append(": the draft's word stands against the target's\n")
