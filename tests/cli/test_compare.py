@@ -52,7 +52,7 @@ def test_one_command_leaves_records_and_a_report(compare, task, tmp_path):
     run = json.loads((folder / "run.json").read_text())
     labels = [p["label"] for p in run["policies"]]
     # Whatever policies there are, now or later: all that need no settings are compared. The
-    # shipped rewards are for the bundled pair, arbiters have to be trained, and one is a control.
+    # shipped rewards and arbiters are for the bundled pair, and one policy is a control.
     others = {p.name for p in available()} - {"reward-guided", "cospec", "autojudge", "random"}
     assert {"target", "draft", *others} <= set(labels)
     assert "reward-guided" not in labels

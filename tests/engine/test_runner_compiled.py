@@ -33,7 +33,8 @@ def test_same_logits_without_compiling_again(family: str, widths: list[int]) -> 
     fast = Runner(loaded, max_rows=4, max_length=64, compile=True)
     assert fast.warm_up(widths)
     generator = torch.Generator().manual_seed(0)
-    prompts = torch.randint(VOCAB, (4, 31), generator=generator)
+    # Longer than what is compiled, so that a prefill is not.
+    prompts = torch.randint(VOCAB, (4, compiled.LONGEST + 8), generator=generator)
     pairs = [(fast.allocate(), eager.allocate()) for _ in range(4)]
     used = 0
     run = fast._compiled.run

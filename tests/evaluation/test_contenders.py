@@ -126,14 +126,14 @@ def test_a_calibrated_policy_is_named_by_its_file(tmp_path):
 def test_the_default_is_everything_that_needs_no_settings():
     names = labels(defaults(graded=True, has_draft=True))
     assert names[:3] == ["target", "draft", "exact"]
-    # The bundled target cannot answer questions; an arbiter has to be trained; the random arbiter
-    # is a control; the shipped rewards are for the bundled pair.
-    left_out = {"spec-reason", "cospec", "autojudge", "random"}
+    # The bundled target cannot answer questions; the random arbiter is a control; the shipped
+    # rewards and arbiters are for the bundled pair.
+    left_out = {"spec-reason", "random"}
     assert set(names) >= {p.name for p in available()} - left_out
     assert not left_out & set(names)
     elsewhere = labels(defaults(graded=True, has_draft=True, bundled=False))
     assert "spec-reason" in elsewhere
-    assert "reward-guided" not in elsewhere
+    assert not {"reward-guided", "cospec", "autojudge"} & set(elsewhere)
     assert names[-2:] == ["majority of target", "majority of draft"]
     assert not any("majority" in n for n in labels(defaults(graded=False, has_draft=True)))
     assert labels(defaults(graded=True, has_draft=False)) == [
