@@ -220,6 +220,25 @@ def cospec_oracle() -> str:
     )
 
 
+def cospec_inside() -> str:
+    """SpecGuard with an arbiter in what the target rewrites."""
+    found = result("cospec")
+    entries = cospec_rows(found, "bundled", "inside")
+    rows = [
+        [
+            f"`{name}`",
+            share(row["accuracy"]),
+            "" if row["gained"] is None else f"+{row['gained']} -{row['lost']}",
+            f"{row['tokens_per_pass']:.2f}",
+            f"{row['speed']['value']:.2f}x",
+        ]
+        for name, row in entries.items()
+    ]
+    batch = next(iter(entries.values()))["batch"]
+    heading = ["policy", "right answers (95 %)", "won and lost", "tokens per pass"]
+    return table([*heading, f"speed-up, {batch} at a time"], rows) + source(found, "cospec", "../")
+
+
 def cospec_importance() -> str:
     """What shuffling a feature loses, of each seed's arbiter."""
     found = result("cospec")
@@ -463,6 +482,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "compare": compare,
     "cospec": cospec,
     "cospec_importance": cospec_importance,
+    "cospec_inside": cospec_inside,
     "cospec_oracle": cospec_oracle,
     "cospec_primary": cospec_primary,
     "plateau": plateau,
