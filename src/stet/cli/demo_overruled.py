@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from rich.panel import Panel
 from rich.text import Text
 
+from stet.cli.output import out
+
 if TYPE_CHECKING:
     from stet.bundled import Problem
     from stet.pair import Pair
@@ -90,23 +92,27 @@ def overruled_answer(found: Overruled) -> Panel:
     written = 0
     for token in result.tokens:
         if written < len(result.text):  # behind it there is what ended it
-            body.append(token.text, style=STANDS if token.reason == OVERRULED else "")
+            body.append_text(_marked(token.text) if token.reason == OVERRULED else Text(token.text))
         written += len(token.text)
     body.append("\n\n")
-    body.append("marked", style=STANDS)
+    body.append_text(_marked("marked"))
     body.append(": the draft's word stands against the target's\n")
     for line in _explained(result, found.words):
         body.append(f"  {line}\n", style="dim")
     body.append("\nThe target alone", style="bold")
-    body.append(" goes on differently from ")
     start = _common(result.text, found.alone.text)
-    body.append(f"{result.text[:start].rpartition(chr(10))[2]!r}", style="dim")
-    body.append(":\n")
+    line = result.text[:start].rpartition("\n")[2]
+    body.append(f" goes on differently behind {line!r}:\n" if line else ":\n")
     body.append(found.alone.text[found.alone.text.rfind("\n", 0, start) + 1 :].strip(), style="red")
     body.append(f"\n\nright: {found.task.answer}", style="dim")
     if found.picked:
         body.append("; a problem picked for showing this", style="dim")
     return Panel(body, title="One answer in which the target was overruled", title_align="left")
+
+
+def _marked(text: str) -> Text:
+    """What stands against the target's; in brackets where there are no styles."""
+    return Text(f"[[{text}]]") if out.color_system is None else Text(text, style=STANDS)
 
 
 def _explained(result: Result, words: dict[int, str]) -> Iterator[str]:
