@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from stet.bundled import DRAFT, TARGET
+from stet.draft_length import LONGEST
 from stet.errors import OptionError
 from stet.models.loading import load_model
 from stet.models.memory import plan_memory
@@ -97,7 +98,7 @@ def load_pair(
     limits = [m.max_length for m in models if m.max_length is not None]
     length = max_length or min([DEFAULT_LENGTH, *limits])
     rows = max(max_rows or 0, max_batch + 1)
-    plan_memory(large, small, max_rows=rows + SPARE_ROWS, max_length=length, block=16).check()
+    plan_memory(large, small, max_rows=rows + SPARE_ROWS, max_length=length, block=LONGEST).check()
     return Pair(
         whole,
         small,

@@ -235,8 +235,7 @@ DEFAULT = (
     "draft_entropy",
 )
 """What an arbiter looks at unless told otherwise: numbers that mean the same for every pair, and
-cost little. Ranks, the overlap of best tokens and what the target makes of the next position told
-nothing more on the bundled pair, and would double the cost.
+cost little. Sorting or counting over a vocabulary, as ranks and the overlap need, does not.
 
 What came before in the answer is none of them: in training, an answer is gone on with from any of
 its decisions, and counting begins anew there.
