@@ -1,12 +1,16 @@
-"""What the arbiter costs: the same texts with it and without, in turns within milliseconds.
+"""What the arbiter costs: every round of an answer with it and without, in turns.
 
-With `threshold=1` and nothing held back, `cospec` writes what `exact` writes, block by block, and
-differs from it only in reckoning features, asking its network, and keeping what that needs.
+With `threshold=1` and nothing held back, `cospec` rules as `exact` does, and differs from it only
+in reckoning features, asking its network, and keeping what that needs. So a round can be drafted
+and ruled on again and again, by each in turn, before the answer goes on: what is compared lies
+milliseconds apart.
 """
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 import torch
@@ -14,14 +18,46 @@ from _timed_pairs import Setting, bundled, wide
 
 from stet.arbiter import DEFAULT, Arbiter, Network
 from stet.draft_length import FixedLength
+from stet.engine.operations import Draft, Program, Score
 from stet.policies import CoSpec, Exact, TokenPolicy
-from stet.programs import speculative
 from stet.sequence import Limits
 from stet.sequence import Sequence as TokenSequence
 
 HIDDEN = (32,)
-ANSWERS = {"bundled": 12, "wide": 2}
-REPEATS = {"bundled": 7, "wide": 5}
+LENGTH = 5
+PAIRS: dict[str, tuple[Callable[[bool], Setting], int, int]] = {
+    "bundled": (bundled, 12, 15),
+    "wide": (wide, 4, 9),
+}
+"""For each pair how it is made, how many answers are written, and how often each round is run."""
+
+
+@dataclass
+class Times:
+    """Seconds of one policy, summed over rounds.
+
+    Attributes:
+        draft: drafting, and keeping what the policy needs.
+        target: the target's pass, and the ruling.
+    """
+
+    draft: float = 0.0
+    target: float = 0.0
+
+
+@dataclass
+class Timed:
+    """What was timed.
+
+    Attributes:
+        times: of each policy.
+        rounds: how many there were.
+        disputes: disagreements that the arbiter was asked about.
+    """
+
+    times: dict[str, Times]
+    rounds: int = 0
+    disputes: int = 0
 
 
 def measured() -> list[dict[str, Any]]:
@@ -33,53 +69,66 @@ def measured() -> list[dict[str, Any]]:
         "again": Exact(),  # what the measurement itself is worth
         "cospec": CoSpec(arbiter, threshold=1.0, hold=False),
     }
-    return [_row(make(False), policies) for make in (bundled, wide)]
+    return [_row(name, policies) for name in PAIRS]
 
 
-def _row(setting: Setting, policies: dict[str, TokenPolicy]) -> dict[str, Any]:
-    """Seconds summed over answers, of the fastest of several repeats of each."""
-    seconds = dict.fromkeys(policies, 0.0)
-    rounds = disputes = 0
-    in_target = 0.0
-    for number in range(ANSWERS[setting.name]):
-        best = dict.fromkeys(policies, float("inf"))
-        target = float("inf")
-        for repeat in range(REPEATS[setting.name]):
-            names = list(policies)
+def _row(name: str, policies: dict[str, TokenPolicy]) -> dict[str, Any]:
+    make, answers, repeats = PAIRS[name]
+    setting = make(False)
+    timed = Timed({policy: Times() for policy in policies})
+    for number in range(answers):
+        sequence = _sequence(setting, number)
+        setting.run(_rounds(sequence, policies, repeats, timed), sequence)
+        print(f"overhead, {name}: {number + 1} of {answers} answers", flush=True)
+    exact, again, ours = (timed.times[policy] for policy in policies)
+    whole, in_target = exact.draft + exact.target, exact.target
+    extra = ours.draft + ours.target - whole
+    noise = again.draft + again.target - whole
+    return {
+        "pair": name,
+        "answers": answers,
+        "rounds": timed.rounds,
+        "disagreements_decided": timed.disputes,
+        "milliseconds_of_a_round": round(1000 * whole / timed.rounds, 4),
+        "milliseconds_of_the_target": round(1000 * in_target / timed.rounds, 4),
+        "milliseconds_of_the_arbiter": round(1000 * extra / timed.rounds, 4),
+        "of_which_while_drafting": round(1000 * (ours.draft - exact.draft) / timed.rounds, 4),
+        "share_of_a_round": round(extra / whole, 4),
+        "share_of_the_target": round(extra / in_target, 4),
+        "share_of_a_round_same_twice": round(noise / whole, 4),
+    }
+
+
+def _rounds(
+    sequence: TokenSequence, policies: dict[str, TokenPolicy], repeats: int, timed: Timed
+) -> Program:
+    """An answer, each round of it by every policy in turn; medians of the repeats are added."""
+    names = list(policies)
+    while not sequence.finished:
+        size = sequence.block_size(bonus=True)
+        seen: dict[str, list[Times]] = {name: [] for name in names}
+        ruling = None
+        for repeat in range(repeats):
             turn = repeat % len(names)
             for name in (*names[turn:], *names[:turn]):
-                sequence = _sequence(setting, number)
-                start = time.perf_counter()
-                setting.run(speculative(sequence, policies[name]), sequence)
-                best[name] = min(best[name], time.perf_counter() - start)
-                if name == "exact":
-                    target = min(target, sequence.counters.target_seconds)
-                written = sequence if name == "cospec" else None
-                if written is not None and repeat == 0:
-                    rounds += len(written.blocks)
-                    disputes += sum(len(b.disputes) for b in written.blocks)
-        in_target += target
-        for name, value in best.items():
-            seconds[name] += value
-    extra = seconds["cospec"] - seconds["exact"]
-    return {
-        "pair": setting.name,
-        "answers": ANSWERS[setting.name],
-        "rounds": rounds,
-        "disagreements_decided": disputes,
-        "milliseconds_of_a_round": round(1000 * seconds["exact"] / rounds, 4),
-        "milliseconds_of_the_target": round(1000 * in_target / rounds, 4),
-        "milliseconds_of_the_arbiter": round(1000 * extra / rounds, 4),
-        "share_of_a_round": round(extra / seconds["exact"], 4),
-        "share_of_the_target": round(extra / in_target, 4),
-        "share_of_a_round_same_twice": round(seconds["again"] / seconds["exact"] - 1, 4),
-    }
+                policy = policies[name]
+                block = yield Draft(sequence, size, needs=policy.needs)
+                ruling = yield Score(sequence, block, policy)
+                seen[name].append(Times(block.seconds, ruling.target_seconds))
+                if name == "cospec" and not repeat:
+                    timed.disputes += len(ruling.disputes)
+        for name, times in seen.items():
+            timed.times[name].draft += median(t.draft for t in times)
+            timed.times[name].target += median(t.target for t in times)
+        timed.rounds += 1
+        assert ruling is not None
+        sequence.commit(ruling)
 
 
 def _sequence(setting: Setting, number: int) -> TokenSequence:
     limits = Limits(
         max_new_tokens=setting.limits.max_new_tokens,
         stop_token_ids=setting.limits.stop_token_ids,
-        draft_length=FixedLength(5),
+        draft_length=FixedLength(LENGTH),
     )
     return setting.sequence(number, limits)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from stet.integrations.transformers import custom_generate
     from stet.load import load_pair
     from stet.pair import Pair
-    from stet.policies import Block, Exact
+    from stet.policies import Block, CoSpec, Exact, SpecGuard
     from stet.remote import RemoteTarget
     from stet.result import Chunk, Result
 
@@ -28,11 +28,13 @@ _HOMES = {
     "AdaptiveLength": "stet.draft_length",
     "Block": "stet.policies",
     "Chunk": "stet.result",
+    "CoSpec": "stet.policies",
     "Exact": "stet.policies",
     "FixedLength": "stet.draft_length",
     "Pair": "stet.pair",
     "RemoteTarget": "stet.remote",
     "Result": "stet.result",
+    "SpecGuard": "stet.policies",
     "StetError": "stet.errors",
     "custom_generate": "stet.integrations.transformers",
     "load_pair": "stet.load",
@@ -42,11 +44,13 @@ __all__ = [
     "AdaptiveLength",
     "Block",
     "Chunk",
+    "CoSpec",
     "Exact",
     "FixedLength",
     "Pair",
     "RemoteTarget",
     "Result",
+    "SpecGuard",
     "StetError",
     "custom_generate",
     "load_pair",

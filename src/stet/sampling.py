@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stet.errors import OptionError
-from stet.tensors import upload
+from stet.tensors import moved, upload
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +128,13 @@ class Sampler:
                             f"{self.vocab_size} tokens."
                         )
                     bias[row, 0, token] = value
-            self._bias = bias.to(self.device)
+            self._bias = moved(bias, self.device)
         if any(value != 1 for value in penalties):
             seen = torch.zeros(rows, self.vocab_size, dtype=torch.bool)
             for row, value in enumerate(penalties):
                 if value != 1:
                     seen[row, torch.tensor(list(histories[row]), dtype=torch.long)] = True
-            self._seen = seen.to(self.device)
+            self._seen = moved(seen, self.device)
 
     def _prepare_sampling(self) -> None:
         def column(values: list[float]) -> Tensor:

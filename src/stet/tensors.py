@@ -11,12 +11,16 @@ Numbers = Sequence[int] | Sequence[float] | Sequence[bool] | Sequence[Sequence[i
 
 
 def upload(values: Numbers, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Host numbers as a tensor on `device`.
+    """Host numbers as a tensor on `device`."""
+    return moved(torch.tensor(values, dtype=dtype), device)
+
+
+def moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the host on `device`.
 
     A plain copy to a GPU waits for everything that the GPU has yet to do; one from pinned memory
     takes its place in the queue.
     """
-    tensor = torch.tensor(values, dtype=dtype)
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)

@@ -80,6 +80,12 @@ def test_masks_say_who_sees_whom(window: int | None, groups: int) -> None:
                 assert mask[b, 0, 3 * g + t].isneginf().sum() == 7 - len(seen)
 
 
+def test_masks_of_an_accelerator_begin_where_it_can_read_them():
+    masks = AlignedMasks(40, torch.float32, torch.device("meta"))
+    assert masks.get(3, 16, 1, None).storage_offset() == 0
+    assert masks.get(3, 16, 1, None).is_contiguous()
+
+
 @pytest.mark.parametrize("count", [1, 3, AlignedMasks.LONGEST + 1])
 @pytest.mark.parametrize("window", [None, 2])
 def test_aligned_masks_equal_masks_by_position(count: int, window: int | None) -> None:

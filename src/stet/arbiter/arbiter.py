@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ class Arbiter:
         self.in_block = any(feature.in_block for feature in named(self.features))
         if not 0 <= self.threshold <= 1:
             raise OptionError(f"threshold is {self.threshold}; it must be between 0 and 1.")
-        self._place = torch.device("cpu")
+        self._copies: dict[torch.device, tuple[tuple[int, ...], Network]] = {}
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -101,12 +102,21 @@ class Arbiter:
 
     def odds(self, features: Tensor) -> Tensor:
         """[N] log-odds that the draft's token is the one to keep, of [N, F] features."""
-        if features.device != self._place:
-            self.network.to(features.device)
-            self._place = features.device
         with torch.no_grad():
-            logits: Tensor = self.network(features)
+            logits: Tensor = self._on(features.device)(features)
         return logits
+
+    def _on(self, device: torch.device) -> Network:
+        """The network, on a device; it stays on the host itself, where training changes it."""
+        if device.type == "cpu":
+            return self.network
+        state = self.network.state_dict(keep_vars=True)
+        version = tuple(weight._version for weight in state.values())
+        known = self._copies.get(device)
+        if known is None or known[0] != version:
+            with torch.inference_mode(False):
+                known = self._copies[device] = version, deepcopy(self.network).to(device)
+        return known[1]
 
     @classmethod
     def load(cls, folder: str | Path) -> Arbiter:

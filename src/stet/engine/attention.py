@@ -76,7 +76,9 @@ class AlignedMasks:
         table = self._tables.get(key)
         if table is None:
             table = self._tables[key] = self._make(count, self.capacity, groups, window)
-        return table[..., self.capacity - length :]
+        mask = table[..., self.capacity - length :]
+        # Kernels of an accelerator read masks in pieces of 16 bytes, and a slice may begin between.
+        return mask if mask.device.type == "cpu" else mask.clone()
 
     def _make(self, count: int, length: int, groups: int, window: int | None) -> Tensor:
         device = self._like.device
