@@ -26,8 +26,8 @@ from stet.sequence import Sequence as TokenSequence
 HIDDEN = (32,)
 LENGTH = 5
 PAIRS: dict[str, tuple[Callable[[bool], Setting], int, int]] = {
-    "bundled": (bundled, 12, 15),
-    "wide": (wide, 4, 9),
+    "bundled": (bundled, 10, 12),
+    "wide": (wide, 3, 9),
 }
 """For each pair how it is made, how many answers are written, and how often each round is run."""
 

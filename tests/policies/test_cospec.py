@@ -164,18 +164,14 @@ def test_sampling_overrules_what_the_exact_rule_rejects(models):
 
 def test_features_are_what_they_say(models):
     """Each against plain Python, at every disagreement that was decided."""
-    from stet.policies.arbitration import choices, settle
     from stet.policies.cospec import CoSpec as Policy
-    from stet.policies.weighing import weigh
+    from stet.policies.weighing import Above, arbitrate
 
     names = list(FEATURES)
 
     class Recording(Policy):
         def verify(self, blocks):
-            found = choices(blocks)
-            found_out = weigh(blocks, found, self._arbiter, lambda s, *_: s > 0.5, keep=True)
-            disputes = found_out.disputes(blocks, found)
-            return settle(blocks, found, found_out.overrule, disputes=disputes)
+            return arbitrate(blocks, self._arbiter, Above(0.5), keep=True)
 
     checked = 0
     for sequence in decode(models, Recording(arbiter(names)), 5):
@@ -365,3 +361,51 @@ def test_upload_sends_the_two_files_and_nothing_else(monkeypatch):
         ("me/mine", {"exist_ok": True, "private": True}),
         ("me/mine", ["arbiter.json", "arbiter.safetensors"]),
     ]
+
+
+@pytest.mark.parametrize("hidden", [(), (8,), (16, 8)])
+def test_a_single_position_in_numbers_is_what_tensors_say(models, hidden):
+    from stet.policies import weighing as module
+
+    policy = CoSpec(arbiter(hidden=hidden, seed=2))
+    assert policy._arbiter.in_numbers
+    found = []
+    for few in (0, 100):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "FEW", few)
+            found.append(decode(models, policy, 5))
+    tensors, numbers = found
+    assert [s.answer for s in tensors] == [s.answer for s in numbers]
+    scores = [
+        [d.score for s in sequences for b in s.blocks for d in b.disputes] for sequences in found
+    ]
+    assert len(scores[0]) > 10
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
+def test_numbers_of_a_distribution():
+    from stet.arbiter.features import Numbers
+
+    logits = torch.tensor([2.0, 1.0, -1.0, -torch.inf, -200.0, 0.5])
+    expected = logits.log_softmax(-1)
+    entropy = float(torch.special.entr(expected.exp()).sum())
+    for target, draft in ((0, 1), (1, 2), (2, 0), (0, 3), (3, 4), (4, 5)):
+        found = Numbers.of(logits, target, draft)
+        assert found.of_target == pytest.approx(max(float(expected[target]), -30), abs=1e-5)
+        assert found.of_draft == pytest.approx(max(float(expected[draft]), -30), abs=1e-5)
+        assert found.entropy == pytest.approx(entropy, abs=1e-5)
+
+
+def test_numbers_follow_the_weights(models):
+    made = arbiter(seed=1)
+    policy = CoSpec(made)
+    before = [s.answer for s in decode(models, policy, 4)]
+    with torch.no_grad():
+        made.network.layers[0].weight.neg_()
+        made.network.layers[0].bias.neg_()
+    assert [s.answer for s in decode(models, policy, 4)] != before
+
+
+def test_large_networks_and_other_features_stay_tensors():
+    assert not arbiter(hidden=(64, 64)).in_numbers
+    assert not arbiter(["target_target", "overlap"]).in_numbers

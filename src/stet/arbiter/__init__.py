@@ -1,7 +1,7 @@
 """Trained arbitration: what is known where the models disagree, and the network that decides."""
 
 from stet.arbiter.arbiter import Arbiter
-from stet.arbiter.features import DEFAULT, FEATURES, Feature, Position, measure, needs_of
+from stet.arbiter.features import DEFAULT, FEATURES, Feature, Position, Spot, measure, needs_of
 from stet.arbiter.load import BUNDLED, as_arbiter, load_arbiter, shipped_arbiter
 from stet.arbiter.network import Network
 
@@ -13,6 +13,7 @@ __all__ = [
     "Feature",
     "Network",
     "Position",
+    "Spot",
     "as_arbiter",
     "load_arbiter",
     "measure",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stet.arbiter.features import Position, measure, named, needs_of
-from stet.arbiter.network import Network
+from stet.arbiter.features import Position, Spot, measure, named, needs_of
+from stet.arbiter.network import Network, Numbers
 from stet.errors import LoadError, OptionError
 from stet.needs import Need
 from stet.parsing import first_problem
@@ -25,6 +26,9 @@ SETTINGS, WEIGHTS = "arbiter.json", "arbiter.safetensors"
 """The files of an arbiter."""
 
 FORMAT = 1
+
+MOST_NUMBERS = 500
+"""Products in a network beyond which a tensor is cheaper also for a single disagreement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +83,11 @@ class Arbiter:
         self.in_block = any(feature.in_block for feature in named(self.features))
         if not 0 <= self.threshold <= 1:
             raise OptionError(f"threshold is {self.threshold}; it must be between 0 and 1.")
+        measures = [f.number for f in named(self.features) if f.number is not None]
+        fits = len(measures) == self.network.inputs and len(measures) == len(self.features)
+        fits = fits and self.network.size <= MOST_NUMBERS
+        self._measures = measures if fits else None
+        self._numbers: tuple[tuple[int, ...], Numbers] | None = None
         self._copies: dict[torch.device, tuple[tuple[int, ...], Network]] = {}
 
     @property
@@ -110,13 +119,26 @@ class Arbiter:
         """The network, on a device; it stays on the host itself, where training changes it."""
         if device.type == "cpu":
             return self.network
-        state = self.network.state_dict(keep_vars=True)
-        version = tuple(weight._version for weight in state.values())
+        version = self.network.version
         known = self._copies.get(device)
         if known is None or known[0] != version:
             with torch.inference_mode(False):
                 known = self._copies[device] = version, deepcopy(self.network).to(device)
         return known[1]
+
+    @property
+    def in_numbers(self) -> bool:
+        """Whether single disagreements are cheaper without tensors, see `chance`."""
+        return self._measures is not None
+
+    def chance(self, at: Spot) -> float:
+        """The probability that the draft's token is the one to keep, at a position on a CPU."""
+        assert self._measures is not None
+        version = self.network.version
+        if self._numbers is None or self._numbers[0] != version:
+            self._numbers = version, Numbers(self.network)
+        odds = self._numbers[1].odds([measure(at) for measure in self._measures])
+        return 1 / (1 + exp(-odds)) if odds > -700 else 0.0
 
     @classmethod
     def load(cls, folder: str | Path) -> Arbiter:

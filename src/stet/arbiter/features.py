@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import isnan, log
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,55 +31,70 @@ class Position:
         found: what each model wants.
         rows: [N] int64, the block of each.
         places: [N] int64, its position in the block.
+        draft: [N] int64, d.
+        target: [N] int64, t.
     """
 
     blocks: Blocks
     found: Choices
     rows: Tensor
     places: Tensor
+    draft: Tensor
+    target: Tensor
 
     @cached_property
-    def draft(self) -> Tensor:
-        """[N] int64: d."""
-        return self.blocks.drafted[self.rows, self.places]
+    def both(self) -> Reading:
+        """What the target makes of the positions, and then the draft, if its logits were kept.
+
+        Read together: what counts at these sizes is the number of operations.
+        """
+        blocks = self.blocks
+        models = [blocks.raw_target_logits]
+        if blocks.has_draft_logits:
+            models.append(blocks.raw_draft_logits)
+        shape = (len(models), len(self.rows), models[0].shape[2])
+        out = torch.empty(shape, device=self.rows.device)
+        for model, logits in enumerate(models):
+            torch.index_select(logits.flatten(0, 1), 0, self._flat(logits), out=out[model])
+        return Reading(out)
 
     @cached_property
-    def target(self) -> Tensor:
-        """[N] int64: t."""
-        return self.found.target[self.rows, self.places]
+    def logprobs(self) -> tuple[Tensor, ...]:
+        """[N] each: log p of t and of d under the target, then of t and of d under the draft."""
+        tokens = torch.stack([self.target, self.draft], 1)
+        found = self.both.of(tokens).transpose(1, 2).flatten(0, 1)
+        return tuple(found.unbind())
 
     @cached_property
-    def p(self) -> Reading:
-        """What the target makes of the position."""
-        return Reading(self._at(self.blocks.raw_target_logits))
-
-    @cached_property
-    def q(self) -> Reading:
-        """What the draft makes of it."""
-        return Reading(self._at(self.blocks.raw_draft_logits))
+    def entropies(self) -> tuple[Tensor, ...]:
+        """[N] each: the target's entropy, and the draft's."""
+        return tuple(self.both.entropy().unbind())
 
     @cached_property
     def after(self) -> Reading:
-        """What the target makes of the next position if d stands."""
-        return Reading(self._at(self.blocks.raw_target_logits, 1))
+        """What the target makes of the next position if d stands, [1, N, V]."""
+        logits = self.blocks.raw_target_logits
+        return Reading(logits.flatten(0, 1).index_select(0, self._flat(logits) + 1)[None])
 
-    def _at(self, values: Tensor, shift: int = 0) -> Tensor:
-        """[N, V] of [B, K, V]; selecting whole rows is several times faster than indexing twice."""
-        flat = self.rows * values.shape[1] + (self.places + shift)
-        return values.flatten(0, 1).index_select(0, flat)
+    def _flat(self, values: Tensor) -> Tensor:
+        """Places in [B, K, V] with its first two dimensions as one: whole rows are fast to pick."""
+        return self.rows * values.shape[1] + self.places
 
 
 class Reading:
-    """A model's raw distributions at N positions, V tokens each, in as few passes over V as can be.
+    """Raw distributions of M models at N positions, V tokens each, in few passes over V.
 
     Args:
-        logits: [N, V].
+        logits: [M, N, V] float32; overwritten.
+
+    Attributes:
+        logits: the same without infinities.
     """
 
     def __init__(self, logits: Tensor) -> None:
         # A token without any probability has a logit of minus infinity, and 0 times that is no
         # number.
-        self.logits = logits.float().clamp(min=-1e30)
+        self.logits = logits.clamp_(min=-1e30)
 
     @cached_property
     def _probs(self) -> Tensor:
@@ -86,30 +102,93 @@ class Reading:
 
     @cached_property
     def surest(self) -> Tensor:
-        """[N]: the best token's log-probability."""
+        """[M, N]: the best token's log-probability."""
         return self._probs.amax(-1).log()
 
     @cached_property
     def _total(self) -> Tensor:
-        """[N]: log of the sum of all exponentials; a logarithm of V numbers would cost more."""
+        """[M, N]: log of the sum of all exponentials; a logarithm of V numbers would cost more."""
         return self.logits.amax(-1) - self.surest
 
-    def of(self, token: Tensor) -> Tensor:
-        """[N]: the log-probabilities of tokens [N], no less than -30 nats."""
-        return (self.logits.gather(1, token[:, None])[:, 0] - self._total).clamp(min=-30.0)
+    def of(self, tokens: Tensor) -> Tensor:
+        """[M, N, k]: the log-probabilities of tokens [N, k], no less than -30 nats."""
+        own = self.logits.gather(2, tokens.expand(len(self.logits), -1, -1))
+        return (own - self._total[..., None]).clamp_(min=-30.0)
 
     def entropy(self) -> Tensor:
-        """[N], in nats."""
+        """[M, N], in nats."""
         mean: Tensor = torch.linalg.vecdot(self._probs, self.logits)
         return self._total - mean
 
-    def rank(self, token: Tensor) -> Tensor:
-        """[N]: how many tokens are more probable."""
-        return (self.logits > self.logits.gather(1, token[:, None])).sum(-1)
+    def rank(self, model: int, token: Tensor) -> Tensor:
+        """[N]: how many tokens a model finds more probable than tokens [N]."""
+        logits = self.logits[model]
+        return (logits > logits.gather(1, token[:, None])).sum(-1)
 
     def best(self, count: int) -> Tensor:
-        """[N, count]: the most probable tokens."""
-        return self.logits.topk(min(count, self.logits.shape[1]), -1).indices
+        """[M, N, count]: the most probable tokens."""
+        return self.logits.topk(min(count, self.logits.shape[2]), -1).indices
+
+
+TARGET, DRAFT = 0, 1
+"""The models' places in a `Reading` of both."""
+
+
+class Spot:
+    """A single position on a CPU, in numbers.
+
+    Between two passes of the models every tensor operation finds its code driven out of the
+    processor's cache and costs ten times what it costs in a loop; so but for the few that go over
+    a vocabulary there are none here.
+
+    Attributes:
+        target: what the target makes of its own token, of the draft's, and its entropy.
+        draft: the same of the draft.
+    """
+
+    def __init__(self, blocks: Blocks, row: int, place: int, draft: int, target: int) -> None:
+        self._blocks, self._at, self._tokens = blocks, (row, place), (target, draft)
+
+    @cached_property
+    def target(self) -> Numbers:
+        """Under the target."""
+        return Numbers.of(self._blocks.raw_target_logits[self._at], *self._tokens)
+
+    @cached_property
+    def draft(self) -> Numbers:
+        """Under the draft."""
+        return Numbers.of(self._blocks.raw_draft_logits[self._at], *self._tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """What one model makes of a position.
+
+    Attributes:
+        of_target: log-probability of the target's token, no less than -30 nats.
+        of_draft: of the draft's.
+        entropy: in nats.
+    """
+
+    of_target: float
+    of_draft: float
+    entropy: float
+
+    @classmethod
+    def of(cls, logits: Tensor, target: int, draft: int) -> Numbers:
+        """Of a distribution over V tokens, by its logits [V]."""
+        probs = logits.softmax(-1)
+        mean = float(probs.dot(logits))
+        if isnan(mean):  # tokens without any probability
+            mean = float(probs.dot(logits.clamp(min=-1e30)))
+        p = [float(probs[target]), float(probs[draft])]
+        token, surest = (target, p[0]) if p[0] >= p[1] else (draft, p[1])
+        if surest < 1e-30:
+            token = int(probs.argmax())
+            surest = float(probs[token])
+        total = float(logits[token]) - log(surest)
+        of_target, of_draft = (max(log(value), -30.0) if value > 0 else -30.0 for value in p)
+        return cls(of_target, of_draft, total - mean)
 
 
 Measure = Callable[[Position], Tensor]
@@ -123,6 +202,7 @@ class Feature:
         name: what it is called in an arbiter's settings.
         measure: [N] or [N, D] float32 of N positions.
         says: what it is, for people.
+        number: the same of a single position on a CPU, where that is cheaper; None for none.
         needs: what the engine must keep for it.
         in_block: whether it depends on where blocks begin and end; text then does, too.
     """
@@ -132,6 +212,7 @@ class Feature:
     says: str
     needs: frozenset[Need] = frozenset()
     in_block: bool = False
+    number: Callable[[Spot], float] | None = None
 
 
 _DRAFT = frozenset({Need.DRAFT_LOGPROBS})
@@ -139,7 +220,7 @@ _TARGET_STATES = frozenset({Need.TARGET_HIDDEN})
 
 
 def _overlap(at: Position) -> Tensor:
-    mine, theirs = at.p.best(TOP), at.q.best(TOP)
+    mine, theirs = at.both.best(TOP).unbind()
     return (mine[:, :, None] == theirs[:, None, :]).any(2).float().mean(1)
 
 
@@ -167,24 +248,61 @@ def _states(hidden: Tensor | None, at: Position, shift: int = 0) -> Tensor:
 
 
 _ALL = (
-    Feature("target_target", lambda at: at.p.of(at.target), "log p_target(t)"),
-    Feature("target_draft", lambda at: at.p.of(at.draft), "log p_target(d)"),
-    Feature("draft_draft", lambda at: at.q.of(at.draft), "log p_draft(d)", _DRAFT),
-    Feature("draft_target", lambda at: at.q.of(at.target), "log p_draft(t)", _DRAFT),
-    Feature("target_entropy", lambda at: at.p.entropy(), "entropy of the target"),
-    Feature("draft_entropy", lambda at: at.q.entropy(), "entropy of the draft", _DRAFT),
     Feature(
-        "target_rank", lambda at: at.p.rank(at.draft).float().log1p(), "log(1 + rank of d), target"
+        "target_target",
+        lambda at: at.logprobs[0],
+        "log p_target(t)",
+        number=lambda at: at.target.of_target,
+    ),
+    Feature(
+        "target_draft",
+        lambda at: at.logprobs[1],
+        "log p_target(d)",
+        number=lambda at: at.target.of_draft,
+    ),
+    Feature(
+        "draft_draft",
+        lambda at: at.logprobs[3],
+        "log p_draft(d)",
+        _DRAFT,
+        number=lambda at: at.draft.of_draft,
+    ),
+    Feature(
+        "draft_target",
+        lambda at: at.logprobs[2],
+        "log p_draft(t)",
+        _DRAFT,
+        number=lambda at: at.draft.of_target,
+    ),
+    Feature(
+        "target_entropy",
+        lambda at: at.entropies[TARGET],
+        "entropy of the target",
+        number=lambda at: at.target.entropy,
+    ),
+    Feature(
+        "draft_entropy",
+        lambda at: at.entropies[DRAFT],
+        "entropy of the draft",
+        _DRAFT,
+        number=lambda at: at.draft.entropy,
+    ),
+    Feature(
+        "target_rank",
+        lambda at: at.both.rank(TARGET, at.draft).float().log1p(),
+        "log(1 + rank of d), target",
     ),
     Feature(
         "draft_rank",
-        lambda at: at.q.rank(at.target).float().log1p(),
+        lambda at: at.both.rank(DRAFT, at.target).float().log1p(),
         "log(1 + rank of t), draft",
         _DRAFT,
     ),
     Feature("overlap", _overlap, f"share of {TOP} best tokens in common", _DRAFT),
-    Feature("entropy_after", lambda at: at.after.entropy(), "entropy of the target behind d"),
-    Feature("surest_after", lambda at: at.after.surest, "the target's best log p behind d"),
+    Feature(
+        "entropy_after", lambda at: at.after.entropy()[TARGET], "entropy of the target behind d"
+    ),
+    Feature("surest_after", lambda at: at.after.surest[TARGET], "the target's best log p behind d"),
     Feature(
         "answered",
         lambda at: at.blocks.history[at.rows, 0] + at.places,
@@ -267,4 +385,6 @@ def needs_of(names: Iterable[str]) -> frozenset[Need]:
 def measure(at: Position, names: Sequence[str]) -> Tensor:
     """[N, F] float32: the features in this order, one column each, or D for a hidden state."""
     columns = [feature.measure(at).float() for feature in named(names)]
+    if all(column.dim() == 1 for column in columns):
+        return torch.stack(columns, 1)
     return torch.cat([c if c.dim() == 2 else c[:, None] for c in columns], 1)

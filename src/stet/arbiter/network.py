@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import tanh
+from operator import mul
 
 import torch
 from torch import Tensor, nn
@@ -44,3 +46,39 @@ class Network(nn.Module):
             x = torch.tanh(layer(x))
         logits: Tensor = self.layers[-1](x)[..., 0]
         return logits
+
+    @property
+    def size(self) -> int:
+        """Products that it takes to ask it once."""
+        return sum(a * b for a, b in pairwise((self.inputs, *self.hidden, 1)))
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Another one whenever weights were changed; those made for inference never are."""
+        weights = (*self.parameters(), *self.buffers())
+        return tuple(0 if w.is_inference() else w._version for w in weights)
+
+
+class Numbers:
+    """A network as plain numbers, for a single disagreement: no tensor operation at all.
+
+    Args:
+        network: whose weights are read.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._mean: list[float] = network.mean.tolist()
+        self._scale: list[float] = network.scale.tolist()
+        self._layers: list[tuple[list[list[float]], list[float]]] = []
+        for layer in network.layers:
+            assert isinstance(layer, nn.Linear)
+            self._layers.append((layer.weight.tolist(), layer.bias.tolist()))
+
+    def odds(self, features: Sequence[float]) -> float:
+        """Log-odds of F features."""
+        x = [(v - m) * s for v, m, s in zip(features, self._mean, self._scale, strict=True)]
+        *between, last = self._layers
+        for weights, bias in between:
+            x = [tanh(b + sum(map(mul, row, x))) for row, b in zip(weights, bias, strict=True)]
+        odds: float = last[1][0] + sum(map(mul, last[0][0], x))
+        return odds

@@ -111,6 +111,14 @@ def settle(
     return Verdict(kept, following, reasons, disputes)
 
 
+def reasons_of(agree: list[list[bool]], kept: list[int], lengths: list[int]) -> Tensor:
+    """The same reasons, of numbers on the host: [B, K + 1]."""
+    found = [[0 if same else _OVERRULED for same in row] + [0] for row in agree]
+    for row, count, length in zip(found, kept, lengths, strict=True):
+        row[count] = 2 if count == length else 1
+    return torch.tensor(found)
+
+
 def hold_after_whole(blocks: Blocks, kept: Tensor, following: Tensor) -> Tensor:
     """The next tokens [B], held back after a whole block; an empty one has nothing to wait for."""
     return following.masked_fill((kept == blocks.lengths) & (blocks.lengths > 0), HOLD)

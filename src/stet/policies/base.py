@@ -178,6 +178,11 @@ class Blocks:
             raise RuntimeError("declare Need.DRAFT_LOGPROBS in the policy's `needs` to read this")
         return self._draft_logits
 
+    @property
+    def has_draft_logits(self) -> bool:
+        """Whether the draft's logits were kept, so that they can be read."""
+        return self._draft_logits is not None
+
     @cached_property
     def history(self) -> Tensor:
         """[B, 2] int64: tokens of each answer before the block, and how many of them overruled."""

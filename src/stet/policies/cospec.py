@@ -6,16 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor
-
 from stet.arbiter import BUNDLED, Arbiter, as_arbiter, shipped_arbiter
 from stet.bundled import COSPEC
 from stet.errors import OptionError
-from stet.policies.arbitration import REASONS, choices, settle
+from stet.policies.arbitration import REASONS
 from stet.policies.base import Blocks, Need, Verdict
 from stet.policies.registry import register
-from stet.policies.weighing import weigh
+from stet.policies.weighing import Above, arbitrate
 
 
 @register
@@ -146,24 +143,6 @@ class CoSpec:
 
     def verify(self, blocks: Blocks) -> Verdict:
         """Rule on a batch of blocks."""
-        found = choices(blocks)
-        if not blocks.drafted.shape[1]:
-            return settle(blocks, found, found.agree, hold=self.hold)
         arbiter = self._arbiter
         bar = arbiter.threshold if self.threshold is None else self.threshold
-        weighed = weigh(blocks, found, arbiter, lambda score, *_: above(score, bar))
-        disputes = weighed.disputes(blocks, found)
-        return settle(blocks, found, weighed.overrule, hold=self.hold, disputes=disputes)
-
-
-def above(score: Tensor, threshold: float) -> Tensor:
-    """Where the draft's token stands, bool like `score`.
-
-    Strictly above, so that 1 means never; 0 means always, whatever rounding makes of a score.
-    """
-    return torch.ones_like(score, dtype=torch.bool) if threshold == 0 else score > threshold
-
-
-def decides(score: float, threshold: float) -> bool:
-    """The same of a single score on the host."""
-    return threshold == 0 or score > threshold
+        return arbitrate(blocks, arbiter, Above(bar), hold=self.hold)

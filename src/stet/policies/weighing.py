@@ -2,46 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from stet.arbiter import Arbiter, Position
-from stet.policies.arbitration import Choices
-from stet.policies.base import Blocks, Disputes
+from stet.arbiter import Arbiter, Position, Spot
+from stet.policies.arbitration import Choices, choices, reasons_of, settle
+from stet.policies.base import HOLD, Blocks, Disputes, Verdict
+
+FEW = 3
+"""Disagreements that are decided one by one rather than together."""
+
+
+class Rule(Protocol):
+    """Makes decisions of probabilities: whether the draft's tokens stand."""
+
+    def many(self, score: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        """[N] bool, by probabilities [N] at rows [N] and places [N] of a batch of blocks."""
+        ...
+
+    def one(self, score: float, row: int, place: int) -> bool:
+        """The same of a single one on the host."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
-class Weighed:
-    """What an arbiter made of a batch of blocks.
+class Above:
+    """The draft's token stands where its probability is above a threshold.
 
-    Attributes:
-        score: [B, K] float32, its probability for the draft's token, 0 where it was not asked.
-        overrule: [B, K] bool, where the draft's token stands if the models disagree.
-        features: [B, K, F] float32 that it reckoned from, if they were to be kept.
+    Strictly above, so that 1 means never; 0 means always, whatever rounding makes of a score.
     """
 
-    score: Tensor
-    overrule: Tensor
-    features: Tensor | None
+    threshold: float
 
-    def disputes(self, blocks: Blocks, found: Choices) -> Disputes:
-        """What was weighed, for the record."""
-        width = blocks.drafted.shape[1]
-        where = (~found.agree) & blocks.present
-        return Disputes(where, found.target[:, :width], self.score, self.features)
+    def many(self, score: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        """See `Rule`."""
+        del rows, places
+        if self.threshold == 0:
+            return torch.ones_like(score, dtype=torch.bool)
+        return score > self.threshold
+
+    def one(self, score: float, row: int = 0, place: int = 0) -> bool:
+        """See `Rule`."""
+        del row, place
+        return self.threshold == 0 or score > self.threshold
 
 
-Rule = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Whether draft's tokens stand, [N] bool, by their probabilities [N], rows [N] and places [N]."""
-
-
-def weigh(
-    blocks: Blocks, found: Choices, arbiter: Arbiter, stands: Rule, *, keep: bool = False
-) -> Weighed:
-    """Have the arbiter decide whose token stands.
+def arbitrate(
+    blocks: Blocks, arbiter: Arbiter, stands: Rule, *, hold: bool = True, keep: bool = False
+) -> Verdict:
+    """Have the arbiter decide whose token stands, wherever the models disagree.
 
     On an accelerator it looks at every position at once: to pick some out, the host would have to
     wait for the device. On a CPU it looks only at disagreements that are reached, the first of
@@ -50,42 +62,115 @@ def weigh(
 
     Args:
         blocks: the blocks.
-        found: what each model wants.
         arbiter: decides.
         stands: makes a decision of a probability.
-        keep: also keep what it reckoned from.
+        hold: hold the token after a whole block back, see `settle`.
+        keep: also keep what it reckoned from, for the record.
     """
+    found = choices(blocks)
+    if not blocks.drafted.shape[1]:
+        return settle(blocks, found, found.agree, hold=hold)
+    if kind_of(blocks.drafted) == "cpu":
+        return _Walk(blocks, found, arbiter, stands, hold, keep).verdict()
     shape, device = found.agree.shape, found.agree.device
-    score = torch.zeros(shape, device=device)
-    overrule = torch.zeros(shape, dtype=torch.bool, device=device)
-    kept = torch.zeros((*shape, arbiter.network.inputs), device=device) if keep else None
+    rows = torch.arange(shape[0], device=device).repeat_interleave(shape[1])
+    places = (torch.ones_like(found.agree).cumsum(1) - 1).flatten()
+    target = found.target[:, :-1]
+    at = Position(blocks, found, rows, places, blocks.drafted.flatten(), target.flatten())
+    features = arbiter.describe(at)
+    score = arbiter.odds(features).sigmoid()
+    disputes = Disputes(
+        (~found.agree) & blocks.present,
+        target,
+        score.view(shape),
+        features.view(*shape, -1) if keep else None,
+    )
+    overrule = stands.many(score, rows, places).view(shape)
+    return settle(blocks, found, overrule, hold=hold, disputes=disputes)
 
-    def decide(rows: Tensor, places: Tensor) -> Tensor:
-        features = arbiter.describe(Position(blocks, found, rows, places))
-        chance = arbiter.odds(features).sigmoid()
-        won = stands(chance, rows, places)
-        score[rows, places], overrule[rows, places] = chance, won
-        if kept is not None:
-            kept[rows, places] = features
-        return won
 
-    if kind_of(blocks.drafted) != "cpu":
-        grid = torch.ones_like(found.agree).cumsum(1) - 1
-        decide(torch.arange(shape[0], device=device).repeat_interleave(shape[1]), grid.flatten())
-        return Weighed(score, overrule, kept)
-    waiting: dict[int, list[int]] = {}
-    for row, place in ((~found.agree) & blocks.present).nonzero().tolist():
-        waiting.setdefault(row, []).append(place)
-    while waiting:
-        rows = list(waiting)
-        places = [waiting[row].pop(0) for row in rows]
-        won = decide(torch.tensor(rows), torch.tensor(places)).tolist()
+class _Walk:
+    """A ruling on a CPU, of numbers on the host.
+
+    With few tensor operations: see `stet.arbiter.Spot`.
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        found: Choices,
+        arbiter: Arbiter,
+        stands: Rule,
+        hold: bool,
+        keep: bool,
+    ) -> None:
+        self._blocks, self._found, self._arbiter = blocks, found, arbiter
+        self._stands, self._hold = stands, hold
+        self._drafted: list[list[int]] = blocks.drafted.tolist()
+        self._target: list[list[int]] = found.target.tolist()
+        self._lengths: list[int] = blocks.lengths.tolist()
+        count, width = found.agree.shape
+        self._scores = [[0.0] * width for _ in range(count)]
+        self._features = torch.zeros(count, width, arbiter.network.inputs) if keep else None
+
+    def verdict(self) -> Verdict:
+        """The ruling."""
+        kept = list(self._lengths)
+        agree: list[list[bool]] = self._found.agree.tolist()
         waiting = {
-            row: waiting[row]
-            for row, goes_on in zip(rows, won, strict=True)
-            if goes_on and waiting[row]
+            row: places
+            for row, length in enumerate(self._lengths)
+            if (places := [place for place in range(length) if not agree[row][place]])
         }
-    return Weighed(score, overrule, kept)
+        disputes = None
+        if waiting:
+            self._ask(waiting, kept)
+            disputes = Disputes(
+                ~self._found.agree
+                if self._blocks.full
+                else (~self._found.agree) & self._blocks.present,
+                self._found.target[:, :-1],
+                torch.tensor(self._scores),
+                self._features,
+            )
+        own = [
+            HOLD if self._hold and 0 < length == n else tokens[n]
+            for tokens, n, length in zip(self._target, kept, self._lengths, strict=True)
+        ]
+        reasons = reasons_of(agree, kept, self._lengths) if disputes is not None else None
+        return Verdict(torch.tensor(kept), torch.tensor(own), reasons, disputes)
+
+    def _ask(self, waiting: dict[int, list[int]], kept: list[int]) -> None:
+        """Decide, and write where blocks end into `kept`."""
+        while waiting:
+            asked = [(row, places.pop(0)) for row, places in waiting.items()]
+            few = self._features is None and self._arbiter.in_numbers and len(asked) <= FEW
+            decided = [self._alone(*at) for at in asked] if few else self._together(asked)
+            for (row, place), (chance, stands) in zip(asked, decided, strict=True):
+                self._scores[row][place] = chance
+                if not stands:
+                    kept[row] = place
+                if not (stands and waiting[row]):
+                    del waiting[row]
+
+    def _alone(self, row: int, place: int) -> tuple[float, bool]:
+        """The arbiter's probability at one position, and the decision."""
+        tokens = self._drafted[row][place], self._target[row][place]
+        chance = self._arbiter.chance(Spot(self._blocks, row, place, *tokens))
+        return chance, self._stands.one(chance, row, place)
+
+    def _together(self, asked: list[tuple[int, int]]) -> list[tuple[float, bool]]:
+        """The same at many positions."""
+        rows, places, draft, target = torch.tensor(
+            [(r, p, self._drafted[r][p], self._target[r][p]) for r, p in asked]
+        ).unbind(1)
+        at = Position(self._blocks, self._found, rows, places, draft, target)
+        features = self._arbiter.describe(at)
+        if self._features is not None:
+            self._features[rows, places] = features
+        score = self._arbiter.odds(features).sigmoid()
+        won = self._stands.many(score, rows, places)
+        return list(zip(score.tolist(), won.tolist(), strict=True))
 
 
 def kind_of(tensor: Tensor) -> str:

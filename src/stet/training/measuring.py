@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from stet.arbiter import Arbiter
-from stet.policies.cospec import decides
+from stet.policies.weighing import Above
 from stet.training.playing import Game, Playing, play
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Measuring:
             right=sum(g.right for g in games),
             tokens_per_pass=tokens / max(passes, 1),
             disputes=len(decided),
-            overruled=sum(decides(score, threshold) for score in decided),
+            overruled=sum(Above(threshold).one(score) for score in decided),
         )
 
     def games(self, threshold: float) -> list[Game]:
@@ -96,7 +96,7 @@ class Measuring:
 
     def _known(self, place: int, threshold: float) -> Game | None:
         for game in self._played.get(place, ()):
-            if all(decides(d.score, threshold) == d.stands for d in game.disputes):
+            if all(Above(threshold).one(d.score) == d.stands for d in game.disputes):
                 return game
         return None
 

@@ -12,10 +12,9 @@ from torch import Tensor
 from stet.arbiter import Arbiter
 from stet.calibration.rollouts import prompt_of
 from stet.errors import OptionError
-from stet.policies.arbitration import REASONS, choices, settle
+from stet.policies.arbitration import REASONS
 from stet.policies.base import ARBITRATE, Blocks, Need, Verdict
-from stet.policies.cospec import above
-from stet.policies.weighing import Rule, weigh
+from stet.policies.weighing import Above, Rule, arbitrate
 from stet.trace import Counters, DisputeRecord
 
 if TYPE_CHECKING:
@@ -53,20 +52,31 @@ class Playing:
 
     def verify(self, blocks: Blocks) -> Verdict:
         """Rule on a batch of blocks."""
-        found = choices(blocks)
-        width = blocks.drafted.shape[1]
-        if not width:
-            return settle(blocks, found, found.agree)
-        weighed = weigh(blocks, found, self.arbiter, self._stands(blocks), keep=True)
-        disputes = weighed.disputes(blocks, found)
-        return settle(blocks, found, weighed.overrule, disputes=disputes)
+        return arbitrate(blocks, self.arbiter, self._stands(blocks), keep=True)
 
     def _stands(self, blocks: Blocks) -> Rule:
-        bar = self.threshold
-        if bar is not None:
-            return lambda score, *_: above(score, bar)
-        chance = blocks.uniform(ARBITRATE, blocks.drafted.shape[1])
-        return lambda score, rows, places: chance[rows, places] < score
+        if self.threshold is not None:
+            return Above(self.threshold)
+        return ByChance(blocks.uniform(ARBITRATE, blocks.drafted.shape[1]))
+
+
+@dataclass(frozen=True, slots=True)
+class ByChance:
+    """The draft's token stands with the probability that the arbiter gives it.
+
+    Attributes:
+        uniforms: [B, K], what is held against it.
+    """
+
+    uniforms: Tensor
+
+    def many(self, score: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+        """See `stet.policies.weighing.Rule`."""
+        return self.uniforms[rows, places] < score
+
+    def one(self, score: float, row: int, place: int) -> bool:
+        """See `stet.policies.weighing.Rule`."""
+        return float(self.uniforms[row, place]) < score
 
 
 @dataclass(frozen=True, slots=True)
