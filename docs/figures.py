@@ -116,7 +116,6 @@ def compare() -> str:
 
 COSPEC_PAIRS = {
     "bundled": "bundled",
-    "close": "close",
     "overconfident": "overconfident draft",
     "specialised": "specialised draft",
 }
@@ -191,6 +190,55 @@ def cospec_primary() -> str:
         )
     heading = ["pair", "target", "`cospec`", "points over target (95 %)", "best plain rule"]
     heading += ["points over that (95 %)", "tokens per pass: `exact`", "best rule", "`cospec`"]
+    return table(heading, rows) + source(found, "cospec", "../")
+
+
+def cospec_pairs() -> str:
+    """Everything on the pairs whose drafts mislead."""
+    found = result("cospec")
+    pairs = {p: cospec_rows(found, p, "test") for p in COSPEC_PAIRS if p != "bundled"}
+    pairs = {pair: rows for pair, rows in pairs.items() if rows}
+    names = list(next(iter(pairs.values())))
+    rows = []
+    for name in names:
+        cells = [f"`{name}`"]
+        for entries in pairs.values():
+            row = entries[name]
+            gain = row["gain_over_reference"]
+            cells += [
+                share(row["accuracy"]),
+                "" if gain is None else f"{100 * gain['value']:+.1f}",
+                "-" if row["tokens_per_pass"] is None else f"{row['tokens_per_pass']:.2f}",
+            ]
+        rows.append(cells)
+    heading = ["policy"]
+    for pair in pairs:
+        heading += [f"{COSPEC_PAIRS[pair]}: right answers (95 %)", "points", "tokens per pass"]
+    problems = found["figures"][f"{next(iter(pairs))}_problems"]
+    return (
+        table(heading, rows) + f"\n{problems:.0f} test problems.\n" + source(found, "cospec", "../")
+    )
+
+
+def cospec_overhead() -> str:
+    """What deciding costs."""
+    found = result("cospec")
+    rows = [
+        [
+            PAIRS[entry["pair"]],
+            f"{entry['rounds']}",
+            f"{entry['disagreements_decided']}",
+            f"{entry['milliseconds_of_a_round']:.2f} ms",
+            f"{entry['milliseconds_of_the_target']:.2f} ms",
+            f"{entry['milliseconds_of_the_arbiter']:.2f} ms",
+            f"{entry['share_of_a_round']:.1%}",
+            f"{entry['share_of_the_target']:.1%}",
+            f"{entry['share_of_a_round_same_twice']:+.1%}",
+        ]
+        for entry in found["pairs"]["bundled"]["overhead"]
+    ]
+    heading = ["pair", "rounds", "decided", "a round", "the target's half", "the arbiter"]
+    heading += ["of a round", "of the target's half", "`exact` against itself"]
     return table(heading, rows) + source(found, "cospec", "../")
 
 
@@ -360,19 +408,6 @@ def plateau() -> str:
     )
 
 
-def study() -> str:
-    found = result("study")
-    drafts = list(dict.fromkeys(row["draft"] for row in found["rows"]))
-    policies = list(dict.fromkeys(row["policy"] for row in found["rows"]))
-    right = {(r["draft"], r["policy"]): r["accuracy"]["value"] for r in found["rows"]}
-    rows = [[f"`{p}`", *(f"{right[draft, p]:.1%}" for draft in drafts)] for p in policies]
-    return (
-        table(["right answers", *(f"`{draft}`" for draft in drafts)], rows)
-        + f"\n{found['figures']['problems']:.0f} test problems.\n"
-        + source(found, "study", "../")
-    )
-
-
 PAIRS = {"bundled": "the bundled pair", "wide": "a wide random pair"}
 SIGNAL_SETS = {
     "off_again": "none (what the measurement is worth)",
@@ -491,7 +526,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "risk_bound": risk_bound,
     "signals": signals,
     "specguard": specguard,
-    "study": study,
+    "cospec_pairs": cospec_pairs,
+    "cospec_overhead": cospec_overhead,
 }
 
 

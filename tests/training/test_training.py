@@ -9,6 +9,7 @@ import torch
 from stet.arbiter import DEFAULT, Arbiter, Network
 from stet.calibration.rollouts import prompt_of
 from stet.errors import OptionError, StetError
+from stet.evaluation.graders import AnswerLine, FunctionGrader, MathVerify
 from stet.evaluation.tasks import load_task
 from stet.load import load_pair
 from stet.policies import CoSpec
@@ -84,6 +85,28 @@ def test_decisions_by_chance_are_repeatable_and_differ_by_seed(pair, task):
     assert first == again
     assert first != other
     assert len(set(first)) > 2
+
+
+def upside_down(answer, reference):
+    """A reward of one's own: wrong answers are what is wanted."""
+    return not AnswerLine().right(AnswerLine().extract(answer), reference)
+
+
+def test_the_reward_is_any_grader(pair, task):
+    """Number match, math-verify, or a function of the answer and the reference."""
+    pytest.importorskip("math_verify")
+    right = {}
+    graders = {
+        "number": task.grader,
+        "math": MathVerify(),
+        "function": FunctionGrader(upside_down),
+    }
+    for name, grader in graders.items():
+        games = play(pair, replace(task, grader=grader), range(12), Playing(arbiter(), 0.4))
+        right[name] = [game.right for game in games]
+    assert len(set(right["number"])) == 2
+    assert right["math"] == right["number"]
+    assert right["function"] == [not value for value in right["number"]]
 
 
 def test_branches_are_what_both_ways_on_come_to(pair, task, tmp_path):
