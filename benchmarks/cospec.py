@@ -8,10 +8,10 @@
 Parts: `tune` sweeps the rules' parameters on validation problems; `train` trains arbiters under
 several seeds, `judge` one against the target's own answers, for which `aim` finds the threshold by
 right ones; `test` runs everything on test problems, `inside` puts an arbiter into what SpecGuard
-rewrites; `pace` tunes the length of blocks and `speed` times everything one problem at a time; `oracle` finds
-what could be gained at all, and whose token was right; `curve` has every threshold; `transfer` runs
-the trained arbiters on held-out templates and on the second family; `overhead` is what deciding
-costs. Every part can be interrupted. The pairs beside the bundled one are those of
+rewrites; `pace` tunes the length of blocks and `speed` times everything one problem at a time;
+`oracle` finds what could be gained at all, and whose token was right; `curve` has every threshold;
+`transfer` runs the trained arbiters on held-out templates and on the second family; `overhead` is
+what deciding costs. Every part can be interrupted. The pairs beside the bundled one are those of
 `recipes/README.md`.
 """
 
