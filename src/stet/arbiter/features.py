@@ -138,8 +138,8 @@ class Spot:
     """A single position on a CPU, in numbers.
 
     Between two passes of the models every tensor operation finds its code driven out of the
-    processor's cache and costs several times what it costs in a loop; so but for the few that go over
-    a vocabulary there are none here.
+    processor's cache and costs several times what it costs in a loop; so but for the few that go
+    over a vocabulary there are none here.
 
     Attributes:
         target: what the target makes of its own token, of the draft's, and its entropy.
