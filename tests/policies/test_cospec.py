@@ -384,7 +384,7 @@ def test_a_single_position_in_numbers_is_what_tensors_say(models, hidden):
 
 
 def test_numbers_of_a_distribution():
-    from stet.arbiter.features import Numbers
+    from stet.arbiter.position import Numbers
 
     logits = torch.tensor([2.0, 1.0, -1.0, -torch.inf, -200.0, 0.5])
     expected = logits.log_softmax(-1)

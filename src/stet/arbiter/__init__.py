@@ -1,9 +1,10 @@
 """Trained arbitration: what is known where the models disagree, and the network that decides."""
 
 from stet.arbiter.arbiter import Arbiter
-from stet.arbiter.features import DEFAULT, FEATURES, Feature, Position, Spot, measure, needs_of
+from stet.arbiter.features import DEFAULT, FEATURES, Feature, measure, needs_of
 from stet.arbiter.load import BUNDLED, as_arbiter, load_arbiter, shipped_arbiter
 from stet.arbiter.network import Network
+from stet.arbiter.position import Position, Spot
 
 __all__ = [
     "BUNDLED",

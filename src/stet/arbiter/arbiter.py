@@ -16,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from stet.arbiter.features import Position, Spot, measure, named, needs_of
+from stet.arbiter.features import measure, named, needs_of
 from stet.arbiter.network import Network, Numbers
+from stet.arbiter.position import Position, Spot
 from stet.errors import LoadError, OptionError
 from stet.needs import Need
 from stet.parsing import first_problem
