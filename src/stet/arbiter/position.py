@@ -1,4 +1,4 @@
-"""A disagreement as a ruling finds it, read in two ways: many as tensors, a single one in numbers."""
+"""A disagreement as a ruling finds it: many at once as tensors, a single one in numbers."""
 
 from __future__ import annotations
 
