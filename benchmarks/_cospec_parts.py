@@ -218,7 +218,7 @@ def warm_threshold(folder: Path) -> float:
 
 
 def arbiters(settings: Settings) -> list[Contender]:
-    """Each seed's warm start and arbiter, and AutoJudge's: at its own threshold and at `aim`'s."""
+    """Each seed's warm start and arbiter, and AutoJudge's, where those parts were run."""
     found: list[Contender] = []
     for seed in SEEDS:
         folder = settings.folder / f"train-{seed}"
@@ -231,8 +231,9 @@ def arbiters(settings: Settings) -> list[Contender]:
             ),
             named("cospec", f"cospec {seed}", arbiter=str(folder / "policy")),
         ]
-    judge = str(settings.folder / "autojudge/policy")
-    found.append(named("autojudge", "autojudge", arbiter=judge))
+    judge = settings.folder / "autojudge/policy"
+    if judge.exists():
+        found.append(named("autojudge", "autojudge", arbiter=str(judge)))
     if (settings.folder / "aim").exists():
         aimed = best_of(records.read(settings.folder / "aim"), "autojudge").parameters
         found.append(named("autojudge", "autojudge, tuned", **aimed))

@@ -139,7 +139,6 @@ def of_test(
         "accuracy_cospec": mean(value(r, "accuracy") for r in ours),
         "accuracy_warm_start": mean(value(r, "accuracy") for r in warm),
         "accuracy_random": value(table["random"], "accuracy"),
-        "accuracy_autojudge": value(table["autojudge"], "accuracy"),
         "accuracy_best_plain_rule": value(table[rule], "accuracy"),
         "accuracy_best_plain_rule_on_test": value(table[most], "accuracy"),
         "p_value": max(r["p_values"][0] for r in ours),
@@ -147,13 +146,16 @@ def of_test(
         "tokens_per_pass_cospec": mean(r["tokens_per_pass"] for r in ours),
         "tokens_per_pass_warm_start": mean(r["tokens_per_pass"] for r in warm),
         "tokens_per_pass_best_plain_rule": table[rule]["tokens_per_pass"],
-        "tokens_per_pass_autojudge": table["autojudge"]["tokens_per_pass"],
         "modelled_speedup_70b_8b": mean(r["modelled_speedup_70b_8b"] for r in ours),
         "modelled_speedup_70b_8b_exact": table["exact"]["modelled_speedup_70b_8b"],
         "overrule_rate": mean(r["overrule_rate"] for r in ours),
         "problems": len(results.run.questions),
         "seeds": len(ours),
     }
+    for label, name in (("autojudge", "autojudge"), ("autojudge, tuned", "autojudge_tuned")):
+        if label in table:
+            found[f"accuracy_{name}"] = value(table[label], "accuracy")
+            found[f"tokens_per_pass_{name}"] = table[label]["tokens_per_pass"]
     labels = ours_in(table)
     for name, others in {
         "": ["target"],
