@@ -74,6 +74,7 @@ class Settings:
         batch: problems at a time, elsewhere.
         seeds: of the arbiters that the part `train` makes.
         shares: of the test that are run; each is a run of its own.
+        warm: whether warm starts are tested beside what policy gradient made of them.
         root: of everything.
     """
 
@@ -87,6 +88,7 @@ class Settings:
     batch: int
     seeds: Sequence[int]
     shares: Sequence[int]
+    warm: bool
     root: Path
 
     @property
@@ -222,15 +224,10 @@ def arbiters(settings: Settings) -> list[Contender]:
     found: list[Contender] = []
     for seed in SEEDS:
         folder = settings.folder / f"train-{seed}"
-        found += [
-            named(
-                "cospec",
-                f"warm start {seed}",
-                arbiter=str(folder / "warm"),
-                threshold=warm_threshold(folder),
-            ),
-            named("cospec", f"cospec {seed}", arbiter=str(folder / "policy")),
-        ]
+        if settings.warm:
+            warm = {"arbiter": str(folder / "warm"), "threshold": warm_threshold(folder)}
+            found.append(named("cospec", f"warm start {seed}", **warm))
+        found.append(named("cospec", f"cospec {seed}", arbiter=str(folder / "policy")))
     judge = settings.folder / "autojudge/policy"
     if judge.exists():
         found.append(named("autojudge", "autojudge", arbiter=str(judge)))

@@ -137,14 +137,12 @@ def of_test(
     found: dict[str, float] = {
         **{f"accuracy_{n}": value(table[n], "accuracy") for n in ("target", "draft", "exact")},
         "accuracy_cospec": mean(value(r, "accuracy") for r in ours),
-        "accuracy_warm_start": mean(value(r, "accuracy") for r in warm),
         "accuracy_random": value(table["random"], "accuracy"),
         "accuracy_best_plain_rule": value(table[rule], "accuracy"),
         "accuracy_best_plain_rule_on_test": value(table[most], "accuracy"),
         "p_value": max(r["p_values"][0] for r in ours),
         "tokens_per_pass_exact": table["exact"]["tokens_per_pass"],
         "tokens_per_pass_cospec": mean(r["tokens_per_pass"] for r in ours),
-        "tokens_per_pass_warm_start": mean(r["tokens_per_pass"] for r in warm),
         "tokens_per_pass_best_plain_rule": table[rule]["tokens_per_pass"],
         "modelled_speedup_70b_8b": mean(r["modelled_speedup_70b_8b"] for r in ours),
         "modelled_speedup_70b_8b_exact": table["exact"]["modelled_speedup_70b_8b"],
@@ -156,6 +154,9 @@ def of_test(
         if label in table:
             found[f"accuracy_{name}"] = value(table[label], "accuracy")
             found[f"tokens_per_pass_{name}"] = table[label]["tokens_per_pass"]
+    if warm:
+        found["accuracy_warm_start"] = mean(value(r, "accuracy") for r in warm)
+        found["tokens_per_pass_warm_start"] = mean(r["tokens_per_pass"] for r in warm)
     labels = ours_in(table)
     for name, others in {
         "": ["target"],
@@ -163,6 +164,8 @@ def of_test(
         "_over_best_plain_rule_on_test": [most],
         "_over_warm_start": [n for n in table if n.startswith("warm start")],
     }.items():
+        if not others:
+            continue
         difference = between(results, labels, others)
         found[f"gain{name}_points"] = 100 * difference.value
         if difference.low is not None and difference.high is not None:

@@ -57,6 +57,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--seeds", type=int, nargs="+", choices=parts.SEEDS, default=parts.SEEDS)
     parser.add_argument("--shares", type=int, nargs="+", choices=parts.SHARES, default=parts.SHARES)
+    parser.add_argument("--warm", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--root", type=Path, default=Path(".cache/cospec"))
     given = parser.parse_args()
     unknown = [part for part in given.parts if part not in PARTS]
