@@ -198,12 +198,15 @@ def cospec_pairs() -> str:
     found = result("cospec")
     pairs = {p: cospec_rows(found, p, "test") for p in COSPEC_PAIRS if p != "bundled"}
     pairs = {pair: rows for pair, rows in pairs.items() if rows}
-    names = list(next(iter(pairs.values())))
+    names = dict.fromkeys(name for entries in pairs.values() for name in entries)
     rows = []
     for name in names:
         cells = [f"`{name}`"]
         for entries in pairs.values():
-            row = entries[name]
+            row = entries.get(name)
+            if row is None:
+                cells += ["", "", ""]
+                continue
             gain = row["gain_over_reference"]
             cells += [
                 share(row["accuracy"]),
