@@ -27,7 +27,7 @@ HIDDEN = (32,)
 LENGTH = 5
 PAIRS: dict[str, tuple[Callable[[bool], Setting], int, int]] = {
     "bundled": (bundled, 10, 12),
-    "wide": (wide, 3, 12),
+    "wide": (wide, 2, 9),
 }
 """For each pair how it is made, how many answers are written, and how often each round is run."""
 

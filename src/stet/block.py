@@ -75,6 +75,47 @@ class Reading:
     margins: list[float]
 
 
+class Steps:
+    """Logits of K positions that were written one at a time; joined when they are read whole.
+
+    Most are read at the few places where the models disagree, if at all.
+
+    Args:
+        steps: K tensors [B, 1, V].
+    """
+
+    __slots__ = ("_steps", "_whole")
+
+    def __init__(self, steps: Sequence[Tensor]) -> None:
+        self._steps = steps
+        self._whole: Tensor | None = None
+
+    def __len__(self) -> int:
+        """K."""
+        return len(self._steps)
+
+    @property
+    def size(self) -> int:
+        """V."""
+        return self._steps[0].shape[2]
+
+    @property
+    def whole(self) -> Tensor:
+        """[B, K, V]."""
+        if self._whole is None:
+            self._whole = torch.cat(list(self._steps), 1)
+        return self._whole
+
+    def at(self, row: int, place: int) -> Tensor:
+        """[V] of one position."""
+        return self._steps[place][row, 0]
+
+
+def whole(logits: Tensor | Steps) -> Tensor:
+    """[B, K, V] logits as one tensor."""
+    return logits.whole if isinstance(logits, Steps) else logits
+
+
 @dataclass(slots=True, eq=False)
 class DraftBatch:
     """What one batched run of the draft wrote; blocks are rows of it.
@@ -93,7 +134,7 @@ class DraftBatch:
 
     tokens: Tensor
     probs: Tensor | None = None
-    logits: Tensor | None = None
+    logits: Tensor | Steps | None = None
     hidden: Tensor | None = None
     attention: dict[float, Tensor] | None = None
     logprobs: list[list[float]] | None = None
@@ -114,7 +155,7 @@ class DraftBatch:
         found = self._columns.get(name)
         if found is None:
             assert self.logits is not None
-            found = self._columns[name] = of(self.logits, self.tokens).tolist()
+            found = self._columns[name] = of(whole(self.logits), self.tokens).tolist()
         return found
 
     def rows(self, index: Tensor) -> DraftBatch:
@@ -128,7 +169,10 @@ class DraftBatch:
             return None if tensor is None else tensor[index]
 
         return DraftBatch(
-            self.tokens[index], pick(self.probs), pick(self.logits), pick(self.hidden)
+            self.tokens[index],
+            pick(self.probs),
+            None if self.logits is None else whole(self.logits)[index],
+            pick(self.hidden),
         )
 
 
@@ -164,7 +208,7 @@ class Block:
         """The draft's raw log-probability of each token, in nats; None where not kept."""
         if self.batch is None or self.batch.logits is None:
             return None
-        logits = self.batch.logits[self.row, : self.length]
+        logits = whole(self.batch.logits)[self.row, : self.length]
         tokens = self.batch.tokens[self.row, : self.length, None]
         values: list[float] = logits.log_softmax(-1).gather(1, tokens)[:, 0].tolist()
         return values

@@ -150,7 +150,7 @@ class Spot:
     @cached_property
     def draft(self) -> Numbers:
         """Under the draft."""
-        return Numbers.of(self._blocks.raw_draft_logits[self._at], *self._tokens)
+        return Numbers.of(self._blocks.draft_row(*self._at), *self._tokens)
 
 
 @dataclass(frozen=True, slots=True)

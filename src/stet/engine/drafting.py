@@ -9,7 +9,7 @@ from math import exp
 import torch
 from torch import Tensor
 
-from stet.block import EMPTY, Block, DraftBatch
+from stet.block import EMPTY, Block, DraftBatch, Steps
 from stet.engine.forward import last_true
 from stet.engine.operations import Draft
 from stet.engine.runner import Runner
@@ -124,7 +124,7 @@ class ModelDrafter:
         return lengths, DraftBatch(
             torch.stack(written, 1),
             torch.stack(probs, 1) if probs else None,
-            torch.cat(raw, 1) if raw else None,
+            Steps(raw) if raw else None,
             torch.cat(hidden, 1) if hidden else None,
             attention,
             logprobs if logprobs[0] else None,

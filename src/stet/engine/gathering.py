@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from stet.block import Block, DraftBatch
+from stet.block import Block, DraftBatch, Steps, whole
 from stet.sampling import one_hot
 from stet.tensors import upload
 
@@ -40,11 +40,15 @@ def gather(blocks: Sequence[Block], vocab_size: int, device: torch.device) -> Dr
 
 def _fit(batch: DraftBatch, width: int, vocab_size: int) -> DraftBatch:
     probs = None if batch.probs is None else batch.probs[:, :width]
-    logits = None if batch.logits is None else batch.logits[:, :width]
+    logits = batch.logits
+    if logits is not None and not (
+        isinstance(logits, Steps) and (len(logits), logits.size) == (width, vocab_size)
+    ):
+        logits = _widen(whole(logits)[:, :width], vocab_size, -torch.inf)
     return DraftBatch(
         batch.tokens[:, :width],
         None if probs is None else _widen(probs, vocab_size, 0.0),
-        None if logits is None else _widen(logits, vocab_size, -torch.inf),
+        logits,
         None if batch.hidden is None else batch.hidden[:, :width],
     )
 
@@ -80,7 +84,8 @@ def _stack(
         if block.batch is None or block.batch.logits is None:
             # Copied text: certain of its tokens, and of nothing else.
             return one_hot(tokens(block), vocab_size).log()
-        return _widen(block.batch.logits[block.row, : block.length], vocab_size, -torch.inf)
+        found = whole(block.batch.logits)[block.row, : block.length]
+        return _widen(found, vocab_size, -torch.inf)
 
     batches = [block.batch for block in blocks if block.batch is not None]
     hidden_size = next((b.hidden.shape[-1] for b in batches if b.hidden is not None), 0)

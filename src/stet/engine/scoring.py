@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stet.block import DraftBatch, Reading
+from stet.block import DraftBatch, Reading, whole
 from stet.engine.forward import Forward
 from stet.engine.gathering import gather
 from stet.engine.operations import Score
@@ -208,7 +208,7 @@ class _Packet:
         self._add("p_target", torch.cat([own, after], 1).exp())
         if drafted.logits is None or not self.width:
             return
-        q = drafted.logits.log_softmax(-1)
+        q = whole(drafted.logits).log_softmax(-1)
         after = at(q, verdict.kept.clamp(max=self.width - 1)).gather(1, following)
         self._add("p_draft", torch.cat([q.gather(2, token)[..., 0], after], 1).exp())
 

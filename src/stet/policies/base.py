@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, runtime_ch
 import torch
 from torch import Tensor
 
+from stet.block import Steps, whole
 from stet.needs import Need as Need
 from stet.sampling import Sampler, one_hot
 
@@ -93,7 +94,7 @@ class Blocks:
         uniforms: Callable[[int, int], Tensor],
         full: bool = False,
         draft_probs: Tensor | None = None,
-        draft_logits: Tensor | None = None,
+        draft_logits: Tensor | Steps | None = None,
         target_hidden: Tensor | None = None,
         draft_hidden: Tensor | None = None,
         history: Callable[[], Tensor] | None = None,
@@ -176,7 +177,13 @@ class Blocks:
         """[B, K, V]: the same before they are brought to sum 1."""
         if self._draft_logits is None:
             raise RuntimeError("declare Need.DRAFT_LOGPROBS in the policy's `needs` to read this")
-        return self._draft_logits
+        return whole(self._draft_logits)
+
+    def draft_row(self, row: int, place: int) -> Tensor:
+        """[V] of them at one position: as cheap where the others are not read."""
+        if isinstance(self._draft_logits, Steps):
+            return self._draft_logits.at(row, place)
+        return self.raw_draft_logits[row, place]
 
     @property
     def has_draft_logits(self) -> bool:
