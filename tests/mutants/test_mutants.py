@@ -15,6 +15,7 @@ import torch
 from engine import scripts
 from lossless import chains, law
 from lossless.law import Case
+from stet.block import whole
 from stet.draft_length import FixedLength
 from stet.engine import scoring
 from stet.engine.drafting import ModelDrafter
@@ -70,7 +71,7 @@ def discard_a_drawn_token_of_low_confidence(patch: Patch) -> Case:
         for row, item in enumerate(drafts):
             last = lengths[row] - 1
             token = batch.tokens[row, last]
-            if batch.logits[row, last].softmax(-1)[token] < item.sequence.floor():
+            if whole(batch.logits)[row, last].softmax(-1)[token] < item.sequence.floor():
                 lengths[row] = last
         return lengths, batch
 
@@ -89,7 +90,7 @@ def take_draft_probabilities_before_the_transforms(patch: Patch) -> Case:
 
     def untransformed(self, drafts, needs):
         lengths, batch = write(self, drafts, needs | {Need.DRAFT_LOGPROBS})
-        return lengths, dataclasses.replace(batch, probs=batch.logits.softmax(-1))
+        return lengths, dataclasses.replace(batch, probs=whole(batch.logits).softmax(-1))
 
     patch.setattr(ModelDrafter, "_write", untransformed)
     return Case(sampling=SamplingParams(temperature=0.5))
