@@ -82,32 +82,35 @@ class Steps:
 
     Args:
         steps: K tensors [B, 1, V].
+
+    Attributes:
+        size: V.
     """
 
-    __slots__ = ("_steps", "_whole")
+    __slots__ = ("_length", "_steps", "_whole", "size")
 
     def __init__(self, steps: Sequence[Tensor]) -> None:
-        self._steps = steps
+        self._steps = list(steps)
         self._whole: Tensor | None = None
+        self._length = len(steps)
+        self.size: int = steps[0].shape[2]
 
     def __len__(self) -> int:
         """K."""
-        return len(self._steps)
-
-    @property
-    def size(self) -> int:
-        """V."""
-        return self._steps[0].shape[2]
+        return self._length
 
     @property
     def whole(self) -> Tensor:
         """[B, K, V]."""
         if self._whole is None:
-            self._whole = torch.cat(list(self._steps), 1)
+            self._whole = torch.cat(self._steps, 1)
+            self._steps.clear()  # or they would be held twice
         return self._whole
 
     def at(self, row: int, place: int) -> Tensor:
         """[V] of one position."""
+        if self._whole is not None:
+            return self._whole[row, place]
         return self._steps[place][row, 0]
 
 
@@ -123,7 +126,7 @@ class DraftBatch:
     Attributes:
         tokens: [B, K] int64 on the device.
         probs: [B, K, V] what they were sampled from; None where every row was certain.
-        logits: [B, K, V] raw logits, where asked for.
+        logits: [B, K, V] raw logits, where asked for; `whole` makes one tensor of them.
         hidden: [B, K, D] last hidden states, where asked for.
         attention: for each floor that was asked for (`Watch.floors`) the attention weights of the
             queries that drew the tokens, [B, layers, K, S] float32 over the positions 0 .. S - 1,

@@ -384,13 +384,13 @@ def test_a_single_position_in_numbers_is_what_tensors_say(models, hidden):
 
 
 def test_numbers_of_a_distribution():
-    from stet.arbiter.position import Numbers
+    from stet.arbiter.position import PlainReading
 
     logits = torch.tensor([2.0, 1.0, -1.0, -torch.inf, -200.0, 0.5])
     expected = logits.log_softmax(-1)
     entropy = float(torch.special.entr(expected.exp()).sum())
     for target, draft in ((0, 1), (1, 2), (2, 0), (0, 3), (3, 4), (4, 5)):
-        found = Numbers.of(logits, target, draft)
+        found = PlainReading.of(logits, target, draft)
         assert found.of_target == pytest.approx(max(float(expected[target]), -30), abs=1e-5)
         assert found.of_draft == pytest.approx(max(float(expected[draft]), -30), abs=1e-5)
         assert found.entropy == pytest.approx(entropy, abs=1e-5)
@@ -404,6 +404,30 @@ def test_numbers_follow_the_weights(models):
         made.network.layers[0].weight.neg_()
         made.network.layers[0].bias.neg_()
     assert [s.answer for s in decode(models, policy, 4)] != before
+
+
+def test_a_copy_on_a_device_follows_the_weights():
+    made, there = arbiter(), torch.device("meta")
+    first = made._on(there)
+    assert made._on(there) is first
+    assert next(first.parameters()).device == there
+    with torch.no_grad():
+        made.network.layers[0].bias.add_(1)
+    assert made._on(there) is not first
+    assert next(made.network.parameters()).device.type == "cpu"  # where training changes it
+
+
+def test_logits_are_joined_once_and_not_held_twice():
+    from stet.block import Steps
+
+    parts = [torch.randn(2, 1, 5) for _ in range(3)]
+    found, expected = Steps(parts), torch.cat(parts, 1)
+    assert (len(found), found.size) == (3, 5)
+    assert torch.equal(found.at(1, 2), expected[1, 2])
+    assert torch.equal(found.whole, expected)
+    assert found.whole is found.whole
+    assert torch.equal(found.at(1, 2), expected[1, 2])
+    assert (len(found), found._steps) == (3, [])
 
 
 def test_large_networks_and_other_features_stay_tensors():

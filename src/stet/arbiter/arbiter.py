@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stet.arbiter.features import measure, named, needs_of
-from stet.arbiter.network import Network, Numbers
+from stet.arbiter.network import Network, PlainNetwork
 from stet.arbiter.position import Position, Spot
 from stet.errors import LoadError, OptionError
 from stet.needs import Need
@@ -88,7 +88,7 @@ class Arbiter:
         fits = len(measures) == self.network.inputs and len(measures) == len(self.features)
         fits = fits and self.network.size <= MOST_NUMBERS
         self._measures = measures if fits else None
-        self._numbers: tuple[tuple[int, ...], Numbers] | None = None
+        self._numbers: tuple[tuple[int, ...], PlainNetwork] | None = None
         self._copies: dict[torch.device, tuple[tuple[int, ...], Network]] = {}
 
     @property
@@ -137,7 +137,7 @@ class Arbiter:
         assert self._measures is not None
         version = self.network.version
         if self._numbers is None or self._numbers[0] != version:
-            self._numbers = version, Numbers(self.network)
+            self._numbers = version, PlainNetwork(self.network)
         odds = self._numbers[1].odds([measure(at) for measure in self._measures])
         return 1 / (1 + exp(-odds)) if odds > -700 else 0.0
 

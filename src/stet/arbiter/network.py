@@ -59,7 +59,7 @@ class Network(nn.Module):
         return tuple(0 if w.is_inference() else w._version for w in weights)
 
 
-class Numbers:
+class PlainNetwork:
     """A network as plain numbers, for a single disagreement: no tensor operation at all.
 
     Args:

@@ -143,18 +143,18 @@ class Spot:
         self._blocks, self._at, self._tokens = blocks, (row, place), (target, draft)
 
     @cached_property
-    def target(self) -> Numbers:
+    def target(self) -> PlainReading:
         """Under the target."""
-        return Numbers.of(self._blocks.raw_target_logits[self._at], *self._tokens)
+        return PlainReading.of(self._blocks.raw_target_logits[self._at], *self._tokens)
 
     @cached_property
-    def draft(self) -> Numbers:
+    def draft(self) -> PlainReading:
         """Under the draft."""
-        return Numbers.of(self._blocks.draft_row(*self._at), *self._tokens)
+        return PlainReading.of(self._blocks.draft_row(*self._at), *self._tokens)
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
+class PlainReading:
     """What one model makes of a position.
 
     Attributes:
@@ -168,7 +168,7 @@ class Numbers:
     entropy: float
 
     @classmethod
-    def of(cls, logits: Tensor, target: int, draft: int) -> Numbers:
+    def of(cls, logits: Tensor, target: int, draft: int) -> PlainReading:
         """Of a distribution over V tokens, by its logits [V]."""
         probs = logits.softmax(-1)
         mean = float(probs.dot(logits))
