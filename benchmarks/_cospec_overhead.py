@@ -19,8 +19,8 @@ from _timed_pairs import Setting, bundled, wide
 from stet.arbiter import DEFAULT, Arbiter, Network
 from stet.draft_length import FixedLength
 from stet.engine.operations import Draft, Program, Score
+from stet.limits import Limits
 from stet.policies import CoSpec, Exact, TokenPolicy
-from stet.sequence import Limits
 from stet.sequence import Sequence as TokenSequence
 
 HIDDEN = (32,)

@@ -14,9 +14,9 @@ from stet.engine.drafting import ModelDrafter
 from stet.engine.engine import Engine, Request
 from stet.engine.operations import Program
 from stet.engine.runner import Runner
+from stet.limits import Limits
 from stet.models import prepare_model
 from stet.sampling import SamplingParams
-from stet.sequence import Limits
 from stet.sequence import Sequence as TokenSequence
 from stet.signals import SIGNALS
 

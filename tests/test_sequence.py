@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from stet.block import Block
 from stet.draft_length import FixedLength
+from stet.limits import Limits
 from stet.row import Row
+from stet.ruling import OVERRULED, Ruling
 from stet.sampling import SamplingParams
-from stet.sequence import OVERRULED, Limits, Ruling, Sequence
+from stet.sequence import Sequence
 from tiny import Letters
 
 

@@ -15,12 +15,13 @@ from stet.engine.drafting import LookupDrafter, ModelDrafter
 from stet.engine.engine import Engine, Request
 from stet.engine.operations import Operation
 from stet.engine.runner import Runner
+from stet.limits import Limits
 from stet.models.loading import prepare_model
 from stet.models.model import LoadedModel
 from stet.policies import TokenPolicy
 from stet.programs import speculative
 from stet.sampling import SamplingParams
-from stet.sequence import Limits, Sequence
+from stet.sequence import Sequence
 
 
 def llama(

@@ -7,8 +7,8 @@ from typing import Any, Literal, TypedDict
 
 from stet.draft_length import DraftLength
 from stet.errors import OptionError
+from stet.limits import Limits
 from stet.sampling import SamplingParams
-from stet.sequence import Limits
 
 Prompt = str | Sequence[int]
 """Text, or tokens."""

@@ -21,6 +21,7 @@ from stet.engine.engine import Engine, Request
 from stet.engine.runner import Runner
 from stet.errors import OptionError
 from stet.jobs import Job, Method, method_of
+from stet.limits import Limits
 from stet.models.fingerprint import fingerprint
 from stet.models.model import LoadedModel
 from stet.options import Options, Prompt, check_names, limits_of, sampling_of
@@ -29,7 +30,7 @@ from stet.programs import Correspondent, Mirror
 from stet.remote import RemoteTarget
 from stet.result import Chunk, Result
 from stet.sampling import SamplingParams
-from stet.sequence import Limits, Role
+from stet.sequence import Role
 from stet.sequence import Sequence as TokenSequence
 from stet.trace import Settings
 from stet.vocabulary import Rendered, Vocabulary

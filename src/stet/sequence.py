@@ -5,83 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from math import exp
 from typing import Literal
 
-from stet.block import Block, Reading
-from stet.draft_length import DraftLength, FixedLength, History
+from stet.block import Block
+from stet.draft_length import History
+from stet.limits import Limits
 from stet.row import Row
+from stet.ruling import DRAFTED, OVERRULED, Ruling
 from stet.sampling import SamplingParams
 from stet.text import Decoder, TextStream
-from stet.trace import BlockRecord, Counters, DisputeRecord, FinishReason, Origin, StepRecord
+from stet.trace import BlockRecord, Counters, FinishReason, Origin, StepRecord
 
 Role = Literal["target", "draft"]
 """Which model of the pair."""
-
-OVERRULED = "overruled"
-"""The reason under which a policy keeps a draft's token against the target's own choice."""
-
-DRAFTED = "drafted"
-"""The reason of a token that the draft wrote and nobody verified."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When a sequence ends, and how far ahead it drafts.
-
-    Attributes:
-        max_new_tokens: the longest answer, in tokens.
-        stop_token_ids: tokens that end it; the token counts as emitted but is not part of the text.
-        stop_strings: texts that end it, wherever token boundaries fall; not part of the text.
-        draft_length: the rule for the length of a block.
-        chunk: tokens of a longer stretch of drafting that are written in one round.
-        probabilities: record both models' probability of each emitted token.
-        top_logprobs: record this many of the target's most probable tokens at each position.
-        stream: keep the text up to date after every round, for streaming.
-    """
-
-    max_new_tokens: int = 256
-    stop_token_ids: frozenset[int] = frozenset()
-    stop_strings: tuple[str, ...] = ()
-    draft_length: DraftLength = field(default_factory=FixedLength)
-    chunk: int = 16
-    probabilities: bool = False
-    top_logprobs: int = 0
-    stream: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Ruling:
-    """What a policy decided about one sequence's block, on the host.
-
-    Attributes:
-        drafted: the block.
-        kept: how many of its tokens stand.
-        next_token: the token after them; None where the policy holds it back.
-        reasons: why, for each kept token and then for the next one.
-        p_target: raw probabilities of the same tokens under the target, where recorded.
-        p_draft: the same under the draft, None where it had no opinion.
-        top_logprobs: the target's most probable tokens at the same positions, where recorded.
-        target_seconds: this sequence's share of the target's pass.
-        draft_seconds: the same for the draft.
-        draft_passes: forward passes that wrote the block.
-        reading: what the target thinks of the block's tokens, where asked for.
-        disputes: what an arbitrating policy came to decide.
-    """
-
-    drafted: list[int]
-    kept: int
-    next_token: int | None
-    reasons: list[str]
-    p_target: list[float] | None = None
-    p_draft: list[float | None] | None = None
-    top_logprobs: list[dict[int, float]] | None = None
-    target_seconds: float = 0.0
-    draft_seconds: float = 0.0
-    draft_passes: int = 0
-    reading: Reading | None = None
-    disputes: list[DisputeRecord] = field(default_factory=list[DisputeRecord])
 
 
 class Sequence:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from stet.limits import Limits
 from stet.policies.registry import POLICIES, resolve
-from stet.sequence import Limits
 from tiny import engine, llama, near, request, run
 
 PAGE = Path(__file__).parents[2] / "docs" / "add-a-policy.md"

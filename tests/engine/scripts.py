@@ -15,8 +15,9 @@ import torch
 import tiny
 from stet.block import EMPTY
 from stet.engine.operations import Draft, Join, Program, Score
+from stet.limits import Limits
 from stet.policies import STANDARD_REASONS, Blocks, Exact, Need, Verdict, at
-from stet.sequence import Limits, Sequence
+from stet.sequence import Sequence
 
 VOCAB = 40
 TARGET = tiny.llama(vocab=VOCAB, seed=21)

@@ -18,10 +18,11 @@ from stet.engine.engine import Engine, Request
 from stet.engine.operations import Await, Draft, Join, Score
 from stet.engine.scoring import NonFiniteError
 from stet.errors import CapacityError, OptionError
+from stet.limits import Limits
 from stet.policies import HOLD, STANDARD_REASONS, Blocks, Exact, Need, Verdict
 from stet.programs import autoregressive, drafting, speculative
 from stet.sampling import SamplingParams
-from stet.sequence import Limits, Sequence
+from stet.sequence import Sequence
 
 VOCAB = 30
 TARGET = tiny.llama(vocab=VOCAB, seed=41)

@@ -11,10 +11,11 @@ from engine import scripts
 from stet.block import EMPTY
 from stet.draft_length import AdaptiveLength, FixedLength
 from stet.engine.operations import Draft, Join, Score
+from stet.limits import Limits
 from stet.policies import Block, Exact
 from stet.programs import speculative
 from stet.sampling import SamplingParams
-from stet.sequence import Limits, Sequence
+from stet.sequence import Sequence
 
 few = settings(max_examples=20, deadline=None, derandomize=True)
 

@@ -21,10 +21,10 @@ from scipy import stats
 import tiny
 from stet.draft_length import DraftLength, FixedLength
 from stet.engine.engine import Request
+from stet.limits import Limits
 from stet.policies import Block, Exact, TokenPolicy
 from stet.programs import speculative
 from stet.sampling import SamplingParams
-from stet.sequence import Limits
 
 FAMILY_ALPHA = 1e-3
 """The chance that a correct program fails any test of a family; seeds are fixed all the same."""

@@ -8,10 +8,10 @@ import pytest
 
 import tiny
 from stet.draft_length import AdaptiveLength, DraftLength, FixedLength
+from stet.limits import Limits
 from stet.policies import Block, Exact, TokenPolicy
 from stet.programs import autoregressive
 from stet.sampling import SamplingParams
-from stet.sequence import Limits
 
 VOCAB, COUNT = 50, 24
 TARGET = tiny.llama(vocab=VOCAB, seed=5)

@@ -9,9 +9,9 @@ import torch
 from stet.arbiter import DEFAULT, FEATURES, Arbiter, Network
 from stet.draft_length import AdaptiveLength, FixedLength
 from stet.errors import LoadError, OptionError
+from stet.limits import Limits
 from stet.policies import AutoJudge, Confident, CoSpec, Exact, resolve
 from stet.sampling import SamplingParams
-from stet.sequence import Limits
 from tiny import engine, greedy, llama, near, request, run, seeded
 
 COUNT = 24

@@ -7,8 +7,8 @@ import torch
 
 from stet.draft_length import AdaptiveLength, FixedLength
 from stet.errors import OptionError
+from stet.limits import Limits
 from stet.policies import Confident, CoSD, FLy, Fuzzy, Random, TopK, Typical, resolve
-from stet.sequence import Limits
 from tiny import engine, greedy, llama, near, request, run
 
 COUNT = 24

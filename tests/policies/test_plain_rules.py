@@ -7,11 +7,12 @@ import torch
 
 from stet.draft_length import FixedLength
 from stet.errors import OptionError
+from stet.limits import Limits
 from stet.policies import Cascade, Confident, Ensemble, Exact, resolve
 from stet.policies.base import Blocks
 from stet.programs import cascade, drafting
+from stet.ruling import OVERRULED
 from stet.sampling import Sampler, SamplingParams
-from stet.sequence import OVERRULED, Limits
 from tiny import engine, greedy, llama, near, request, run, seeded
 
 COUNT = 24

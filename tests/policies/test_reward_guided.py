@@ -21,6 +21,7 @@ from stet.engine.engine import Request
 from stet.engine.operations import Await
 from stet.errors import OptionError
 from stet.jobs import method_of
+from stet.limits import Limits
 from stet.needs import Need
 from stet.policies import (
     Candidate,
@@ -35,7 +36,7 @@ from stet.policies import (
 from stet.rewards import RewardHead
 from stet.rewards.head import HeadNet
 from stet.sampling import SamplingParams
-from stet.sequence import Limits, Sequence
+from stet.sequence import Sequence
 
 TARGET = tiny.llama(vocab=26, layers=1, seed=47)
 DRAFT = tiny.near(TARGET, 0.05)

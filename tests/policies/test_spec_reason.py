@@ -17,9 +17,10 @@ from stet.engine.operations import Score
 from stet.engine.runner import Runner
 from stet.errors import OptionError
 from stet.jobs import method_of
+from stet.limits import Limits
 from stet.policies import Exact, SpecReason, StepPolicy, available, resolve
 from stet.sampling import SamplingParams
-from stet.sequence import Limits, Sequence
+from stet.sequence import Sequence
 
 VOCAB = len(families.WORDS)
 TARGET = tiny.llama(vocab=VOCAB, layers=1, seed=12)

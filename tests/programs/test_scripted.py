@@ -14,6 +14,7 @@ from stet.block import Block, Reading
 from stet.codec import Codec
 from stet.engine.operations import Await, Draft, Join, Operation, Program, Score
 from stet.errors import StetError
+from stet.limits import Limits
 from stet.policies import Judgement, Step
 from stet.programs.correspondence import (
     CUT,
@@ -25,8 +26,9 @@ from stet.programs.correspondence import (
 )
 from stet.programs.exchange import UNREADABLE, UNTRANSLATABLE, Mirror, exchange
 from stet.remote import Completion
+from stet.ruling import Ruling
 from stet.sampling import SamplingParams
-from stet.sequence import Limits, Ruling, Sequence
+from stet.sequence import Sequence
 from stet.steps import ends_of
 
 TARGET, DRAFT = tongues.byte_level(400), tongues.byte_level(300)

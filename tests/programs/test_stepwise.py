@@ -26,11 +26,12 @@ from stet.engine.operations import Await, Operation
 from stet.engine.runner import Runner
 from stet.errors import OptionError, StetError
 from stet.jobs import Job, method_of
+from stet.limits import Limits
 from stet.models.model import LoadedModel
 from stet.pair import Pair
 from stet.policies import Block, Exact, Judgement, Policy, SpecGuard, Step, parameters
 from stet.sampling import SamplingParams
-from stet.sequence import Limits, Sequence
+from stet.sequence import Sequence
 from stet.steps import ends_of
 
 VOCAB, COUNT = 40, 32

@@ -15,10 +15,10 @@ from stet import block
 from stet.engine import drafting, watching
 from stet.engine.engine import Engine
 from stet.engine.runner import Runner
+from stet.limits import Limits
 from stet.policies import Exact, SpecGuard
 from stet.programs import stepwise
 from stet.sampling import SamplingParams
-from stet.sequence import Limits
 from stet.signals import SIGNALS
 
 pytestmark = pytest.mark.unit

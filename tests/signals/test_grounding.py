@@ -19,12 +19,13 @@ from stet.engine.operations import Draft
 from stet.engine.runner import Runner
 from stet.engine.watching import Recorder
 from stet.errors import OptionError
+from stet.limits import Limits
 from stet.models import prepare_model
 from stet.needs import Watch
 from stet.policies import Exact, SpecGuard
 from stet.programs import stepwise
 from stet.sampling import SamplingParams
-from stet.sequence import Limits, Sequence
+from stet.sequence import Sequence
 from stet.signals.base import SIGNALS
 from stet.signals.grounding import GROUNDING, PUBLISHED, Grounding
 

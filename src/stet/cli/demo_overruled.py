@@ -85,7 +85,7 @@ def _shown(pair: Pair, task: Problem, alone: Result, *, picked: bool) -> Overrul
 
 def overruled_answer(found: Overruled) -> Panel:
     """The answer with every token that stands against the target's, and what was thought of it."""
-    from stet.sequence import OVERRULED
+    from stet.ruling import OVERRULED
 
     result, body = found.result, Text()
     body.append(f"{found.task.text}\n\n", style="dim")

@@ -17,8 +17,8 @@ from stet.engine.runner import Runner
 from stet.engine.uniforms import uniforms
 from stet.errors import StetError
 from stet.policies.base import Blocks, Need, TokenPolicy, Verdict, at
+from stet.ruling import Ruling
 from stet.sampling import Sampler
-from stet.sequence import Ruling
 from stet.tensors import upload
 from stet.trace import DisputeRecord
 

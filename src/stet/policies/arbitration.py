@@ -9,8 +9,8 @@ from torch import Tensor
 
 from stet.policies.base import HOLD, NEXT, Blocks, Disputes, Verdict, prefix_length
 from stet.policies.exact import accepted, or_else
+from stet.ruling import OVERRULED
 from stet.sampling import draw
-from stet.sequence import OVERRULED
 
 REASONS = ("accepted", "corrected", "bonus", OVERRULED)
 """Of an arbitrating policy: `overruled` is a drafted token that stands against the target's."""

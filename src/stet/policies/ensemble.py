@@ -14,7 +14,7 @@ from stet.policies.arbitration import hold_after_whole
 from stet.policies.base import Blocks, Need, Verdict
 from stet.policies.exact import greedy_match, rejection_sampling
 from stet.policies.registry import register
-from stet.sequence import OVERRULED
+from stet.ruling import OVERRULED
 
 SPACES = ("logprobs", "probs")
 

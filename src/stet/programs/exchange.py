@@ -14,7 +14,8 @@ from stet.policies.exact import Exact
 from stet.policies.stepping import Candidate, Judgement, Step, StepPolicy, speculates
 from stet.programs.autoregressive import autoregressive
 from stet.programs.parts import Reader, conclude, drafted, pick, record_of
-from stet.sequence import Ruling, Sequence
+from stet.ruling import Ruling
+from stet.sequence import Sequence
 from stet.steps import Ends, LoopGuard, StepReader, ends_of
 from stet.trace import Origin, StepRecord
 

@@ -16,7 +16,8 @@ from stet.errors import StetError
 from stet.needs import Need
 from stet.policies.base import TokenPolicy
 from stet.policies.stepping import Candidate, Judgement, StepPolicy, doubted, watched
-from stet.sequence import Ruling, Sequence
+from stet.ruling import Ruling
+from stet.sequence import Sequence
 from stet.steps import Ends, StepReader
 from stet.trace import CandidateRecord, Counters, StepRecord
 

@@ -21,7 +21,8 @@ from stet.policies.stepping import (
 from stet.programs.autoregressive import autoregressive
 from stet.programs.parts import Reader, conclude, drafted, explain, pick, record_of
 from stet.programs.speculative import speculative
-from stet.sequence import Ruling, Sequence
+from stet.ruling import Ruling
+from stet.sequence import Sequence
 from stet.steps import Ends, LoopGuard, StepReader, ends_of
 from stet.trace import StepRecord
 
