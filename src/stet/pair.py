@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, Unpack, overload
@@ -26,7 +26,7 @@ from stet.models.fingerprint import fingerprint
 from stet.models.model import LoadedModel
 from stet.options import Options, Prompt, check_names, limits_of, sampling_of
 from stet.policies import Policy
-from stet.programs import Correspondent, Mirror
+from stet.prompts import Prompts, check_remote
 from stet.remote import RemoteTarget
 from stet.result import Chunk, Result
 from stet.sampling import SamplingParams
@@ -94,6 +94,7 @@ class Pair:
         else:
             self._target_runner = Runner(target, **sizes, compile=at_once)
         self._draft_runner = None if draft is None else Runner(draft, **sizes, compile=at_once)
+        self._prompts = Prompts(self._vocabularies, max_length, self._client)
         self._seconds_to_compiling = COMPILE_AFTER if compile == "auto" else float("inf")
         drafter = (
             LookupDrafter() if self._draft_runner is None else ModelDrafter(self._draft_runner)
@@ -239,7 +240,7 @@ class Pair:
             return tokens
         if getattr(draft.tokenizer, "chat_template", None):
             return Rendered(tokens, draft.render(messages))
-        return Rendered(tokens, self._read(tokens, "draft"))
+        return Rendered(tokens, self._prompts.read(tokens, "draft"))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -337,18 +338,18 @@ class Pair:
                 "it out."
             )
         if method.remote is not None:
-            _check_remote(options)
+            check_remote(options)
         timeout = options.get("timeout")
         jobs: list[Job] = []
         for index, prompt in enumerate(prompts):
             params = sampling_of(options, index)
-            tokens = self._read(prompt, method.role)
-            fitting = self._fit(limits, len(tokens), "max_new_tokens" in options)
+            tokens = self._prompts.read(prompt, method.role)
+            fitting = self._prompts.fit(limits, len(tokens), "max_new_tokens" in options)
             sequence = TokenSequence(tokens, params, fitting, vocabulary.tokenizer)
             if method.mirrored is not None:
-                program = method.mirrored(sequence, self._mirror(prompt, sequence, options))
+                program = method.mirrored(sequence, self._prompts.mirror(prompt, sequence, options))
             elif method.remote is not None:
-                program = method.remote(sequence, self._correspondent(prompt, options))
+                program = method.remote(sequence, self._prompts.correspondent(prompt, options))
             else:
                 program = method.program(sequence)
             deadline = None if timeout is None else time.monotonic() + timeout
@@ -372,60 +373,6 @@ class Pair:
                 raise OptionError(f'draft_length is {choice!r}; give a number, "auto" or a rule.')
             return self.auto_length(greedy, seamless)
         return choice
-
-    def _read(self, prompt: Prompt, role: Role) -> list[int]:
-        """A prompt in a model's tokens; those of a prompt that is given as tokens are the target's.
-
-        Raises:
-            OptionError: an empty prompt, or a token that the target does not have.
-        """
-        if role == "draft" and not isinstance(prompt, str):
-            if isinstance(prompt, Rendered):
-                return prompt.draft
-            target = self._vocabularies["target"]
-            prompt = target.plain(target.read(prompt))
-        return self._vocabularies[role].read(prompt)
-
-    def _mirror(self, prompt: Prompt, sequence: TokenSequence, options: Options) -> Mirror:
-        """The beginning of the same text in the draft's tokens.
-
-        Raises:
-            OptionError: the prompt has too many of them.
-        """
-        target, draft = self._vocabularies["target"], self._vocabularies["draft"]
-        tokens = self._read(prompt, "draft")
-        room = self.max_length - len(tokens)
-        if room < 1:
-            raise OptionError(
-                f"A prompt of {len(tokens)} of the draft's tokens leaves no room for an answer; "
-                f"load the pair with a max_length above {len(tokens)}."
-            )
-        endless = bool(options.get("ignore_eos"))
-        limits = Limits(max_new_tokens=room, stop_token_ids=frozenset() if endless else draft.ends)
-        return Mirror(
-            TokenSequence(tokens, sequence.sampling, limits, draft.tokenizer),
-            draft.codec,
-            target.codec,
-            None if endless else target.end,
-        )
-
-    def _correspondent(self, prompt: Prompt, options: Options) -> Correspondent:
-        """The remote target, for one request."""
-        assert self._client is not None
-        here = self._vocabularies["target"]
-        end = None if options.get("ignore_eos") else here.end
-        return Correspondent(self._client, here.codec, here.spoken(prompt), end)
-
-    def _fit(self, limits: Limits, prompt: int, asked: bool) -> Limits:
-        """Limits that leave room for the prompt; a length that was asked for is not shortened."""
-        room = self.max_length - prompt
-        if room < 1 or (asked and limits.max_new_tokens > room):
-            raise OptionError(
-                f"A prompt of {prompt} tokens and an answer of up to {limits.max_new_tokens} "
-                f"exceed {self.max_length} tokens; lower max_new_tokens to {max(room, 0)} or load "
-                f"the pair with a larger max_length."
-            )
-        return replace(limits, max_new_tokens=min(limits.max_new_tokens, room))
 
     @property
     def models(self) -> list[LoadedModel]:
@@ -491,21 +438,6 @@ def package_version() -> str:
         return version("stet-decoding")
     except PackageNotFoundError:
         return "unknown"
-
-
-def _check_remote(options: Options) -> None:
-    """Refuse what an endpoint for completions cannot be asked.
-
-    Raises:
-        OptionError: naming the option.
-    """
-    neutral = {"top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0, "logit_bias": {}, "logprobs": 0}
-    for name, value in neutral.items():
-        if options.get(name, value) != value:
-            raise OptionError(
-                f"{name} cannot be asked of a remote target; leave it out, and use temperature, "
-                "top_p and seed."
-            )
 
 
 def _coarse(value: float) -> float:
