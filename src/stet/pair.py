@@ -7,32 +7,27 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, Unpack, overload
 
 from stet.client import RemoteClient
 from stet.costs import Costs, estimate_draft_cost, measure_costs
-from stet.draft_length import LONGEST, SHARED, AdaptiveLength, DraftLength, FixedLength, describe
+from stet.draft_length import LONGEST, SHARED, AdaptiveLength
 from stet.engine.compiled import WIDTHS
 from stet.engine.drafting import LookupDrafter, ModelDrafter
 from stet.engine.engine import Engine, Request
 from stet.engine.runner import Runner
 from stet.errors import OptionError
-from stet.jobs import Job, Method, method_of
-from stet.limits import Limits
+from stet.jobs import Job
 from stet.models.fingerprint import fingerprint
 from stet.models.model import LoadedModel
-from stet.options import Options, Prompt, check_names, limits_of, sampling_of
+from stet.options import Options, Prompt
 from stet.policies import Policy
-from stet.prompts import Prompts, check_remote
+from stet.preparing import Preparer
+from stet.prompts import Prompts
 from stet.remote import RemoteTarget
 from stet.result import Chunk, Result
-from stet.sampling import SamplingParams
 from stet.sequence import Role
-from stet.sequence import Sequence as TokenSequence
-from stet.trace import Settings
 from stet.vocabulary import Rendered, Vocabulary
 
 LOOKUP = "lookup"
@@ -95,6 +90,15 @@ class Pair:
             self._target_runner = Runner(target, **sizes, compile=at_once)
         self._draft_runner = None if draft is None else Runner(draft, **sizes, compile=at_once)
         self._prompts = Prompts(self._vocabularies, max_length, self._client)
+        self._preparer = Preparer(
+            target,
+            draft,
+            self._prompts,
+            difference=difference,
+            max_rows=self.max_rows,
+            fingerprint=lambda: self.fingerprint,
+            auto_length=self.auto_length,
+        )
         self._seconds_to_compiling = COMPILE_AFTER if compile == "auto" else float("inf")
         drafter = (
             LookupDrafter() if self._draft_runner is None else ModelDrafter(self._draft_runner)
@@ -103,7 +107,6 @@ class Pair:
             self._target_runner, drafter, max_batch=max_batch, max_rows=self.max_rows
         )
         self._lock = threading.Lock()
-        self._numbers = 0
 
     def __repr__(self) -> str:
         """Names of both models."""
@@ -311,68 +314,7 @@ class Pair:
         options: Options,
         stream: bool = False,
     ) -> list[Job]:
-        check_names(options)
-        has_draft = self.draft is not None
-        method = method_of(
-            policy,
-            options.get("policy_parameters"),
-            has_draft=has_draft,
-            difference=self.difference,
-            is_remote=self._client is not None,
-        )
-        if method.pair is not None and method.pair != self.fingerprint:
-            raise OptionError(method.other_pair)
-        if method.rows > self.max_rows:
-            raise OptionError(
-                f"{method.settings['name']!r} needs {method.rows} places in the cache for one "
-                f"request and the pair has {self.max_rows}; load it with "
-                f"max_rows={method.rows} or more, or ask for fewer candidates."
-            )
-        greedy = options.get("temperature", 0.0) == 0
-        rule = self._length(options.get("draft_length", "auto"), greedy, method.seamless)
-        vocabulary = self._vocabularies[method.role]
-        limits = limits_of(options, vocabulary.ends, rule, stream)
-        if method.mirrored is not None and options.get("logit_bias"):
-            raise OptionError(
-                "logit_bias names tokens, and the models of this pair have different ones; leave "
-                "it out."
-            )
-        if method.remote is not None:
-            check_remote(options)
-        timeout = options.get("timeout")
-        jobs: list[Job] = []
-        for index, prompt in enumerate(prompts):
-            params = sampling_of(options, index)
-            tokens = self._prompts.read(prompt, method.role)
-            fitting = self._prompts.fit(limits, len(tokens), "max_new_tokens" in options)
-            sequence = TokenSequence(tokens, params, fitting, vocabulary.tokenizer)
-            if method.mirrored is not None:
-                program = method.mirrored(sequence, self._prompts.mirror(prompt, sequence, options))
-            elif method.remote is not None:
-                program = method.remote(sequence, self._prompts.correspondent(prompt, options))
-            else:
-                program = method.program(sequence)
-            deadline = None if timeout is None else time.monotonic() + timeout
-            request = Request(sequence, program, deadline, method.rows)
-            text = prompt if isinstance(prompt, str) else vocabulary.tokenizer.decode(tokens)
-            jobs.append(Job(request, text, self._settings(method, params, fitting)))
-        for job in jobs:
-            job.number = self._numbers
-            self._numbers += 1
-        return jobs
-
-    def _length(
-        self, choice: int | Literal["auto"] | DraftLength, greedy: bool, seamless: bool
-    ) -> DraftLength:
-        if isinstance(choice, int):
-            return FixedLength(choice)
-        if choice == "auto" and (self.difference is not None or self._client is not None):
-            return FixedLength()  # no blocks are drafted, so there is nothing to measure
-        if isinstance(choice, str):
-            if choice != "auto":
-                raise OptionError(f'draft_length is {choice!r}; give a number, "auto" or a rule.')
-            return self.auto_length(greedy, seamless)
-        return choice
+        return self._preparer.jobs(prompts, policy, options, stream)
 
     @property
     def models(self) -> list[LoadedModel]:
@@ -384,22 +326,6 @@ class Pair:
     def end_tokens(self) -> frozenset[int]:
         """Tokens that end an answer."""
         return self._vocabularies["target"].ends
-
-    def _settings(self, method: Method, params: SamplingParams, limits: Limits) -> Settings:
-        return Settings(
-            policy=method.settings,
-            lossless=method.lossless,
-            sampling={
-                **asdict(params),
-                # As JSON has it: names are texts.
-                "logit_bias": {str(token): bias for token, bias in params.logit_bias.items()},
-                "max_new_tokens": limits.max_new_tokens,
-            },
-            draft_length=describe(limits.draft_length),
-            target=self.target.identity,
-            draft=None if self.draft is None else self.draft.identity,
-            stet=package_version(),
-        )
 
     def _submit(self, jobs: Sequence[Job]) -> None:
         with self._lock:
@@ -430,14 +356,6 @@ class Pair:
         with self._lock:
             for job in jobs:
                 self.engine.cancel(job.request)
-
-
-def package_version() -> str:
-    """The version of the installed distribution."""
-    try:
-        return version("stet-decoding")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _coarse(value: float) -> float:
