@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, Literal, Unpack, overload
 
+from stet.chat import Rendered
 from stet.client import RemoteClient
 from stet.costs import Costs, estimate_draft_cost, measure_costs
 from stet.draft_length import LONGEST, SHARED, AdaptiveLength
@@ -18,17 +19,18 @@ from stet.engine.drafting import LookupDrafter, ModelDrafter
 from stet.engine.engine import Engine, Request
 from stet.engine.runner import Runner
 from stet.errors import OptionError
+from stet.inputs import Message, Prompt, prompts_of
 from stet.jobs import Job
 from stet.models.fingerprint import fingerprint
 from stet.models.model import LoadedModel
-from stet.options import Options, Prompt
+from stet.options import Options
 from stet.policies import Policy
-from stet.preparing import Preparer
+from stet.preparing import Preparer, context_of
 from stet.prompts import Prompts
 from stet.remote import RemoteTarget
 from stet.result import Chunk, Result
 from stet.sequence import Role
-from stet.vocabulary import Rendered, Vocabulary
+from stet.vocabulary import Vocabulary
 
 LOOKUP = "lookup"
 """As a draft: copy from the text so far instead of running a model."""
@@ -89,7 +91,8 @@ class Pair:
         else:
             self._target_runner = Runner(target, **sizes, compile=at_once)
         self._draft_runner = None if draft is None else Runner(draft, **sizes, compile=at_once)
-        self._prompts = Prompts(self._vocabularies, max_length, self._client)
+        context = context_of(self.models)
+        self._prompts = Prompts(self._vocabularies, max_length, self._client, context)
         self._preparer = Preparer(
             target,
             draft,
@@ -118,7 +121,12 @@ class Pair:
     # A text is a sequence of texts too; the first overload is the one that is meant for it.
     @overload
     def generate(  # type: ignore[overload-overlap]
-        self, prompts: str, policy: str | Policy = ..., **options: Unpack[Options]
+        self,
+        prompts: Prompt,
+        policy: str | Policy = ...,
+        *,
+        on_progress: Callable[[Result], None] | None = ...,
+        **options: Unpack[Options],
     ) -> Result: ...
 
     @overload
@@ -133,7 +141,7 @@ class Pair:
 
     def generate(
         self,
-        prompts: str | Sequence[Prompt],
+        prompts: Prompt | Sequence[Prompt],
         policy: str | Policy = "exact",
         *,
         on_progress: Callable[[Result], None] | None = None,
@@ -142,7 +150,8 @@ class Pair:
         """Answer one prompt or many.
 
         Args:
-            prompts: a text, or a list of texts or of token lists; `render` makes tokens of a chat.
+            prompts: a text, a flat list of token ids or a list of messages is one prompt; a list of
+                such is many. A chat is put into the tokenizer's own template, as by `render`.
             policy: a policy or its name; "target" and "draft" decode with one model alone.
             on_progress: called with each result as it is finished, in any order.
             **options: see `Options`.
@@ -152,11 +161,12 @@ class Pair:
             its `error` set and the others are complete.
 
         Raises:
-            OptionError: for an option that is unknown or out of range, before anything is run.
+            OptionError: for an option that is unknown or out of range, or prompts that are none,
+                before anything is run.
             StetError: where a single prompt failed.
         """
-        single = isinstance(prompts, str)
-        jobs = self._jobs([prompts] if isinstance(prompts, str) else prompts, policy, options)
+        many, single = prompts_of(prompts)
+        jobs = self._jobs(many, policy, options)
         if on_progress is not None:
             for job in jobs:
                 job.notify(on_progress)
@@ -179,7 +189,7 @@ class Pair:
         """Answer one prompt piece by piece; ending the iteration early cancels the request.
 
         Args:
-            prompt: a text or tokens.
+            prompt: a text, tokens, or the messages of a chat.
             policy: as in `generate`.
             **options: see `Options`.
         """
@@ -196,12 +206,13 @@ class Pair:
 
     async def agenerate(
         self,
-        prompts: str | Sequence[Prompt],
+        prompts: Prompt | Sequence[Prompt],
         policy: str | Policy = "exact",
         **options: Unpack[Options],
     ) -> Result | list[Result]:
         """`generate` for event loops; cancelling the task cancels the requests."""
-        jobs = self._jobs([prompts] if isinstance(prompts, str) else prompts, policy, options)
+        many, single = prompts_of(prompts)
+        jobs = self._jobs(many, policy, options)
         self._submit(jobs)
         try:
             for job in jobs:
@@ -209,7 +220,7 @@ class Pair:
                     await self._astep(job.request)
         finally:
             self._cancel(jobs)
-        if not isinstance(prompts, str):
+        if not single:
             return [job.result() for job in jobs]
         jobs[0].raise_error()
         return jobs[0].result()
@@ -231,19 +242,18 @@ class Pair:
 
     # Helping with prompts and numbers
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def render(self, messages: Sequence[Message], **arguments: Any) -> Rendered:
         """A chat as the tokens of a prompt, by the tokenizer's own template.
 
+        Args:
+            messages: dictionaries with `role` and `content`.
+            **arguments: of the template, such as `enable_thinking`, `tools` or `documents`; with
+                `continue_final_message` the answer goes on where the last message ends.
+
         Raises:
-            OptionError: the tokenizer has no chat template.
+            OptionError: the tokenizer has no chat template, or it refuses the chat.
         """
-        tokens = self._vocabularies["target"].render(messages)
-        draft = self._vocabularies.get("draft")
-        if draft is None:
-            return tokens
-        if getattr(draft.tokenizer, "chat_template", None):
-            return Rendered(tokens, draft.render(messages))
-        return Rendered(tokens, self._prompts.read(tokens, "draft"))
+        return self._prompts.render(messages, arguments)
 
     @cached_property
     def fingerprint(self) -> str:

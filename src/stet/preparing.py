@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from itertools import count
-from typing import Literal
+from typing import Any, Literal
 
+from stet.chat import Rendered
 from stet.draft_length import DraftLength, FixedLength, describe
 from stet.engine.engine import Request
+from stet.engine.operations import Program
 from stet.errors import OptionError
 from stet.jobs import Job, Method, method_of
 from stet.limits import Limits
+from stet.models.compatibility import context_length
 from stet.models.model import LoadedModel
-from stet.options import Options, Prompt, check_names, limits_of, sampling_of
+from stet.options import Asked, read_options
 from stet.policies import Policy
 from stet.prompts import Prompts, check_remote
 from stet.remote import RemoteTarget
@@ -60,62 +63,101 @@ class Preparer:
 
     def jobs(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Any],
         policy: str | Policy,
-        options: Options,
+        options: Mapping[str, Any],
         stream: bool = False,
     ) -> list[Job]:
-        """A job for each prompt.
+        """A job for each prompt; one whose prompt is at fault fails as soon as it is run.
 
         Args:
-            prompts: texts or token lists.
+            prompts: texts, token lists or chats.
             policy: a policy or its name.
             options: as the user gave them.
             stream: whether the text is wanted after every round.
 
         Raises:
-            OptionError: naming what is wrong, before anything is run.
+            OptionError: for what concerns all prompts, before anything is run.
         """
-        check_names(options)
+        asked = read_options(options)
         method = method_of(
             policy,
-            options.get("policy_parameters"),
+            asked.policy_parameters,
             has_draft=self.draft is not None,
             difference=self._difference,
             is_remote=self._is_remote,
         )
         self._check(method)
-        greedy = options.get("temperature", 0.0) == 0
-        rule = self._length(options.get("draft_length", "auto"), greedy, method.seamless)
+        sampling = asked.sampling
+        rule = self._length(asked.draft_length, sampling.greedy, method.seamless)
         vocabulary = self.prompts.vocabularies[method.role]
-        limits = limits_of(options, vocabulary.ends, rule, stream)
-        if method.mirrored is not None and options.get("logit_bias"):
+        limits = asked.limits(vocabulary.ends, rule, stream, vocabulary.special)
+        if method.mirrored is not None and asked.logit_bias:
             raise OptionError(
                 "logit_bias names tokens, and the models of this pair have different ones; leave "
                 "it out."
             )
+        if max(asked.logit_bias, default=0) >= vocabulary.size:
+            raise OptionError(
+                f"logit_bias names token {max(asked.logit_bias)}, but the vocabulary has "
+                f"{vocabulary.size} tokens."
+            )
         if method.remote is not None:
-            check_remote(options)
-        timeout = options.get("timeout")
+            check_remote(asked)
         jobs: list[Job] = []
-        for index, prompt in enumerate(prompts):
-            params = sampling_of(options, index)
+        for index, seed in enumerate(asked.seeds(len(prompts))):
+            place = (index, len(prompts))
+            params = replace(sampling, seed=seed)
+            jobs.append(self._job(prompts[index], place, method, asked, params, limits))
+        return jobs
+
+    def _job(
+        self,
+        given: Any,
+        place: tuple[int, int],
+        method: Method,
+        asked: Asked,
+        params: SamplingParams,
+        limits: Limits,
+    ) -> Job:
+        """The job of one prompt.
+
+        Args:
+            given: the prompt.
+            place: its index, and how many prompts there are.
+            method: what decodes it.
+            asked: the options.
+            params: how its tokens are chosen.
+            limits: when it would end if its prompt were short.
+        """
+        decoder = self.prompts.vocabularies[method.role].tokenizer
+        text, tokens, rendered = given if isinstance(given, str) else "", [], None
+        rows, program = method.rows, None
+        try:
+            prompt = self.prompts.taken(given)
+            rendered = prompt.record if isinstance(prompt, Rendered) else None
             tokens = self.prompts.read(prompt, method.role)
-            fitting = self.prompts.fit(limits, len(tokens), "max_new_tokens" in options)
-            sequence = TokenSequence(tokens, params, fitting, vocabulary.tokenizer)
+            text = text or decoder.decode(tokens)
+            is_firm = asked.max_new_tokens is not None and not asked.fit
+            limits = self.prompts.fit(limits, len(tokens), is_firm)
+            sequence = TokenSequence(tokens, params, limits, decoder)
             if method.mirrored is not None:
-                program = method.mirrored(sequence, self.prompts.mirror(prompt, sequence, options))
+                program = method.mirrored(sequence, self.prompts.mirror(prompt, sequence, asked))
             elif method.remote is not None:
-                program = method.remote(sequence, self.prompts.correspondent(prompt, options))
+                program = method.remote(sequence, self.prompts.correspondent(prompt, asked))
             else:
                 program = method.program(sequence)
-            deadline = None if timeout is None else time.monotonic() + timeout
-            request = Request(sequence, program, deadline, method.rows)
-            text = prompt if isinstance(prompt, str) else vocabulary.tokenizer.decode(tokens)
-            jobs.append(Job(request, text, self._settings(method, params, fitting)))
-        for job in jobs:
-            job.number = next(self._numbers)
-        return jobs
+        except OptionError as error:
+            sequence = TokenSequence(tokens, params, limits, decoder)
+            rows, program = 1, _failing(_located(error, place, text))
+        deadline = None if asked.timeout is None else time.monotonic() + asked.timeout
+        job = Job(
+            Request(sequence, program, deadline, rows),
+            text,
+            self._settings(method, params, limits, rendered),
+        )
+        job.number = next(self._numbers)
+        return job
 
     def _check(self, method: Method) -> None:
         """Refuse a policy that this pair cannot be decoded with."""
@@ -141,7 +183,13 @@ class Preparer:
             return self._auto_length(greedy, seamless)
         return choice
 
-    def _settings(self, method: Method, params: SamplingParams, limits: Limits) -> Settings:
+    def _settings(
+        self,
+        method: Method,
+        params: SamplingParams,
+        limits: Limits,
+        chat: dict[str, Any] | None,
+    ) -> Settings:
         return Settings(
             policy=method.settings,
             lossless=method.lossless,
@@ -155,7 +203,30 @@ class Preparer:
             target=self.target.identity,
             draft=None if self.draft is None else self.draft.identity,
             stet=package_version(),
+            chat=chat,
         )
+
+
+def _failing(error: OptionError) -> Program:
+    """The program of a request that cannot be run: it fails in its turn, as any other may."""
+    yield from ()
+    raise error
+
+
+def _located(error: OptionError, place: tuple[int, int], text: str) -> OptionError:
+    """An error that says which of several prompts it is about."""
+    index, count = place
+    if count == 1:
+        return error
+    start = " ".join(text[:80].split())
+    start = f" ({start[:37]}...)" if len(start) > 40 else f" ({start})" if start else ""
+    return OptionError(f"Prompt {index + 1} of {count}{start}: {error}")
+
+
+def context_of(models: Iterable[LoadedModel]) -> int | None:
+    """The longest sequence that all of some models can read, in tokens; None without a limit."""
+    found = [context_length(model.model.config) for model in models]
+    return min((limit for limit in found if limit is not None), default=None)
 
 
 def package_version() -> str:
