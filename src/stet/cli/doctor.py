@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stet.cli import chat as chats
 from stet.cli import options as o
 from stet.cli.output import a_table, number, out, print_json, progress
 from stet.forecast import LENGTHS
 
 if TYPE_CHECKING:
     from stet.doctor import Diagnosis
-    from stet.inputs import Prompt
     from stet.pair import Pair
 
 MARKS = {"use": "bold green", "marginal": "bold yellow", "avoid": "bold red"}
@@ -37,9 +37,9 @@ def command(
     batch: Annotated[
         int, typer.Option(min=1, help="Prompts decoded together: the load you expect.")
     ] = 1,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Put prompts into the model's chat template.")
-    ] = False,
+    chat: chats.InChat = None,
+    system: chats.System = None,
+    template_arg: chats.TemplateArg = None,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
@@ -72,6 +72,7 @@ def command(
     from stet import doctor
 
     texts, source = _samples(prompts, limit)
+    how = chats.chat_of(chat, system, template_arg)
     pair = o.load(
         target,
         draft,
@@ -85,8 +86,7 @@ def command(
         max_length=max_length,
     )
     doctor.check(pair)
-    in_template = chat or target is None
-    inputs: list[Prompt] = [o.as_chat(pair, text) if in_template else text for text in texts]
+    inputs = chats.inputs(pair, texts, chat, how)
     record = describe_pair(pair)
     if not as_json:
         _print_pair(record)
