@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, closing
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal, Unpack, overload
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from stet.client import RemoteClient
 from stet.costs import Costs, estimate_draft_cost, measure_costs
+from stet.delivery import adelivered, delivered
 from stet.draft_length import LONGEST, SHARED, AdaptiveLength, DraftLength, FixedLength, describe
 from stet.engine.compiled import WIDTHS
 from stet.engine.drafting import LookupDrafter, ModelDrafter
 from stet.engine.engine import Engine, Request
 from stet.engine.runner import Runner
+from stet.engine.thread import EngineThread
 from stet.errors import OptionError
 from stet.jobs import Job, Method, method_of
 from stet.limits import Limits
@@ -34,6 +39,8 @@ from stet.sequence import Role
 from stet.sequence import Sequence as TokenSequence
 from stet.trace import Settings
 from stet.vocabulary import Rendered, Vocabulary
+
+T = TypeVar("T")
 
 LOOKUP = "lookup"
 """As a draft: copy from the text so far instead of running a model."""
@@ -95,20 +102,43 @@ class Pair:
             self._target_runner = Runner(target, **sizes, compile=at_once)
         self._draft_runner = None if draft is None else Runner(draft, **sizes, compile=at_once)
         self._prompts = Prompts(self._vocabularies, max_length, self._client)
-        self._seconds_to_compiling = COMPILE_AFTER if compile == "auto" else float("inf")
         drafter = (
             LookupDrafter() if self._draft_runner is None else ModelDrafter(self._draft_runner)
         )
         self.engine = Engine(
             self._target_runner, drafter, max_batch=max_batch, max_rows=self.max_rows
         )
-        self._lock = threading.Lock()
-        self._numbers = 0
+        self._thread = EngineThread(
+            self.engine, compile_after=COMPILE_AFTER if compile == "auto" else float("inf")
+        )
+        # A pair that nobody holds any more takes its thread with it.
+        weakref.finalize(self, self._thread.stop).atexit = False
+        self._helpers = ThreadPoolExecutor(4, thread_name_prefix="stet-aside")
+        self._measuring = threading.Lock()
+        self._costs: Costs | None = None
+        self._numbers = itertools.count()
 
     def __repr__(self) -> str:
         """Names of both models."""
         draft = LOOKUP if self.draft is None else self.draft.name
         return f"Pair(target={self.target.name!r}, draft={draft!r})"
+
+    def __enter__(self) -> Self:
+        """The pair; leaving the `with` block closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See `close`."""
+        self.close()
+
+    def close(self) -> None:
+        """End what is at work, and the threads of the pair; a closed pair generates no more.
+
+        Requests under way end with what they have, and an error that says so. Closing twice does
+        no harm, and a program that ends without closing ends cleanly too.
+        """
+        self._thread.close()
+        self._helpers.shutdown(wait=False, cancel_futures=True)
 
     # Generating
 
@@ -154,16 +184,13 @@ class Pair:
         """
         single = isinstance(prompts, str)
         jobs = self._jobs([prompts] if isinstance(prompts, str) else prompts, policy, options)
-        if on_progress is not None:
-            for job in jobs:
-                job.notify(on_progress)
-        self._submit(jobs)
-        try:
-            for job in jobs:
-                while not job.request.done:
-                    self._step(job.request)
-        finally:
-            self._cancel(jobs)
+        with closing(delivered(self._thread, jobs, stream=False)) as events:
+            for job, _ in events:
+                if on_progress is not None:
+                    try:
+                        on_progress(job.result())
+                    except Exception as error:
+                        job.fail(error)
         results = [job.result() for job in jobs]
         if not single:
             return results
@@ -180,16 +207,14 @@ class Pair:
             policy: as in `generate`.
             **options: see `Options`.
         """
-        (job,) = jobs = self._jobs([prompt], policy, options, stream=True)
-        self._submit(jobs)
-        try:
-            while not job.request.done:
-                self._step(job.request)
-                if (chunk := job.news()) is not None:
+        (job,) = self._jobs([prompt], policy, options, stream=True)
+        with closing(delivered(self._thread, [job], stream=True)) as events:
+            for _, chunk in events:
+                if chunk is None:
+                    job.raise_error()
+                    chunk = job.news()
+                if chunk is not None:
                     yield chunk
-            job.raise_error()
-        finally:
-            self._cancel(jobs)
 
     async def agenerate(
         self,
@@ -197,34 +222,36 @@ class Pair:
         policy: str | Policy = "exact",
         **options: Unpack[Options],
     ) -> Result | list[Result]:
-        """`generate` for event loops; cancelling the task cancels the requests."""
-        jobs = self._jobs([prompts] if isinstance(prompts, str) else prompts, policy, options)
-        self._submit(jobs)
-        try:
-            for job in jobs:
-                while not job.request.done:
-                    await self._astep(job.request)
-        finally:
-            self._cancel(jobs)
-        if not isinstance(prompts, str):
-            return [job.result() for job in jobs]
+        """`generate` for event loops; cancelling the task cancels the requests.
+
+        Nothing that takes long is done in the loop's thread: prompts are read, and results made, in
+        another one.
+        """
+        single = isinstance(prompts, str)
+        jobs = await self._aside(
+            lambda: self._jobs([prompts] if isinstance(prompts, str) else prompts, policy, options)
+        )
+        async with aclosing(adelivered(self._thread, jobs, stream=False)) as events:
+            async for _ in events:
+                pass
+        results = await self._aside(lambda: [job.result() for job in jobs])
+        if not single:
+            return results
         jobs[0].raise_error()
-        return jobs[0].result()
+        return results[0]
 
     async def astream(
         self, prompt: Prompt, policy: str | Policy = "exact", **options: Unpack[Options]
     ) -> AsyncIterator[Chunk]:
         """`stream` for event loops."""
-        (job,) = jobs = self._jobs([prompt], policy, options, stream=True)
-        self._submit(jobs)
-        try:
-            while not job.request.done:
-                await self._astep(job.request)
-                if (chunk := job.news()) is not None:
+        (job,) = await self._aside(lambda: self._jobs([prompt], policy, options, stream=True))
+        async with aclosing(adelivered(self._thread, [job], stream=True)) as events:
+            async for _, chunk in events:
+                if chunk is None:
+                    job.raise_error()
+                    chunk = await self._aside(job.news)
+                if chunk is not None:
                     yield chunk
-            job.raise_error()
-        finally:
-            self._cancel(jobs)
 
     # Helping with prompts and numbers
 
@@ -247,17 +274,27 @@ class Pair:
         """What tells this pair from others, for policies that are fitted to one."""
         return fingerprint(self.target, self.draft)
 
-    @cached_property
+    @property
     def costs(self) -> Costs:
         """Seconds of a pass of each model, measured when first asked for.
 
         Raises:
             OptionError: the target is elsewhere.
         """
-        if self._target_runner is None:
+        target, draft = self._target_runner, self._draft_runner
+        if target is None:
             raise OptionError("The passes of a remote target cannot be measured.")
-        with self._lock:
-            return measure_costs(self._target_runner, self._draft_runner)
+        with self._measuring:
+            if self._costs is None:
+                self._costs = self.between_rounds(lambda: measure_costs(target, draft))
+            return self._costs
+
+    def between_rounds(self, function: Callable[[], T]) -> T:
+        """Call a function in the engine's thread, between two rounds, and wait for it.
+
+        For what uses the models' runners itself. All requests wait meanwhile.
+        """
+        return self._thread.call(function).result()
 
     def auto_length(self, greedy: bool = True, seamless: bool = True) -> AdaptiveLength:
         """The rule behind `draft_length="auto"`, with this pair's costs frozen in it.
@@ -295,11 +332,11 @@ class Pair:
             Whether all are compiled; False also where compiling is off or failed.
         """
         widths = {"target": WIDTHS, "draft": WIDTHS[:2]}
-        with self._lock:
-            ready = [
-                runner.warm_up(widths[role], timeout=timeout)
-                for role, runner in self.engine.runners.items()
-            ]
+        runners = self.engine.runners.items()
+        # Captured graphs belong to the thread that uses them; waiting is done in this one.
+        for role, runner in runners:
+            self.between_rounds(partial(runner.request_compiled, widths[role]))
+        ready = [runner.wait_compiled(widths[role], timeout=timeout) for role, runner in runners]
         return all(ready)
 
     # Behind the scenes
@@ -357,8 +394,7 @@ class Pair:
             text = prompt if isinstance(prompt, str) else vocabulary.tokenizer.decode(tokens)
             jobs.append(Job(request, text, self._settings(method, params, fitting)))
         for job in jobs:
-            job.number = self._numbers
-            self._numbers += 1
+            job.number = next(self._numbers)
         return jobs
 
     def _length(
@@ -401,35 +437,9 @@ class Pair:
             stet=package_version(),
         )
 
-    def _submit(self, jobs: Sequence[Job]) -> None:
-        with self._lock:
-            for job in jobs:
-                self.engine.submit(job.request)
-
-    def _step(self, request: Request) -> None:
-        """Run a round, unless another thread's rounds have finished the request meanwhile."""
-        with self._lock:
-            if not request.done:
-                began = time.perf_counter()
-                self.engine.step()
-                self._seconds_to_compiling -= time.perf_counter() - began
-                if self._seconds_to_compiling < 0:
-                    self._seconds_to_compiling = float("inf")
-                    for runner in self.engine.runners.values():
-                        runner.start_compiling()
-
-    async def _astep(self, request: Request) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._worker, self._step, request)
-
-    @cached_property
-    def _worker(self) -> ThreadPoolExecutor:
-        # One thread for all event loops: each thread that runs a model keeps its own team of cores.
-        return ThreadPoolExecutor(1, thread_name_prefix="stet-engine")
-
-    def _cancel(self, jobs: Sequence[Job]) -> None:
-        with self._lock:
-            for job in jobs:
-                self.engine.cancel(job.request)
+    async def _aside(self, function: Callable[[], T]) -> T:
+        """Call a function in another thread than the event loop's."""
+        return await asyncio.get_running_loop().run_in_executor(self._helpers, function)
 
 
 def package_version() -> str:

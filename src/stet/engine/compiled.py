@@ -9,7 +9,6 @@ goes on without it.
 
 from __future__ import annotations
 
-import queue
 import threading
 import types
 from collections import Counter
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from stet.engine.attention import AlignedMasks, CacheView, Span
+from stet.engine.background import Background
 from stet.engine.kv_cache import KVCache
 from stet.engine.watching import Recorder, WatchedLayer
 from stet.tensors import upload
@@ -80,8 +80,7 @@ class CompiledPasses:
         self._windows = any(layer.window is not None for layer in model.layers)
         self._ready: dict[Key, Pass] = {}
         self._asked: Counter[Key] = Counter()
-        self._queue: queue.SimpleQueue[Key] = queue.SimpleQueue()
-        self._worker: threading.Thread | None = None
+        self._background = Background(self._compile, "stet-compile")
         self._changed = threading.Condition()
         if self._cuda:
             # Captured graphs may then hold on to the addresses of the cache.
@@ -112,10 +111,11 @@ class CompiledPasses:
             # CUDA graphs belong to the thread that captures them.
             self._compile(key)
             return
-        if self._worker is None:
-            self._worker = threading.Thread(target=self._work, name="stet-compile", daemon=True)
-            self._worker.start()
-        self._queue.put(key)
+        self._background.put(key)
+
+    def stop(self) -> None:
+        """Compile nothing further; the passes that are ready stay so."""
+        self._background.stop()
 
     def wait(self, batch: int, width: int, watch: int = 0, timeout: float | None = None) -> bool:
         """Wait until a requested pass is ready; False if it failed or time ran out."""
@@ -173,13 +173,10 @@ class CompiledPasses:
             recorder.queries += [query[:, :, :width] for query in queries]
         return logits, hidden
 
-    def _work(self) -> None:
-        while self.failure is None:
-            self._compile(self._queue.get())
-
-    def _compile(self, key: Key) -> None:
+    def _compile(self, key: Key) -> bool:
+        """Compile a pass; returns whether the compiler works."""
         if key in self._ready:
-            return
+            return True
         try:
             with torch.inference_mode():
                 compiled = self._build(key)
@@ -192,6 +189,7 @@ class CompiledPasses:
             with self._changed:
                 self.failure = reason
                 self._changed.notify_all()
+        return self.failure is None
 
     def _build(self, key: Key) -> Pass:
         several, width, watch = key
@@ -223,7 +221,15 @@ class CompiledPasses:
                 aligned=False,
             )
             view = CacheView(
-                keys, values, [span], masks, slots, rows=rows, columns=columns, recorder=recorder
+                keys,
+                values,
+                [span],
+                masks,
+                slots,
+                rows=rows,
+                columns=columns,
+                recorder=recorder,
+                symbolic=True,
             )
             hidden = model.body(
                 input_ids=tokens,
@@ -236,7 +242,7 @@ class CompiledPasses:
             return model.head(hidden).float(), hidden
 
         def step(*arguments: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
-            recorder = Recorder(watch, layers)
+            recorder = Recorder(watch, layers, describes=False)
             logits, hidden = run(recorder, *arguments)
             return logits, hidden, recorder.queries
 

@@ -92,6 +92,11 @@ class Runner:
                     self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
                 self._compiled = CompiledPasses(self.model, self.cache, self._masks)
 
+    def stop_compiling(self) -> None:
+        """Compile nothing further, and end the thread that does; compiled passes stay in use."""
+        if self._compiled is not None:
+            self._compiled.stop()
+
     @property
     def rows_in_use(self) -> int:
         """Number of live rows."""
@@ -195,16 +200,40 @@ class Runner:
         Returns:
             Whether all are compiled; False also where compiling is off or failed.
         """
+        self.request_compiled(widths, batches=batches, watch=watch)
+        ready = self.wait_compiled(widths, batches=batches, watch=watch, timeout=timeout)
+        self._give_up_compiling()
+        return ready
+
+    def request_compiled(
+        self, widths: Sequence[int], *, batches: Sequence[int] = (1, 2), watch: int = 0
+    ) -> None:
+        """Begin to compile passes, see `warm_up`; in the thread that runs them."""
+        if self._compiled is not None:
+            for shape in self._shapes(widths, batches, watch):
+                self._compiled.request(*shape)
+
+    def wait_compiled(
+        self,
+        widths: Sequence[int],
+        *,
+        batches: Sequence[int] = (1, 2),
+        watch: int = 0,
+        timeout: float | None = None,
+    ) -> bool:
+        """Wait until requested passes are compiled, see `warm_up`; in any thread."""
         compiled = self._compiled
         if compiled is None:
             return False
-        watch = min(watch, len(self.model.layers))
-        shapes = [(b, w, watch) for w in widths for b in batches if b <= self.max_rows]
-        for shape in shapes:
-            compiled.request(*shape)
+        shapes = self._shapes(widths, batches, watch)
         ready = [compiled.wait(*shape, timeout=timeout) for shape in shapes]
-        self._give_up_compiling()
         return all(ready)
+
+    def _shapes(
+        self, widths: Sequence[int], batches: Sequence[int], watch: int
+    ) -> list[tuple[int, int, int]]:
+        watch = min(watch, len(self.model.layers))
+        return [(b, w, watch) for w in widths for b in batches if b <= self.max_rows]
 
     def _give_up_compiling(self) -> None:
         """Say once why passes are not compiled, in the thread that would run them."""

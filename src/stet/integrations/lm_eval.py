@@ -274,8 +274,7 @@ class StetLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
                     answer = (value.logprob, value.greedy)
                     self.cache_hook.add_partial("loglikelihood", requests[index][0], answer)
 
-            runner = self.pair.engine.runners["target"]
-            scores = score(runner, items, batch=self.batch_size, on_progress=finished)
+            scores = score(self.pair, items, batch=self.batch_size, on_progress=finished)
         return [(each.logprob, each.greedy) for each in scores]
 
     def _continuation(self, texts: Any, context: list[int], tokens: list[int]) -> Continuation:
