@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import queue
-from collections.abc import AsyncGenerator, Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from typing import Self
 
 from stet.engine.thread import EngineThread
 from stet.jobs import Job
@@ -34,29 +35,51 @@ def delivered(engine: EngineThread, jobs: Sequence[Job], *, stream: bool) -> Gen
         engine.cancel([job.request for job in jobs])
 
 
-async def adelivered(
-    engine: EngineThread, jobs: Sequence[Job], *, stream: bool
-) -> AsyncGenerator[Event]:
-    """`delivered` for event loops."""
-    loop = asyncio.get_running_loop()
-    inbox: asyncio.Queue[Event] = asyncio.Queue()
-    requests = [job.request for job in jobs]
+class Events:
+    """`delivered` for event loops; leaving the `with` block cancels what has not ended.
 
-    def post(event: Event) -> None:
+    A class and not an asynchronous generator: such a one cannot clean up after itself when its loop
+    is closed under it.
+
+    Args:
+        engine: runs the jobs.
+        jobs: new ones.
+        stream: whether pieces are wanted, or the ends alone.
+    """
+
+    def __init__(self, engine: EngineThread, jobs: Sequence[Job], *, stream: bool) -> None:
+        self._engine = engine
+        self._jobs = jobs
+        self._stream = stream
+        self._waiting = len(jobs)
+        self._loop = asyncio.get_running_loop()
+        self._inbox: asyncio.Queue[Event] = asyncio.Queue()
+
+    def __enter__(self) -> Self:
+        """Start the jobs."""
+        _start(self._engine, self._jobs, self._post, self._stream)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Cancel them."""
+        self._cancel()
+
+    async def next(self) -> Event | None:
+        """What comes next; None when all jobs have ended."""
+        if not self._waiting:
+            return None
+        event = await self._inbox.get()
+        self._waiting -= event[1] is None
+        return event
+
+    def _post(self, event: Event) -> None:
         try:
-            loop.call_soon_threadsafe(inbox.put_nowait, event)
+            self._loop.call_soon_threadsafe(self._inbox.put_nowait, event)
         except RuntimeError:  # the loop was closed, so nobody waits any more
-            engine.cancel(requests)
+            self._cancel()
 
-    waiting = len(jobs)
-    try:
-        _start(engine, jobs, post, stream)
-        while waiting:
-            event = await inbox.get()
-            waiting -= event[1] is None
-            yield event
-    finally:
-        engine.cancel(requests)
+    def _cancel(self) -> None:
+        self._engine.cancel([job.request for job in self._jobs])
 
 
 def _start(

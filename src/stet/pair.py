@@ -9,7 +9,7 @@ import time
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, closing
+from contextlib import closing
 from dataclasses import asdict
 from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +17,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from stet.client import RemoteClient
 from stet.costs import Costs, estimate_draft_cost, measure_costs
-from stet.delivery import adelivered, delivered
+from stet.delivery import Events, delivered
 from stet.draft_length import LONGEST, SHARED, AdaptiveLength, DraftLength, FixedLength, describe
 from stet.engine.compiled import WIDTHS
 from stet.engine.drafting import LookupDrafter, ModelDrafter
@@ -231,8 +231,8 @@ class Pair:
         jobs = await self._aside(
             lambda: self._jobs([prompts] if isinstance(prompts, str) else prompts, policy, options)
         )
-        async with aclosing(adelivered(self._thread, jobs, stream=False)) as events:
-            async for _ in events:
+        with Events(self._thread, jobs, stream=False) as events:
+            while await events.next():
                 pass
         results = await self._aside(lambda: [job.result() for job in jobs])
         if not single:
@@ -245,8 +245,9 @@ class Pair:
     ) -> AsyncIterator[Chunk]:
         """`stream` for event loops."""
         (job,) = await self._aside(lambda: self._jobs([prompt], policy, options, stream=True))
-        async with aclosing(adelivered(self._thread, [job], stream=True)) as events:
-            async for _, chunk in events:
+        with Events(self._thread, [job], stream=True) as events:
+            while (event := await events.next()) is not None:
+                chunk = event[1]
                 if chunk is None:
                     job.raise_error()
                     chunk = await self._aside(job.news)

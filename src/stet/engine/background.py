@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import queue
+import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -13,6 +16,22 @@ T = TypeVar("T")
 
 class _Stop(BaseException):
     """Raised inside the thread to end it; no `except Exception` on the way holds it up."""
+
+
+@contextmanager
+def _unraised() -> Iterator[None]:
+    """Say nothing of a `_Stop` that a finaliser swallowed."""
+    hook = sys.unraisablehook
+
+    def quiet(unraisable: sys.UnraisableHookArgs) -> None:
+        if not issubclass(unraisable.exc_type, _Stop):
+            hook(unraisable)
+
+    sys.unraisablehook = quiet
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
 
 
 class Background(Generic[T]):
@@ -63,11 +82,15 @@ class Background(Generic[T]):
         self._items.put(None)
         if thread is threading.current_thread():
             return False
-        if thread.is_alive() and thread.ident is not None:
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(thread.ident), ctypes.py_object(_Stop)
-            )
-        thread.join(timeout)
+        deadline = time.monotonic() + timeout
+        with _unraised():
+            while thread.is_alive() and time.monotonic() < deadline:
+                # Again and again, for an exception that hits a finaliser is swallowed there.
+                if thread.ident is not None:
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                        ctypes.c_ulong(thread.ident), ctypes.py_object(_Stop)
+                    )
+                thread.join(0.1)
         return not thread.is_alive()
 
     def _run(self) -> None:

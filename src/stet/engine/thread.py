@@ -18,6 +18,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import TypeVar
 
+import torch
+
 from stet.engine.engine import Engine, Request
 from stet.errors import CapacityError, StetError
 
@@ -58,7 +60,9 @@ class EngineThread:
         self._check()
         if self._inbox.qsize() > self.engine.max_waiting:
             raise CapacityError("Too many requests are waiting already; try later.")
-        self._post(lambda: self._submit(requests))
+        # Set by whoever asks; torch keeps it for each thread by itself.
+        cores = torch.get_num_threads()
+        self._post(lambda: self._submit(requests, cores))
 
     def cancel(self, requests: Sequence[Request]) -> None:
         """End requests soon, with what they have; those that have ended are left as they are."""
@@ -155,7 +159,9 @@ class EngineThread:
         except queue.Empty:
             return
 
-    def _submit(self, requests: Sequence[Request]) -> None:
+    def _submit(self, requests: Sequence[Request], cores: int) -> None:
+        if torch.get_num_threads() != cores:
+            torch.set_num_threads(cores)
         for request in requests:
             try:
                 if self.engine.broken is not None:
