@@ -57,6 +57,7 @@ def recorded(result):
 def test_a_record_is_the_same_alone_and_in_company(pair, temperature):
     settings = {**SETTINGS, "temperature": temperature, "seed": 3}
     with_probabilities = {**settings, "probabilities": True}
+    less = {k: v for k, v in settings.items() if k != "logprobs"}
     jobs, alone = [], []
     for policy in POLICIES:
         alone.append(pair.generate([PROMPTS[0]], policy, **with_probabilities)[0])
