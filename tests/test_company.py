@@ -63,9 +63,7 @@ def test_a_record_is_the_same_alone_and_in_company(pair, temperature):
         alone.append(pair.generate([PROMPTS[0]], policy, **with_probabilities)[0])
         jobs += pair._jobs([PROMPTS[0]], policy, with_probabilities)
         # Others that ask for less, and for something else, in between.
-        jobs += pair._jobs(
-            [PROMPTS[1]], policy, {k: v for k, v in settings.items() if k != "logprobs"}
-        )
+        jobs += pair._jobs([PROMPTS[1]], policy, less)
     order = [jobs[i] for i in sorted(range(len(jobs)), key=lambda i: i * 7 % len(jobs))]
     pair._thread.submit([job.request for job in order])
     while pair.between_rounds(lambda: pair.engine.busy):

@@ -10,6 +10,7 @@ from stet.engine.engine import Request
 from stet.engine.operations import Program
 from stet.errors import OptionError, StetError, TokenizerMismatch
 from stet.models.tokenizers import ADVICE
+from stet.options import shown
 from stet.policies import (
     AnswerPolicy,
     Exact,
@@ -93,6 +94,8 @@ def method_of(
             wants more than text of a remote target.
         TokenizerMismatch: for a policy on tokens that the models do not share.
     """
+    if policy in ("target", "draft") and params:
+        raise OptionError(f"{policy!r} decodes with one model and has no parameters.")
     if policy == "target":
         alone = Method(lambda s: autoregressive(s, Exact()), {"name": "target"}, True)
         return replace(alone, remote=dictation) if is_remote else alone
@@ -108,6 +111,7 @@ def method_of(
         listed = ", ".join(["target", "draft", *names])
         raise OptionError(f"There is no policy {policy!r}; choose from {listed}.")
     chosen = resolve(policy, params)
+    _check_is_policy(chosen)
     settings = {"name": chosen.name, **parameters(chosen)}
     if not has_draft and _asks_the_draft(chosen):
         raise OptionError(f"Policy {chosen.name!r} needs a draft model; prompt lookup has none.")
@@ -141,6 +145,16 @@ def method_of(
             "scorer=target, no lower)."
         )
     return replace(method, remote=lambda s, target: correspondence(s, target, stepping))
+
+
+def _check_is_policy(chosen: object) -> None:
+    if isinstance(chosen, type):
+        raise OptionError(
+            f"policy is the class {chosen.__name__}; give a policy, such as {chosen.__name__}(...)."
+        )
+    rules = (getattr(chosen, name, None) for name in ("verify", "judge", "keeps"))
+    if not (hasattr(chosen, "name") and any(map(callable, rules))):
+        raise OptionError(f"policy is {shown(chosen)}; it must be a policy, or the name of one.")
 
 
 def _other_pair(name: str) -> str:

@@ -3,42 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import threading
-import time
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import asdict
 from functools import cached_property, partial
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
+from stet.chat import Rendered
 from stet.client import RemoteClient
 from stet.costs import Costs, estimate_draft_cost, measure_costs
 from stet.delivery import Events, delivered
-from stet.draft_length import LONGEST, SHARED, AdaptiveLength, DraftLength, FixedLength, describe
+from stet.draft_length import LONGEST, SHARED, AdaptiveLength
 from stet.engine.compiled import WIDTHS
 from stet.engine.drafting import LookupDrafter, ModelDrafter
-from stet.engine.engine import Engine, Request
+from stet.engine.engine import Engine
 from stet.engine.runner import Runner
 from stet.engine.thread import EngineThread
 from stet.errors import OptionError
-from stet.jobs import Job, Method, method_of
-from stet.limits import Limits
+from stet.inputs import Message, Prompt, prompts_of
+from stet.jobs import Job
 from stet.models.fingerprint import fingerprint
 from stet.models.model import LoadedModel
-from stet.options import Options, Prompt, check_names, limits_of, sampling_of
+from stet.options import Options
 from stet.policies import Policy
-from stet.prompts import Prompts, check_remote
+from stet.preparing import Preparer, context_of
+from stet.prompts import Prompts
 from stet.remote import RemoteTarget
 from stet.result import Chunk, Result
-from stet.sampling import SamplingParams
 from stet.sequence import Role
-from stet.sequence import Sequence as TokenSequence
-from stet.trace import Settings
-from stet.vocabulary import Rendered, Vocabulary
+from stet.vocabulary import Vocabulary
 
 T = TypeVar("T")
 
@@ -101,7 +96,17 @@ class Pair:
         else:
             self._target_runner = Runner(target, **sizes, compile=at_once)
         self._draft_runner = None if draft is None else Runner(draft, **sizes, compile=at_once)
-        self._prompts = Prompts(self._vocabularies, max_length, self._client)
+        context = context_of(self.models)
+        self._prompts = Prompts(self._vocabularies, max_length, self._client, context)
+        self._preparer = Preparer(
+            target,
+            draft,
+            self._prompts,
+            difference=difference,
+            max_rows=self.max_rows,
+            fingerprint=lambda: self.fingerprint,
+            auto_length=self.auto_length,
+        )
         drafter = (
             LookupDrafter() if self._draft_runner is None else ModelDrafter(self._draft_runner)
         )
@@ -116,7 +121,6 @@ class Pair:
         self._helpers = ThreadPoolExecutor(4, thread_name_prefix="stet-aside")
         self._measuring = threading.Lock()
         self._costs: Costs | None = None
-        self._numbers = itertools.count()
 
     def __repr__(self) -> str:
         """Names of both models."""
@@ -145,7 +149,12 @@ class Pair:
     # A text is a sequence of texts too; the first overload is the one that is meant for it.
     @overload
     def generate(  # type: ignore[overload-overlap]
-        self, prompts: str, policy: str | Policy = ..., **options: Unpack[Options]
+        self,
+        prompts: Prompt,
+        policy: str | Policy = ...,
+        *,
+        on_progress: Callable[[Result], None] | None = ...,
+        **options: Unpack[Options],
     ) -> Result: ...
 
     @overload
@@ -160,7 +169,7 @@ class Pair:
 
     def generate(
         self,
-        prompts: str | Sequence[Prompt],
+        prompts: Prompt | Sequence[Prompt],
         policy: str | Policy = "exact",
         *,
         on_progress: Callable[[Result], None] | None = None,
@@ -169,7 +178,8 @@ class Pair:
         """Answer one prompt or many.
 
         Args:
-            prompts: a text, or a list of texts or of token lists; `render` makes tokens of a chat.
+            prompts: a text, a flat list of token ids or a list of messages is one prompt; a list of
+                such is many. A chat is put into the tokenizer's own template, as by `render`.
             policy: a policy or its name; "target" and "draft" decode with one model alone.
             on_progress: called with each result as it is finished, in any order.
             **options: see `Options`.
@@ -179,11 +189,12 @@ class Pair:
             its `error` set and the others are complete.
 
         Raises:
-            OptionError: for an option that is unknown or out of range, before anything is run.
+            OptionError: for an option that is unknown or out of range, or prompts that are none,
+                before anything is run.
             StetError: where a single prompt failed.
         """
-        single = isinstance(prompts, str)
-        jobs = self._jobs([prompts] if isinstance(prompts, str) else prompts, policy, options)
+        many, single = prompts_of(prompts)
+        jobs = self._jobs(many, policy, options)
         with closing(delivered(self._thread, jobs, stream=False)) as events:
             for job, _ in events:
                 if on_progress is not None:
@@ -203,7 +214,7 @@ class Pair:
         """Answer one prompt piece by piece; ending the iteration early cancels the request.
 
         Args:
-            prompt: a text or tokens.
+            prompt: a text, tokens, or the messages of a chat.
             policy: as in `generate`.
             **options: see `Options`.
         """
@@ -218,7 +229,7 @@ class Pair:
 
     async def agenerate(
         self,
-        prompts: str | Sequence[Prompt],
+        prompts: Prompt | Sequence[Prompt],
         policy: str | Policy = "exact",
         **options: Unpack[Options],
     ) -> Result | list[Result]:
@@ -227,10 +238,8 @@ class Pair:
         Nothing that takes long is done in the loop's thread: prompts are read, and results made, in
         another one.
         """
-        single = isinstance(prompts, str)
-        jobs = await self._aside(
-            lambda: self._jobs([prompts] if isinstance(prompts, str) else prompts, policy, options)
-        )
+        many, single = prompts_of(prompts)
+        jobs = await self._aside(lambda: self._jobs(many, policy, options))
         with Events(self._thread, jobs, stream=False) as events:
             while await events.next():
                 pass
@@ -256,19 +265,18 @@ class Pair:
 
     # Helping with prompts and numbers
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def render(self, messages: Sequence[Message], **arguments: Any) -> Rendered:
         """A chat as the tokens of a prompt, by the tokenizer's own template.
 
+        Args:
+            messages: dictionaries with `role` and `content`.
+            **arguments: of the template, such as `enable_thinking`, `tools` or `documents`; with
+                `continue_final_message` the answer goes on where the last message ends.
+
         Raises:
-            OptionError: the tokenizer has no chat template.
+            OptionError: the tokenizer has no chat template, or it refuses the chat.
         """
-        tokens = self._vocabularies["target"].render(messages)
-        draft = self._vocabularies.get("draft")
-        if draft is None:
-            return tokens
-        if getattr(draft.tokenizer, "chat_template", None):
-            return Rendered(tokens, draft.render(messages))
-        return Rendered(tokens, self._prompts.read(tokens, "draft"))
+        return self._prompts.render(messages, arguments)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -349,67 +357,7 @@ class Pair:
         options: Options,
         stream: bool = False,
     ) -> list[Job]:
-        check_names(options)
-        has_draft = self.draft is not None
-        method = method_of(
-            policy,
-            options.get("policy_parameters"),
-            has_draft=has_draft,
-            difference=self.difference,
-            is_remote=self._client is not None,
-        )
-        if method.pair is not None and method.pair != self.fingerprint:
-            raise OptionError(method.other_pair)
-        if method.rows > self.max_rows:
-            raise OptionError(
-                f"{method.settings['name']!r} needs {method.rows} places in the cache for one "
-                f"request and the pair has {self.max_rows}; load it with "
-                f"max_rows={method.rows} or more, or ask for fewer candidates."
-            )
-        greedy = options.get("temperature", 0.0) == 0
-        rule = self._length(options.get("draft_length", "auto"), greedy, method.seamless)
-        vocabulary = self._vocabularies[method.role]
-        limits = limits_of(options, vocabulary.ends, rule, stream)
-        if method.mirrored is not None and options.get("logit_bias"):
-            raise OptionError(
-                "logit_bias names tokens, and the models of this pair have different ones; leave "
-                "it out."
-            )
-        if method.remote is not None:
-            check_remote(options)
-        timeout = options.get("timeout")
-        jobs: list[Job] = []
-        for index, prompt in enumerate(prompts):
-            params = sampling_of(options, index)
-            tokens = self._prompts.read(prompt, method.role)
-            fitting = self._prompts.fit(limits, len(tokens), "max_new_tokens" in options)
-            sequence = TokenSequence(tokens, params, fitting, vocabulary.tokenizer)
-            if method.mirrored is not None:
-                program = method.mirrored(sequence, self._prompts.mirror(prompt, sequence, options))
-            elif method.remote is not None:
-                program = method.remote(sequence, self._prompts.correspondent(prompt, options))
-            else:
-                program = method.program(sequence)
-            deadline = None if timeout is None else time.monotonic() + timeout
-            request = Request(sequence, program, deadline, method.rows)
-            text = prompt if isinstance(prompt, str) else vocabulary.tokenizer.decode(tokens)
-            jobs.append(Job(request, text, self._settings(method, params, fitting)))
-        for job in jobs:
-            job.number = next(self._numbers)
-        return jobs
-
-    def _length(
-        self, choice: int | Literal["auto"] | DraftLength, greedy: bool, seamless: bool
-    ) -> DraftLength:
-        if isinstance(choice, int):
-            return FixedLength(choice)
-        if choice == "auto" and (self.difference is not None or self._client is not None):
-            return FixedLength()  # no blocks are drafted, so there is nothing to measure
-        if isinstance(choice, str):
-            if choice != "auto":
-                raise OptionError(f'draft_length is {choice!r}; give a number, "auto" or a rule.')
-            return self.auto_length(greedy, seamless)
-        return choice
+        return self._preparer.jobs(prompts, policy, options, stream)
 
     @property
     def models(self) -> list[LoadedModel]:
@@ -422,33 +370,9 @@ class Pair:
         """Tokens that end an answer."""
         return self._vocabularies["target"].ends
 
-    def _settings(self, method: Method, params: SamplingParams, limits: Limits) -> Settings:
-        return Settings(
-            policy=method.settings,
-            lossless=method.lossless,
-            sampling={
-                **asdict(params),
-                # As JSON has it: names are texts.
-                "logit_bias": {str(token): bias for token, bias in params.logit_bias.items()},
-                "max_new_tokens": limits.max_new_tokens,
-            },
-            draft_length=describe(limits.draft_length),
-            target=self.target.identity,
-            draft=None if self.draft is None else self.draft.identity,
-            stet=package_version(),
-        )
-
     async def _aside(self, function: Callable[[], T]) -> T:
         """Call a function in another thread than the event loop's."""
         return await asyncio.get_running_loop().run_in_executor(self._helpers, function)
-
-
-def package_version() -> str:
-    """The version of the installed distribution."""
-    try:
-        return version("stet-decoding")
-    except PackageNotFoundError:
-        return "unknown"
 
 
 def _coarse(value: float) -> float:

@@ -17,6 +17,7 @@ import stet
 import tiny
 import tongues
 from stet import trace
+from stet.chat import Rendered
 from stet.engine.drafting import OVERLAP
 from stet.engine.operations import Await, Operation
 from stet.engine.runner import Runner
@@ -27,7 +28,7 @@ from stet.pair import Pair
 from stet.policies import Judgement, RewardGuided, SpecGuard, SpecReason, Step
 from stet.programs.exchange import UNREADABLE, UNTRANSLATABLE
 from stet.steps import LoopGuard, StepReader, ends_of
-from stet.vocabulary import Rendered, Vocabulary
+from stet.vocabulary import Vocabulary
 
 COUNT, LENGTH = 40, 400
 ENDS = (" ", "\n", "e", ".")

@@ -38,6 +38,7 @@ from stet.load import load_pair
 from stet.options import Options
 from stet.pair import Pair
 from stet.result import Result
+from stet.seeds import mixed
 from stet.trace import Counters
 
 _log = logging.getLogger(__name__)
@@ -223,9 +224,10 @@ class StetLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             for indices in groups.values():
                 settings: dict[str, Any] = requests[indices[0]].args[1]
                 options, until = self._options(settings)
-                room = self.max_length - options["max_new_tokens"]
+                room = self.max_length - (options["max_new_tokens"] or 0)
                 prompts = [self._context(requests[i].args[0], room) for i in indices]
-                options["seed"] = self._seed + indices[0]
+                # A request's randomness does not depend on which others have its settings.
+                options["seed"] = [mixed(self._seed, i) for i in indices]
                 results = self.pair.generate(prompts, self._policy, on_progress=finished, **options)
                 for i, result in zip(indices, results, strict=True):
                     if result.error is not None:
