@@ -57,7 +57,7 @@ def test_model_options_reach_the_loader(run, loader):
     run(
         *("generate", "hello", "-t", "big", "-d", "small", "--dtype", "float32"),
         *("--device", "cpu", "--revision", "r1", "--draft-revision", "r2"),
-        *("--trust-remote-code", "--max-length", 99, "--no-compile"),
+        *("--trust-remote-code", "--no-self-check", "--max-length", 99, "--no-compile"),
     )
     assert loader.arguments == {
         "target": "big",
@@ -67,6 +67,7 @@ def test_model_options_reach_the_loader(run, loader):
         "revision": "r1",
         "draft_revision": "r2",
         "trust_remote_code": True,
+        "self_check": False,
         "max_length": 99,
         "max_batch": 1,
         "max_rows": 1,

@@ -142,6 +142,7 @@ def command(
     revision: o.Revision = None,
     draft_revision: o.DraftRevision = None,
     trust_remote_code: o.TrustRemoteCode = False,
+    self_check: o.SelfCheck = True,
     max_length: o.MaxLength = None,
     batch: Annotated[
         int,
@@ -217,6 +218,7 @@ def command(
         revision=revision,
         draft_revision=draft_revision,
         trust_remote_code=trust_remote_code,
+        self_check=self_check,
         max_length=max_length,
     )
     in_template = target is None if chat is None else chat

@@ -97,6 +97,14 @@ TrustRemoteCode = Annotated[
         rich_help_panel=MODELS,
     ),
 ]
+SelfCheck = Annotated[
+    bool,
+    typer.Option(
+        "--self-check/--no-self-check",
+        help="Compare each layer of a loaded model with what it does without Stet.",
+        rich_help_panel=MODELS,
+    ),
+]
 MaxLength = Annotated[
     int | None,
     typer.Option(

@@ -67,13 +67,14 @@ class StetLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         add_bos_token: put the beginning-of-sequence token first; None: as the tokenizer does.
         prefix_token_id: what an empty context is replaced by; None: the beginning-of-sequence
             token, or that of the end.
-        pair: a loaded pair, in place of `target`, `draft` and the next five.
+        pair: a loaded pair, in place of `target`, `draft` and the next seven.
         device: as in `stet.load_pair`.
         dtype: likewise.
         max_length: likewise.
         revision: likewise.
         draft_revision: likewise.
         trust_remote_code: likewise.
+        self_check: likewise.
         **parameters: parameters of the policy.
 
     Raises:
@@ -99,6 +100,7 @@ class StetLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         revision: str | None = None,
         draft_revision: str | None = None,
         trust_remote_code: bool = False,
+        self_check: bool = True,
         **parameters: Any,
     ) -> None:
         super().__init__()
@@ -115,6 +117,7 @@ class StetLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             revision=revision,
             draft_revision=draft_revision,
             trust_remote_code=trust_remote_code,
+            self_check=self_check,
         )
         self.tokenizer = self.pair.tokenizer
         self.counters = Counters()
