@@ -5,6 +5,9 @@ for a single row, one for two rows or more. Passes whose queries are asked for h
 own, which return those too. Sizes that vary (rows, slots read, first row) are carried by the shapes
 of tensors and marked dynamic. Until a graph is ready, and for passes it does not fit, the runner
 goes on without it.
+
+The head is no part of a graph: over a large vocabulary it is a good part of a pass, and is computed
+for the positions that are asked for, not for those that a graph is padded to.
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ _ASKED = 3  # how often a width must be asked for before it is compiled
 _ANCHOR = 7
 _CUDA_LENGTH = 256  # lengths are rounded up to multiples, since each has a CUDA graph of its own
 
-Step = Callable[..., tuple[Tensor, Tensor, list[Tensor]]]
+Step = Callable[..., tuple[Tensor, list[Tensor]]]
 
 Key = tuple[bool, int, int]
 """A graph: whether for several rows, how wide, and of how many last layers it returns queries."""
@@ -132,7 +135,7 @@ class CompiledPasses:
         starts: Sequence[int],
         ends: Sequence[int],
         recorder: Recorder | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         """Run a pass.
 
         Args:
@@ -144,7 +147,7 @@ class CompiledPasses:
             recorder: takes the queries, where the graph returns them.
 
         Returns:
-            Logits [B, T, V] in float32 and the last hidden state [B, T, D].
+            The last hidden state, [B, T, D].
         """
         length = max(ends)
         width = tokens.shape[1]
@@ -156,7 +159,7 @@ class CompiledPasses:
         if self._cuda:
             length = min(-(-length // _CUDA_LENGTH) * _CUDA_LENGTH, self.cache.capacity)
             torch.compiler.cudagraph_mark_step_begin()
-        logits, hidden, queries = compiled.step(
+        hidden, queries = compiled.step(
             tokens,
             table,
             self._slots[:length],
@@ -164,14 +167,14 @@ class CompiledPasses:
             self.cache.keys,
             self.cache.values,
         )
-        logits, hidden = logits[:, :width], hidden[:, :width]
+        hidden = hidden[:, :width]
         if self._cuda:  # the next replay overwrites them
-            logits, hidden = logits.clone(), hidden.clone()
+            hidden = hidden.clone()
             queries = [query.clone() for query in queries]
         if recorder is not None:
             recorder.layers = compiled.layers
             recorder.queries += [query[:, :, :width] for query in queries]
-        return logits, hidden
+        return hidden
 
     def _compile(self, key: Key) -> bool:
         """Compile a pass; returns whether the compiler works."""
@@ -207,7 +210,7 @@ class CompiledPasses:
             anchor: Tensor,
             keys: list[Tensor],
             values: list[Tensor],
-        ) -> tuple[Tensor, Tensor]:
+        ) -> Tensor:
             rows, starts, ends = table.unsqueeze(2).unbind(0)
             positions = starts + torch.arange(width, device=tokens.device)
             columns = torch.where(positions < ends, positions, reserved)
@@ -231,20 +234,19 @@ class CompiledPasses:
                 recorder=recorder,
                 symbolic=True,
             )
-            hidden = model.body(
+            hidden: Tensor = model.body(
                 input_ids=tokens,
                 position_ids=positions,
                 past_key_values=view,
                 use_cache=True,
                 stet_view=view,
             ).last_hidden_state
-            assert model.head is not None
-            return model.head(hidden).float(), hidden
+            return hidden
 
-        def step(*arguments: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
+        def step(*arguments: Any) -> tuple[Tensor, list[Tensor]]:
             recorder = Recorder(watch, layers, describes=False)
-            logits, hidden = run(recorder, *arguments)
-            return logits, hidden, recorder.queries
+            hidden = run(recorder, *arguments)
+            return hidden, recorder.queries
 
         # Graphs are kept per code object, and only a few of each; every pass gets its own.
         name = f"step_{'batch' if several else 'single'}_{width}_{watch}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -76,6 +77,7 @@ class Runner:
         if compile:
             self.start_compiling()
         self._rows = Rows(self.cache, model.name)
+        self._trims = "logits_to_keep" in signature(model.model.forward).parameters
         # In slots: extra slots that are read before one more span is worth its fixed cost (about
         # 12 us per layer on a CPU, launch latency on an accelerator).
         work = max(1, model.layers[0].key_heads * model.layers[0].key_size)
@@ -272,12 +274,8 @@ class Runner:
         if ready is None:
             return None
         indices = [r.index for r in rows]
-        scores, state = compiled.run(ready, tokens, indices, starts, ends, recorder)
-        if logits == "none":
-            scores = scores[:, :0]
-        elif logits == "last":
-            scores = last_true(scores, counts)
-        return Forward(scores, state if hidden else None)
+        state = compiled.run(ready, tokens, indices, starts, ends, recorder)
+        return self._finish(state, counts, logits, hidden)
 
     def _run(
         self,
@@ -385,7 +383,12 @@ class Runner:
         logits: Literal["all", "last", "none"],
         hidden: bool,
     ) -> Forward:
-        """For a model whose head is not known: all its logits, of which some are kept."""
+        """For a model whose head is not known: its own logits, of which some are kept.
+
+        Where it can be told to compute only those of the last position, it is.
+        """
+        full = counts is None or min(counts) == tokens.shape[1]
+        few = self._trims and (logits == "none" or (logits == "last" and full))
         out = self.model.model(
             input_ids=tokens,
             position_ids=positions,
@@ -393,12 +396,13 @@ class Runner:
             use_cache=True,
             stet_view=view,
             output_hidden_states=hidden,
+            **({"logits_to_keep": 1} if few else {}),
         )
         scores: Tensor = out.logits
         if logits == "none":
             scores = scores[:, :0]
         elif logits == "last":
-            scores = last_true(scores, counts)
+            scores = scores[:, -1:] if few else last_true(scores, counts)
         return Forward(scores.float(), out.hidden_states[-1] if hidden else None)
 
     def _finish(

@@ -30,8 +30,13 @@ class LogitHead:
     softcap: float | None = None
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of hidden states [..., D]."""
-        logits: Tensor = self.linear(hidden)
+        """Logits [..., V] of hidden states [..., D].
+
+        As a matrix: given a slice of a longer pass, whose strides do not let its first dimensions
+        be taken for one, `linear` would copy the whole weight for each of its rows.
+        """
+        logits: Tensor = self.linear(hidden.reshape(-1, hidden.shape[-1]))
+        logits = logits.unflatten(0, hidden.shape[:-1])
         if self.factor != 1.0:
             logits = logits * self.factor
         if self.softcap is not None:
