@@ -85,7 +85,7 @@ class Prompts:
                 f"exceed {self.max_length} tokens; lower max_new_tokens to {max(room, 0)} or load "
                 f"the pair with a larger max_length."
             )
-        return replace(limits, max_new_tokens=min(limits.max_new_tokens, room))
+        return replace(limits, max_new_tokens=min(limits.max_new_tokens, room), room=room)
 
 
 def check_remote(options: Options) -> None:
