@@ -365,7 +365,7 @@ class Runner:
             stet_view=view,
             output_hidden_states=hidden,
         )
-        scores: Tensor = out.logits
+        scores: Tensor = out.logits[..., : self.vocab_size]
         if logits == "none":
             scores = scores[:, :0]
         elif logits == "last":
