@@ -96,7 +96,9 @@ def load_pair(
         small = load_model(draft, role="draft", revision=draft_revision, **shared)
     if large is not None and small is not None:
         apart = difference(large, small)
-        if apart is not None:
+        if apart is None:
+            small = small.resized(large.vocab_size)
+        else:
             check_exchange(large, small, apart)
     models = [model for model in (large, small) if model is not None]
     limits = [m.max_length for m in models if m.max_length is not None]

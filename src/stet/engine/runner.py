@@ -398,7 +398,7 @@ class Runner:
             output_hidden_states=hidden,
             **({"logits_to_keep": 1} if few else {}),
         )
-        scores: Tensor = out.logits
+        scores: Tensor = out.logits[..., : self.vocab_size]
         if logits == "none":
             scores = scores[:, :0]
         elif logits == "last":

@@ -108,10 +108,12 @@ def _pair(target: PreTrainedModel, draft: PreTrainedModel | None, rows: int, len
     """The pair of these models, with room for so many rows of such a length."""
     large = _load(target, "target")
     small = None if draft is None else _load(draft, "draft")
-    if small is not None and small.vocab_size > large.vocab_size:
+    if small is not None and small.vocab_size != large.vocab_size:
+        # Here nobody knows which rows are padding; what is no token of the other must not be read.
         raise CompatibilityError(
             f"The assistant writes {small.vocab_size} different tokens and the model knows "
-            f"{large.vocab_size}; choose an assistant with the model's tokenizer."
+            f"{large.vocab_size}; choose an assistant with the model's tokenizer, or use "
+            "stet.load_pair, which leaves out rows without a token."
         )
     limits = [m.max_length for m in (large, small) if m is not None and m.max_length is not None]
     limit = min(limits, default=max(length, DEFAULT_LENGTH))
@@ -162,7 +164,7 @@ def _still_fits(loaded: LoadedModel, model: Any) -> bool:
     same: bool = weight.device == layer.device and weight.dtype == layer.dtype
     if loaded.head is not None:
         linear: nn.Module | None = model.get_output_embeddings()
-        same = same and loaded.head.linear is linear and _width(linear) == loaded.vocab_size
+        same = same and loaded.head.linear is linear and _width(linear) == loaded.rows
     return same
 
 

@@ -27,6 +27,7 @@ from stet.models.head import split_head
 from stet.models.memory import available_bytes, readable
 from stet.models.model import LoadedModel, Role
 from stet.models.selfcheck import check_faithful
+from stet.models.tokenizers import token_count
 
 _DTYPES = {
     "float32": torch.float32,
@@ -131,6 +132,7 @@ def prepare_model(
     fix_rotary_factors(model, config, max_length)
     layers, attending = probe_layers(model, name)
     body, head, width = split_head(model)
+    rows = min(width, int(cast(Any, model.get_input_embeddings()).weight.shape[0]))
     loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -140,9 +142,13 @@ def prepare_model(
         max_length=max_length if max_length is not None else context_length(config),
         layers=layers,
         vocab_size=width,
+        rows=rows,
         body=body,
         head=head,
     )
+    size = min(rows, token_count(tokenizer, rows))
+    if size < width:
+        loaded = loaded.resized(size)
     if self_check:
         check_faithful(loaded, attending)
     return loaded

@@ -74,6 +74,7 @@ def _own_pass(check: Check, tokens: Tensor, stack: ExitStack) -> Tensor:
         with check.pass_of(REFERENCE, None):
             if loaded.head is None:
                 out: Tensor = loaded.model(input_ids=tokens, use_cache=False).logits
+                out = out[..., : loaded.vocab_size]
             else:
                 out = loaded.body(input_ids=tokens, use_cache=False).last_hidden_state
         return out
