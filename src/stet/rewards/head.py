@@ -164,10 +164,7 @@ class RewardHead:
             OptionError: the draft's hidden states have another size.
         """
         yield from ()
-        steps: list[Tensor] = []
-        for candidate in step.candidates:
-            assert candidate.hidden is not None
-            steps.append(candidate.hidden)
+        steps = [candidate.hidden for candidate in step.candidates]
         width, device = steps[0].shape[1], steps[0].device
         if width != self.net.width:
             raise OptionError(
