@@ -222,14 +222,29 @@ class Job:
             error=None if error is None else sentence(error),
         )
 
-    def notify(self, on_progress: Callable[[Result], None]) -> None:
-        """Call back with the result when the request is done."""
+    def listen(self, post: Callable[[tuple[Job, Chunk | None]], None], *, stream: bool) -> None:
+        """Have pieces of the answer, and None at its end, posted from the engine's thread.
 
-        def finished(request: Request) -> None:
-            if request.done:
-                on_progress(self.result())
+        Args:
+            post: takes them; must be quick.
+            stream: whether pieces are wanted, or the end alone.
+        """
 
-        self.request.on_progress = finished
+        def grown(request: Request) -> None:
+            chunk = self.news()
+            if chunk is not None:
+                post((self, chunk))
+
+        def ended(request: Request) -> None:
+            post((self, None))
+
+        self.request.on_end = ended
+        if stream:
+            self.request.on_growth = grown
+
+    def fail(self, error: Exception) -> None:
+        """Whoever was told of the result raised this; other requests are not touched by it."""
+        self.request.error = self.request.error or error
 
     def news(self) -> Chunk | None:
         """What was emitted since the last call; None if nothing."""

@@ -35,6 +35,7 @@ def load_pair(
     max_batch: int = 16,
     max_rows: int | None = None,
     compile: bool | Literal["auto"] = "auto",
+    self_check: bool = True,
 ) -> Pair:
     """Load a target and a draft and check that they can decode together.
 
@@ -56,6 +57,8 @@ def load_pair(
         max_rows: places in each model's cache. A policy that writes k candidates of a step takes
             k + 1 of them for a request, others 1; by default `max_batch` + 1.
         compile: compile the forward passes: at once, never, or ("auto") after a minute of work.
+        self_check: compare what each layer of a model does through Stet's cache with what it does
+            by itself, and refuse a model whose layers differ.
 
     Raises:
         LoadError: missing or unreadable files.
@@ -82,6 +85,7 @@ def load_pair(
         "trust_remote_code": trust_remote_code,
         "device_map": device_map,
         "max_length": max_length,
+        "self_check": self_check,
     }
     large = small = apart = None
     if isinstance(target, RemoteTarget):
@@ -92,7 +96,9 @@ def load_pair(
         small = load_model(draft, role="draft", revision=draft_revision, **shared)
     if large is not None and small is not None:
         apart = difference(large, small)
-        if apart is not None:
+        if apart is None:
+            small = small.resized(large.vocab_size)
+        else:
             check_exchange(large, small, apart)
     models = [model for model in (large, small) if model is not None]
     limits = [m.max_length for m in models if m.max_length is not None]

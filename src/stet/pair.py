@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
-from typing import Any, Literal, Unpack, overload
+from contextlib import closing
+from functools import cached_property, partial
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from stet.chat import Rendered
 from stet.client import RemoteClient
 from stet.costs import Costs, estimate_draft_cost, measure_costs
+from stet.delivery import Events, delivered
 from stet.draft_length import LONGEST, SHARED, AdaptiveLength
 from stet.engine.compiled import WIDTHS
 from stet.engine.drafting import LookupDrafter, ModelDrafter
-from stet.engine.engine import Engine, Request
+from stet.engine.engine import Engine
 from stet.engine.runner import Runner
+from stet.engine.thread import EngineThread
 from stet.errors import OptionError
 from stet.inputs import Message, Prompt, prompts_of
 from stet.jobs import Job
@@ -31,6 +34,8 @@ from stet.remote import RemoteTarget
 from stet.result import Chunk, Result
 from stet.sequence import Role
 from stet.vocabulary import Vocabulary
+
+T = TypeVar("T")
 
 LOOKUP = "lookup"
 """As a draft: copy from the text so far instead of running a model."""
@@ -102,19 +107,42 @@ class Pair:
             fingerprint=lambda: self.fingerprint,
             auto_length=self.auto_length,
         )
-        self._seconds_to_compiling = COMPILE_AFTER if compile == "auto" else float("inf")
         drafter = (
             LookupDrafter() if self._draft_runner is None else ModelDrafter(self._draft_runner)
         )
         self.engine = Engine(
             self._target_runner, drafter, max_batch=max_batch, max_rows=self.max_rows
         )
-        self._lock = threading.Lock()
+        self._thread = EngineThread(
+            self.engine, compile_after=COMPILE_AFTER if compile == "auto" else float("inf")
+        )
+        # A pair that nobody holds any more takes its thread with it.
+        weakref.finalize(self, self._thread.stop).atexit = False
+        self._helpers = ThreadPoolExecutor(4, thread_name_prefix="stet-aside")
+        self._measuring = threading.Lock()
+        self._costs: Costs | None = None
 
     def __repr__(self) -> str:
         """Names of both models."""
         draft = LOOKUP if self.draft is None else self.draft.name
         return f"Pair(target={self.target.name!r}, draft={draft!r})"
+
+    def __enter__(self) -> Self:
+        """The pair; leaving the `with` block closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See `close`."""
+        self.close()
+
+    def close(self) -> None:
+        """End what is at work, and the threads of the pair; a closed pair generates no more.
+
+        Requests under way end with what they have, and an error that says so. Closing twice does
+        no harm, and a program that ends without closing ends cleanly too.
+        """
+        self._thread.close()
+        self._helpers.shutdown(wait=False, cancel_futures=True)
 
     # Generating
 
@@ -167,16 +195,13 @@ class Pair:
         """
         many, single = prompts_of(prompts)
         jobs = self._jobs(many, policy, options)
-        if on_progress is not None:
-            for job in jobs:
-                job.notify(on_progress)
-        self._submit(jobs)
-        try:
-            for job in jobs:
-                while not job.request.done:
-                    self._step(job.request)
-        finally:
-            self._cancel(jobs)
+        with closing(delivered(self._thread, jobs, stream=False)) as events:
+            for job, _ in events:
+                if on_progress is not None:
+                    try:
+                        on_progress(job.result())
+                    except Exception as error:
+                        job.fail(error)
         results = [job.result() for job in jobs]
         if not single:
             return results
@@ -193,16 +218,14 @@ class Pair:
             policy: as in `generate`.
             **options: see `Options`.
         """
-        (job,) = jobs = self._jobs([prompt], policy, options, stream=True)
-        self._submit(jobs)
-        try:
-            while not job.request.done:
-                self._step(job.request)
-                if (chunk := job.news()) is not None:
+        (job,) = self._jobs([prompt], policy, options, stream=True)
+        with closing(delivered(self._thread, [job], stream=True)) as events:
+            for _, chunk in events:
+                if chunk is None:
+                    job.raise_error()
+                    chunk = job.news()
+                if chunk is not None:
                     yield chunk
-            job.raise_error()
-        finally:
-            self._cancel(jobs)
 
     async def agenerate(
         self,
@@ -210,35 +233,35 @@ class Pair:
         policy: str | Policy = "exact",
         **options: Unpack[Options],
     ) -> Result | list[Result]:
-        """`generate` for event loops; cancelling the task cancels the requests."""
+        """`generate` for event loops; cancelling the task cancels the requests.
+
+        Nothing that takes long is done in the loop's thread: prompts are read, and results made, in
+        another one.
+        """
         many, single = prompts_of(prompts)
-        jobs = self._jobs(many, policy, options)
-        self._submit(jobs)
-        try:
-            for job in jobs:
-                while not job.request.done:
-                    await self._astep(job.request)
-        finally:
-            self._cancel(jobs)
+        jobs = await self._aside(lambda: self._jobs(many, policy, options))
+        with Events(self._thread, jobs, stream=False) as events:
+            while await events.next():
+                pass
+        results = await self._aside(lambda: [job.result() for job in jobs])
         if not single:
-            return [job.result() for job in jobs]
+            return results
         jobs[0].raise_error()
-        return jobs[0].result()
+        return results[0]
 
     async def astream(
         self, prompt: Prompt, policy: str | Policy = "exact", **options: Unpack[Options]
     ) -> AsyncIterator[Chunk]:
         """`stream` for event loops."""
-        (job,) = jobs = self._jobs([prompt], policy, options, stream=True)
-        self._submit(jobs)
-        try:
-            while not job.request.done:
-                await self._astep(job.request)
-                if (chunk := job.news()) is not None:
+        (job,) = await self._aside(lambda: self._jobs([prompt], policy, options, stream=True))
+        with Events(self._thread, [job], stream=True) as events:
+            while (event := await events.next()) is not None:
+                chunk = event[1]
+                if chunk is None:
+                    job.raise_error()
+                    chunk = await self._aside(job.news)
+                if chunk is not None:
                     yield chunk
-            job.raise_error()
-        finally:
-            self._cancel(jobs)
 
     # Helping with prompts and numbers
 
@@ -260,17 +283,27 @@ class Pair:
         """What tells this pair from others, for policies that are fitted to one."""
         return fingerprint(self.target, self.draft)
 
-    @cached_property
+    @property
     def costs(self) -> Costs:
         """Seconds of a pass of each model, measured when first asked for.
 
         Raises:
             OptionError: the target is elsewhere.
         """
-        if self._target_runner is None:
+        target, draft = self._target_runner, self._draft_runner
+        if target is None:
             raise OptionError("The passes of a remote target cannot be measured.")
-        with self._lock:
-            return measure_costs(self._target_runner, self._draft_runner)
+        with self._measuring:
+            if self._costs is None:
+                self._costs = self.between_rounds(lambda: measure_costs(target, draft))
+            return self._costs
+
+    def between_rounds(self, function: Callable[[], T]) -> T:
+        """Call a function in the engine's thread, between two rounds, and wait for it.
+
+        For what uses the models' runners itself. All requests wait meanwhile.
+        """
+        return self._thread.call(function).result()
 
     def auto_length(self, greedy: bool = True, seamless: bool = True) -> AdaptiveLength:
         """The rule behind `draft_length="auto"`, with this pair's costs frozen in it.
@@ -308,11 +341,11 @@ class Pair:
             Whether all are compiled; False also where compiling is off or failed.
         """
         widths = {"target": WIDTHS, "draft": WIDTHS[:2]}
-        with self._lock:
-            ready = [
-                runner.warm_up(widths[role], timeout=timeout)
-                for role, runner in self.engine.runners.items()
-            ]
+        runners = self.engine.runners.items()
+        # Captured graphs belong to the thread that uses them; waiting is done in this one.
+        for role, runner in runners:
+            self.between_rounds(partial(runner.request_compiled, widths[role]))
+        ready = [runner.wait_compiled(widths[role], timeout=timeout) for role, runner in runners]
         return all(ready)
 
     # Behind the scenes
@@ -337,35 +370,9 @@ class Pair:
         """Tokens that end an answer."""
         return self._vocabularies["target"].ends
 
-    def _submit(self, jobs: Sequence[Job]) -> None:
-        with self._lock:
-            for job in jobs:
-                self.engine.submit(job.request)
-
-    def _step(self, request: Request) -> None:
-        """Run a round, unless another thread's rounds have finished the request meanwhile."""
-        with self._lock:
-            if not request.done:
-                began = time.perf_counter()
-                self.engine.step()
-                self._seconds_to_compiling -= time.perf_counter() - began
-                if self._seconds_to_compiling < 0:
-                    self._seconds_to_compiling = float("inf")
-                    for runner in self.engine.runners.values():
-                        runner.start_compiling()
-
-    async def _astep(self, request: Request) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._worker, self._step, request)
-
-    @cached_property
-    def _worker(self) -> ThreadPoolExecutor:
-        # One thread for all event loops: each thread that runs a model keeps its own team of cores.
-        return ThreadPoolExecutor(1, thread_name_prefix="stet-engine")
-
-    def _cancel(self, jobs: Sequence[Job]) -> None:
-        with self._lock:
-            for job in jobs:
-                self.engine.cancel(job.request)
+    async def _aside(self, function: Callable[[], T]) -> T:
+        """Call a function in another thread than the event loop's."""
+        return await asyncio.get_running_loop().run_in_executor(self._helpers, function)
 
 
 def _coarse(value: float) -> float:

@@ -126,7 +126,7 @@ class Prompts:
                 f"exceed {self.max_length} tokens; lower max_new_tokens to {room}"
                 f"{self._longer(prompt + limits.max_new_tokens)}."
             )
-        return replace(limits, max_new_tokens=min(limits.max_new_tokens, room))
+        return replace(limits, max_new_tokens=min(limits.max_new_tokens, room), room=room)
 
     def _too_long(self, tokens: int, whose: str = "") -> str:
         return (

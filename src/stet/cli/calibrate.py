@@ -13,6 +13,7 @@ import typer
 from stet.cli import chat as chats
 from stet.cli import options as o
 from stet.cli.output import out, print_json, stages
+from stet.files import check_writable
 
 if TYPE_CHECKING:
     from stet.calibration.choosing import Wish
@@ -131,6 +132,7 @@ def command(
     revision: o.Revision = None,
     draft_revision: o.DraftRevision = None,
     trust_remote_code: o.TrustRemoteCode = False,
+    self_check: o.SelfCheck = True,
     max_length: o.MaxLength = None,
     compile: o.Compile = None,
 ) -> None:
@@ -150,10 +152,15 @@ def command(
     from stet.evaluation.contenders import parse
     from stet.policies import SpecGuard
 
+    page = None if no_report else report or (source or output).with_suffix(".html")
+    if page is not None:
+        check_writable(page, parents=True)
     if source is not None:
-        shown = None if no_report else report or source.with_suffix(".html")
-        _show(Calibration.load(source), shown, as_json)
+        _show(Calibration.load(source), page, as_json)
         return
+    place = folder or Path("calibration") / output.stem
+    for path in (output, place / "settings.json"):
+        check_writable(path, parents=True)
     wish = _wish(accuracy, keep, latency, risk, delta, accurate)
     base, *more = parse(policy)
     if more or not isinstance(base.policy, SpecGuard):
@@ -193,15 +200,16 @@ def command(
         revision=revision,
         draft_revision=draft_revision,
         trust_remote_code=trust_remote_code,
+        self_check=self_check,
         max_length=max_length,
     )
     request = replace(request, task=loaded.suited(pair))
     if request.task.chat is not None:
         chats.announce(pair)
     with stages() as tell:
-        found = calibrate(pair, request, folder or Path("calibration") / output.stem, tell)
+        found = calibrate(pair, request, place, tell)
     found.save(output)
-    _show(found, None if no_report else report or output.with_suffix(".html"), as_json)
+    _show(found, page, as_json)
     if not as_json:
         out.print(f"Written: {output}; use it as `--policy {output}`.")
 

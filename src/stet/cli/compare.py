@@ -17,6 +17,7 @@ from stet.cli import chat as chats
 from stet.cli import options as o
 from stet.cli.output import a_table, err, number, out, plain, print_json
 from stet.errors import OptionError
+from stet.files import check_writable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -204,6 +205,7 @@ def command(
     revision: o.Revision = None,
     draft_revision: o.DraftRevision = None,
     trust_remote_code: o.TrustRemoteCode = False,
+    self_check: o.SelfCheck = True,
     max_length: o.MaxLength = None,
     compile: o.Compile = None,
 ) -> None:
@@ -266,6 +268,7 @@ def command(
         command=shlex.join(["stet", *sys.argv[1:]]),
     )
     folder = output or Path("results") / f"{_file_name(loaded)}-{datetime.now():%Y%m%d-%H%M%S}"
+    check_writable(folder / "report.html", parents=True)
     pair = o.load(
         target,
         draft,
@@ -279,6 +282,7 @@ def command(
         revision=revision,
         draft_revision=draft_revision,
         trust_remote_code=trust_remote_code,
+        self_check=self_check,
         max_length=max_length,
     )
     if compile:
@@ -313,6 +317,7 @@ def _report(results: Results, folder: Path, cost_ratio: float | None, as_json: b
 
     if not results.answers:
         raise OptionError(f"{folder} holds no answers yet.")
+    check_writable(folder / "report.html")
     with err.status("Computing intervals and drawing the report ..."):
         summary = summarise(results, cost_ratio=cost_ratio)
         written = write_report(results, summary, folder)

@@ -57,6 +57,7 @@ def command(
     revision: o.Revision = None,
     draft_revision: o.DraftRevision = None,
     trust_remote_code: o.TrustRemoteCode = False,
+    self_check: o.SelfCheck = True,
     max_length: o.MaxLength = None,
     compile: o.Compile = None,
     as_json: o.AsJson = False,
@@ -83,6 +84,7 @@ def command(
         revision=revision,
         draft_revision=draft_revision,
         trust_remote_code=trust_remote_code,
+        self_check=self_check,
         max_length=max_length,
     )
     doctor.check(pair)

@@ -13,6 +13,7 @@ import typer
 from stet.cli import chat as chats
 from stet.cli import options as o
 from stet.cli.output import a_table, out, print_json, stages
+from stet.files import check_writable
 
 if TYPE_CHECKING:
     from stet.training.training import Trained
@@ -136,6 +137,7 @@ def command(
     revision: o.Revision = None,
     draft_revision: o.DraftRevision = None,
     trust_remote_code: o.TrustRemoteCode = False,
+    self_check: o.SelfCheck = True,
     max_length: o.MaxLength = None,
     compile: o.Compile = None,
 ) -> None:
@@ -153,6 +155,10 @@ def command(
     if inspect:
         _inspect(place, as_json)
         return
+    page = None if no_report else report or output.with_suffix(".html")
+    for path in (place / "settings.json", output / "arbiter.json", page):
+        if path is not None:
+            check_writable(path, parents=True)
     request = _request(
         task=(task, split, validation_split, problems, validation),
         options={
@@ -182,6 +188,7 @@ def command(
         revision=revision,
         draft_revision=draft_revision,
         trust_remote_code=trust_remote_code,
+        self_check=self_check,
         max_length=max_length,
     )
     suited = {name: getattr(request, name).suited(pair) for name in ("task", "validation")}
@@ -192,7 +199,6 @@ def command(
     with stages() as tell:
         found = train(pair, request, place, tell)
     found.arbiter.save(output)
-    page = None if no_report else report or output.with_suffix(".html")
     if page is not None:
         write_page(found.record, page)
     if as_json:

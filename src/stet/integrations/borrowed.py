@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from stet.engine import attention
-from stet.errors import CompatibilityError, OptionError
+from stet.errors import CompatibilityError, OptionError, StetError
 from stet.load import DEFAULT_LENGTH
 from stet.models.compatibility import rotary_scalings
 from stet.models.loading import prepare_model
@@ -62,7 +62,16 @@ def borrowed_pair(
         for model in models:
             model.eval()
             model.set_attn_implementation(attention.NAME)
-        yield pair
+        try:
+            yield pair
+        finally:
+            # Whatever was cancelled may still be in a round, which must not see the model change.
+            with suppress(StetError):
+                pair.between_rounds(_nothing)
+
+
+def _nothing() -> None:
+    """Done when all that was asked before is."""
 
 
 @contextmanager
@@ -99,10 +108,12 @@ def _pair(target: PreTrainedModel, draft: PreTrainedModel | None, rows: int, len
     """The pair of these models, with room for so many rows of such a length."""
     large = _load(target, "target")
     small = None if draft is None else _load(draft, "draft")
-    if small is not None and small.vocab_size > large.vocab_size:
+    if small is not None and small.vocab_size != large.vocab_size:
+        # Here nobody knows which rows are padding; what is no token of the other must not be read.
         raise CompatibilityError(
             f"The assistant writes {small.vocab_size} different tokens and the model knows "
-            f"{large.vocab_size}; choose an assistant with the model's tokenizer."
+            f"{large.vocab_size}; choose an assistant with the model's tokenizer, or use "
+            "stet.load_pair, which leaves out rows without a token."
         )
     limits = [m.max_length for m in (large, small) if m is not None and m.max_length is not None]
     limit = min(limits, default=max(length, DEFAULT_LENGTH))
@@ -153,7 +164,7 @@ def _still_fits(loaded: LoadedModel, model: Any) -> bool:
     same: bool = weight.device == layer.device and weight.dtype == layer.dtype
     if loaded.head is not None:
         linear: nn.Module | None = model.get_output_embeddings()
-        same = same and loaded.head.linear is linear and _width(linear) == loaded.vocab_size
+        same = same and loaded.head.linear is linear and _width(linear) == loaded.rows
     return same
 
 

@@ -67,13 +67,14 @@ class StetLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         add_bos_token: put the beginning-of-sequence token first; None: as the tokenizer does.
         prefix_token_id: what an empty context is replaced by; None: the beginning-of-sequence
             token, or that of the end.
-        pair: a loaded pair, in place of `target`, `draft` and the next five.
+        pair: a loaded pair, in place of `target`, `draft` and the next seven.
         device: as in `stet.load_pair`.
         dtype: likewise.
         max_length: likewise.
         revision: likewise.
         draft_revision: likewise.
         trust_remote_code: likewise.
+        self_check: likewise.
         **parameters: parameters of the policy.
 
     Raises:
@@ -99,6 +100,7 @@ class StetLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         revision: str | None = None,
         draft_revision: str | None = None,
         trust_remote_code: bool = False,
+        self_check: bool = True,
         **parameters: Any,
     ) -> None:
         super().__init__()
@@ -113,6 +115,7 @@ class StetLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             revision=revision,
             draft_revision=draft_revision,
             trust_remote_code=trust_remote_code,
+            self_check=self_check,
         )
         self.tokenizer = self.pair.tokenizer
         self.counters = Counters()
@@ -274,8 +277,7 @@ class StetLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
                     answer = (value.logprob, value.greedy)
                     self.cache_hook.add_partial("loglikelihood", requests[index][0], answer)
 
-            runner = self.pair.engine.runners["target"]
-            scores = score(runner, items, batch=self.batch_size, on_progress=finished)
+            scores = score(self.pair, items, batch=self.batch_size, on_progress=finished)
         return [(each.logprob, each.greedy) for each in scores]
 
     def _continuation(self, texts: Any, context: list[int], tokens: list[int]) -> Continuation:

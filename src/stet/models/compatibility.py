@@ -3,8 +3,8 @@
 Stet brings its own cache and attention function. A model whose attention does something they do
 not know about would run and give wrong text, so anything unknown is refused when the model is
 loaded. The checks come in three stages: the configuration, before any weight is read; a probe,
-which records what each attention layer asks for; and a comparison of logits with the model's own
-eager attention.
+which records what each attention layer asks for; and a comparison of each layer with what it does
+without Stet (`stet.models.selfcheck`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers import AttentionInterface
 
 from stet.engine import attention
 from stet.engine.kv_cache import LayerShape
-from stet.errors import CapacityError, CompatibilityError
+from stet.errors import CompatibilityError
 
 PROBE = "stet_probe"
 """Name of the recording attention function in transformers' `AttentionInterface`."""
@@ -44,8 +44,6 @@ _HARMLESS = frozenset(
         "use_cache",
     }
 )
-
-_TOLERANCE = {torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 6e-2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +209,7 @@ class _Probe:
     def __init__(self) -> None:
         self.updates: list[tuple[int, Tensor, Tensor]] = []
         self.calls: list[LayerShape] = []
+        self.modules: list[nn.Module] = []
 
     def update(
         self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -255,6 +254,7 @@ def _record(
     heads, key_heads = query.shape[1], key.shape[1]
     if heads % key_heads or value.shape[1] != key_heads:
         raise CompatibilityError(f"{heads} query heads do not divide among {key_heads} key heads")
+    probe.modules.append(module)
     probe.calls.append(
         LayerShape(
             query_heads=heads,
@@ -274,10 +274,13 @@ AttentionInterface.register(PROBE, _record)  # pyright: ignore[reportUnknownMemb
 
 
 @torch.inference_mode()
-def probe_layers(model: Any, name: str) -> tuple[LayerShape, ...]:
+def probe_layers(model: Any, name: str) -> tuple[tuple[LayerShape, ...], list[nn.Module]]:
     """Run one short pass and record what each attention layer caches and asks for.
 
     The model's attention is set to Stet's afterwards.
+
+    Returns:
+        The layers, and the modules that attend, in the order they are called in.
 
     Raises:
         CompatibilityError: the model's attention does something that Stet does not know.
@@ -311,7 +314,7 @@ def probe_layers(model: Any, name: str) -> tuple[LayerShape, ...]:
             "in which each layer attends to its own."
         )
     _check_windows(probe.calls, text, name)
-    return tuple(probe.calls)
+    return tuple(probe.calls), probe.modules
 
 
 def _check_windows(calls: list[LayerShape], text: Any, name: str) -> None:
@@ -329,72 +332,3 @@ def _check_windows(calls: list[LayerShape], text: Any, name: str) -> None:
                 f"for {next(iter(expected))}; correct layer_types or sliding_window in its "
                 "config.json."
             )
-
-
-def compare(name: str, ours: Tensor, reference: Tensor, dtype: torch.dtype) -> None:
-    """Refuse a model whose logits differ from those of its own eager attention.
-
-    Args:
-        name: the model's name, for the message.
-        ours: [T, V] logits through Stet's cache.
-        reference: [T, V] logits of the model alone.
-        dtype: of the computation, which sets the tolerance.
-
-    Raises:
-        CompatibilityError: they differ by more than rounding.
-    """
-    ours, reference = ours.double(), reference.double()
-    # Biases common to all tokens do not matter and would hide a difference.
-    scale = float(reference.std(dim=-1).mean().clamp_min(1e-6))
-    error = float((ours - reference).square().mean().sqrt()) / scale
-    limit = _TOLERANCE.get(dtype, 6e-2)
-    if not error <= limit:
-        raise CompatibilityError(
-            f"{name} gives other logits through Stet's cache than by itself (relative difference "
-            f"{error:.1e}, at most {limit:.0e} expected in {str(dtype).removeprefix('torch.')}); "
-            "choose another model, or pass self_check=False if you know why."
-        )
-
-
-def check_logits(loaded: Any, *, length: int = 20) -> None:
-    """Run a prompt through a runner in pieces, with a rewind, and compare with eager attention.
-
-    Args:
-        loaded: the `LoadedModel`.
-        length: tokens of the prompt.
-
-    Raises:
-        CompatibilityError: the logits differ by more than rounding.
-    """
-    from stet.engine.runner import Runner  # the runner needs the models' types
-
-    length = min(length, loaded.max_length or length)
-    if length < 8:
-        return
-    generator = torch.Generator().manual_seed(0)
-    shape = (2, length)
-    tokens = torch.randint(loaded.vocab_size, shape, generator=generator).to(loaded.device)
-    model: Any = loaded.model
-    model.set_attn_implementation("eager")
-    try:
-        with torch.inference_mode():
-            reference = model(input_ids=tokens[:1], use_cache=False).logits[0].float()
-    finally:
-        model.set_attn_implementation(attention.NAME)
-    try:
-        runner = Runner(loaded, max_rows=2, max_length=length)
-        first, second = runner.allocate(), runner.allocate()
-        middle = length // 2
-        head = runner.forward([first], tokens[:1, :middle], [0]).logits[0]
-        # A block of other tokens, rewound, then the true ones beside a shorter row.
-        runner.forward([first], tokens[1:, middle : middle + 3], [middle])
-        count = length - middle - 1
-        batch = torch.stack([tokens[0, middle : middle + count], tokens[1, :count]])
-        block = runner.forward([first, second], batch, [middle, 0], [count, 2]).logits[0]
-        last = runner.forward([first], tokens[:1, -1:], [length - 1]).logits[0]
-    except (CapacityError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise CompatibilityError(
-            f"{loaded.name} cannot be run with Stet's cache ({reason}); choose another model."
-        ) from error
-    compare(loaded.name, torch.cat([head, block, last]), reference, loaded.dtype)

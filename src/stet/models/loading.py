@@ -15,18 +15,19 @@ from transformers import (
     PreTrainedModel,
 )
 
-from stet.engine import attention
 from stet.errors import CompatibilityError, LoadError, MemoryPlanError
 from stet.models.compatibility import (
     check_class,
     check_config,
-    check_logits,
     context_length,
     fix_rotary_factors,
     probe_layers,
 )
+from stet.models.head import split_head
 from stet.models.memory import available_bytes, readable
-from stet.models.model import LoadedModel, LogitHead, Role
+from stet.models.model import LoadedModel, Role
+from stet.models.selfcheck import check_faithful
+from stet.models.tokenizers import token_count
 
 _DTYPES = {
     "float32": torch.float32,
@@ -62,7 +63,7 @@ def load_model(
         trust_remote_code: run code that comes with the model.
         device_map: as in transformers, to spread a model over several devices; replaces `device`.
         max_length: the longest sequence that will be run, in tokens; None: the model's context.
-        self_check: compare the logits of a short prompt with the model's eager attention.
+        self_check: compare what each layer does through Stet's cache with what it does alone.
 
     Returns:
         The model, ready for a `Runner`.
@@ -129,8 +130,9 @@ def prepare_model(
     model.eval()
     model.requires_grad_(False)
     fix_rotary_factors(model, config, max_length)
-    layers = probe_layers(model, name)
-    body, head, width = _split(model)
+    layers, attending = probe_layers(model, name)
+    body, head, width = split_head(model)
+    rows = min(width, int(cast(Any, model.get_input_embeddings()).weight.shape[0]))
     loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,
@@ -140,50 +142,16 @@ def prepare_model(
         max_length=max_length if max_length is not None else context_length(config),
         layers=layers,
         vocab_size=width,
+        rows=rows,
         body=body,
         head=head,
     )
+    size = min(rows, token_count(tokenizer, rows))
+    if size < width:
+        loaded = loaded.resized(size)
     if self_check:
-        check_logits(loaded)
+        check_faithful(loaded, attending)
     return loaded
-
-
-@torch.inference_mode()
-def _split(model: Any) -> tuple[Any, LogitHead | None, int]:
-    """The model's body and head, if using them apart gives exactly the model's own logits."""
-    text: Any = model.config.get_text_config()
-    tokens = torch.tensor([[1, 0, 1]], device=model.get_input_embeddings().weight.device)
-    model.set_attn_implementation("eager")
-    try:
-        expected = model(input_ids=tokens, use_cache=False).logits
-        width = int(expected.shape[-1])
-        body = getattr(model, model.base_model_prefix, None)
-        linear = model.get_output_embeddings()
-        if body is None or body is model or not isinstance(linear, nn.Module):
-            return None, None, width
-        state = getattr(body(input_ids=tokens, use_cache=False), "last_hidden_state", None)
-        if state is None:
-            return None, None, width
-        factor = getattr(text, "logit_scale", None)
-        divisor = getattr(text, "logits_scaling", None)
-        softcap = getattr(text, "final_logit_softcapping", None)
-        candidates: list[LogitHead] = []
-        if isinstance(softcap, int | float):
-            candidates.append(LogitHead(linear, softcap=float(softcap)))
-        if isinstance(factor, int | float):
-            candidates.append(LogitHead(linear, factor=float(factor)))
-        if isinstance(divisor, int | float):
-            candidates.append(LogitHead(linear, factor=1 / float(divisor)))
-        # Last, since small logits look the same with and without a soft cap.
-        candidates.append(LogitHead(linear))
-        rounding = 1e-5 if expected.dtype == torch.float32 else 1e-2
-        for head in candidates:
-            ours = head(state).to(expected)
-            if torch.allclose(ours, expected, rtol=rounding, atol=rounding / 10):
-                return body, head, width
-        return None, None, width
-    finally:
-        model.set_attn_implementation(attention.NAME)
 
 
 def dtype_of(dtype: str | torch.dtype) -> str | torch.dtype:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,15 +23,26 @@ class LogitHead:
         linear: the output embedding.
         factor: logits are multiplied by it.
         softcap: logits are then squashed to (-softcap, softcap) by tanh.
+        size: logits from here on belong to no token and are cut off; None: all are kept.
     """
 
     linear: nn.Module
     factor: float = 1.0
     softcap: float | None = None
+    size: int | None = None
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of hidden states [..., D]."""
-        logits: Tensor = self.linear(hidden)
+        """Logits [..., V] of hidden states [..., D].
+
+        As a matrix: given a slice of a longer pass, whose strides do not let its first dimensions
+        be taken for one, `linear` would copy the whole weight for each of its rows.
+        """
+        logits: Tensor = self.linear(hidden.reshape(-1, hidden.shape[-1]))
+        logits = logits.unflatten(0, hidden.shape[:-1])
+        if self.size is not None:
+            # Of the product, not of the weight: accelerators like even widths, and what follows
+            # copies the logits into float32 anyway.
+            logits = logits[..., : self.size]
         if self.factor != 1.0:
             logits = logits * self.factor
         if self.softcap is not None:
@@ -51,7 +62,9 @@ class LoadedModel:
         role: what it was loaded as.
         max_length: the most tokens a sequence may have; None when the model sets no limit.
         layers: what each attention layer caches per token.
-        vocab_size: width of the logits; at least the tokenizer's size, as some models pad.
+        vocab_size: tokens that it can read and write and its tokenizer knows, and the width of the
+            logits it is run with. Many models pad their vocabulary; such rows mean nothing.
+        rows: ids for which there is a row both in its embedding and in its head.
         body: the model without its head, when `head` is known; otherwise None.
         head: the head by itself; None when only the whole model gives right logits.
     """
@@ -64,8 +77,14 @@ class LoadedModel:
     max_length: int | None
     layers: tuple[LayerShape, ...]
     vocab_size: int
+    rows: int
     body: Any
     head: LogitHead | None
+
+    def resized(self, size: int) -> LoadedModel:
+        """The same model with so many tokens, at most `rows`."""
+        head = self.head if self.head is None else replace(self.head, size=size)
+        return replace(self, vocab_size=size, head=head)
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -30,8 +30,7 @@ ADVICE = "choose a draft with the target's tokenizer, or a step policy, which wo
 def check_same_tokenizer(target: Any, draft: Any) -> None:
     """Refuse a pair whose token ids do not mean the same text.
 
-    Only tokenizers are compared: models of one family pad their vocabulary to different sizes,
-    which is harmless.
+    Padding does not count: models of one family fill their vocabulary up to different sizes.
 
     Args:
         target: a `LoadedModel`, or a tokenizer.
@@ -70,7 +69,12 @@ def check_exchange(target: Any, draft: Any, found: str) -> None:
 
 
 def difference(target: Any, draft: Any) -> str | None:
-    """How two tokenizers differ, naming the first differing token; None if they do not.
+    """How two tokenizers differ where it matters, naming the first token; None if they do not.
+
+    Everything is read and shown by the target's tokenizer, so it does not matter which tokens are
+    special for the draft's. The target may have added tokens that the draft's tokenizer lacks, if
+    the draft has rows for them: it reads them, if not well. The draft may have added tokens beyond
+    all of the target's: these are cut off.
 
     Args:
         target: a `LoadedModel`, or a tokenizer.
@@ -80,16 +84,27 @@ def difference(target: Any, draft: Any) -> str | None:
     theirs, their_name = _named(draft, "the draft")
     left, right = _by_id(ours), _by_id(theirs)
     if left != right:
-        first = min(i for i in left.keys() | right.keys() if left.get(i) != right.get(i))
-        return (
-            f"Token {first} is {_show(left.get(first))} for {our_name} and "
-            f"{_show(right.get(first))} for {their_name}"
-        )
-    special, other = _special(ours), _special(theirs)
-    if special != other:
-        first = min(special.symmetric_difference(other))
-        have, lack = (our_name, their_name) if first in special else (their_name, our_name)
-        return f"Token {first} ({_show(left.get(first))}) is special for {have} but not for {lack}"
+        extra, more = _added(ours), _added(theirs)
+        end = token_count(ours)
+        rows = draft.rows if isinstance(draft, LoadedModel) else 0
+        for index in sorted(left.keys() | right.keys()):
+            harmless = left.get(index) == right.get(index)
+            if index not in right:
+                harmless = index in extra and index < rows
+            elif index not in left:
+                harmless = index in more and index >= end
+            if not harmless:
+                return (
+                    f"Token {index} is {_show(left.get(index))} for {our_name} and "
+                    f"{_show(right.get(index))} for {their_name}"
+                )
+    if isinstance(target, LoadedModel) and isinstance(draft, LoadedModel):
+        row = draft.rows
+        if row < target.vocab_size:
+            return (
+                f"Token {row} ({_show(left.get(row))}) is one that {our_name} can write and "
+                f"{their_name} has no row for"
+            )
     for text in _PROBES:
         a, b = _encode(ours, text), _encode(theirs, text)
         if a == b:
@@ -137,6 +152,17 @@ def _named(model: Any, fallback: str) -> tuple[Any, str]:
 def _by_id(tokenizer: Any) -> dict[int, str]:
     """All tokens, added ones included."""
     return {index: token for token, index in tokenizer.get_vocab().items()}
+
+
+def _added(tokenizer: Any) -> set[int]:
+    """Ids of the tokens that were added to a vocabulary: they do not change how text is split."""
+    return set(getattr(tokenizer, "added_tokens_decoder", {}))
+
+
+def token_count(tokenizer: Any, default: int = 0) -> int:
+    """One more than the highest id that a tokenizer knows; `default` where it does not say."""
+    vocabulary = getattr(tokenizer, "get_vocab", dict)()
+    return max(vocabulary.values(), default=default - 1) + 1
 
 
 def _special(tokenizer: Any) -> set[int]:

@@ -1,0 +1,113 @@
+"""Taking a model apart into a body and a head, so that only the logits that are read are made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
+
+from stet.engine import attention
+from stet.models.model import LogitHead
+
+_STATES = 3
+_LARGE = 16.0
+"""Size of the states that heads are compared on: large enough that a soft cap shows."""
+
+
+class _Unlike(Exception):
+    """The model does not call its body as Stet would."""
+
+
+@torch.inference_mode()
+def split_head(model: Any) -> tuple[Any, LogitHead | None, int]:
+    """The model's body and head, if using them apart gives the model's own logits.
+
+    The body is not run: for one pass it is replaced by states of our choosing, of any size, and
+    what the model makes of these states is compared with what the head makes of them. Both do the
+    same operations on the same numbers, so the comparison is sharp in any precision.
+
+    Returns:
+        Body, head and the width of the logits; body and head are None where only the whole model
+        gives the right logits.
+    """
+    embedding = model.get_input_embeddings()
+    device = embedding.weight.device
+    tokens = torch.tensor([[1, 0, 1]], device=device)
+    body = getattr(model, model.base_model_prefix, None)
+    linear = model.get_output_embeddings()
+    if body is None or body is model or not isinstance(linear, nn.Module):
+        return None, None, _width(model, tokens)
+    width = int(model.config.get_text_config().hidden_size)
+    generator = torch.Generator().manual_seed(0)
+    states = _LARGE * torch.randn(1, _STATES, width, generator=generator)
+    states = states.to(_place(linear, embedding), model.dtype)
+    try:
+        expected = _logits_of(model, body, tokens, states)
+    except Exception:  # whatever it is, this model is not one to be taken apart
+        return None, None, _width(model, tokens)
+    for head in _candidates(model.config.get_text_config(), linear):
+        ours = head(states).to(expected)
+        # A last bit, of the largest logits where some are sums that cancel.
+        rounding = torch.finfo(expected.dtype).eps
+        close = (ours - expected).abs().max() <= rounding * expected.abs().max()
+        if ours.shape == expected.shape and bool(close):
+            return body, head, int(expected.shape[-1])
+    return None, None, int(expected.shape[-1])
+
+
+def _logits_of(model: Any, body: Any, tokens: Tensor, states: Tensor) -> Tensor:
+    """The model's logits if its body were to return certain states.
+
+    Raises:
+        _Unlike: the body is not given the tokens as they are.
+    """
+    calls: list[Tensor | None] = []
+
+    def stand_in(input_ids: Tensor | None = None, *_: Any, **rest: Any) -> Any:
+        calls.append(input_ids if rest.get("inputs_embeds") is None else None)
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=states)
+
+    before = vars(body).get("forward")
+    vars(body)["forward"] = stand_in
+    try:
+        logits: Tensor = model(input_ids=tokens, use_cache=False).logits
+    finally:
+        if before is None:
+            del vars(body)["forward"]
+        else:
+            vars(body)["forward"] = before
+    if len(calls) != 1 or calls[0] is None or not torch.equal(calls[0], tokens):
+        raise _Unlike
+    return logits
+
+
+def _candidates(text: Any, linear: nn.Module) -> list[LogitHead]:
+    """What the head may be, by the configuration."""
+    factor = getattr(text, "logit_scale", None)
+    divisor = getattr(text, "logits_scaling", None)
+    softcap = getattr(text, "final_logit_softcapping", None)
+    found: list[LogitHead] = []
+    if isinstance(softcap, int | float):
+        found.append(LogitHead(linear, softcap=float(softcap)))
+    if isinstance(factor, int | float):
+        found.append(LogitHead(linear, factor=float(factor)))
+    if isinstance(divisor, int | float):
+        found.append(LogitHead(linear, factor=1 / float(divisor)))
+    return [*found, LogitHead(linear)]
+
+
+def _place(linear: nn.Module, embedding: Any) -> torch.device:
+    weight = getattr(linear, "weight", None)
+    found = embedding.weight.device if weight is None else weight.device
+    return torch.device(found) if found.type != "meta" else torch.device(embedding.weight.device)
+
+
+def _width(model: Any, tokens: Tensor) -> int:
+    """The width of the logits, by a pass."""
+    model.set_attn_implementation("eager")
+    try:
+        return int(model(input_ids=tokens, use_cache=False).logits.shape[-1])
+    finally:
+        model.set_attn_implementation(attention.NAME)

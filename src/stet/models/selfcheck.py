@@ -1,0 +1,169 @@
+"""Does a model do through Stet's cache what it does by itself?
+
+Whole logits cannot tell: in half precision a faithful pass of a real model is as far from the
+model's own as a faulty one. Rounding grows from layer to layer, and where keys are large (some
+families have key biases in the hundreds) a last bit of a key already moves its scores. So nothing
+is allowed to grow, and nothing is compared but numbers that were made from the same ones:
+
+- each attention layer is given the input that it had in the model's own pass. Queries, keys and
+  values then differ by a rounding or two, element for element, unless a position or a layer's
+  rotation is wrong or the cache holds other keys than those just written;
+- what attention returns is compared with the model's own eager attention, in float32, over those
+  very queries, keys and values and under the mask and arguments of the model's own pass;
+- attention passes on what it returned in the model's own pass, so that the last hidden state
+  differs by the roundings of the other layers alone.
+
+Most of a model's work is in layers that know nothing of other tokens. They are run in the first
+and the last decoder layer, and in the first of each kind; elsewhere their matrices are skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from stet.errors import CapacityError, CompatibilityError
+from stet.models.layerwise import CHECKED, REFERENCE, Check, Layer, Part
+from stet.models.model import LoadedModel
+from stet.models.shortened import WINDOW, cut_windows, skippable, skipped
+
+LENGTH = 20
+"""Tokens of the two texts."""
+
+
+@torch.inference_mode()
+def check_faithful(loaded: LoadedModel, modules: Sequence[nn.Module]) -> None:
+    """Feed two texts in pieces, with a rewind, a fork and uneven rows, and compare each layer.
+
+    Args:
+        loaded: the model.
+        modules: its attention layers, in the order they are called in.
+
+    Raises:
+        CompatibilityError: it does something else through Stet's cache than by itself.
+    """
+    length = min(LENGTH, loaded.max_length or LENGTH)
+    if length < 12:
+        return
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randint(loaded.vocab_size, (2, length), generator=generator).to(loaded.device)
+    check = Check(loaded, modules)
+    with ExitStack() as stack:
+        for module in dict.fromkeys(modules):
+            hook = module.register_forward_pre_hook(check.enter, with_kwargs=True)
+            stack.callback(hook.remove)
+        for linear in skippable(loaded.model, modules):
+            stack.enter_context(skipped(linear))
+        own = _own_pass(check, tokens, stack)
+        ours = _stet_passes(check, tokens)
+    check.compare_projections()
+    for error in _final_errors(ours, own):
+        # Many roundings come together here, and in a mixture of experts one may choose another.
+        check.refuse("last hidden states", error, 3 * check.limit)
+
+
+def _own_pass(check: Check, tokens: Tensor, stack: ExitStack) -> Tensor:
+    """The model's own pass, with its windows cut where that works; [2, LENGTH, size]."""
+    loaded = check.loaded
+
+    def run() -> Tensor:
+        check.layers.clear()
+        with check.pass_of(REFERENCE, None):
+            if loaded.head is None:
+                out: Tensor = loaded.model(input_ids=tokens, use_cache=False).logits
+                out = out[..., : loaded.vocab_size]
+            else:
+                out = loaded.body(input_ids=tokens, use_cache=False).last_hidden_state
+        return out
+
+    windows = [layer.window for layer in loaded.layers]
+    if any(window is not None and window > WINDOW for window in windows):
+        with ExitStack() as cut:
+            cut.enter_context(cut_windows(loaded.model, check.modules))
+            out = run()
+            if all(map(_is_cut, check.layers, windows)):
+                stack.push(cut.pop_all())
+                return out
+    return run()
+
+
+def _is_cut(layer: Layer, window: int | None) -> bool:
+    """Whether both the argument and the mask of a layer follow a window that was cut."""
+    mask = layer.mask
+    hidden = mask is not None and bool(mask[0, 0, -1, 0] < -1)
+    if window is None:
+        return layer.arguments.get("sliding_window") is None and not hidden
+    return layer.arguments.get("sliding_window") == min(window, WINDOW) and hidden
+
+
+def _stet_passes(check: Check, tokens: Tensor) -> list[tuple[Part, Tensor]]:
+    """Stet's passes over the same texts; the last hidden state [count, size] of each part."""
+    from stet.engine.runner import Runner  # the runner needs the models' types
+
+    length = tokens.shape[1]
+    ours: list[tuple[Part, Tensor]] = []
+    whole = check.loaded.head is None
+    try:
+        runner = Runner(check.loaded, max_rows=3, max_length=length)
+
+        def feed(*parts: Part) -> None:
+            width = max(part.count for part in parts)
+            batch = tokens.new_zeros((len(parts), width))
+            for b, part in enumerate(parts):
+                batch[b, : part.count] = tokens[part.source, part.places]
+            with check.pass_of(CHECKED, parts):
+                out = runner.forward(
+                    [part.row for part in parts],
+                    batch,
+                    [part.start for part in parts],
+                    None if len(parts) == 1 else [part.count for part in parts],
+                    logits="all" if whole else "none",
+                    hidden=not whole,
+                )
+            state = out.logits if whole else out.hidden
+            assert state is not None
+            ours.extend(
+                (part, state[b, : part.count])
+                for b, part in enumerate(parts)
+                if part.foreign is None
+            )
+
+        first, second = runner.allocate(), runner.allocate()
+        middle = length // 2 - 2
+        feed(Part(0, first, 0, middle))
+        # A block of the other text's tokens, rewound, then the true ones beside a shorter row.
+        feed(Part(0, first, middle, 4, foreign=1))
+        rest = length - middle - 3
+        feed(Part(0, first, middle, rest), Part(1, second, 0, 2))
+        # A copy goes on from its parent's tokens.
+        (copy,) = runner.fork(first, 1)
+        feed(Part(0, copy, middle + rest, 1))
+        feed(Part(1, second, 2, length - 2), Part(0, copy, middle + rest + 1, 2))
+        feed(Part(0, first, middle + rest, 1))
+    except (CapacityError, RuntimeError, TypeError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise CompatibilityError(
+            f"{check.loaded.name} cannot be run with Stet's cache ({reason}); choose another model."
+        ) from error
+    return ours
+
+
+def _final_errors(ours: Sequence[tuple[Part, Tensor]], own: Tensor) -> tuple[float, float]:
+    """Relative errors of the last state: the median at passes' first tokens, and at the others.
+
+    First tokens are apart, since what a model would take over from token to token without Stet's
+    knowledge is missing there alone.
+    """
+    first: list[Tensor] = []
+    other: list[Tensor] = []
+    for part, state in ours:
+        wanted = own[part.text, part.places].float()
+        error = (state.float() - wanted).square().mean(-1) / wanted.square().mean(-1)
+        if part.start:
+            first.append(error[:1])
+        other.append(error[1:] if part.start else error)
+    medians = (float(torch.cat(errors).sqrt().median()) for errors in (first, other))
+    return next(medians), next(medians)
