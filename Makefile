@@ -15,7 +15,9 @@ export TOKENIZERS_PARALLELISM ?= false
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-integrations check lint types bench format docs setup clean
+MODELS ?= .cache/models
+GSM8K ?=
+.PHONY: help demo test test-integrations check lint types bench real format docs setup clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +50,9 @@ bench: $(READY) ## run every benchmark and record its figures in benchmarks/resu
 		case $$script in */_*) continue ;; esac; \
 		echo "== $$script"; $(BIN)/python $$script; \
 	done
+
+real: $(READY) ## the main job on a real pair: make real MODELS=folder [GSM8K=folder]
+	@$(BIN)/python benchmarks/real.py --models $(MODELS) $(if $(GSM8K),--gsm8k $(GSM8K))
 
 format: $(READY) ## format the code and fix what ruff can fix
 	@$(BIN)/ruff check --fix --quiet . || true

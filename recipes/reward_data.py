@@ -17,6 +17,7 @@ from typing import Any
 
 import stet.bundled as bundled
 from stet.pair import Pair
+from stet.seeds import mixed
 from stet.steps import StepReader, ends_of
 
 MAX_NEW = 256
@@ -64,6 +65,7 @@ class Walk:
     """A solution in the making.
 
     Attributes:
+        number: of the problem.
         problem: what is solved.
         prompt: its tokens.
         kept: tokens of each step that stands, with who wrote it.
@@ -73,6 +75,7 @@ class Walk:
         completion: the target's text from the last prefix that is known to be good.
     """
 
+    number: int
     problem: Any
     prompt: list[int]
     kept: list[tuple[list[int], bool]] = field(default_factory=list)
@@ -102,7 +105,7 @@ class Labeller:
 
     def label(self, numbered: Sequence[tuple[int, Any]]) -> list[Example]:
         """Solve problems and label the steps."""
-        walks = [Walk(p, self.tokenizer(p.prompt)["input_ids"]) for _, p in numbered]
+        walks = [Walk(i, p, self.tokenizer(p.prompt)["input_ids"]) for i, p in numbered]
         solutions: dict[int, list[list[Step]]] = {id(walk): [] for walk in walks}
         temperature = {
             id(walk): TEMPERATURES[number % len(TEMPERATURES)]
@@ -138,7 +141,7 @@ class Labeller:
         if not walks:
             return
         prompts = [walk.prefix(0) for walk in walks]
-        seed = self.seed + 1_000_003 * turn
+        seed = [mixed(self.seed, turn, walk.number) for walk in walks]
         results = self.pair.generate(
             prompts, "draft", max_new_tokens=MAX_NEW, temperature=temperature, seed=seed
         )

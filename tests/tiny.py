@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from copy import deepcopy
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -18,7 +18,8 @@ from stet.engine.runner import Runner
 from stet.limits import Limits
 from stet.models.loading import prepare_model
 from stet.models.model import LoadedModel
-from stet.policies import TokenPolicy
+from stet.needs import Need
+from stet.policies import Judgement, Step, TokenPolicy
 from stet.programs import speculative
 from stet.sampling import SamplingParams
 from stet.sequence import Sequence
@@ -132,6 +133,40 @@ class Letters:
         """Tokens as text."""
         del skip_special_tokens
         return "".join(chr(ord("a") + token) for token in token_ids)
+
+
+@dataclass(frozen=True)
+class Stumps:
+    """Doubts every candidate from its second token on, and lets all of them stand."""
+
+    delimiter: Any = "\n"
+    step_tokens: int = 32
+    candidates: int = 1
+    target_candidates: int = 1
+    shadow: bool = False
+
+    name: ClassVar[str] = "stumps"
+    lossless: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset()
+
+    def doubt(self, sampling: SamplingParams) -> Callable[[Any], bool]:
+        """Every candidate."""
+        del sampling
+        return lambda logprobs: len(logprobs) >= 2
+
+    def sampling(self, base: SamplingParams) -> SamplingParams:
+        """As the request."""
+        return base
+
+    def select(self, candidates: Any) -> int:
+        """The first."""
+        del candidates
+        return 0
+
+    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+        """All stand."""
+        yield from ()
+        return Judgement(0, stands=True, reason="fine")
 
 
 def unread(place: int) -> Generator[Operation, Any, Reading]:

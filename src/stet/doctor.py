@@ -20,7 +20,7 @@ from stet.remote import RemoteTarget
 from stet.trace import Counters, RequestTrace
 
 if TYPE_CHECKING:
-    from stet.options import Prompt
+    from stet.inputs import Prompt
     from stet.pair import Pair
     from stet.result import Result
 
@@ -116,6 +116,9 @@ class Measurement:
         return max(self.whole.outside - self.begun.outside, 0.0) / max(rounds, 1)
 
 
+ANSWER = 96
+"""Tokens of a whole answer where nobody says."""
+
 BEGUN = 2
 """Tokens of a barely begun answer: with two, both models have read the prompt."""
 
@@ -142,7 +145,7 @@ def examine(
     pair: Pair,
     prompts: Sequence[Prompt],
     *,
-    max_new_tokens: int = 128,
+    max_new_tokens: int | None = None,
     temperature: float = 0.0,
     batch: int = 1,
     lengths: Sequence[int] = MEASURED,
@@ -157,7 +160,7 @@ def examine(
     Args:
         pair: the models.
         prompts: at least one.
-        max_new_tokens: longest answer.
+        max_new_tokens: longest answer; None for 96, or what fits.
         temperature: 0 is greedy.
         batch: prompts that are decoded together.
         lengths: block lengths to run.
@@ -173,6 +176,7 @@ def examine(
     """
     if not prompts:
         raise OptionError("There are no prompts to measure with; give a file that holds some.")
+    most = ANSWER if max_new_tokens is None else max_new_tokens
     batches = [list(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
 
     def run(
@@ -180,7 +184,13 @@ def examine(
     ) -> tuple[list[Result], float]:
         start = clock()
         results = pair.generate(
-            some, policy, draft_length=length, max_new_tokens=tokens, temperature=temperature
+            some,
+            policy,
+            draft_length=length,
+            max_new_tokens=tokens,
+            fit=max_new_tokens is None,
+            temperature=temperature,
+            seed=0,
         )
         seconds = clock() - start
         for result in results:
@@ -192,12 +202,12 @@ def examine(
     speculative = {length: Measurement() for length in lengths}
     ways = [("target", 1, plain), *(("exact", k, way) for k, way in speculative.items())]
     for policy, length, _ in ways:
-        run(batches[0], policy, length, min(max_new_tokens, 16))
+        run(batches[0], policy, length, min(most, 16))
     done = 0
     for some in batches:
         for policy, length, way in ways:
             way.begun.add(*run(some, policy, length, BEGUN))
-            way.whole.add(*run(some, policy, length, max_new_tokens))
+            way.whole.add(*run(some, policy, length, most))
             done += 1
             if on_progress:
                 on_progress(done, len(batches) * len(ways))

@@ -10,6 +10,7 @@ from stet.engine.engine import Request
 from stet.engine.operations import Program
 from stet.errors import OptionError, StetError, TokenizerMismatch
 from stet.models.tokenizers import ADVICE
+from stet.options import shown
 from stet.policies import (
     AnswerPolicy,
     Exact,
@@ -93,6 +94,8 @@ def method_of(
             wants more than text of a remote target.
         TokenizerMismatch: for a policy on tokens that the models do not share.
     """
+    if policy in ("target", "draft") and params:
+        raise OptionError(f"{policy!r} decodes with one model and has no parameters.")
     if policy == "target":
         alone = Method(lambda s: autoregressive(s, Exact()), {"name": "target"}, True)
         return replace(alone, remote=dictation) if is_remote else alone
@@ -108,6 +111,7 @@ def method_of(
         listed = ", ".join(["target", "draft", *names])
         raise OptionError(f"There is no policy {policy!r}; choose from {listed}.")
     chosen = resolve(policy, params)
+    _check_is_policy(chosen)
     settings = {"name": chosen.name, **parameters(chosen)}
     if not has_draft and _asks_the_draft(chosen):
         raise OptionError(f"Policy {chosen.name!r} needs a draft model; prompt lookup has none.")
@@ -141,6 +145,16 @@ def method_of(
             "scorer=target, no lower)."
         )
     return replace(method, remote=lambda s, target: correspondence(s, target, stepping))
+
+
+def _check_is_policy(chosen: object) -> None:
+    if isinstance(chosen, type):
+        raise OptionError(
+            f"policy is the class {chosen.__name__}; give a policy, such as {chosen.__name__}(...)."
+        )
+    rules = (getattr(chosen, name, None) for name in ("verify", "judge", "keeps"))
+    if not (hasattr(chosen, "name") and any(map(callable, rules))):
+        raise OptionError(f"policy is {shown(chosen)}; it must be a policy, or the name of one.")
 
 
 def _other_pair(name: str) -> str:
@@ -208,14 +222,29 @@ class Job:
             error=None if error is None else sentence(error),
         )
 
-    def notify(self, on_progress: Callable[[Result], None]) -> None:
-        """Call back with the result when the request is done."""
+    def listen(self, post: Callable[[tuple[Job, Chunk | None]], None], *, stream: bool) -> None:
+        """Have pieces of the answer, and None at its end, posted from the engine's thread.
 
-        def finished(request: Request) -> None:
-            if request.done:
-                on_progress(self.result())
+        Args:
+            post: takes them; must be quick.
+            stream: whether pieces are wanted, or the end alone.
+        """
 
-        self.request.on_progress = finished
+        def grown(request: Request) -> None:
+            chunk = self.news()
+            if chunk is not None:
+                post((self, chunk))
+
+        def ended(request: Request) -> None:
+            post((self, None))
+
+        self.request.on_end = ended
+        if stream:
+            self.request.on_growth = grown
+
+    def fail(self, error: Exception) -> None:
+        """Whoever was told of the result raised this; other requests are not touched by it."""
+        self.request.error = self.request.error or error
 
     def news(self) -> Chunk | None:
         """What was emitted since the last call; None if nothing."""

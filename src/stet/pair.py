@@ -4,36 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any, Literal, Unpack, overload
+from contextlib import closing
+from functools import cached_property, partial
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
+from stet.chat import Rendered
 from stet.client import RemoteClient
 from stet.costs import Costs, estimate_draft_cost, measure_costs
-from stet.draft_length import LONGEST, SHARED, AdaptiveLength, DraftLength, FixedLength, describe
+from stet.delivery import Events, delivered
+from stet.draft_length import LONGEST, SHARED, AdaptiveLength
 from stet.engine.compiled import WIDTHS
 from stet.engine.drafting import LookupDrafter, ModelDrafter
-from stet.engine.engine import Engine, Request
+from stet.engine.engine import Engine
 from stet.engine.runner import Runner
+from stet.engine.thread import EngineThread
 from stet.errors import OptionError
-from stet.jobs import Job, Method, method_of
-from stet.limits import Limits
+from stet.inputs import Message, Prompt, prompts_of
+from stet.jobs import Job
 from stet.models.fingerprint import fingerprint
 from stet.models.model import LoadedModel
-from stet.options import Options, Prompt, check_names, limits_of, sampling_of
+from stet.options import Options
 from stet.policies import Policy
-from stet.prompts import Prompts, check_remote
+from stet.preparing import Preparer, context_of
+from stet.prompts import Prompts
 from stet.remote import RemoteTarget
 from stet.result import Chunk, Result
-from stet.sampling import SamplingParams
 from stet.sequence import Role
-from stet.sequence import Sequence as TokenSequence
-from stet.trace import Settings
-from stet.vocabulary import Rendered, Vocabulary
+from stet.vocabulary import Vocabulary
+
+T = TypeVar("T")
 
 LOOKUP = "lookup"
 """As a draft: copy from the text so far instead of running a model."""
@@ -94,28 +96,65 @@ class Pair:
         else:
             self._target_runner = Runner(target, **sizes, compile=at_once)
         self._draft_runner = None if draft is None else Runner(draft, **sizes, compile=at_once)
-        self._prompts = Prompts(self._vocabularies, max_length, self._client)
-        self._seconds_to_compiling = COMPILE_AFTER if compile == "auto" else float("inf")
+        context = context_of(self.models)
+        self._prompts = Prompts(self._vocabularies, max_length, self._client, context)
+        self._preparer = Preparer(
+            target,
+            draft,
+            self._prompts,
+            difference=difference,
+            max_rows=self.max_rows,
+            fingerprint=lambda: self.fingerprint,
+            auto_length=self.auto_length,
+        )
         drafter = (
             LookupDrafter() if self._draft_runner is None else ModelDrafter(self._draft_runner)
         )
         self.engine = Engine(
             self._target_runner, drafter, max_batch=max_batch, max_rows=self.max_rows
         )
-        self._lock = threading.Lock()
-        self._numbers = 0
+        self._thread = EngineThread(
+            self.engine, compile_after=COMPILE_AFTER if compile == "auto" else float("inf")
+        )
+        # A pair that nobody holds any more takes its thread with it.
+        weakref.finalize(self, self._thread.stop).atexit = False
+        self._helpers = ThreadPoolExecutor(4, thread_name_prefix="stet-aside")
+        self._measuring = threading.Lock()
+        self._costs: Costs | None = None
 
     def __repr__(self) -> str:
         """Names of both models."""
         draft = LOOKUP if self.draft is None else self.draft.name
         return f"Pair(target={self.target.name!r}, draft={draft!r})"
 
+    def __enter__(self) -> Self:
+        """The pair; leaving the `with` block closes it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """See `close`."""
+        self.close()
+
+    def close(self) -> None:
+        """End what is at work, and the threads of the pair; a closed pair generates no more.
+
+        Requests under way end with what they have, and an error that says so. Closing twice does
+        no harm, and a program that ends without closing ends cleanly too.
+        """
+        self._thread.close()
+        self._helpers.shutdown(wait=False, cancel_futures=True)
+
     # Generating
 
     # A text is a sequence of texts too; the first overload is the one that is meant for it.
     @overload
     def generate(  # type: ignore[overload-overlap]
-        self, prompts: str, policy: str | Policy = ..., **options: Unpack[Options]
+        self,
+        prompts: Prompt,
+        policy: str | Policy = ...,
+        *,
+        on_progress: Callable[[Result], None] | None = ...,
+        **options: Unpack[Options],
     ) -> Result: ...
 
     @overload
@@ -130,7 +169,7 @@ class Pair:
 
     def generate(
         self,
-        prompts: str | Sequence[Prompt],
+        prompts: Prompt | Sequence[Prompt],
         policy: str | Policy = "exact",
         *,
         on_progress: Callable[[Result], None] | None = None,
@@ -139,7 +178,8 @@ class Pair:
         """Answer one prompt or many.
 
         Args:
-            prompts: a text, or a list of texts or of token lists; `render` makes tokens of a chat.
+            prompts: a text, a flat list of token ids or a list of messages is one prompt; a list of
+                such is many. A chat is put into the tokenizer's own template, as by `render`.
             policy: a policy or its name; "target" and "draft" decode with one model alone.
             on_progress: called with each result as it is finished, in any order.
             **options: see `Options`.
@@ -149,21 +189,19 @@ class Pair:
             its `error` set and the others are complete.
 
         Raises:
-            OptionError: for an option that is unknown or out of range, before anything is run.
+            OptionError: for an option that is unknown or out of range, or prompts that are none,
+                before anything is run.
             StetError: where a single prompt failed.
         """
-        single = isinstance(prompts, str)
-        jobs = self._jobs([prompts] if isinstance(prompts, str) else prompts, policy, options)
-        if on_progress is not None:
-            for job in jobs:
-                job.notify(on_progress)
-        self._submit(jobs)
-        try:
-            for job in jobs:
-                while not job.request.done:
-                    self._step(job.request)
-        finally:
-            self._cancel(jobs)
+        many, single = prompts_of(prompts)
+        jobs = self._jobs(many, policy, options)
+        with closing(delivered(self._thread, jobs, stream=False)) as events:
+            for job, _ in events:
+                if on_progress is not None:
+                    try:
+                        on_progress(job.result())
+                    except Exception as error:
+                        job.fail(error)
         results = [job.result() for job in jobs]
         if not single:
             return results
@@ -176,88 +214,96 @@ class Pair:
         """Answer one prompt piece by piece; ending the iteration early cancels the request.
 
         Args:
-            prompt: a text or tokens.
+            prompt: a text, tokens, or the messages of a chat.
             policy: as in `generate`.
             **options: see `Options`.
         """
-        (job,) = jobs = self._jobs([prompt], policy, options, stream=True)
-        self._submit(jobs)
-        try:
-            while not job.request.done:
-                self._step(job.request)
-                if (chunk := job.news()) is not None:
+        (job,) = self._jobs([prompt], policy, options, stream=True)
+        with closing(delivered(self._thread, [job], stream=True)) as events:
+            for _, chunk in events:
+                if chunk is None:
+                    job.raise_error()
+                    chunk = job.news()
+                if chunk is not None:
                     yield chunk
-            job.raise_error()
-        finally:
-            self._cancel(jobs)
 
     async def agenerate(
         self,
-        prompts: str | Sequence[Prompt],
+        prompts: Prompt | Sequence[Prompt],
         policy: str | Policy = "exact",
         **options: Unpack[Options],
     ) -> Result | list[Result]:
-        """`generate` for event loops; cancelling the task cancels the requests."""
-        jobs = self._jobs([prompts] if isinstance(prompts, str) else prompts, policy, options)
-        self._submit(jobs)
-        try:
-            for job in jobs:
-                while not job.request.done:
-                    await self._astep(job.request)
-        finally:
-            self._cancel(jobs)
-        if not isinstance(prompts, str):
-            return [job.result() for job in jobs]
+        """`generate` for event loops; cancelling the task cancels the requests.
+
+        Nothing that takes long is done in the loop's thread: prompts are read, and results made, in
+        another one.
+        """
+        many, single = prompts_of(prompts)
+        jobs = await self._aside(lambda: self._jobs(many, policy, options))
+        with Events(self._thread, jobs, stream=False) as events:
+            while await events.next():
+                pass
+        results = await self._aside(lambda: [job.result() for job in jobs])
+        if not single:
+            return results
         jobs[0].raise_error()
-        return jobs[0].result()
+        return results[0]
 
     async def astream(
         self, prompt: Prompt, policy: str | Policy = "exact", **options: Unpack[Options]
     ) -> AsyncIterator[Chunk]:
         """`stream` for event loops."""
-        (job,) = jobs = self._jobs([prompt], policy, options, stream=True)
-        self._submit(jobs)
-        try:
-            while not job.request.done:
-                await self._astep(job.request)
-                if (chunk := job.news()) is not None:
+        (job,) = await self._aside(lambda: self._jobs([prompt], policy, options, stream=True))
+        with Events(self._thread, [job], stream=True) as events:
+            while (event := await events.next()) is not None:
+                chunk = event[1]
+                if chunk is None:
+                    job.raise_error()
+                    chunk = await self._aside(job.news)
+                if chunk is not None:
                     yield chunk
-            job.raise_error()
-        finally:
-            self._cancel(jobs)
 
     # Helping with prompts and numbers
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
+    def render(self, messages: Sequence[Message], **arguments: Any) -> Rendered:
         """A chat as the tokens of a prompt, by the tokenizer's own template.
 
+        Args:
+            messages: dictionaries with `role` and `content`.
+            **arguments: of the template, such as `enable_thinking`, `tools` or `documents`; with
+                `continue_final_message` the answer goes on where the last message ends.
+
         Raises:
-            OptionError: the tokenizer has no chat template.
+            OptionError: the tokenizer has no chat template, or it refuses the chat.
         """
-        tokens = self._vocabularies["target"].render(messages)
-        draft = self._vocabularies.get("draft")
-        if draft is None:
-            return tokens
-        if getattr(draft.tokenizer, "chat_template", None):
-            return Rendered(tokens, draft.render(messages))
-        return Rendered(tokens, self._prompts.read(tokens, "draft"))
+        return self._prompts.render(messages, arguments)
 
     @cached_property
     def fingerprint(self) -> str:
         """What tells this pair from others, for policies that are fitted to one."""
         return fingerprint(self.target, self.draft)
 
-    @cached_property
+    @property
     def costs(self) -> Costs:
         """Seconds of a pass of each model, measured when first asked for.
 
         Raises:
             OptionError: the target is elsewhere.
         """
-        if self._target_runner is None:
+        target, draft = self._target_runner, self._draft_runner
+        if target is None:
             raise OptionError("The passes of a remote target cannot be measured.")
-        with self._lock:
-            return measure_costs(self._target_runner, self._draft_runner)
+        with self._measuring:
+            if self._costs is None:
+                self._costs = self.between_rounds(lambda: measure_costs(target, draft))
+            return self._costs
+
+    def between_rounds(self, function: Callable[[], T]) -> T:
+        """Call a function in the engine's thread, between two rounds, and wait for it.
+
+        For what uses the models' runners itself. All requests wait meanwhile.
+        """
+        return self._thread.call(function).result()
 
     def auto_length(self, greedy: bool = True, seamless: bool = True) -> AdaptiveLength:
         """The rule behind `draft_length="auto"`, with this pair's costs frozen in it.
@@ -295,11 +341,11 @@ class Pair:
             Whether all are compiled; False also where compiling is off or failed.
         """
         widths = {"target": WIDTHS, "draft": WIDTHS[:2]}
-        with self._lock:
-            ready = [
-                runner.warm_up(widths[role], timeout=timeout)
-                for role, runner in self.engine.runners.items()
-            ]
+        runners = self.engine.runners.items()
+        # Captured graphs belong to the thread that uses them; waiting is done in this one.
+        for role, runner in runners:
+            self.between_rounds(partial(runner.request_compiled, widths[role]))
+        ready = [runner.wait_compiled(widths[role], timeout=timeout) for role, runner in runners]
         return all(ready)
 
     # Behind the scenes
@@ -311,68 +357,7 @@ class Pair:
         options: Options,
         stream: bool = False,
     ) -> list[Job]:
-        check_names(options)
-        has_draft = self.draft is not None
-        method = method_of(
-            policy,
-            options.get("policy_parameters"),
-            has_draft=has_draft,
-            difference=self.difference,
-            is_remote=self._client is not None,
-        )
-        if method.pair is not None and method.pair != self.fingerprint:
-            raise OptionError(method.other_pair)
-        if method.rows > self.max_rows:
-            raise OptionError(
-                f"{method.settings['name']!r} needs {method.rows} places in the cache for one "
-                f"request and the pair has {self.max_rows}; load it with "
-                f"max_rows={method.rows} or more, or ask for fewer candidates."
-            )
-        greedy = options.get("temperature", 0.0) == 0
-        rule = self._length(options.get("draft_length", "auto"), greedy, method.seamless)
-        vocabulary = self._vocabularies[method.role]
-        limits = limits_of(options, vocabulary.ends, rule, stream)
-        if method.mirrored is not None and options.get("logit_bias"):
-            raise OptionError(
-                "logit_bias names tokens, and the models of this pair have different ones; leave "
-                "it out."
-            )
-        if method.remote is not None:
-            check_remote(options)
-        timeout = options.get("timeout")
-        jobs: list[Job] = []
-        for index, prompt in enumerate(prompts):
-            params = sampling_of(options, index)
-            tokens = self._prompts.read(prompt, method.role)
-            fitting = self._prompts.fit(limits, len(tokens), "max_new_tokens" in options)
-            sequence = TokenSequence(tokens, params, fitting, vocabulary.tokenizer)
-            if method.mirrored is not None:
-                program = method.mirrored(sequence, self._prompts.mirror(prompt, sequence, options))
-            elif method.remote is not None:
-                program = method.remote(sequence, self._prompts.correspondent(prompt, options))
-            else:
-                program = method.program(sequence)
-            deadline = None if timeout is None else time.monotonic() + timeout
-            request = Request(sequence, program, deadline, method.rows)
-            text = prompt if isinstance(prompt, str) else vocabulary.tokenizer.decode(tokens)
-            jobs.append(Job(request, text, self._settings(method, params, fitting)))
-        for job in jobs:
-            job.number = self._numbers
-            self._numbers += 1
-        return jobs
-
-    def _length(
-        self, choice: int | Literal["auto"] | DraftLength, greedy: bool, seamless: bool
-    ) -> DraftLength:
-        if isinstance(choice, int):
-            return FixedLength(choice)
-        if choice == "auto" and (self.difference is not None or self._client is not None):
-            return FixedLength()  # no blocks are drafted, so there is nothing to measure
-        if isinstance(choice, str):
-            if choice != "auto":
-                raise OptionError(f'draft_length is {choice!r}; give a number, "auto" or a rule.')
-            return self.auto_length(greedy, seamless)
-        return choice
+        return self._preparer.jobs(prompts, policy, options, stream)
 
     @property
     def models(self) -> list[LoadedModel]:
@@ -385,59 +370,9 @@ class Pair:
         """Tokens that end an answer."""
         return self._vocabularies["target"].ends
 
-    def _settings(self, method: Method, params: SamplingParams, limits: Limits) -> Settings:
-        return Settings(
-            policy=method.settings,
-            lossless=method.lossless,
-            sampling={
-                **asdict(params),
-                # As JSON has it: names are texts.
-                "logit_bias": {str(token): bias for token, bias in params.logit_bias.items()},
-                "max_new_tokens": limits.max_new_tokens,
-            },
-            draft_length=describe(limits.draft_length),
-            target=self.target.identity,
-            draft=None if self.draft is None else self.draft.identity,
-            stet=package_version(),
-        )
-
-    def _submit(self, jobs: Sequence[Job]) -> None:
-        with self._lock:
-            for job in jobs:
-                self.engine.submit(job.request)
-
-    def _step(self, request: Request) -> None:
-        """Run a round, unless another thread's rounds have finished the request meanwhile."""
-        with self._lock:
-            if not request.done:
-                began = time.perf_counter()
-                self.engine.step()
-                self._seconds_to_compiling -= time.perf_counter() - began
-                if self._seconds_to_compiling < 0:
-                    self._seconds_to_compiling = float("inf")
-                    for runner in self.engine.runners.values():
-                        runner.start_compiling()
-
-    async def _astep(self, request: Request) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._worker, self._step, request)
-
-    @cached_property
-    def _worker(self) -> ThreadPoolExecutor:
-        # One thread for all event loops: each thread that runs a model keeps its own team of cores.
-        return ThreadPoolExecutor(1, thread_name_prefix="stet-engine")
-
-    def _cancel(self, jobs: Sequence[Job]) -> None:
-        with self._lock:
-            for job in jobs:
-                self.engine.cancel(job.request)
-
-
-def package_version() -> str:
-    """The version of the installed distribution."""
-    try:
-        return version("stet-decoding")
-    except PackageNotFoundError:
-        return "unknown"
+    async def _aside(self, function: Callable[[], T]) -> T:
+        """Call a function in another thread than the event loop's."""
+        return await asyncio.get_running_loop().run_in_executor(self._helpers, function)
 
 
 def _coarse(value: float) -> float:

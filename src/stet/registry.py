@@ -95,7 +95,13 @@ class Registry(Generic[K]):
                     f"{listed}."
                 )
         constructor = getattr(chosen, preset) if preset else chosen
-        made: K = constructor(**(values or {}))
+        try:
+            made: K = constructor(**(values or {}))
+        except (TypeError, ValueError) as error:
+            raise OptionError(
+                f"{self.kind.capitalize()} {name!r} cannot be made of {dict(values or {})!r}: "
+                f"{error}."
+            ) from error
         return made
 
     def _by_any_name(self) -> dict[str, Any]:

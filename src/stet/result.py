@@ -74,6 +74,11 @@ class Result:
         return self._sequence.answer
 
     @property
+    def seed(self) -> int:
+        """Its own seed, with which its prompt by itself gives the same text again."""
+        return self._sequence.sampling.seed
+
+    @property
     def counters(self) -> Counters:
         """What the request cost and gained."""
         return self._sequence.counters

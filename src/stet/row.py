@@ -1,8 +1,12 @@
-"""A sequence's place in a model's cache."""
+"""A sequence's places in the models' caches."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, Self
+
+Role = Literal["target", "draft"]
+"""Which model of the pair."""
 
 
 @dataclass(slots=True, eq=False)
@@ -18,3 +22,55 @@ class Row:
 
     index: int
     valid: int = 0
+
+
+class Places:
+    """The places that a sequence has in the caches, and how candidates come by theirs.
+
+    Attributes:
+        rows: the place in each model's cache.
+        prompt_length: tokens that the sequence began with; of a candidate, all of its parent's.
+        parent: of a candidate, the sequence that it continues.
+        only_child: whether it is the only candidate, which may use its parent's places.
+    """
+
+    rows: dict[Role, Row]
+    prompt_length: int
+    parent: Self | None
+    only_child: bool
+
+    def borrow(self, role: Role) -> Row | None:
+        """Take over the parent's place in a cache, where that is this candidate's alone to use."""
+        if self.parent is None or not self.only_child:
+            return None
+        row = self.parent.rows.pop(role, None)
+        if row is not None:
+            row.valid = min(row.valid, self.prompt_length)
+            self.rows[role] = row
+        return row
+
+    def give_back(self) -> None:
+        """Return what was borrowed of a parent that has got nothing else meanwhile."""
+        if self.parent is None or not self.only_child:
+            return
+        for role in [r for r in self.rows if r not in self.parent.rows]:
+            row = self.parent.rows[role] = self.rows.pop(role)
+            row.valid = min(row.valid, self.prompt_length)
+
+    def take_cache(self, child: Self, role: Role) -> None:
+        """Take over a candidate's place in a cache, though not its text.
+
+        The cache has then read ahead of this sequence what is ruled on next.
+        """
+        theirs = child.rows.pop(role, None)
+        if theirs is not None:
+            mine = self.rows.get(role)
+            self.rows[role] = theirs
+            if mine is not None:
+                child.rows[role] = mine
+
+    def lend_cache(self, child: Self, role: Role) -> None:
+        """Give an only candidate this sequence's place in a cache, with what was read ahead."""
+        row = self.rows.pop(role, None)
+        if row is not None:
+            child.rows[role] = row

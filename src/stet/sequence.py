@@ -7,22 +7,19 @@ from collections.abc import Sequence as SequenceOf
 from contextlib import contextmanager
 from dataclasses import replace
 from math import exp
-from typing import Literal
 
 from stet.block import Block
 from stet.draft_length import History
 from stet.limits import Limits
-from stet.row import Row
+from stet.row import Places
+from stet.row import Role as Role
 from stet.ruling import DRAFTED, OVERRULED, Ruling
 from stet.sampling import SamplingParams
 from stet.text import Decoder, TextStream
 from stet.trace import BlockRecord, Counters, FinishReason, Origin, StepRecord
 
-Role = Literal["target", "draft"]
-"""Which model of the pair."""
 
-
-class Sequence:
+class Sequence(Places):
     """A prompt and the answer that grows after it.
 
     The token list only grows, except where a program cuts it back itself; the caches follow
@@ -57,8 +54,8 @@ class Sequence:
         self.history = History()
         self.round = 0
         self.finish_reason: FinishReason | None = None
-        self.rows: dict[Role, Row] = {}
-        self.parent: Sequence | None = None
+        self.rows = {}
+        self.parent = None
         self.only_child = False
         self.steps: list[StepRecord] = []
         self.release: Callable[[Sequence], None] = _nothing_to_release
@@ -80,13 +77,21 @@ class Sequence:
         """Tokens that may still be emitted."""
         return self.prompt_length + self.limits.max_new_tokens - len(self.tokens)
 
-    def block_size(self, *, bonus: bool = True) -> int:
+    @property
+    def room(self) -> int:
+        """Tokens that have a place behind what stands, whether they may be emitted or not."""
+        most = max(self.limits.max_new_tokens, self.limits.room or 0)
+        return self.prompt_length + most - len(self.tokens)
+
+    def block_size(self, *, bonus: bool = True, beyond: bool = False) -> int:
         """Tokens to draft for the next block.
 
         Args:
             bonus: a token follows a whole block in the same ruling; leave room for it.
+            beyond: the block may reach beyond what may still be emitted, as far as there is room.
         """
-        return min(self.limits.draft_length.next_block(self.history), self.remaining - bonus)
+        left = self.room if beyond else self.remaining
+        return min(self.limits.draft_length.next_block(self.history), left - bonus)
 
     def floor(self) -> float:
         """The confidence in a block at which drafting ends; 0 for never."""
@@ -224,7 +229,9 @@ class Sequence:
                 self.stream.push(token)
 
     @contextmanager
-    def fork(self, count: int, sampling: SamplingParams | None = None) -> Generator[list[Sequence]]:
+    def fork(
+        self, count: int, sampling: SamplingParams | None = None, *, bounded: bool = True
+    ) -> Generator[list[Sequence]]:
         """Candidates that continue this sequence, each with randomness of its own.
 
         They share what both caches hold of this sequence: several are given copies of it, a single
@@ -234,8 +241,17 @@ class Sequence:
         Args:
             count: how many.
             sampling: how they choose tokens; None: as this sequence. Seeds are given anyway.
+            bounded: whether this sequence's limit and stop strings end them, too. Otherwise only
+                the end of the room does, and both cut what is adopted: what is judged as a whole
+                must not depend on where it will be cut.
         """
         children = [self._child(i, sampling or self.sampling) for i in range(count)]
+        if not bounded:
+            for child in children:
+                child.limits = replace(
+                    child.limits, max_new_tokens=self.room, stop_strings=(), stream=False
+                )
+                child.stream = None
         for child in children:
             child.only_child = count == 1
         self._forks += 1
@@ -273,63 +289,21 @@ class Sequence:
     def _child(self, index: int, sampling: SamplingParams) -> Sequence:
         # Any injective mix does: the seed goes through a hash before it is used.
         seed = hash((self.sampling.seed, self.round, self._forks, index))
-        limits = replace(self.limits, max_new_tokens=self.remaining)
+        limits = replace(self.limits, max_new_tokens=self.remaining, room=self.room)
         child = Sequence(self.tokens, replace(sampling, seed=seed), limits, self.decoder)
         child.parent = self
         child.release = self.release
         child.history = replace(self.history)
         return child
 
-    def borrow(self, role: Role) -> Row | None:
-        """Take over the parent's place in a cache, where that is this candidate's alone to use."""
-        if self.parent is None or not self.only_child:
-            return None
-        row = self.parent.rows.pop(role, None)
-        if row is not None:
-            row.valid = min(row.valid, self.prompt_length)
-            self.rows[role] = row
-        return row
-
-    def give_back(self) -> None:
-        """Return what was borrowed of a parent that has got nothing else meanwhile."""
-        if self.parent is None or not self.only_child:
-            return
-        for role in [r for r in self.rows if r not in self.parent.rows]:
-            row = self.parent.rows[role] = self.rows.pop(role)
-            row.valid = min(row.valid, self.prompt_length)
-
-    def take_cache(self, child: Sequence, role: Role) -> None:
-        """Take over a candidate's place in a cache, though not its text.
-
-        The cache has then read ahead of this sequence what is ruled on next.
-        """
-        theirs = child.rows.pop(role, None)
-        if theirs is not None:
-            mine = self.rows.get(role)
-            self.rows[role] = theirs
-            if mine is not None:
-                child.rows[role] = mine
-
-    def lend_cache(self, child: Sequence, role: Role) -> None:
-        """Give an only candidate this sequence's place in a cache, with what was read ahead."""
-        row = self.rows.pop(role, None)
-        if row is not None:
-            child.rows[role] = row
-
     def adopt(self, child: Sequence, *, scored: bool = False) -> None:
-        """Continue with what a candidate wrote, and with its caches.
+        """Continue with what a candidate wrote, as far as it may stand, and with its caches.
 
         Args:
             child: one of this sequence's forks.
             scored: the target's cache of this sequence has read the candidate's tokens already.
         """
-        if self.stream is not None:
-            for count, token in enumerate(child.answer, 1):
-                if token not in self.limits.stop_token_ids and self.stream.push(token):
-                    # A stop string may begin before the candidate, which then cannot see it.
-                    child.truncate(count)
-                    child.finish_reason = "stop"
-                    break
+        self._cut(child)
         written = child.answer
         # A cache that is not replaced by the candidate's may have looked ahead at other text.
         read = len(written) if scored else 0
@@ -354,6 +328,24 @@ class Sequence:
             if mine is not None:
                 child.rows[role] = mine
         child.rows = {r: row for r, row in child.rows.items() if self.rows.get(r) is not row}
+
+    def _cut(self, child: Sequence) -> None:
+        """Cut a candidate where this sequence ends, of which it need not know.
+
+        A stop string may also begin before the candidate, which then cannot see it.
+        """
+        answer, left = child.answer, self.remaining
+        if self.stream is not None:
+            for count, token in enumerate(answer[:left], 1):
+                if token not in self.limits.stop_token_ids and self.stream.push(token):
+                    child.truncate(count)
+                    child.finish_reason = "stop"
+                    return
+        if len(answer) > left:
+            child.truncate(left)
+            child.finish_reason = "length"
+        elif len(answer) == left:
+            child.close("length")
 
     def charge_pass(self, seconds: float) -> None:
         """Count a pass of the target that nothing was ruled on by."""

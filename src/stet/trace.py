@@ -2,7 +2,8 @@
 
 One `RequestTrace` per request holds every emitted token with its origin and reason, every block
 with what stood of it, and the counters. It is written as JSON lines, one request a line, in the
-format that `trace.schema.json` describes; `VERSION` changes whenever that format does.
+format that `trace.schema.json` describes; `VERSION` changes whenever lines that were written before
+can no longer be read.
 """
 
 from __future__ import annotations
@@ -256,6 +257,8 @@ class Settings:
         target: name and revision of the target.
         draft: name and revision of the draft; None for prompt lookup.
         stet: version of this software.
+        chat: the chat template that made the prompt: its SHA-256, and the arguments it was given;
+            None for a prompt that was used as it is.
     """
 
     policy: dict[str, Any]
@@ -265,6 +268,7 @@ class Settings:
     target: dict[str, Any]
     draft: dict[str, Any] | None
     stet: str
+    chat: dict[str, Any] | None = None
 
 
 @dataclass(slots=True)

@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
 from stet.codec import Codec
 from stet.errors import OptionError
 from stet.models.model import LoadedModel
-from stet.options import Prompt
-
-
-class Rendered(list[int]):
-    """A chat as the tokens of a prompt, for a pair whose tokenizers differ.
-
-    The list itself is for the target.
-
-    Attributes:
-        draft: the same chat in the draft's tokens, by its own template where it has one.
-    """
-
-    def __init__(self, tokens: list[int], draft: list[int]) -> None:
-        super().__init__(tokens)
-        self.draft = draft
 
 
 class Vocabulary:
@@ -63,14 +48,32 @@ class Vocabulary:
         own: int | None = self.tokenizer.eos_token_id
         return own if own in self.ends else min(self.ends, default=None)
 
-    def read(self, prompt: Prompt) -> list[int]:
+    @cached_property
+    def special(self) -> dict[int, str]:
+        """Tokens that are no part of a decoded text, with what they are called."""
+        added: dict[int, Any] = getattr(self.tokenizer, "added_tokens_decoder", {})
+        found = {token: str(entry) for token, entry in added.items() if entry.special}
+        ids: Sequence[int] = getattr(self.tokenizer, "all_special_ids", ())
+        names: Sequence[str] = getattr(self.tokenizer, "all_special_tokens", ())
+        found |= dict(zip(ids, names, strict=True))
+        return {token: name for token, name in found.items() if name}
+
+    def read(self, prompt: str | Sequence[int]) -> list[int]:
         """A prompt as tokens.
+
+        A text that begins with the beginning-of-sequence token, as rendered chats do, gets no
+        second one.
 
         Raises:
             OptionError: an empty prompt, or a token that the model does not have.
         """
         if isinstance(prompt, str):
             tokens: list[int] = list(self.tokenizer(prompt)["input_ids"])
+            first = self.tokenizer.bos_token
+            if first and prompt.startswith(first) and tokens[:2] == 2 * tokens[:1]:
+                twice = self.tokenizer.convert_tokens_to_ids(first) == tokens[0]
+                own = self.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+                tokens = list(own) if twice and list(own) == tokens[1:] else tokens
         else:
             tokens = list(prompt)
             outside = [t for t in tokens if not 0 <= t < self.size]
@@ -80,25 +83,12 @@ class Vocabulary:
             raise OptionError("A prompt is empty; give at least one token.")
         return tokens
 
-    def render(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
-        """A chat as the tokens of a prompt, by the tokenizer's own template.
-
-        Raises:
-            OptionError: the tokenizer has no chat template.
-        """
-        if not getattr(self.tokenizer, "chat_template", None):
-            raise OptionError("This tokenizer has no chat template; give the prompt as text.")
-        rendered = self.tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=False
-        )
-        tokens: list[int] = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
-        return tokens
-
-    def spoken(self, prompt: Prompt) -> str:
+    def spoken(self, prompt: str | Sequence[int]) -> str:
         """A prompt as the text that a server is sent, which adds its own beginning of a text."""
         if isinstance(prompt, str):
-            return prompt
-        text: str = self.tokenizer.decode(self.read(prompt), skip_special_tokens=False)
+            text = prompt
+        else:
+            text = self.tokenizer.decode(self.read(prompt), skip_special_tokens=False)
         return text.removeprefix(self.tokenizer.bos_token or "")
 
     def plain(self, tokens: Sequence[int]) -> str:

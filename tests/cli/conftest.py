@@ -23,6 +23,7 @@ class FakeResult:
     seconds: float = 0.5
     error: str | None = None
     drafted: int = 2
+    seed: int = 0
 
     @property
     def tokens(self):

@@ -116,7 +116,8 @@ def test_progress_is_reported_after_each_round_and_at_the_end():
     machine = engine()
     request = exact(0)
     seen: list[tuple[int, bool]] = []
-    request.on_progress = lambda r: seen.append((len(r.sequence.answer), r.done))
+    request.on_growth = lambda r: seen.append((len(r.sequence.answer), r.done))
+    request.on_end = request.on_growth
     tiny.run(machine, [request])
     assert [n for n, _ in seen] == sorted({n for n, _ in seen})
     assert seen[-1] == (10, True)

@@ -143,7 +143,7 @@ class Lines(tiny.Letters):
 
 def request(place: int, policy: RewardGuided) -> Request:
     method = method_of(policy, None, has_draft=True)
-    limits = Limits(COUNT, draft_length=FixedLength(4))
+    limits = Limits(COUNT, draft_length=FixedLength(4), room=240)
     sequence = Sequence(PROMPTS[place], SamplingParams(), limits, Lines())
     return Request(sequence, method.program(sequence), rows=method.rows)
 
@@ -168,19 +168,22 @@ def expected(place: int) -> tuple[list[int], list[str]]:
     """Greedy text by the models alone, kept where `by_length` likes it, and the decisions."""
     tokens, decisions = list(PROMPTS[place]), []
     while (room := len(PROMPTS[place]) + COUNT - len(tokens)) > 0:
-        drafted = _step(tiny.greedy(DRAFT, tokens, room))
+        drafted = _step(DRAFT, tokens)
         kept = by_length("", "", Lines().decode(drafted)) >= 0.7
-        tokens += drafted if kept else _step(tiny.greedy(TARGET, tokens, room))
+        tokens += (drafted if kept else _step(TARGET, tokens))[:room]
         decisions.append("kept" if kept else "rewritten")
     return tokens[len(PROMPTS[place]) :], decisions
 
 
-def _step(tokens: list[int]) -> list[int]:
-    for end in range(1, len(tokens)):
-        text = Lines().decode(tokens[: end + 1])
+def _step(model: Any, prefix: list[int]) -> list[int]:
+    """A whole step, whatever there is room for."""
+    written: list[int] = []
+    while len(written) < 128:
+        written += tiny.greedy(model, prefix + written, 1)
+        text = Lines().decode(written)
         if text.strip("\n") and text.endswith("\n"):
-            return tokens[: end + 1]
-    return tokens
+            break
+    return written
 
 
 @pytest.mark.parametrize("reward", [by_length, by_length_later])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Generator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -462,7 +463,7 @@ def test_no_end_of_a_step_is_better_than_what_its_beginning_allows(
 
 def test_doubt_never_refuses_what_would_have_stood():
     policy = SpecGuard(signals=("worst_logprob", "agreement"), weights=(3.0, 1.0), threshold=0.8)
-    doubt = policy.doubt
+    doubt = policy.doubt(SamplingParams())
     assert doubt is not None
     assert not doubt([])
     assert not doubt([-0.1])
@@ -484,7 +485,57 @@ def test_doubt_never_refuses_what_would_have_stood():
     ],
 )
 def test_a_candidate_is_written_out_where_its_whole_is_looked_at(values: dict[str, Any]):
-    assert SpecGuard(**values).doubt is None
+    assert SpecGuard(**values).doubt(SamplingParams()) is None
+
+
+EDITS = [SamplingParams(repetition_penalty=1.3), SamplingParams(logit_bias={7: 2.0})]
+
+
+@pytest.mark.parametrize("sampling", EDITS, ids=["penalty", "bias"])
+def test_where_other_tokens_than_the_likeliest_are_written_their_surprise_bounds_no_entropy(
+    sampling: SamplingParams,
+):
+    assert SpecGuard(signals=("max_entropy",)).doubt(sampling) is None
+    both = SpecGuard(signals=("max_entropy", "min_logprob"), threshold=0.8)
+    doubt, plain = both.doubt(sampling), both.doubt(SamplingParams())
+    assert doubt is not None
+    assert plain is not None
+    # exp(-0.4) is 0.67: (0.67 + 0.67) / 2 is below the threshold, (1 + 0.67) / 2 is not.
+    assert plain([-0.4])
+    assert not doubt([-0.4])
+    # (1 + exp(-0.6)) / 2 = 0.774
+    assert doubt([-0.6])
+
+
+def test_a_range_that_calls_little_good_knows_no_bound():
+    upright, reversed_ = (
+        SpecGuard(signals=("min_logprob",), ranges=(ends,), threshold=0.5)
+        for ends in ((-2.0, 0.0), (0.0, -2.0))
+    )
+    doubt = upright.doubt(SamplingParams())
+    assert doubt is not None
+    assert doubt([-1.5])
+    assert reversed_.doubt(SamplingParams()) is None
+    assert judged(reversed_, candidate("a", [-1.5])).stands
+
+
+@pytest.mark.parametrize("sampling", [{"repetition_penalty": 1.3}, {"logit_bias": "colon"}])
+def test_a_step_that_breaks_off_stands_under_no_penalty_or_bias(sampling: dict[str, Any]):
+    pair = load_pair(compile=False)
+    prompts = [p.prompt for p in generate("stories", "validation", 12)]
+    if "logit_bias" in sampling:
+        banned = {t for word in ("=", "1", "2", "3") for t in pair.tokenizer.encode(word)}
+        sampling = {"logit_bias": dict.fromkeys(banned, -4.0)}
+    for signal in ("max_entropy", "min_logprob", "worst_logprob"):
+        policy = SpecGuard(signals=(signal,), threshold=0.1)
+        early, late = (
+            pair.generate(prompts, p, max_new_tokens=60, **sampling)
+            for p in (policy, replace(policy, whole=True))
+        )
+        for a, b in zip(early, late, strict=True):
+            assert a.token_ids == b.token_ids
+            for step in a.trace.steps[:-1]:
+                assert step.decision == "rewritten" or step.candidates[0].text.endswith("\n")
 
 
 # What rules on blocks inside rewritten steps

@@ -17,6 +17,7 @@ import stet
 import tiny
 import tongues
 from stet import trace
+from stet.chat import Rendered
 from stet.engine.drafting import OVERLAP
 from stet.engine.operations import Await, Operation
 from stet.engine.runner import Runner
@@ -26,8 +27,9 @@ from stet.models.tokenizers import difference
 from stet.pair import Pair
 from stet.policies import Judgement, RewardGuided, SpecGuard, SpecReason, Step
 from stet.programs.exchange import UNREADABLE, UNTRANSLATABLE
+from stet.programs.parts import CUT_SHORT
 from stet.steps import LoopGuard, StepReader, ends_of
-from stet.vocabulary import Rendered, Vocabulary
+from stet.vocabulary import Vocabulary
 
 COUNT, LENGTH = 40, 400
 ENDS = (" ", "\n", "e", ".")
@@ -170,14 +172,13 @@ def expected(
         stands = False
         if translated is not None:
             translated += [target.vocabulary.end] if ended else []
-            translated = translated[: count - len(answer)]
             score = draft.least(candidate)
             stands = score >= policy.threshold
             if not stands and policy.lower is not None and score >= policy.lower:
                 stands = target.ratio(translated) >= policy.target_threshold
         if stands:
             assert translated is not None
-            written = translated
+            written = translated[: count - len(answer)]
             draft.tokens += candidate
         else:
             written = target.step(count - len(answer))
@@ -240,8 +241,7 @@ class Watching:
             decoded(kind, whole).removeprefix(decoded(kind, sequence.tokens))
             for whole, sequence, kind in both
         }
-        is_cut = len(candidate.target_tokens) == step.sequence.remaining
-        assert len(added) == 1 or is_cut
+        assert len(added) == 1
         return Judgement(0, stands=bool(step.index % 3), reason="in turns")
         yield
 
@@ -297,6 +297,17 @@ def test_a_text_depends_on_nothing_but_its_own_request(kinds: tuple[str, str]):
         assert alone.token_ids == result.token_ids
         texts = [[c.text for c in r.trace.steps[0].candidates] for r in (alone, result)]
         assert texts[0] == texts[1]
+
+
+def test_a_candidate_that_breaks_off_never_stands_whatever_the_policy_says():
+    kinds = PAIRS[0]
+    policy = tiny.Stumps(delimiter="no such text", step_tokens=6)
+    options = {"max_new_tokens": COUNT, "ignore_eos": True}
+    result = pair(kinds).generate(PROMPT, policy, draft_length=2, **options)
+    target = pair(kinds).generate(PROMPT, "target", **options)
+    assert max(len(s.candidates[0].ids) for s in result.trace.steps) < 6
+    assert {(s.decision, s.reason) for s in result.trace.steps} == {("rewritten", CUT_SHORT)}
+    assert result.token_ids == target.token_ids
 
 
 # Policies that read what was written
@@ -355,8 +366,7 @@ def test_the_target_rates_a_step_in_its_own_tokens():
             # A space that this draft's decoder strips where a text begins may have stood here.
             found = []
             for text in (candidate.text, " " + candidate.text):
-                # The last candidate is cut where the answer may be no longer.
-                said = (codec.tokens_after(upto, text) or [])[: 24 - record.position]
+                said = codec.tokens_after(upto, text) or []
                 chances = logits("target", "byte-level", (*upto, *said, *asked))[digits].softmax(-1)
                 found.append((chances * torch.arange(10)).sum().item())
             near = [abs(value - candidate.signals["utility"]) < 1e-3 for value in found]

@@ -30,11 +30,12 @@ from stet.limits import Limits
 from stet.models.model import LoadedModel
 from stet.pair import Pair
 from stet.policies import Block, Exact, Judgement, Policy, SpecGuard, Step, parameters
+from stet.programs.parts import CUT_SHORT
 from stet.sampling import SamplingParams
 from stet.sequence import Sequence
 from stet.steps import ends_of
 
-VOCAB, COUNT = 40, 32
+VOCAB, COUNT, ROOM = 40, 32, 240
 TARGET = tiny.llama(vocab=VOCAB, layers=1, seed=47)
 DRAFT = tiny.near(TARGET, 0.04)
 PROMPTS = [[(7 * i * i + n) % VOCAB for i in range(n)] for n in range(2, 7)]
@@ -121,8 +122,8 @@ def expected(
     lengths: list[int] = []
     kept: list[bool] = []
     while (room := len(prompt) + count - len(tokens)) and not (lengths and tokens[-1] in stops):
-        size = min(room, policy.step_tokens)
-        written = step("draft", tokens, size, stops)
+        # What is judged is a whole step, however little of it there is room for.
+        written = step("draft", tokens, policy.step_tokens, stops)
         score = least(tokens, written)
         stands = score >= policy.threshold
         if policy.scorer == "target" or (
@@ -130,9 +131,9 @@ def expected(
         ):
             stands = trust(tokens, written) >= policy.target_threshold
         if policy.shadow or not stands:
-            written = step("target", tokens, size, stops)
-        tokens += written
-        lengths.append(len(written))
+            written = step("target", tokens, policy.step_tokens, stops)
+        tokens += written[:room]
+        lengths.append(len(written[:room]))
         kept.append(stands and not policy.shadow)
     return Written(tokens[len(prompt) :], lengths, kept)
 
@@ -141,7 +142,7 @@ def expected(
 
 
 def limits(count: int = COUNT, tokens: int = 4, chunk: int = 16, **more) -> Limits:
-    return Limits(count, draft_length=FixedLength(tokens), chunk=chunk, **more)
+    return Limits(count, room=ROOM, draft_length=FixedLength(tokens), chunk=chunk, **more)
 
 
 def request(
@@ -232,7 +233,7 @@ CASES = [
 
 @pytest.mark.parametrize(("chunk", "rule", "rows"), CASES)
 def test_texts_depend_neither_on_lengths_nor_on_batch_mates(chunk: int, rule: Any, rows: int):
-    bounds = Limits(COUNT, draft_length=rule, chunk=chunk)
+    bounds = Limits(COUNT, room=ROOM, draft_length=rule, chunk=chunk)
     policies = [(SOMETIMES, BAND)[n % 2] for n in PLACES]
     stepwise = [request(n, policies[n], bounds) for n in PLACES]
     plain = [request(n, (Exact(), Block())[n % 2], bounds) for n in PLACES]
@@ -376,8 +377,15 @@ def test_kept_steps_cost_no_pass_of_the_target_and_the_draft_reads_each_token_on
     (sequence,) = run(request(3, KEEP, limits(chunk=chunk)))
     assert fed.target == sequence.counters.target_passes == 0
     # Each stretch of drafting reads one token more than it adds, see OVERLAP.
-    assert fed.draft == len(PROMPTS[3]) - OVERLAP + COUNT + fed.drafts
-    assert sequence.counters.draft_passes == COUNT
+    written = sum(s.draft_tokens for s in sequence.steps)
+    assert fed.draft == len(PROMPTS[3]) - OVERLAP + written + fed.drafts
+    assert sequence.counters.draft_passes == written
+    assert written - COUNT == beyond(sequence)
+
+
+def beyond(sequence: Sequence) -> int:
+    """What was written of the last step behind the end of the answer."""
+    return len(sequence.steps[-1].candidates[0].ids) - sequence.steps[-1].tokens
 
 
 def test_no_prefix_is_ever_read_again(fed: Fed):
@@ -414,7 +422,7 @@ def test_the_target_reads_a_confirmed_step_in_one_pass_and_never_again(fed: Fed)
     assert sequence.answer == tiny.greedy(DRAFT, PROMPTS[4], COUNT)
     assert {s.reason for s in steps} == {"step confirmed by the target"}
     assert sequence.counters.target_passes == len(steps) > 3
-    assert fed.target == len(PROMPTS[4]) - 1 + COUNT + len(steps)
+    assert fed.target == len(PROMPTS[4]) - 1 + COUNT + beyond(sequence) + len(steps)
     assert sum(s.target_seconds for s in steps) == pytest.approx(sequence.counters.target_seconds)
 
 
@@ -427,10 +435,11 @@ def test_a_rewrite_begins_with_the_candidate_as_its_first_block(fed: Fed):
     assert sequence.answer == tiny.greedy(TARGET, PROMPTS[3], COUNT)
     assert {s.reason for s in steps} == {"step rewritten"}
     assert counters.target_passes == len(steps) > 3
-    assert counters.kept_tokens == counters.drafted_tokens == COUNT
+    assert counters.kept_tokens == COUNT
+    assert counters.drafted_tokens == COUNT + beyond(sequence)
     # The draft reads nothing again either: one overlap for each stretch of drafting.
-    assert counters.draft_passes == COUNT
-    assert fed.draft == len(PROMPTS[3]) - OVERLAP + COUNT + fed.drafts
+    assert counters.draft_passes == COUNT + beyond(sequence)
+    assert fed.draft == len(PROMPTS[3]) - OVERLAP + COUNT + beyond(sequence) + fed.drafts
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -474,12 +483,74 @@ def test_a_candidate_that_cannot_stand_is_written_as_far_as_a_block_would_be():
     assert cut
 
 
+def test_a_candidate_that_breaks_off_never_stands_whatever_the_policy_says():
+    # Two tokens are a block here: as much as is written of what is for the target to write.
+    for place, sequence in enumerate(
+        run(*(request(n, tiny.Stumps(), limits(tokens=2)) for n in PLACES))
+    ):
+        whole = [s for s in sequence.steps if ends_of("\n")(s.candidates[0].text)]
+        broken = [s for s in sequence.steps if s not in whole]
+        assert broken
+        assert {(s.decision, s.reason) for s in broken} == {("rewritten", CUT_SHORT)}
+        assert {(s.decision, s.reason) for s in whole} <= {("kept", "fine")}
+        assert sequence.answer == by_turns(place, sequence)
+
+
+def by_turns(place: int, sequence: Sequence) -> list[int]:
+    """What the models write step by step, if they take turns as the sequence's steps say."""
+    tokens = list(PROMPTS[place])
+    for record in sequence.steps:
+        tokens += step("draft" if record.decision == "kept" else "target", tokens, 32)
+    return tokens[len(PROMPTS[place]) :][:COUNT]
+
+
+def test_where_the_context_ends_inside_a_step_the_target_writes_it():
+    for place in PLACES:
+        (whole,) = run(request(place, KEEP))
+        last = whole.steps[-2]
+        size = last.position + last.tokens - 1
+        # There is no room for its last token.
+        bounds = Limits(size, draft_length=FixedLength(4))
+        (sequence,) = run(request(place, KEEP, bounds))
+        found = sequence.steps[: len(whole.steps) - 1]
+        assert {s.decision for s in found[:-1]} == {"kept"}
+        assert (found[-1].decision, found[-1].reason) == ("rewritten", CUT_SHORT)
+        own = tiny.greedy(TARGET, PROMPTS[place] + sequence.answer[: last.position], last.tokens)
+        assert sequence.answer == [*whole.answer[: last.position], *own][:size]
+        assert sequence.finish_reason == "length"
+
+
+def test_whole_candidates_are_chosen_from_where_there_are_any():
+    """The first has no room for its end, so it is not even offered."""
+    seen: list[list[str]] = []
+
+    @dataclass(frozen=True)
+    class Watching(tiny.Stumps):
+        candidates: int = 4
+        doubt = None
+
+        def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+            yield from ()
+            seen.append([c.text for c in step.candidates])
+            return Judgement(0, stands=True, reason="fine")
+
+    sampling = SamplingParams(temperature=1.5)
+    for place in PLACES:
+        seen.clear()
+        bounds = Limits(COUNT, draft_length=FixedLength(4))
+        (sequence,) = run(request(place, Watching(), bounds, sampling))
+        for texts, record in zip(seen, sequence.steps, strict=True):
+            ended = [bool(ends_of("\n")(t)) or len(t) == 32 for t in texts]
+            assert all(ended) or not any(ended)
+            assert (record.decision == "kept") == ended[0]
+
+
 def test_a_rewrite_is_not_drafted_beyond_its_step():
     sequences = run(*(request(n, REWRITE, limits(tokens=12)) for n in PLACES))
     for sequence in sequences:
         ends = {s.position + s.tokens for s in sequence.steps}
         for block in sequence.blocks:
-            inside = range(block.position + 1, block.position + block.kept)
+            inside = range(block.position + 1, min(block.position + block.kept, COUNT))
             assert ends.isdisjoint(inside)
             # After the first line break behind some text nothing more was drafted.
             spoken = [i for i, t in enumerate(block.drafted) if t not in LINE_BREAKS]
@@ -684,14 +755,17 @@ def test_records_say_what_happened(policy: SpecGuard, tmp_path: Path):
             assert last or own.endswith("\n") or record.tokens == policy.step_tokens
             if record.decision == "kept":
                 kept += 1
-                assert record.candidates[record.chosen].ids == answer[span]
-                assert record.candidates[record.chosen].text == own
+                chosen = record.candidates[record.chosen]
+                # Of the last one the end of the answer may have cut off a part.
+                assert chosen.ids[: record.tokens if last else None] == answer[span]
+                assert chosen.text[: record.tokens if last else None] == own
                 assert (record.target_candidates, record.target_tokens) == ([], 0)
                 assert set(sequence.origins[span]) == {"draft"}
                 assert set(sequence.reasons[span]) == {record.reason}
                 assert all(p is not None for p in sequence.p_draft[span])
             else:
-                assert own in record.target_candidates
+                ends = [t[: record.tokens if last else None] for t in record.target_candidates]
+                assert own in ends
                 assert len(record.target_candidates) == policy.target_candidates
                 assert set(sequence.reasons[span]) <= {"accepted", "corrected", "bonus"}
                 assert all(p is not None for p in sequence.p_target[span])
@@ -702,7 +776,7 @@ def test_records_say_what_happened(policy: SpecGuard, tmp_path: Path):
         assert counters.kept_tokens == sum(counters.kept_per_position) == accepted
         for block in sequence.blocks:
             stood = answer[block.position : block.position + block.kept]
-            assert stood == block.drafted[: block.kept]
+            assert stood == block.drafted[: block.kept][: len(answer) - block.position]
             if block.next_token is not None:
                 assert answer[block.position + block.kept] == block.next_token
         for name in ("draft_seconds", "target_seconds"):
@@ -735,8 +809,8 @@ def test_signals_of_a_step_are_of_its_own_tokens_alone():
     (sequence,) = run(request(4, KEEP, limits(chunk=5), sampling), machine=machine)
     for record in sequence.steps:
         prefix = PROMPTS[4] + sequence.answer[: record.position]
-        own = sequence.answer[record.position : record.position + record.tokens]
-        assert record.score == pytest.approx(least(prefix, own), rel=1e-3)
+        (candidate,) = record.candidates
+        assert record.score == pytest.approx(least(prefix, candidate.ids), rel=1e-3)
         assert record.normalised["min_logprob"] == record.score
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 import stet
+import tiny
 from stet import RemoteTarget, load_pair, trace
 from stet.bundled import DRAFT, TARGET, generate
 from stet.client import LARGEST, LONGEST_PAUSE, RemoteClient, RemoteError
@@ -23,6 +24,7 @@ from stet.errors import OptionError, StetError
 from stet.pair import Pair
 from stet.policies import SpecGuard
 from stet.programs.correspondence import WRITTEN
+from stet.programs.parts import CUT_SHORT
 from stet.remote import Completion, completion_of
 
 pytestmark = pytest.mark.slow
@@ -118,6 +120,17 @@ def test_greedy_texts_are_those_of_the_same_pair_here(
         assert one.token_ids == other.token_ids
         decisions = [[(s.decision, s.tokens) for s in r.trace.steps] for r in (one, other)]
         assert decisions[0] == decisions[1]
+
+
+def test_a_candidate_that_breaks_off_never_stands_whatever_the_policy_says(
+    server: Server, prompts: list[list[int]]
+):
+    pair = server.pair()
+    policy = tiny.Stumps(step_tokens=128)
+    (result,) = pair.generate(prompts[:1], policy, max_new_tokens=60, draft_length=2)
+    target = pair.generate(prompts[:1], "target", max_new_tokens=60)[0]
+    assert {(s.decision, s.reason) for s in result.trace.steps} == {("rewritten", CUT_SHORT)}
+    assert result.text == target.text
 
 
 def test_what_is_sent_is_the_text_so_far(server: Server, local: Pair, prompts: list[list[int]]):

@@ -79,8 +79,8 @@ def test_playing_decides_as_the_policy_does(pair, task):
 def test_decisions_by_chance_are_repeatable_and_differ_by_seed(pair, task):
     questions = [0, 0, 0, 1, 1, 1]
     first, again, other = (
-        [g.tokens for g in play(pair, task, questions, Playing(arbiter()), seed=s)]
-        for s in (1, 1, 2)
+        [g.tokens for g in play(pair, task, questions, Playing(arbiter()), seeds=s)]
+        for s in (range(6), range(6), range(6, 12))
     )
     assert first == again
     assert first != other

@@ -13,6 +13,7 @@ from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
 from stet.calibration.samples import ProblemSample, StepSample
 from stet.errors import OptionError
 from stet.options import Options
+from stet.seeds import mixed
 
 if TYPE_CHECKING:
     from stet.evaluation.tasks.base import LoadedTask, Question
@@ -31,7 +32,7 @@ class Collector:
         task: graded questions with references.
         policy: runs on the questions; its signals are what is recorded.
         batch: questions at a time.
-        seed: of the first question's request.
+        seed: of the requests, together with the places of their questions.
         labeller: tells good steps from bad; by default by the target's greedy completions.
     """
 
@@ -65,7 +66,8 @@ class Collector:
         ]
         for start in range(0, len(waiting), self.batch):
             chunk = waiting[start : start + self.batch]
-            made = self._chunk([q for _, q in chunk], chunk[0][0], labeller)
+            seeds = [mixed(self.seed, i) for i, _ in chunk]
+            made = self._chunk([q for _, q in chunk], seeds, labeller)
             samples.append(path, made)
             found += made
             for sample in made:
@@ -74,13 +76,14 @@ class Collector:
         return found
 
     def _chunk(
-        self, questions: Sequence[Question], first: int, labeller: Labeller
+        self, questions: Sequence[Question], seeds: Sequence[int], labeller: Labeller
     ) -> list[ProblemSample]:
         prompts = [prompt_of(self.pair, self.task, q) for q in questions]
         options: Options = {
             "max_new_tokens": self.task.max_new_tokens,
             "stop": list(self.task.stop),
-            "seed": self.seed + first,
+            "fit": True,
+            "seed": seeds,
         }
         results = self.pair.generate(prompts, self.policy, **options)
         proposals = [

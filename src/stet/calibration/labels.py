@@ -107,7 +107,7 @@ class ByStep:
             groups[_room(len(proposal.tokens))].append(place)
         for room, places in groups.items():
             prompts = [[*proposals[i].before.prompt, *proposals[i].before.written] for i in places]
-            results = self.pair.generate(prompts, "exact", max_new_tokens=room)
+            results = self.pair.generate(prompts, "exact", max_new_tokens=room, fit=True)
             for place, result in zip(places, results, strict=True):
                 same = self._same(proposals[place], result.text, result.token_ids)
                 found[place] = result.error is None and same

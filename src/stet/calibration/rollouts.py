@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from stet.seeds import mixed
+
 if TYPE_CHECKING:
     from stet.evaluation.graders import Grader
     from stet.evaluation.tasks.base import LoadedTask, Question
@@ -91,9 +93,10 @@ class Rollouts:
             prompts,
             self.policy,
             max_new_tokens=room,
+            fit=True,
             stop=list(self.stop),
             temperature=1.0 if self.samples else 0.0,
-            seed=self.seed + self._drawn,
+            seed=[mixed(self.seed, self._drawn + i) for i in range(len(prompts))],
         )
         self._drawn += len(prompts)
         right = [

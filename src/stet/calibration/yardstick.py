@@ -141,6 +141,7 @@ def with_own_answers(
             [prompt_of(pair, task, q) for q in portion],
             "exact",
             max_new_tokens=task.max_new_tokens,
+            fit=True,
             stop=list(task.stop),
         )
         with path.open("a", encoding="utf-8") as file:

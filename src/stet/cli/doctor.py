@@ -14,7 +14,7 @@ from stet.forecast import LENGTHS
 
 if TYPE_CHECKING:
     from stet.doctor import Diagnosis
-    from stet.options import Prompt
+    from stet.inputs import Prompt
     from stet.pair import Pair
 
 MARKS = {"use": "bold green", "marginal": "bold yellow", "avoid": "bold red"}
@@ -40,7 +40,17 @@ def command(
     chat: Annotated[
         bool, typer.Option("--chat", help="Put prompts into the model's chat template.")
     ] = False,
-    max_new_tokens: o.MaxNewTokens = 96,
+    max_new_tokens: Annotated[
+        int | None,
+        typer.Option(
+            "--max-new-tokens",
+            "-n",
+            min=1,
+            help="Longest answer.",
+            rich_help_panel=o.SAMPLING,
+            show_default="96, or what fits",
+        ),
+    ] = None,
     temperature: o.Temperature = 0.0,
     dtype: o.Dtype = "auto",
     device: o.Device = "auto",

@@ -27,7 +27,7 @@ from stet.errors import OptionError, StetError
 from stet.trace import Counters
 
 if TYPE_CHECKING:
-    from stet.options import Prompt
+    from stet.inputs import Prompt
     from stet.pair import Pair
     from stet.result import Result
 
@@ -80,7 +80,7 @@ def command(
             rich_help_panel=POLICY,
         ),
     ] = "auto",
-    max_new_tokens: o.MaxNewTokens = 256,
+    max_new_tokens: o.MaxNewTokens = None,
     temperature: o.Temperature = 0.0,
     top_k: Annotated[
         int, typer.Option(help="Keep the k likeliest tokens; 0: all.", rich_help_panel=o.SAMPLING)
@@ -106,8 +106,13 @@ def command(
         ),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="The same seed gives the same text.", rich_help_panel=o.SAMPLING)
-    ] = 0,
+        int | None,
+        typer.Option(
+            help="The same seed gives the same text.",
+            rich_help_panel=o.SAMPLING,
+            show_default="drawn where sampled, and reported",
+        ),
+    ] = None,
     stop: Annotated[
         list[str] | None,
         typer.Option(help="End at this text. May be repeated.", rich_help_panel=o.SAMPLING),
@@ -234,6 +239,9 @@ def command(
         # One answer's own time: without measuring costs beforehand, as a long-lived pair does once.
         seconds = results[0].seconds if len(results) == 1 else perf_counter() - start
         err.print(f"[dim]{summary(total, seconds)}[/]", soft_wrap=True)
+        if seed is None and temperature > 0:
+            # The first prompt's seed is that of all.
+            err.print(f"[dim]To repeat it: --seed {results[0].seed}[/]", soft_wrap=True)
     if any(result.error is not None for result in results):
         raise typer.Exit(1)
 
@@ -313,7 +321,9 @@ def _writer(
             answer = coloured(result.tokens, result.text) if show_origin else result.text
             out.print(answer, end="\n\n", markup=False, soft_wrap=True)
         if result.error is not None:
-            show_error(f"Prompt {index + 1}: {result.error}")
+            # What was wrong with a prompt of several names it already.
+            named = result.error.startswith("Prompt ")
+            show_error(result.error if named else f"Prompt {index + 1}: {result.error}")
         _write_trace(result, trace)
 
     return write
@@ -324,6 +334,7 @@ def _record(prompt: str, result: Result, *, with_tokens: bool) -> dict[str, Any]
         "prompt": prompt,
         "text": result.text,
         "finish_reason": result.finish_reason,
+        "seed": result.seed,
         "seconds": result.seconds,
         "counters": counters_json(result.counters),
         "error": result.error,

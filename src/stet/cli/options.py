@@ -124,8 +124,15 @@ Compile = Annotated[
     ),
 ]
 MaxNewTokens = Annotated[
-    int,
-    typer.Option("--max-new-tokens", "-n", min=1, help="Longest answer.", rich_help_panel=SAMPLING),
+    int | None,
+    typer.Option(
+        "--max-new-tokens",
+        "-n",
+        min=1,
+        help="Longest answer.",
+        rich_help_panel=SAMPLING,
+        show_default="256, or what fits",
+    ),
 ]
 Temperature = Annotated[
     float,

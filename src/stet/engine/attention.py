@@ -129,6 +129,9 @@ class CacheView:
         rows: [B, 1] int64 cache rows; used when `block` is None.
         columns: [B, T] int64 slots that the new keys go to; used when `block` is None.
         recorder: keeps the queries of the pass; None where nobody asked for them.
+        symbolic: the pass is being traced by a compiler for all lengths, so that nothing may be
+            decided by the lengths it is traced with. The view says so itself: whether a compiler is
+            at work is state of the whole process, and may be about another thread.
     """
 
     is_compileable = True
@@ -143,6 +146,7 @@ class CacheView:
         "rows",
         "slots",
         "spans",
+        "symbolic",
         "values",
     )
 
@@ -158,6 +162,7 @@ class CacheView:
         rows: Tensor | None = None,
         columns: Tensor | None = None,
         recorder: Recorder | None = None,
+        symbolic: bool = False,
     ) -> None:
         self.keys = keys
         self.values = values
@@ -168,6 +173,7 @@ class CacheView:
         self.rows = rows
         self.columns = columns
         self.recorder = recorder
+        self.symbolic = symbolic
 
     def update(
         self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -204,8 +210,8 @@ class CacheView:
 
     def mask(self, span: Span, count: int, groups: int, window: int | None) -> Tensor | None:
         """The mask of a span, made once per forward and window; None when all slots are seen."""
-        # Compiled, the length is symbolic; asking for it would compile the pass a second time.
-        if window is not None and not torch.compiler.is_compiling() and span.length <= window:
+        # Asking for a symbolic length would compile the pass a second time.
+        if window is not None and not self.symbolic and span.length <= window:
             window = None
         made = span.masks.get((window, groups), _NO_MASK)
         if made is not _NO_MASK:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stet.engine.failures import isolated, raise_device_error
 from stet.engine.runner import Runner
 from stet.errors import CapacityError
 from stet.row import Row
@@ -65,6 +66,7 @@ class CatchUp:
             try:
                 state = self._look(runner, sequence, role, keep)
             except Exception as error:
+                raise_device_error(error)
                 states[place] = error
                 continue
             if isinstance(state, _Missing):
@@ -132,6 +134,7 @@ class CatchUp:
         try:
             return self._look(runner, sequence, role, keep) is True
         except Exception as error:
+            raise_device_error(error)
             return error
 
     def _read(self, runner: Runner, missing: list[_Missing]) -> dict[int, Exception]:
@@ -161,20 +164,21 @@ class CatchUp:
         return missing[:count]
 
     def _forward(self, runner: Runner, batch: list[_Missing]) -> dict[int, Exception]:
+        results = isolated(batch, lambda part: self._feed(runner, part))
+        return {
+            id(item.sequence): result
+            for item, result in zip(batch, results, strict=True)
+            if isinstance(result, Exception)
+        }
+
+    def _feed(self, runner: Runner, batch: list[_Missing]) -> list[None]:
+        """One pass over the next chunk of each."""
         sizes = [self._size(item) for item in batch]
         width = max(sizes)
         starts = [item.row.valid for item in batch]
         rows: list[list[int]] = []
         for item, start, size in zip(batch, starts, sizes, strict=True):
             rows.append(item.sequence.tokens[start : start + size] + [0] * (width - size))
-        try:
-            tokens = upload(rows, runner.device)
-            runner.forward([i.row for i in batch], tokens, starts, sizes, logits="none")
-        except Exception as error:
-            if len(batch) == 1:
-                return {id(batch[0].sequence): error}
-            failed: dict[int, Exception] = {}
-            for item in batch:
-                failed |= self._forward(runner, [item])
-            return failed
-        return {}
+        tokens = upload(rows, runner.device)
+        runner.forward([i.row for i in batch], tokens, starts, sizes, logits="none")
+        return [None] * len(batch)

@@ -5,11 +5,13 @@ for a single row, one for two rows or more. Passes whose queries are asked for h
 own, which return those too. Sizes that vary (rows, slots read, first row) are carried by the shapes
 of tensors and marked dynamic. Until a graph is ready, and for passes it does not fit, the runner
 goes on without it.
+
+The head is no part of a graph: over a large vocabulary it is a good part of a pass, and is computed
+for the positions that are asked for, not for those that a graph is padded to.
 """
 
 from __future__ import annotations
 
-import queue
 import threading
 import types
 from collections import Counter
@@ -22,6 +24,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from stet.engine.attention import AlignedMasks, CacheView, Span
+from stet.engine.background import Background
 from stet.engine.kv_cache import KVCache
 from stet.engine.watching import Recorder, WatchedLayer
 from stet.tensors import upload
@@ -39,7 +42,7 @@ _ASKED = 3  # how often a width must be asked for before it is compiled
 _ANCHOR = 7
 _CUDA_LENGTH = 256  # lengths are rounded up to multiples, since each has a CUDA graph of its own
 
-Step = Callable[..., tuple[Tensor, Tensor, list[Tensor]]]
+Step = Callable[..., tuple[Tensor, list[Tensor]]]
 
 Key = tuple[bool, int, int]
 """A graph: whether for several rows, how wide, and of how many last layers it returns queries."""
@@ -80,8 +83,7 @@ class CompiledPasses:
         self._windows = any(layer.window is not None for layer in model.layers)
         self._ready: dict[Key, Pass] = {}
         self._asked: Counter[Key] = Counter()
-        self._queue: queue.SimpleQueue[Key] = queue.SimpleQueue()
-        self._worker: threading.Thread | None = None
+        self._background = Background(self._compile, "stet-compile")
         self._changed = threading.Condition()
         if self._cuda:
             # Captured graphs may then hold on to the addresses of the cache.
@@ -112,10 +114,11 @@ class CompiledPasses:
             # CUDA graphs belong to the thread that captures them.
             self._compile(key)
             return
-        if self._worker is None:
-            self._worker = threading.Thread(target=self._work, name="stet-compile", daemon=True)
-            self._worker.start()
-        self._queue.put(key)
+        self._background.put(key)
+
+    def stop(self) -> None:
+        """Compile nothing further; the passes that are ready stay so."""
+        self._background.stop()
 
     def wait(self, batch: int, width: int, watch: int = 0, timeout: float | None = None) -> bool:
         """Wait until a requested pass is ready; False if it failed or time ran out."""
@@ -132,7 +135,7 @@ class CompiledPasses:
         starts: Sequence[int],
         ends: Sequence[int],
         recorder: Recorder | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Tensor:
         """Run a pass.
 
         Args:
@@ -144,7 +147,7 @@ class CompiledPasses:
             recorder: takes the queries, where the graph returns them.
 
         Returns:
-            Logits [B, T, V] in float32 and the last hidden state [B, T, D].
+            The last hidden state, [B, T, D].
         """
         length = max(ends)
         width = tokens.shape[1]
@@ -156,7 +159,7 @@ class CompiledPasses:
         if self._cuda:
             length = min(-(-length // _CUDA_LENGTH) * _CUDA_LENGTH, self.cache.capacity)
             torch.compiler.cudagraph_mark_step_begin()
-        logits, hidden, queries = compiled.step(
+        hidden, queries = compiled.step(
             tokens,
             table,
             self._slots[:length],
@@ -164,22 +167,19 @@ class CompiledPasses:
             self.cache.keys,
             self.cache.values,
         )
-        logits, hidden = logits[:, :width], hidden[:, :width]
+        hidden = hidden[:, :width]
         if self._cuda:  # the next replay overwrites them
-            logits, hidden = logits.clone(), hidden.clone()
+            hidden = hidden.clone()
             queries = [query.clone() for query in queries]
         if recorder is not None:
             recorder.layers = compiled.layers
             recorder.queries += [query[:, :, :width] for query in queries]
-        return logits, hidden
+        return hidden
 
-    def _work(self) -> None:
-        while self.failure is None:
-            self._compile(self._queue.get())
-
-    def _compile(self, key: Key) -> None:
+    def _compile(self, key: Key) -> bool:
+        """Compile a pass; returns whether the compiler works."""
         if key in self._ready:
-            return
+            return True
         try:
             with torch.inference_mode():
                 compiled = self._build(key)
@@ -192,6 +192,7 @@ class CompiledPasses:
             with self._changed:
                 self.failure = reason
                 self._changed.notify_all()
+        return self.failure is None
 
     def _build(self, key: Key) -> Pass:
         several, width, watch = key
@@ -209,7 +210,7 @@ class CompiledPasses:
             anchor: Tensor,
             keys: list[Tensor],
             values: list[Tensor],
-        ) -> tuple[Tensor, Tensor]:
+        ) -> Tensor:
             rows, starts, ends = table.unsqueeze(2).unbind(0)
             positions = starts + torch.arange(width, device=tokens.device)
             columns = torch.where(positions < ends, positions, reserved)
@@ -223,22 +224,29 @@ class CompiledPasses:
                 aligned=False,
             )
             view = CacheView(
-                keys, values, [span], masks, slots, rows=rows, columns=columns, recorder=recorder
+                keys,
+                values,
+                [span],
+                masks,
+                slots,
+                rows=rows,
+                columns=columns,
+                recorder=recorder,
+                symbolic=True,
             )
-            hidden = model.body(
+            hidden: Tensor = model.body(
                 input_ids=tokens,
                 position_ids=positions,
                 past_key_values=view,
                 use_cache=True,
                 stet_view=view,
             ).last_hidden_state
-            assert model.head is not None
-            return model.head(hidden).float(), hidden
+            return hidden
 
-        def step(*arguments: Any) -> tuple[Tensor, Tensor, list[Tensor]]:
-            recorder = Recorder(watch, layers)
-            logits, hidden = run(recorder, *arguments)
-            return logits, hidden, recorder.queries
+        def step(*arguments: Any) -> tuple[Tensor, list[Tensor]]:
+            recorder = Recorder(watch, layers, describes=False)
+            hidden = run(recorder, *arguments)
+            return hidden, recorder.queries
 
         # Graphs are kept per code object, and only a few of each; every pass gets its own.
         name = f"step_{'batch' if several else 'single'}_{width}_{watch}"

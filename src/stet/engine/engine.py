@@ -13,6 +13,7 @@ import torch
 from stet.block import EMPTY
 from stet.engine.catch_up import CatchUp
 from stet.engine.drafting import OVERLAP, Drafter, ModelDrafter
+from stet.engine.failures import DeviceError, isolated, raise_device_error
 from stet.engine.operations import Await, Draft, Join, Program, Score
 from stet.engine.outside import Outside
 from stet.engine.runner import Runner
@@ -32,7 +33,9 @@ class Request:
         program: the decoding program over that sequence.
         deadline: `time.monotonic()` at which it ends with what it has; None for never.
         rows: places in each model's cache that it needs at a time; it waits until they are free.
-        on_progress: called after every round in which the sequence grew.
+        on_growth: called after every round in which the sequence grew, in the engine's thread; must
+            be quick.
+        on_end: the same, once, when the request has left the engine.
         error: what went wrong, where it failed.
         done: whether it has left the engine.
         seconds: from admission to the end.
@@ -42,7 +45,8 @@ class Request:
     program: Program
     deadline: float | None = None
     rows: int = 1
-    on_progress: Callable[[Request], None] | None = None
+    on_growth: Callable[[Request], None] | None = None
+    on_end: Callable[[Request], None] | None = None
     error: Exception | None = None
     done: bool = False
     seconds: float = 0.0
@@ -107,6 +111,16 @@ class Engine:
         self._scores: list[_Process] = []
         self._work: deque[tuple[_Process, Any]] = deque()
         self._outside: Outside[_Process] = Outside()
+        self._closed = False
+        self.broken: DeviceError | None = None
+
+    def close(self) -> None:
+        """End all requests, and the threads that wait or compile for them."""
+        self._closed = True
+        self.fail_all(StetError("The pair was closed before this request had ended."))
+        self._outside.close()
+        for runner in self.runners.values():
+            runner.stop_compiling()
 
     @property
     def busy(self) -> bool:
@@ -128,11 +142,20 @@ class Engine:
 
         Raises:
             CapacityError: the queue is full.
+            StetError: the engine was closed.
         """
+        if self._closed:
+            raise StetError("The pair was closed; load it anew.")
         if len(self._waiting) >= self.max_waiting:
             raise CapacityError(f"{self.max_waiting} requests are waiting already; try later.")
         request.sequence.release = self._release
         self._waiting.append(request)
+
+    def refuse(self, request: Request, error: StetError) -> None:
+        """End a request that was not taken."""
+        request.error = error
+        request.sequence.close("error")
+        self._finish(request)
 
     def cancel(self, request: Request, reason: FinishReason = "cancelled") -> None:
         """End a request now, with what it has; does nothing if it has ended."""
@@ -140,9 +163,30 @@ class Engine:
             request.sequence.close(reason)
             self._finish(request)
 
-    @torch.inference_mode()
     def step(self) -> None:
-        """One round: every pending draft, then every pending score."""
+        """One round: every pending draft, then every pending score.
+
+        What goes wrong outside of any single request ends all that are at work, and is their
+        `error`. After a device error `broken` is set and nothing can be run any more.
+        """
+        try:
+            with torch.inference_mode():
+                self._round()
+        except Exception as error:
+            if isinstance(error, DeviceError):
+                self.broken = error
+            self.fail_all(error)
+
+    def fail_all(self, error: Exception) -> None:
+        """End every request, at work or waiting, with this error."""
+        self._work.clear()
+        for request in (*self._running, *self._waiting):
+            if request.error is None:
+                request.error = error
+            request.sequence.close("error")
+            self._finish(request)
+
+    def _round(self) -> None:
         self._expire()
         self._admit()
         self._outside.collect(self._work, wait=not (self._drafts or self._scores or self._work))
@@ -216,15 +260,8 @@ class Engine:
         operations: Sequence[tuple[_Process, Op]],
         run: Callable[[list[Op]], Sequence[Any]],
     ) -> list[tuple[_Process, Any]]:
-        """Run a batch; if it raises, run its members one by one, so only the guilty one fails."""
-        if not operations:
-            return []
-        try:
-            results: Sequence[Any] = run([op for _, op in operations])
-        except Exception as error:
-            if len(operations) == 1:
-                return [(operations[0][0], error)]
-            return [result for pair in operations for result in self._isolated([pair], run)]
+        """Run a batch, such that only what is at fault fails."""
+        results = isolated([op for _, op in operations], run)
         return [(process, result) for (process, _), result in zip(operations, results, strict=True)]
 
     # Programs
@@ -253,6 +290,7 @@ class Engine:
                 self._ended(process, stop.value)
                 continue
             except Exception as error:
+                raise_device_error(error)
                 self._fail(process, error)
                 continue
             self._start(process, operation)
@@ -321,7 +359,8 @@ class Engine:
             request.seconds = time.monotonic() - request.started
         elif request in self._waiting:
             self._waiting.remove(request)
-        self._notify(request)
+        if request.on_end is not None:
+            request.on_end(request)
 
     # Requests
 
@@ -350,23 +389,18 @@ class Engine:
 
     def _report(self) -> None:
         for request in list(self._running):
+            if request.on_growth is None:
+                continue
             grown = len(request.sequence.tokens)
             if grown != request.seen:
                 request.seen = grown
-                self._notify(request)
-
-    def _notify(self, request: Request) -> None:
-        """Tell whoever listens; a listener that raises fails its own request alone."""
-        if request.on_progress is None:
-            return
-        try:
-            request.on_progress(request)
-        except Exception as error:
-            request.on_progress = None
-            request.error = request.error or error
-            request.sequence.close("error")
-            if not request.done:
-                self._finish(request)
+                try:
+                    request.on_growth(request)
+                except Exception as error:  # it fails its own request alone
+                    request.on_growth = None
+                    request.error = request.error or error
+                    request.sequence.close("error")
+                    self._finish(request)
 
     def _break_deadlock(self) -> None:
         """Nobody could get a row: the newest request gives its rows back to the others."""
@@ -378,8 +412,10 @@ class Engine:
         self._fail(next(iter(newest.processes)), error)
 
     def _release(self, sequence: TokenSequence) -> None:
-        for role, row in sequence.rows.items():
-            self.runners[role].release(row)
+        # A device that failed would refuse to move rows, and nothing will be run there again.
+        if self.broken is None:
+            for role, row in sequence.rows.items():
+                self.runners[role].release(row)
         sequence.rows.clear()
 
     def _scrub(self, process: _Process) -> None:

@@ -20,6 +20,7 @@ class Outside(Generic[W]):
     def __init__(self) -> None:
         self._pending: dict[Future[Any], W] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
 
     @property
     def busy(self) -> bool:
@@ -30,7 +31,10 @@ class Outside(Generic[W]):
         """Begin to await on behalf of `waiter`."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
-            threading.Thread(target=self._loop.run_forever, name="stet-await", daemon=True).start()
+            self._thread = threading.Thread(
+                target=self._loop.run_forever, name="stet-await", daemon=True
+            )
+            self._thread.start()
         self._pending[asyncio.run_coroutine_threadsafe(_awaited(awaitable), self._loop)] = waiter
 
     def collect(self, into: deque[tuple[W, Any]], wait: bool) -> None:
@@ -58,6 +62,23 @@ class Outside(Generic[W]):
         for future in [f for f, waiter in self._pending.items() if unwanted(waiter)]:
             del self._pending[future]
             future.cancel()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Cancel what is awaited and end the thread.
+
+        Args:
+            timeout: seconds to wait for it.
+        """
+        self.drop(lambda _: True)
+        loop, thread = self._loop, self._thread
+        self._loop = self._thread = None
+        if loop is None or thread is None:
+            return
+        loop.call_soon_threadsafe(loop.stop)
+        if thread is not threading.current_thread():
+            thread.join(timeout)
+        if not thread.is_alive():
+            loop.close()
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from inspect import signature
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -76,6 +77,7 @@ class Runner:
         if compile:
             self.start_compiling()
         self._rows = Rows(self.cache, model.name)
+        self._trims = "logits_to_keep" in signature(model.model.forward).parameters
         # In slots: extra slots that are read before one more span is worth its fixed cost (about
         # 12 us per layer on a CPU, launch latency on an accelerator).
         work = max(1, model.layers[0].key_heads * model.layers[0].key_size)
@@ -91,6 +93,11 @@ class Runner:
                 if self.cache.ensure(self.max_length):
                     self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
                 self._compiled = CompiledPasses(self.model, self.cache, self._masks)
+
+    def stop_compiling(self) -> None:
+        """Compile nothing further, and end the thread that does; compiled passes stay in use."""
+        if self._compiled is not None:
+            self._compiled.stop()
 
     @property
     def rows_in_use(self) -> int:
@@ -195,16 +202,40 @@ class Runner:
         Returns:
             Whether all are compiled; False also where compiling is off or failed.
         """
+        self.request_compiled(widths, batches=batches, watch=watch)
+        ready = self.wait_compiled(widths, batches=batches, watch=watch, timeout=timeout)
+        self._give_up_compiling()
+        return ready
+
+    def request_compiled(
+        self, widths: Sequence[int], *, batches: Sequence[int] = (1, 2), watch: int = 0
+    ) -> None:
+        """Begin to compile passes, see `warm_up`; in the thread that runs them."""
+        if self._compiled is not None:
+            for shape in self._shapes(widths, batches, watch):
+                self._compiled.request(*shape)
+
+    def wait_compiled(
+        self,
+        widths: Sequence[int],
+        *,
+        batches: Sequence[int] = (1, 2),
+        watch: int = 0,
+        timeout: float | None = None,
+    ) -> bool:
+        """Wait until requested passes are compiled, see `warm_up`; in any thread."""
         compiled = self._compiled
         if compiled is None:
             return False
-        watch = min(watch, len(self.model.layers))
-        shapes = [(b, w, watch) for w in widths for b in batches if b <= self.max_rows]
-        for shape in shapes:
-            compiled.request(*shape)
+        shapes = self._shapes(widths, batches, watch)
         ready = [compiled.wait(*shape, timeout=timeout) for shape in shapes]
-        self._give_up_compiling()
         return all(ready)
+
+    def _shapes(
+        self, widths: Sequence[int], batches: Sequence[int], watch: int
+    ) -> list[tuple[int, int, int]]:
+        watch = min(watch, len(self.model.layers))
+        return [(b, w, watch) for w in widths for b in batches if b <= self.max_rows]
 
     def _give_up_compiling(self) -> None:
         """Say once why passes are not compiled, in the thread that would run them."""
@@ -243,12 +274,8 @@ class Runner:
         if ready is None:
             return None
         indices = [r.index for r in rows]
-        scores, state = compiled.run(ready, tokens, indices, starts, ends, recorder)
-        if logits == "none":
-            scores = scores[:, :0]
-        elif logits == "last":
-            scores = last_true(scores, counts)
-        return Forward(scores, state if hidden else None)
+        state = compiled.run(ready, tokens, indices, starts, ends, recorder)
+        return self._finish(state, counts, logits, hidden)
 
     def _run(
         self,
@@ -356,7 +383,12 @@ class Runner:
         logits: Literal["all", "last", "none"],
         hidden: bool,
     ) -> Forward:
-        """For a model whose head is not known: all its logits, of which some are kept."""
+        """For a model whose head is not known: its own logits, of which some are kept.
+
+        Where it can be told to compute only those of the last position, it is.
+        """
+        full = counts is None or min(counts) == tokens.shape[1]
+        few = self._trims and (logits == "none" or (logits == "last" and full))
         out = self.model.model(
             input_ids=tokens,
             position_ids=positions,
@@ -364,12 +396,13 @@ class Runner:
             use_cache=True,
             stet_view=view,
             output_hidden_states=hidden,
+            **({"logits_to_keep": 1} if few else {}),
         )
         scores: Tensor = out.logits[..., : self.vocab_size]
         if logits == "none":
             scores = scores[:, :0]
         elif logits == "last":
-            scores = last_true(scores, counts)
+            scores = scores[:, -1:] if few else last_true(scores, counts)
         return Forward(scores.float(), out.hidden_states[-1] if hidden else None)
 
     def _finish(

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stet.block import DraftBatch, Reading, whole
+from stet.block import Block, DraftBatch, Reading, whole
+from stet.engine.failures import isolated
 from stet.engine.forward import Forward
 from stet.engine.gathering import gather
 from stet.engine.operations import Score
@@ -70,23 +71,23 @@ def score(runner: Runner, scores: Sequence[Score]) -> list[Outcome]:
     """
     began = time.perf_counter()
     whole = _run(runner, scores)
-    outcomes: list[Outcome | None] = [None] * len(scores)
-    packets: list[_Packet] = []
-    places: list[list[int]] = []
+    outcomes: list[Outcome] = [StetError("No ruling was made.") for _ in scores]
+    ruled: list[tuple[int, _Packet, int]] = []
     for members in _by_policy(scores):
-        for part, packet in _judge(whole, members):
-            if isinstance(packet, Exception):
-                outcomes[part[0]] = packet
+        # A policy that raises is tried row by row, so that only the guilty row fails.
+        found = isolated(members, lambda part: _judge(whole, part))
+        for place, result in zip(members, found, strict=True):
+            if isinstance(result, Exception):
+                outcomes[place] = result
             else:
-                packets.append(packet)
-                places.append(part)
+                ruled.append((place, *result))
+    packets = list(dict.fromkeys(packet for _, packet, _ in ruled))
     # The round's only wait for the device.
-    tables = _fetch(packets)
+    tables = dict(zip(packets, _fetch(packets), strict=True))
     share = (time.perf_counter() - began) / len(scores)
-    for part, packet, table in zip(places, packets, tables, strict=True):
-        for place, row in zip(part, table, strict=True):
-            outcomes[place] = packet.read(row, scores[place], share)
-    return [o if o is not None else StetError("No ruling was made.") for o in outcomes]
+    for place, packet, row in ruled:
+        outcomes[place] = packet.read(tables[packet][row], scores[place], share)
+    return outcomes
 
 
 def _run(runner: Runner, scores: Sequence[Score]) -> _Pass:
@@ -119,14 +120,10 @@ def _by_policy(scores: Sequence[Score]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _judge(whole: _Pass, members: list[int]) -> list[tuple[list[int], _Packet | Exception]]:
-    """Rule on some rows together; if that fails, one by one, so that only the guilty one fails."""
-    try:
-        return [(members, _Packet(whole.rows(members)))]
-    except Exception as error:
-        if len(members) == 1:
-            return [(members, error)]
-        return [result for place in members for result in _judge(whole, [place])]
+def _judge(whole: _Pass, members: list[int]) -> list[tuple[_Packet, int]]:
+    """Rule on some rows together: the packet that each ruling is in, and its place there."""
+    packet = _Packet(whole.rows(members))
+    return [(packet, row) for row in range(len(members))]
 
 
 class _Packet:
@@ -247,7 +244,7 @@ class _Packet:
             next_token=following if following >= 0 else None,
             reasons=self._reasons(cells.get("reasons"), kept, block.length),
             p_target=_pick(cells.get("p_target"), kept),
-            p_draft=self._p_draft(cells.get("p_draft"), kept, block.length),
+            p_draft=self._p_draft(cells.get("p_draft"), kept, block),
             top_logprobs=self._top(cells, kept, item.sequence.limits.top_logprobs),
             target_seconds=seconds,
             draft_seconds=block.seconds,
@@ -283,12 +280,13 @@ class _Packet:
         return [words[0]] * kept + [words[2 if kept == length else 1]]
 
     def _p_draft(
-        self, values: list[float] | None, kept: int, length: int
+        self, values: list[float] | None, kept: int, block: Block
     ) -> list[float | None] | None:
-        if values is None:
+        # A block that no distribution is known of may share its packet with others.
+        if values is None or block.batch is None or block.batch.logits is None:
             return None
         # After a whole block the draft was not asked about the next token.
-        after = values[-1] if kept < length else None
+        after = values[-1] if kept < block.length else None
         return [*values[:kept], after]
 
     def _top(

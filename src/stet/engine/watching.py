@@ -47,6 +47,7 @@ class Recorder:
     Args:
         layers: of how many last layers to keep them.
         of: how many the model has.
+        describes: whether to learn `layers`; a graph that is being compiled returns tensors alone.
 
     Attributes:
         count: of how many layers they are kept.
@@ -54,8 +55,9 @@ class Recorder:
         queries: [B, query heads, T, size], rotated; `count` of each pass, one after the other.
     """
 
-    def __init__(self, layers: int, of: int) -> None:
+    def __init__(self, layers: int, of: int, *, describes: bool = True) -> None:
         self.count = min(layers, of)
+        self._describes = describes
         self.layers: list[WatchedLayer] = []
         self.queries: list[Tensor] = []
         self._first = of - self.count
@@ -81,7 +83,7 @@ class Recorder:
         place = layer - self._first
         if place >= 0:
             self.queries.append(query)
-            if len(self.layers) == place and not torch.compiler.is_compiling():
+            if self._describes and len(self.layers) == place:
                 heads, size = query.shape[1], query.shape[3]
                 factor = size**-0.5 if scaling is None else scaling
                 self.layers.append(WatchedLayer(layer, heads, factor, window, softcap))

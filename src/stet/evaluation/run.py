@@ -23,16 +23,15 @@ from stet.evaluation.contenders import Contender
 from stet.evaluation.records import Answer, QuestionEntry, Results, Run
 from stet.evaluation.voting import Sampled, grade, vote
 from stet.machine import machine, versions
+from stet.seeds import mixed
 
 if TYPE_CHECKING:
     from stet.evaluation.tasks.base import LoadedTask, Question
-    from stet.options import Prompt
+    from stet.inputs import Prompt
     from stet.pair import Pair
     from stet.result import Result
 
 WARM_UP_TOKENS = 32
-SEED_STRIDE = 1_000_000_007
-"""Seeds of different runs stay apart however many questions and samples there are."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +168,7 @@ class Comparison:
         options["max_new_tokens"] = min(
             options.get("max_new_tokens", WARM_UP_TOKENS), WARM_UP_TOKENS
         )
-        self.pair.generate(prompts, item.policy, **options)
+        self.pair.generate(prompts, item.policy, seed=0, **options)
 
     def _prompts(self, item: Contender, questions: Sequence[Question]) -> list[Prompt]:
         prompts: list[Prompt] = []
@@ -185,8 +184,12 @@ class Comparison:
     ) -> list[Answer]:
         """One contender's answers to one chunk, written to disk."""
         options: dict[str, Any] = {**self.plan.options, **item.options}
-        # Prompt i gets seed + i: a sample's randomness does not depend on how chunks are cut.
-        options["seed"] = seed * SEED_STRIDE + start * item.samples
+        # A sample's randomness does not depend on how chunks are cut, and no two samples share it.
+        options["seed"] = [
+            mixed(seed, start + place, sample)
+            for place in range(len(questions))
+            for sample in range(item.samples)
+        ]
         prompts = self._prompts(item, questions)
         began = time.perf_counter()
         results = self.pair.generate(prompts, item.policy, **options)

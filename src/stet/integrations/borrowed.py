@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from stet.engine import attention
-from stet.errors import CompatibilityError, OptionError
+from stet.errors import CompatibilityError, OptionError, StetError
 from stet.load import DEFAULT_LENGTH
 from stet.models.compatibility import rotary_scalings
 from stet.models.loading import prepare_model
@@ -62,7 +62,16 @@ def borrowed_pair(
         for model in models:
             model.eval()
             model.set_attn_implementation(attention.NAME)
-        yield pair
+        try:
+            yield pair
+        finally:
+            # Whatever was cancelled may still be in a round, which must not see the model change.
+            with suppress(StetError):
+                pair.between_rounds(_nothing)
+
+
+def _nothing() -> None:
+    """Done when all that was asked before is."""
 
 
 @contextmanager

@@ -220,10 +220,11 @@ def _single_tokens(processor: Any) -> dict[int, float]:
 
 def _add_criteria(options: Options, criteria: Iterable[Any], width: int) -> None:
     ends: list[int] = []
+    rooms: list[int] = []
     for criterion in criteria:
         if type(criterion) is MaxLengthCriteria:
-            room = criterion.max_length - width
-            options["max_new_tokens"] = min(room, options.get("max_new_tokens", room))
+            rooms.append(criterion.max_length - width)
+            options["max_new_tokens"] = min(rooms)
         elif type(criterion) is EosTokenCriteria:
             ends += criterion.eos_token_id.tolist()
         elif type(criterion) is MaxTimeCriteria:

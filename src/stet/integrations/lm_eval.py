@@ -38,6 +38,7 @@ from stet.load import load_pair
 from stet.options import Options
 from stet.pair import Pair
 from stet.result import Result
+from stet.seeds import mixed
 from stet.trace import Counters
 
 _log = logging.getLogger(__name__)
@@ -226,9 +227,10 @@ class StetLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             for indices in groups.values():
                 settings: dict[str, Any] = requests[indices[0]].args[1]
                 options, until = self._options(settings)
-                room = self.max_length - options["max_new_tokens"]
+                room = self.max_length - (options["max_new_tokens"] or 0)
                 prompts = [self._context(requests[i].args[0], room) for i in indices]
-                options["seed"] = self._seed + indices[0]
+                # A request's randomness does not depend on which others have its settings.
+                options["seed"] = [mixed(self._seed, i) for i in indices]
                 results = self.pair.generate(prompts, self._policy, on_progress=finished, **options)
                 for i, result in zip(indices, results, strict=True):
                     if result.error is not None:
@@ -277,8 +279,7 @@ class StetLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
                     answer = (value.logprob, value.greedy)
                     self.cache_hook.add_partial("loglikelihood", requests[index][0], answer)
 
-            runner = self.pair.engine.runners["target"]
-            scores = score(runner, items, batch=self.batch_size, on_progress=finished)
+            scores = score(self.pair, items, batch=self.batch_size, on_progress=finished)
         return [(each.logprob, each.greedy) for each in scores]
 
     def _continuation(self, texts: Any, context: list[int], tokens: list[int]) -> Continuation:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +14,9 @@ from torch import Tensor
 from stet.engine.runner import Runner
 from stet.row import Row
 from stet.tensors import upload
+
+if TYPE_CHECKING:
+    from stet.pair import Pair
 
 _CHUNK = 512
 _LARGEST = 2**26
@@ -48,26 +53,29 @@ Cases = dict[tuple[int, ...], list[int]]
 """Per text to read after a context (a continuation without its last token), whom it serves."""
 
 
-@torch.inference_mode()
 def score(
-    runner: Runner,
+    pair: Pair,
     items: Sequence[Continuation],
     *,
     batch: int,
     on_progress: Callable[[int, Score], None] | None = None,
 ) -> list[Score]:
-    """Score continuations; those of one context share its reading, in any order.
+    """Score continuations by the target; those of one context share its reading, in any order.
+
+    The engine's thread does it, some contexts at a time, so that other requests go on in between.
 
     Args:
-        runner: the model; `batch` of its rows must be free.
+        pair: its target is asked; `batch` of its rows must be free.
         items: what to score. Context and continuation together have at most one token more than
-            the runner can hold.
+            the target can hold.
         batch: contexts at a time.
-        on_progress: called with the index and the score of each item when it is known.
+        on_progress: called with the index and the score of each item when it is known, in the
+            caller's thread.
 
     Returns:
         A score per item, in their order.
     """
+    runner = pair.engine.runners["target"]
     contexts: defaultdict[tuple[int, ...], Cases] = defaultdict(lambda: defaultdict(list))
     for index, item in enumerate(items):
         contexts[tuple(item.context)][tuple(item.tokens[:-1])].append(index)
@@ -75,26 +83,38 @@ def score(
     ordered = sorted(contexts.items(), key=lambda entry: -len(entry[0]))
     for first in range(0, len(ordered), batch):
         group = ordered[first : first + batch]
-        rows = [runner.allocate() for _ in group]
-        try:
-            _read(runner, rows, [context[:-1] for context, _ in group])
-            for live, texts, served in _turns(group):
-                begins = [len(group[i][0]) - 1 for i in live]
-                found = _score_texts(
-                    runner,
-                    [rows[i] for i in live],
-                    begins,
-                    texts,
-                    [[list(items[k].tokens) for k in whom] for whom in served],
-                )
-                for whom, values in zip(served, found, strict=True):
-                    for index, value in zip(whom, values, strict=True):
-                        scores[index] = value
-                        if on_progress is not None:
-                            on_progress(index, value)
-        finally:
-            for row in rows:
-                runner.release(row)
+        found = pair.between_rounds(partial(_score_contexts, runner, items, group))
+        for index, value in found.items():
+            scores[index] = value
+            if on_progress is not None:
+                on_progress(index, value)
+    return scores
+
+
+@torch.inference_mode()
+def _score_contexts(
+    runner: Runner, items: Sequence[Continuation], group: Sequence[tuple[tuple[int, ...], Cases]]
+) -> dict[int, Score]:
+    """Scores by index of the items that follow some contexts."""
+    scores: dict[int, Score] = {}
+    rows: list[Row] = []
+    try:
+        rows += [runner.allocate() for _ in group]
+        _read(runner, rows, [context[:-1] for context, _ in group])
+        for live, texts, served in _turns(group):
+            begins = [len(group[i][0]) - 1 for i in live]
+            found = _score_texts(
+                runner,
+                [rows[i] for i in live],
+                begins,
+                texts,
+                [[list(items[k].tokens) for k in whom] for whom in served],
+            )
+            for whom, values in zip(served, found, strict=True):
+                scores.update(zip(whom, values, strict=True))
+    finally:
+        for row in rows:
+            runner.release(row)
     return scores
 
 

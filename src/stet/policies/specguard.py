@@ -220,22 +220,42 @@ class SpecGuard:
         """Whether the target is asked to read steps."""
         return self.scorer == "target" or self.lower is not None
 
-    @property
-    def doubt(self) -> Callable[[Sequence[float]], bool] | None:
-        """What tells early that a candidate will not stand; None where it must be written out."""
+    def doubt(self, sampling: SamplingParams) -> Callable[[Sequence[float]], bool] | None:
+        """What tells early that a candidate will not stand; None where it must be written out.
+
+        Args:
+            sampling: how candidates are sampled.
+        """
         judged_by_draft = self.scorer == "draft" and self.lower is None
         alone = self.candidates == 1 and self.temperature == 0
         if self.shadow or self.whole or not (judged_by_draft and alone):
             return None
-        return self._hopeless
+        bounds = [self._bound(i, sampling) for i in range(len(self.signals))]
+        if not any(bounds):
+            return None
 
-    def _hopeless(self, logprobs: Sequence[float]) -> bool:
-        best = [
-            1.0 if signal.best is None else self._unit(i, signal.best(logprobs))
-            for i, signal in enumerate(self._used)
-        ]
-        score = self._score(best)
-        return score is not None and score < self.threshold
+        def hopeless(logprobs: Sequence[float]) -> bool:
+            best = [
+                1.0 if bound is None else self._unit(i, bound(logprobs))
+                for i, bound in enumerate(bounds)
+            ]
+            score = self._score(best)
+            return score is not None and score < self.threshold
+
+        return hopeless
+
+    def _bound(
+        self, index: int, sampling: SamplingParams
+    ) -> Callable[[Sequence[float]], float] | None:
+        """The best that a signal can still become, where that is known."""
+        signal = self._used[index]
+        if signal.best_of_favourites and sampling.edits_logits:
+            return None  # what is written need not be the most probable token
+        if self.ranges:
+            low, high = self.ranges[index]
+            if (high - low) * signal.sign < 0:
+                return None  # this range calls good what the signal calls bad
+        return signal.best
 
     def sampling(self, base: SamplingParams) -> SamplingParams:
         """How candidates are sampled: the request's other settings, with this policy's own."""

@@ -36,6 +36,8 @@ class Candidate:
             0 .. S - 1, S = len(sequence.tokens) - 1, averaged over heads, where kept. Row t is of
             the position just before token t.
         translated: the candidate in the target's own tokens, where its tokenizer is another one.
+        cut: whether it breaks off before its step ends: because it is beyond hope (`doubted`), or
+            because the context ends. Such a candidate never stands, whatever a policy says of it.
     """
 
     sequence: TokenSequence
@@ -44,6 +46,7 @@ class Candidate:
     hidden: Tensor | None = None
     attention: dict[float, Tensor] | None = None
     translated: list[int] | None = None
+    cut: bool = False
 
     @property
     def tokens(self) -> list[int]:
@@ -161,14 +164,17 @@ def watched(policy: StepPolicy) -> Watch | None:
     return watch
 
 
-def doubted(policy: StepPolicy) -> Callable[[Sequence[float]], bool] | None:
+def doubted(
+    policy: StepPolicy, sampling: SamplingParams
+) -> Callable[[Sequence[float]], bool] | None:
     """What tells that a candidate cannot stand any more, however it goes on.
 
-    Such a policy has a property `doubt`: called with the draft's log-probabilities of a candidate's
-    tokens so far. The rest of such a candidate is not written, and the target goes on from there.
+    Such a policy has a method `doubt`, called with how candidates are sampled. What it returns is
+    called with the draft's log-probabilities of a candidate's tokens so far. The rest of such a
+    candidate is not written, and the target goes on from there.
     """
-    doubt: Callable[[Sequence[float]], bool] | None = getattr(policy, "doubt", None)
-    return doubt
+    doubt: Callable[..., Any] | None = getattr(policy, "doubt", None)
+    return None if doubt is None else doubt(sampling)
 
 
 def speculates(policy: StepPolicy) -> bool:

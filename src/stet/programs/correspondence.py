@@ -14,7 +14,15 @@ from stet.engine.operations import Await, Join, Operation, Program
 from stet.errors import StetError
 from stet.policies.stepping import Candidate, Step, StepPolicy
 from stet.programs.exchange import append
-from stet.programs.parts import conclude, drafted, explain, pick, record_of
+from stet.programs.parts import (
+    conclude,
+    drafted,
+    explain,
+    offered,
+    pick,
+    record_of,
+    ruled,
+)
 from stet.sampling import SamplingParams
 from stet.sequence import Sequence
 from stet.steps import SENTENCE, Delimiter, Ends, LoopGuard, ends_of
@@ -197,16 +205,17 @@ def _step(
 ) -> Generator[Operation, Any, str]:
     """One step; returns its text."""
     position, before = len(sequence.answer), replace(sequence.counters)
-    with sequence.fork(policy.candidates, policy.sampling(sequence.sampling)) as forks:
+    sampling = policy.sampling(sequence.sampling)
+    with sequence.fork(policy.candidates, sampling, bounded=False) as forks:
         written: list[Candidate] = yield Join([drafted(f, policy, ends) for f in forks])
-        candidates = [c for c in written if _is_whole(c, target.codec)] or written
+        candidates = offered([c for c in written if _is_whole(c, target.codec)]) or written
         judgement = yield from policy.judge(
             Step(sequence, len(sequence.steps), candidates, _unread)
         )
         chosen = pick(judgement.chosen, candidates, policy)
         if judgement.stands and not _is_whole(chosen, target.codec):
             judgement = replace(judgement, stands=False, reason=CUT)
-        kept = judgement.stands and not policy.shadow
+        judgement, kept = ruled(judgement, chosen, policy)
         record = record_of(position, candidates, judgement)
         record.draft_tokens = sum(len(c.tokens) for c in written)
         for candidate in written:
@@ -230,7 +239,8 @@ def _rewritten(
     """The target writes the step; of several candidates the policy picks one."""
     count, text = policy.target_candidates, target.so_far(sequence)
     sampling = policy.sampling(sequence.sampling) if count > 1 else None
-    with sequence.fork(count, sampling) as forks:
+    # What is chosen from is whole; a single one need not be written beyond the answer's end.
+    with sequence.fork(count, sampling, bounded=count == 1) as forks:
         found: list[tuple[Candidate, int]] = yield Join(
             [_answered(f, target, policy, ends, text) for f in forks]
         )

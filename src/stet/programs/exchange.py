@@ -13,7 +13,15 @@ from stet.engine.operations import Join, Operation, Program, Score
 from stet.policies.exact import Exact
 from stet.policies.stepping import Candidate, Judgement, Step, StepPolicy, speculates
 from stet.programs.autoregressive import autoregressive
-from stet.programs.parts import Reader, conclude, drafted, pick, record_of
+from stet.programs.parts import (
+    Reader,
+    conclude,
+    drafted,
+    offered,
+    pick,
+    record_of,
+    ruled,
+)
 from stet.ruling import Ruling
 from stet.sequence import Sequence
 from stet.steps import Ends, LoopGuard, StepReader, ends_of
@@ -44,18 +52,19 @@ class Mirror:
     target: Codec
     end: int | None = None
 
-    def translate(self, sequence: Sequence, candidate: Candidate) -> list[int] | None:
-        """A candidate in the target's tokens, behind those of `sequence`; None if impossible."""
+    def translate(self, sequence: Sequence, candidate: Candidate) -> None:
+        """Put a candidate into the target's tokens, behind those of `sequence`, if possible."""
         fork = candidate.sequence
         ended = fork.finish_reason == "stop"
         written = fork.tokens[:-1] if ended else fork.tokens
         text = self.draft.text_after(written, fork.prompt_length)
         tokens = None if text is None else self.target.tokens_after(sequence.tokens, text)
         if tokens is None:
-            return None
+            return
         if ended and self.end is not None:
             tokens.append(self.end)
-        return tokens[: sequence.remaining]
+        candidate.cut |= len(tokens) > sequence.room
+        candidate.translated = tokens[: sequence.room]
 
     def read(self, sequence: Sequence, start: int) -> bool:
         """Take over what stands in `sequence` from `start` on; False if the draft cannot read it.
@@ -141,12 +150,12 @@ def _step(
     """One step; returns its text, and whether it is the draft's."""
     position, before = len(sequence.answer), replace(sequence.counters)
     side, text = mirror.sequence, None
-    with side.fork(policy.candidates, policy.sampling(side.sampling)) as forks:
+    with side.fork(policy.candidates, policy.sampling(side.sampling), bounded=False) as forks:
         written: list[Candidate] = yield Join([drafted(f, policy, ends) for f in forks])
         for candidate in written:
             sequence.charge(candidate.sequence)
-            candidate.translated = mirror.translate(sequence, candidate)
-        candidates = [c for c in written if c.translated is not None]
+            mirror.translate(sequence, candidate)
+        candidates = offered([c for c in written if c.translated is not None])
         reader = Reader(sequence, candidates, Exact())
         if candidates:
             step = Step(sequence, len(sequence.steps), candidates, reader.read)
@@ -155,7 +164,7 @@ def _step(
             candidates = written
             judgement = Judgement(0, stands=False, reason=UNTRANSLATABLE)
         chosen = pick(judgement.chosen, candidates, policy)
-        kept = judgement.stands and not policy.shadow
+        judgement, kept = ruled(judgement, chosen, policy)
         record = record_of(position, candidates, judgement)
         record.draft_tokens = sum(len(c.tokens) for c in written)
         if kept:
@@ -197,7 +206,8 @@ def _rewritten(
     """
     count = policy.target_candidates
     sampling = policy.sampling(sequence.sampling) if count > 1 else None
-    with sequence.fork(count, sampling) as forks:
+    # What is chosen from is whole; a single one need not be written beyond the answer's end.
+    with sequence.fork(count, sampling, bounded=count == 1) as forks:
         if ruling is not None:
             sequence.lend_cache(forks[0], "target")
             forks[0].commit(ruling)
@@ -230,7 +240,7 @@ def _by_target(
     """
     assert sequence.decoder is not None
     reader = StepReader(sequence.decoder, ends, policy.step_tokens)
-    opening = opening[: min(LONGEST, sequence.remaining - 1)]
+    opening = opening[: min(LONGEST, sequence.room - 1)]
     block = Block(len(opening), known=opening)
     while not (sequence.finished or reader.read(sequence.answer) is not None):
         sequence.commit((yield Score(sequence, block, Exact())))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import replace
 from math import exp
 from typing import Any
 
@@ -20,6 +21,9 @@ from stet.ruling import Ruling
 from stet.sequence import Sequence
 from stet.steps import Ends, StepReader
 from stet.trace import CandidateRecord, Counters, StepRecord
+
+CUT_SHORT = "step cut short"
+"""Why the target writes a step that a policy would have kept: its candidate breaks off."""
 
 
 class Reader:
@@ -66,7 +70,8 @@ def drafted(
     reader = StepReader(sequence.decoder, ends, policy.step_tokens)
     blocks: list[Block] = []
     logprobs: list[float] = []
-    watch, doubt = watched(policy), doubted(policy)
+    watch, doubt = watched(policy), doubted(policy, sequence.sampling)
+    needs = policy.needs if doubt is None else policy.needs | {Need.DRAFT_LOGPROBS}
 
     def complete(written: list[int]) -> bool:
         return reader.read(sequence.answer + written) is not None
@@ -86,7 +91,7 @@ def drafted(
             until=complete,
             doubt=None if doubt is None else hopeless,
             floor=0.0,
-            needs=policy.needs,
+            needs=needs,
             watch=watch,
         )
         sequence.commit(block)
@@ -96,7 +101,9 @@ def drafted(
         reader.read(sequence.answer)
     if reader.length is not None:  # where nobody looked on the way, more was written
         sequence.truncate(reader.length)
-    return _candidate(sequence, blocks, policy)
+    candidate = _candidate(sequence, blocks, policy)
+    candidate.cut = reader.length is None and sequence.finish_reason != "stop"
+    return candidate
 
 
 def _candidate(sequence: Sequence, blocks: list[Block], policy: StepPolicy) -> Candidate:
@@ -132,6 +139,18 @@ def _joined(parts: list[Tensor], sequence: Sequence) -> Tensor:
         return parts[0][:, :count, :width]
     padded = [pad(p[..., :width], (0, max(width - p.shape[2], 0))) for p in parts]
     return torch.cat(padded, 1)[:, :count]
+
+
+def offered(candidates: list[Candidate]) -> list[Candidate]:
+    """Those that may stand; where there are none, all of them, for the record."""
+    return [c for c in candidates if not c.cut] or candidates
+
+
+def ruled(judgement: Judgement, chosen: Candidate, policy: StepPolicy) -> tuple[Judgement, bool]:
+    """What was judged, and whether the candidate stands: one that breaks off never does."""
+    if judgement.stands and chosen.cut:
+        judgement = replace(judgement, stands=False, reason=CUT_SHORT)
+    return judgement, judgement.stands and not policy.shadow
 
 
 def pick(place: int, candidates: list[Candidate], policy: StepPolicy) -> Candidate:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stet.engine.operations import Draft, Program, Score
-from stet.policies.base import TokenPolicy, holds
+from stet.policies.base import TokenPolicy, holds, seamless
 from stet.sequence import Sequence
 
 
@@ -30,7 +30,10 @@ def speculative(
         until: makes, for each block, what ends its drafting early; see `Draft.until`.
     """
     bonus = not holds(policy)
+    # A limit only cuts. Where a text depends on where its blocks end, the last one is as long as
+    # it would be without the limit; elsewhere nothing need be drafted that is cut.
+    beyond = not (sequence.sampling.greedy and seamless(policy))
     while not (sequence.finished or ended(sequence)):
-        size = sequence.block_size(bonus=bonus)
+        size = sequence.block_size(bonus=bonus, beyond=beyond)
         block = yield Draft(sequence, size, until and until(), needs=policy.needs)
         sequence.commit((yield Score(sequence, block, policy)))

@@ -19,7 +19,16 @@ from stet.policies.stepping import (
     speculates,
 )
 from stet.programs.autoregressive import autoregressive
-from stet.programs.parts import Reader, conclude, drafted, explain, pick, record_of
+from stet.programs.parts import (
+    Reader,
+    conclude,
+    drafted,
+    explain,
+    offered,
+    pick,
+    record_of,
+    ruled,
+)
 from stet.programs.speculative import speculative
 from stet.ruling import Ruling
 from stet.sequence import Sequence
@@ -50,15 +59,18 @@ def _step(
     """One step; returns its text."""
     position, before = len(sequence.answer), replace(sequence.counters)
     text = None
-    with sequence.fork(policy.candidates, policy.sampling(sequence.sampling)) as forks:
-        candidates: list[Candidate] = yield Join([drafted(f, policy, ends) for f in forks])
+    sampling = policy.sampling(sequence.sampling)
+    with sequence.fork(policy.candidates, sampling, bounded=False) as forks:
+        written: list[Candidate] = yield Join([drafted(f, policy, ends) for f in forks])
+        candidates = offered(written)
         reader = Reader(sequence, candidates, Exact())
         step = Step(sequence, len(sequence.steps), candidates, reader.read)
         judgement = yield from policy.judge(step)
         chosen = pick(judgement.chosen, candidates, policy)
-        kept = judgement.stands and not policy.shadow
+        judgement, kept = ruled(judgement, chosen, policy)
         record = record_of(position, candidates, judgement)
-        for candidate in candidates:
+        record.draft_tokens = sum(len(c.tokens) for c in written)
+        for candidate in written:
             if not (kept and candidate is chosen):
                 sequence.charge(candidate.sequence)
         if kept:
@@ -118,7 +130,8 @@ def _chosen(
     """The target writes candidates of its own, and of several the policy picks one."""
     count = policy.target_candidates
     sampling = policy.sampling(sequence.sampling) if count > 1 else None
-    with sequence.fork(count, sampling) as forks:
+    # What is chosen from is whole; a single one need not be written beyond the answer's end.
+    with sequence.fork(count, sampling, bounded=count == 1) as forks:
         candidates: list[Candidate] = yield Join([_written(f, policy, inner, ends) for f in forks])
         place = policy.select(candidates) if count > 1 else 0
         chosen = pick(place, candidates, policy)

@@ -30,6 +30,8 @@ class Signal:
         watch: which attention the engine must keep for it; None: none.
         best: the best raw value that is still possible for a greedy step whose first tokens have
             these log-probabilities; None: any.
+        best_of_favourites: whether `best` holds only where each token is the most probable one of
+            its raw distribution, which penalties and biases may change.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Signal:
     unit: Callable[[float], float]
     watch: Watch | None = None
     best: Callable[[Sequence[float]], float] | None = None
+    best_of_favourites: bool = False
 
 
 def _confidence(name: str) -> Signal:
@@ -56,7 +59,16 @@ def _confidence(name: str) -> Signal:
     needs = frozenset({Need.DRAFT_LOGPROBS})
     best = BEST.get(name)
     if name.endswith("entropy"):
-        return Signal(name, about, needs, -1, measure, lambda value: math.exp(-value), best=best)
+        return Signal(
+            name,
+            about,
+            needs,
+            -1,
+            measure,
+            lambda value: math.exp(-value),
+            best=best,
+            best_of_favourites=True,
+        )
     if name.endswith("margin"):
         return Signal(name, about, needs, 1, measure, lambda value: 1 - math.exp(-value))
     return Signal(name, about, needs, 1, measure, math.exp, best=best)

@@ -99,7 +99,8 @@ def _best_worst_logprob(logprobs: Sequence[float]) -> float:
 
 
 def _best_max_entropy(logprobs: Sequence[float]) -> float:
-    # No distribution has less entropy than the surprise at its most probable token.
+    # No distribution has less entropy than the surprise at its most probable token. Nothing is
+    # known by the surprise at another token, such as a penalty brings forth.
     return -min(logprobs, default=0.0)
 
 

@@ -113,7 +113,7 @@ def play(
     questions: Sequence[int],
     policy: Playing,
     *,
-    seed: int = 0,
+    seeds: Sequence[int] | None = None,
     written: Sequence[tuple[int, ...]] | None = None,
 ) -> list[Game]:
     """Answer questions under a policy, in one batch as large as the pair's.
@@ -123,7 +123,7 @@ def play(
         task: graded questions.
         questions: places of those to be answered; a place may be given several times.
         policy: decides.
-        seed: of the first request; later ones count on.
+        seeds: of each question's decisions by chance; needed for those alone.
         written: tokens with which each answer begins; its decisions are those behind them.
 
     Raises:
@@ -139,8 +139,9 @@ def play(
         [[*prompt, *tokens] for prompt, tokens in zip(prompts, begun, strict=True)],
         policy,
         max_new_tokens=task.max_new_tokens,
+        fit=True,
         stop=list(task.stop),
-        seed=seed,
+        seed=seeds,
     )
     games: list[Game] = []
     for place, question, prompt, tokens, result in zip(

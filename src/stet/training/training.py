@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from stet.arbiter import Arbiter, Network
 from stet.errors import StetError, TokenizerMismatch
 from stet.machine import machine, versions
+from stet.seeds import mixed
 from stet.training.branches import Brancher, Branches
 from stet.training.fitting import fit
 from stet.training.gradient import gathered, improve, improve_by_flips
@@ -290,12 +291,12 @@ class Trainer:
             measured = improve_by_flips(network, warm.network, optimiser, branches, settings)
             gain = float(branches.advantage(settings.cost).mean())
             return {"round": number, "advantage": gain, **branches.cells(), **measured}
-        seed = 1_000_003 * (request.seed + 1) + 10_007 * number
         asked = [q for q in picked for _ in range(settings.group)]
         games = []
         for start in range(0, len(asked), request.batch):
             chunk = asked[start : start + request.batch]
-            games += play(self.pair, request.task, chunk, Playing(arbiter), seed=seed + start)
+            seeds = [mixed(request.seed, number, start + i) for i in range(len(chunk))]
+            games += play(self.pair, request.task, chunk, Playing(arbiter), seeds=seeds)
         found = gathered(games, settings, network.inputs)
         network.requires_grad_(True)
         measured = improve(network, warm.network, optimiser, found, settings)
