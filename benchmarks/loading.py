@@ -24,7 +24,8 @@ MODEL = Path(".cache/models/coder-1.5b")
 LOAD = """
 import sys
 from stet.models import load_model
-load_model(sys.argv[1], role="target", dtype=sys.argv[2], device="cpu", self_check=sys.argv[3] == "1")
+model, dtype, check = sys.argv[1:]
+load_model(model, role="target", dtype=dtype, device="cpu", self_check=check == "1")
 """
 
 

@@ -9,7 +9,7 @@ import torch
 from jsonschema import Draft202012Validator
 
 import stet
-from families import VOCAB, WORDS, save, tokenizer
+from families import WORDS, save, tokenizer
 from stet import trace
 from stet.engine.runner import Runner
 from stet.errors import CapacityError, LoadError, OptionError, StetError, TokenizerMismatch
@@ -18,6 +18,7 @@ from stet.pair import COMPILE_AFTER
 from tiny import greedy, llama, near
 
 PROMPT = "how many"
+VOCAB = len(WORDS)
 
 
 @pytest.fixture(scope="module")

@@ -38,11 +38,10 @@ class LogitHead:
         be taken for one, `linear` would copy the whole weight for each of its rows.
         """
         logits: Tensor = self.linear(hidden.reshape(-1, hidden.shape[-1]))
-        logits = logits.unflatten(0, hidden.shape[:-1])
         if self.size is not None:
-            # Of the product, not of the weight: accelerators like even widths, and what follows
-            # copies the logits into float32 anyway.
-            logits = logits[..., : self.size]
+            # Of the product, not of the weight: accelerators like even widths.
+            logits = logits[:, : self.size]
+        logits = logits.unflatten(0, hidden.shape[:-1])
         if self.factor != 1.0:
             logits = logits * self.factor
         if self.softcap is not None:

@@ -14,7 +14,7 @@ is allowed to grow, and nothing is compared but numbers that were made from the 
   differs by the roundings of the other layers alone.
 
 Most of a model's work is in layers that know nothing of other tokens. They are run in the first
-and the last decoder layer, and in the first of each kind; elsewhere their matrices are skipped.
+decoder layer of each kind; elsewhere their matrices are skipped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from stet.models.layerwise import CHECKED, REFERENCE, Check, Layer, Part
 from stet.models.model import LoadedModel
 from stet.models.shortened import WINDOW, cut_windows, skippable, skipped
 
-LENGTH = 20
+LENGTH = 16
 """Tokens of the two texts."""
 
 
@@ -140,8 +140,7 @@ def _stet_passes(check: Check, tokens: Tensor) -> list[tuple[Part, Tensor]]:
         feed(Part(0, first, middle, rest), Part(1, second, 0, 2))
         # A copy goes on from its parent's tokens.
         (copy,) = runner.fork(first, 1)
-        feed(Part(0, copy, middle + rest, 1))
-        feed(Part(1, second, 2, length - 2), Part(0, copy, middle + rest + 1, 2))
+        feed(Part(1, second, 2, length - 2), Part(0, copy, middle + rest, 3))
         feed(Part(0, first, middle + rest, 1))
     except (CapacityError, RuntimeError, TypeError) as error:
         reason = str(error).strip().split("\n")[0]

@@ -23,7 +23,7 @@ def skippable(model: Any, modules: Sequence[nn.Module]) -> Iterator[nn.Module]:
             layers += found if len(found) > 1 else []
     kinds = [tuple(type(part) for part in layer.modules()) for layer in layers]
     for place, layer in enumerate(layers):
-        if place == len(layers) - 1 or kinds.index(kinds[place]) == place:
+        if kinds.index(kinds[place]) == place:
             continue
         inside = {part for module in attending for part in module.modules()}
         for part in layer.modules():

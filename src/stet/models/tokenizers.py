@@ -161,7 +161,7 @@ def _added(tokenizer: Any) -> set[int]:
 
 def token_count(tokenizer: Any, default: int = 0) -> int:
     """One more than the highest id that a tokenizer knows; `default` where it does not say."""
-    vocabulary = getattr(tokenizer, "get_vocab", dict)()
+    vocabulary: dict[str, int] = getattr(tokenizer, "get_vocab", dict)()
     return max(vocabulary.values(), default=default - 1) + 1
 
 
