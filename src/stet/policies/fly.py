@@ -60,8 +60,8 @@ class FLy:
         width = blocks.drafted.shape[1]
         if not width:
             return settle(blocks, found, found.agree, hold=False)
-        top = min(self.top, blocks.target_logprobs.shape[-1])
-        best = blocks.target_logprobs[:, :width].topk(top, -1).values.softmax(-1)
+        top = min(self.top, blocks.raw_target_logits.shape[-1])
+        best = blocks.target_best(top)[0][:, :width].softmax(-1)
         doubt = -(best * best.clamp(min=1e-30).log()).sum(-1) / math.log(top)
         relaxed = (doubt >= self.entropy) & self._followed(blocks, found)
         return settle(blocks, found, relaxed, hold=False)

@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from stet.errors import OptionError
-from stet.policies.arbitration import REASONS, choices, settle
+from stet.policies.arbitration import REASONS, choices, settle, where_disputed
 from stet.policies.base import Blocks, Need, Verdict
 from stet.policies.registry import register
 
@@ -56,14 +56,17 @@ class Fuzzy:
     def verify(self, blocks: Blocks) -> Verdict:
         """Rule on a batch of blocks."""
         found = choices(blocks)
-        width = blocks.drafted.shape[1]
-        if not width:
+        if not blocks.drafted.shape[1]:
             return settle(blocks, found, found.agree)
-        apart = self._divergence(blocks.target_logprobs[:, :width], blocks.draft_logprobs)
-        return settle(blocks, found, apart <= self.threshold)
+        return settle(blocks, found, where_disputed(blocks, found, self._stands, draft=True))
+
+    def _stands(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
+        """[N], see `where_disputed`."""
+        del token
+        return self._divergence(target.log_softmax(-1), draft.log_softmax(-1)) <= self.threshold
 
     def _divergence(self, p: Tensor, q: Tensor) -> Tensor:
-        """[B, K], from log-probabilities [B, K, V]."""
+        """[N], from log-probabilities [N, V]."""
         if self.divergence == "tv":
             return (p.exp() - q.exp()).abs().sum(-1) / 2
         if self.divergence == "kl":

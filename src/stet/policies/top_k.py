@@ -6,11 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from stet.errors import OptionError
-from stet.policies.arbitration import REASONS, choices, settle
+from stet.policies.arbitration import REASONS, choices, settle, where_disputed
 from stet.policies.base import Blocks, Need, Verdict
 from stet.policies.checks import check_count
 from stet.policies.registry import register
+from stet.wide import best
 
 
 @register
@@ -50,8 +53,12 @@ class TopK:
     def verify(self, blocks: Blocks) -> Verdict:
         """Rule on a batch of blocks."""
         found = choices(blocks)
-        p = blocks.target_logprobs[:, : blocks.drafted.shape[1]]
-        own = p.gather(2, blocks.drafted[..., None])
-        rank = (p > own).sum(-1)  # tokens that the target likes better
-        near = p.amax(-1) - own[..., 0] <= self.delta
-        return settle(blocks, found, (rank < self.k) & near)
+        return settle(blocks, found, where_disputed(blocks, found, self._stands))
+
+    def _stands(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
+        """[N], see `where_disputed`."""
+        del draft
+        own = target.gather(1, token)[:, 0]
+        ranked, _ = best(target, min(self.k, target.shape[1]))
+        # Logits differ by as much as log-probabilities do.
+        return (own >= ranked[:, -1]) & (ranked[:, 0] - own <= self.delta)

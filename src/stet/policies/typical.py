@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from stet.policies.arbitration import REASONS, choices, settle
+from torch import Tensor
+
+from stet.policies.arbitration import REASONS, choices, settle, where_disputed
 from stet.policies.base import Blocks, Need, Verdict
 from stet.policies.checks import check_share
 from stet.policies.registry import register
+from stet.wide import entropy, logprobs_of
 
 
 @register
@@ -48,8 +51,10 @@ class Typical:
     def verify(self, blocks: Blocks) -> Verdict:
         """Rule on a batch of blocks."""
         found = choices(blocks)
-        p = blocks.target_logprobs[:, : blocks.drafted.shape[1]]
-        entropy = -(p.exp() * p).nan_to_num().sum(-1)
-        own = p.gather(2, blocks.drafted[..., None])[..., 0].exp()
-        bar = (self.delta * (-entropy).exp()).clamp(max=self.epsilon)
-        return settle(blocks, found, own > bar)
+        return settle(blocks, found, where_disputed(blocks, found, self._stands))
+
+    def _stands(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
+        """[N], see `where_disputed`."""
+        del draft
+        own = logprobs_of(target, token)[:, 0].exp()
+        return own > (self.delta * (-entropy(target)).exp()).clamp(max=self.epsilon)
