@@ -23,7 +23,11 @@ class Fuzzy:
 
     Source: Holsman et al., "Fuzzy Speculative Decoding for a Tunable Accuracy-Runtime Tradeoff",
     arXiv 2502.20704. Raw distributions are compared, so that the rule also means something at
-    temperature 0; the text does not depend on the length of blocks.
+    temperature 0; the text does not depend on the length of blocks. Our own: a token that the exact
+    rule accepts stands in any case (at temperature 0 the same text); the default threshold; and the
+    direction of "kl", which is `kl_div_reversed` in the authors' code, whose `kl_div` is KL(draft,
+    target). Its Jensen-Shannon divergence has the arguments of both terms exchanged; ours is the
+    usual one.
 
     Attributes:
         threshold: the largest divergence at which the draft's token stands.

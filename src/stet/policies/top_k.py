@@ -22,8 +22,12 @@ class TopK:
     """Where the models disagree, the draft's token stands if the target ranks it high.
 
     That is, if it is among the target's `k` most probable tokens and its raw log-probability is at
-    most `delta` below the best one's. The relaxed acceptance of several engines; the text does not
-    depend on the length of blocks.
+    most `delta` below the best one's. The text does not depend on the length of blocks.
+
+    Source of the idea: the relaxed acceptance of TensorRT-LLM (`relaxed_topk`, `relaxed_delta`),
+    which takes `delta` from the best token's *probability*, so that where that is less than `delta`
+    any of the k will do. Our own: a distance in nats, which asks for the same share of the best
+    token's probability wherever the target is more or less sure; and defaults of our own.
 
     Attributes:
         k: how many of the target's tokens are good enough.

@@ -22,16 +22,19 @@ class Typical:
     That is, if p_target(d) > min(epsilon, delta * exp(-H)), with the target's raw probability and
     its entropy H in nats: the more open the target is, the less it asks.
 
-    Source: Cai et al., "Medusa", arXiv 2401.10774. Our own: the token after a whole block is held
-    back, so that the text does not depend on the length of blocks.
+    Source: Cai et al., "Medusa", arXiv 2401.10774, with the thresholds of the authors' code, where
+    delta is the square root of epsilon. Our own: it rules only where the models disagree, also at
+    temperature 0, always by the raw distribution (the authors' by that at the temperature asked
+    for, and never at 0); and the token after a whole block is held back, so that the text does not
+    depend on the length of blocks.
 
     Attributes:
         epsilon: the most that is asked, 0 to 1.
         delta: what is asked of a token where the target is certain, 0 to 1.
     """
 
-    epsilon: float = 0.3
-    delta: float = 0.09
+    epsilon: float = 0.09
+    delta: float = 0.3
 
     name: ClassVar[str] = "typical"
     lossless: ClassVar[bool] = False
