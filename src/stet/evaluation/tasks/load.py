@@ -177,6 +177,6 @@ def _grader(task: Task, grader: str | Grader | None, questions: list[Question]) 
         if not finished.reads(question.reference):
             raise TaskError(
                 f"The grader {finished.name!r} cannot read the answer {question.reference!r} of "
-                f"question {question.id}."
+                f"question {question.id}; name another one (math-verify reads expressions)."
             )
     return finished
