@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from stet.trace import RequestTrace
 
 if TYPE_CHECKING:
-    from stet.options import Prompt
+    from stet.inputs import Prompt
     from stet.pair import Pair
 
 LARGEST_ROUNDING = {"float32": 0.01, "float16": 0.25, "bfloat16": 1.5}
