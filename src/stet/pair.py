@@ -221,11 +221,9 @@ class Pair:
         (job,) = self._jobs([prompt], policy, options, stream=True)
         with closing(delivered(self._thread, [job], stream=True)) as events:
             for _, chunk in events:
-                if chunk is None:
-                    job.raise_error()
-                    chunk = job.news()
-                if chunk is not None:
-                    yield chunk
+                if (piece := chunk or job.news()) is not None:
+                    yield piece
+            job.raise_error()
 
     async def agenerate(
         self,
@@ -256,12 +254,10 @@ class Pair:
         (job,) = await self._aside(lambda: self._jobs([prompt], policy, options, stream=True))
         with Events(self._thread, [job], stream=True) as events:
             while (event := await events.next()) is not None:
-                chunk = event[1]
-                if chunk is None:
-                    job.raise_error()
-                    chunk = await self._aside(job.news)
-                if chunk is not None:
-                    yield chunk
+                piece = event[1] or await self._aside(job.news)
+                if piece is not None:
+                    yield piece
+            job.raise_error()
 
     # Helping with prompts and numbers
 

@@ -20,6 +20,7 @@ import tiny
 from stet import RemoteTarget, load_pair, trace
 from stet.bundled import DRAFT, TARGET, generate
 from stet.client import LARGEST, LONGEST_PAUSE, RemoteClient, RemoteError
+from stet.delivery import delivered
 from stet.errors import OptionError, StetError
 from stet.pair import Pair
 from stet.policies import SpecGuard
@@ -334,14 +335,15 @@ def test_others_go_on_while_the_target_is_asked(server: Server, prompts: list[li
     asked, drafted = (
         pair._jobs([prompts[0]], policy, {"max_new_tokens": 20}) for policy in (REWRITE, "draft")
     )
-    pair._submit([*asked, *drafted])
     began = time.monotonic()
-    while not drafted[0].request.done:
-        pair._step(drafted[0].request)
+    events = delivered(pair._thread, [*asked, *drafted], stream=False)
+    first, _ = next(events)
+    assert first is drafted[0]
     assert time.monotonic() - began < 1.0 or not asked[0].request.done
     assert not asked[0].request.sequence.steps
-    pair._cancel(asked)
-    assert all(runner.rows_in_use == 0 for runner in pair.engine.runners.values())
+    events.close()
+    rows = pair.between_rounds(lambda: [r.rows_in_use for r in pair.engine.runners.values()])
+    assert rows == [0] * len(rows)
 
 
 def test_a_request_that_runs_out_of_time_ends_at_once(server: Server, prompts: list[list[int]]):
@@ -503,7 +505,7 @@ def test_stet_generate_with_an_address(server: Server, tmp_path: Path):
 
     server.tell(faults=[{}, {"status": 400}])
     failed = CliRunner().invoke(app, [*common, *remote])
-    assert failed.exit_code == 1
+    assert failed.exit_code == 1, failed.output
     assert "refuses the request" in failed.stderr
     assert trace.read(file)[1].text in failed.stdout
     assert len(trace.read(file)[1].steps) == 1
