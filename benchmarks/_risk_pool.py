@@ -7,7 +7,6 @@ it for as long as both decide alike, and is run from there.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 from stet.calibration.risk import Solution, first_errors
 from stet.calibration.rollouts import Rollouts, prompt_of
 from stet.evaluation.tasks.base import LoadedTask, Question
+from stet.files import append_lines, drop_torn_line, json_line, json_lines
 from stet.pair import Pair
 from stet.policies import SpecGuard
 from stet.result import Result
@@ -101,8 +101,7 @@ class Pool:
         for start in range(0, len(waiting), self.batch):
             portion = waiting[start : start + self.batch]
             lines = self._solved(portion)
-            with path.open("a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(line) + "\n" for line in lines))
+            append_lines(path, map(json_line, lines))
             yield len(done) + start + len(portion)
 
     def _solved(self, questions: Sequence[Question]) -> list[dict[str, Any]]:
@@ -215,11 +214,8 @@ def follow(walk: Walk, threshold: float) -> Walk:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The finished problems of a file."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:  # a crash cut the last line short
-        path.write_text(whole, encoding="utf-8")
-    return [json.loads(line) for line in whole.splitlines()]
+    drop_torn_line(path)
+    return json_lines(path) if path.exists() else []
 
 
 def _walk(result: Result) -> Walk:

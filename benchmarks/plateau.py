@@ -11,7 +11,6 @@ solve the same validation problems, so the difference is paired.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from stet import load_pair
 from stet.bundled import DRAFT, TARGET
 from stet.evaluation.statistics import mcnemar_p
 from stet.evaluation.tasks import load_task
+from stet.files import json_lines
 
 RUN = Path(".cache/pair/target-again")
 
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--split", default="validation")
     parser.add_argument("--batch", type=int, default=16)
     options = parser.parse_args()
-    log = [json.loads(line) for line in (RUN / "log.jsonl").read_text().splitlines()]
+    log = json_lines(RUN / "log.jsonl")
     judged = [entry for entry in log if "validation_loss" in entry and "tokens" in entry]
     first, last = judged[0], judged[-1]
     before = solved(TARGET, options.split, options.problems, options.batch)

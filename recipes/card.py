@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stet.bundled import DEFAULT_DIFFICULTY, DRAFT, FAMILIES, SPLITS, TARGET, template_names
+from stet.files import json_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -196,10 +197,7 @@ def main() -> None:
     tokens = {"final": progress["target"]["tokens"]}
     for folder in (options.cache / "target").glob("at-*"):
         tokens[folder.name] = json.loads((folder / "progress.json").read_text())["tokens"]
-    logs = {
-        run: [json.loads(x) for x in (options.cache / run / "log.jsonl").read_text().splitlines()]
-        for run in ("target", "draft")
-    }
+    logs = {run: json_lines(options.cache / run / "log.jsonl") for run in ("target", "draft")}
     exported = []
     for run in ("target", "draft"):
         last = [x for x in logs[run] if x.get("exported") == run][-1]

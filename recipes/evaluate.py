@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import matplotlib
@@ -11,12 +10,14 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+from stet.files import json_lines
+
 
 def plot(runs: list[Path], place: Path) -> None:
     """Training loss, validation loss and accuracy of each run against its tokens."""
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
     for run in runs:
-        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        lines = json_lines(run / "log.jsonl")
         training = [(x["tokens"] / 1e6, x["loss"]) for x in lines if "loss" in x]
         judged = [x for x in lines if "validation_loss" in x and "tokens" in x]
         (curve,) = left.plot(*zip(*training, strict=True), linewidth=0.6, alpha=0.5)

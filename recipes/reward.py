@@ -42,6 +42,7 @@ from reward_model import (
 
 import stet
 import stet.bundled as bundled
+from stet.files import append_lines, json_line
 from stet.rewards.head import HeadNet, RewardHead
 
 HEAD = "head"
@@ -54,8 +55,7 @@ EXPORTED = "draft"
 def log(folder: Path, **entry: Any) -> None:
     """One line of a run's log, also shown."""
     line = {"time": datetime.datetime.now().isoformat(timespec="seconds"), **entry}
-    with (folder / "log.jsonl").open("a") as file:
-        file.write(json.dumps(line) + "\n")
+    append_lines(folder / "log.jsonl", [json_line(line)], durable=False)
     print(folder.name, json.dumps(line), flush=True)
 
 

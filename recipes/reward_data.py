@@ -8,7 +8,6 @@ the draft goes on, and what follows is labelled likewise: the same prefixes that
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import stet.bundled as bundled
+from stet.files import append_lines, json_line, json_of, lines_of, write_text
 from stet.pair import Pair
 from stet.seeds import mixed
 from stet.steps import StepReader, ends_of
@@ -236,17 +236,15 @@ def collect(pair: Pair, path: Path, split: str, count: int, batch: int = 128) ->
     problems = numbered(split, count)
     for start in range(done, count, batch):
         made = Labeller(pair, seed=start).label(problems[start : start + batch])
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(asdict(e)) + "\n" for e in made))
-        progress.write_text(str(min(start + batch, count)))
+        append_lines(path, (json_line(asdict(e)) for e in made))
+        write_text(progress, str(min(start + batch, count)))
         print(f"{split}: {min(start + batch, count)} of {count}", flush=True)
     return sum(1 for _ in read(path))
 
 
 def read(path: Path) -> Iterator[Example]:
     """The examples of a file."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            entry = json.loads(line)
-            steps = [[Step(**step) for step in steps] for steps in entry.pop("solutions")]
-            yield Example(solutions=steps, **entry)
+    for number, line in lines_of(path):
+        entry = json_of(line, f"{path}, line {number}")
+        steps = [[Step(**step) for step in steps] for steps in entry.pop("solutions")]
+        yield Example(solutions=steps, **entry)

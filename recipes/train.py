@@ -37,6 +37,7 @@ from torch.nn import functional
 
 import data as problems_data
 import stet.bundled as bundled
+from stet.files import append_lines, json_line
 
 CHANGEABLE = ("layers", "width", "inner", "problems", "batch_tokens", "seed")
 PLACES = {"target": bundled.TARGET, "draft": bundled.DRAFT}
@@ -161,8 +162,7 @@ class Run:
     def log(self, **entry: Any) -> None:
         """One line of the run's log, also shown."""
         line = {"time": datetime.datetime.now().isoformat(timespec="seconds"), **entry}
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_lines(self.folder / "log.jsonl", [json_line(line)], durable=False)
         print(json.dumps(line), flush=True)
 
     def progress(self, started: float) -> float:

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from stet.errors import StetError
+
 
 class Need(Enum):
     """What a policy asks the engine to keep. Nothing else is computed."""
@@ -18,6 +20,18 @@ class Need(Enum):
     """The target's last hidden states at the block's positions."""
     DRAFT_HIDDEN = "draft_hidden"
     """The draft's last hidden states at the positions it drafted from."""
+
+
+def undeclared(what: str, need: Need) -> StetError:
+    """That a policy reads what it did not ask for: it may be there by chance, or be something else.
+
+    Args:
+        what: what it reads.
+        need: what it has to declare.
+    """
+    return StetError(
+        f"This policy reads {what} and does not declare it; add Need.{need.name} to its `needs`."
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from stet.errors import StetError
-from stet.parsing import first_problem
+from stet.files import append_lines, json_line, read_records
 
 VERSION = 2
 
@@ -290,7 +289,7 @@ class RequestTrace:
 
     def to_json(self) -> str:
         """This trace as one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False, default=_name)
+        return json_line(asdict(self), default=_name)
 
 
 def _name(value: Any) -> str:
@@ -312,31 +311,21 @@ def json_schema() -> dict[str, Any]:
 
 
 def write(traces: Iterable[RequestTrace], path: Path) -> None:
-    """Append traces to a JSONL file."""
-    with path.open("a", encoding="utf-8") as file:
-        for trace in traces:
-            file.write(trace.to_json() + "\n")
+    """Append traces to a JSONL file.
+
+    Raises:
+        FileError: it cannot be written; it is left as it was.
+    """
+    append_lines(path, (trace.to_json() for trace in traces), durable=False)
 
 
 def read(path: Path) -> list[RequestTrace]:
-    """The traces of a JSONL file.
+    """The traces of a JSONL file; a last line that an interrupted write cut short is left out.
 
     Raises:
-        StetError: naming the first line that is not a trace of this version.
+        FileError: naming the first line that is not a trace of this version.
     """
-    from pydantic import ValidationError
-
-    traces: list[RequestTrace] = []
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                traces.append(_adapter().validate_json(line))
-            except ValidationError as error:
-                raise StetError(
-                    f"{path}, line {number}: not a trace of version {VERSION} "
-                    f"({first_problem(error, 'the line')})."
-                ) from error
-    return traces
+    return list(read_records(path, _adapter(), f"a trace of version {VERSION}"))
 
 
 if __name__ == "__main__":  # python -m stet.trace > src/stet/trace.schema.json

@@ -1,4 +1,6 @@
+import io
 import json
+import sys
 
 import pytest
 
@@ -217,10 +219,227 @@ def test_the_trace_is_written_and_read_back(run, pair, tmp_path):
     assert [record.prompt for record in trace.read(file)] == ["hello", "again"]
 
 
-def test_a_trace_that_cannot_be_written_is_an_error(run, pair, tmp_path):
-    result = run("generate", "hello", "--trace", tmp_path / "no" / "trace.jsonl")
+@pytest.mark.parametrize("place", ["no/trace.jsonl", ".", "/proc/trace.jsonl", "torn.jsonl"])
+def test_a_trace_that_cannot_be_written_is_told_before_anything_is_loaded(
+    run, loader, tmp_path, place
+):
+    (tmp_path / "torn.jsonl").write_text('{"request": ')
+    result = run("generate", "hello", "--trace", tmp_path / place)
     assert result.exit_code == 2
-    assert "cannot be written" in " ".join(result.stderr.split())
+    told = " ".join(result.stderr.split())
+    assert ("ends inside a line" if "torn" in place else "cannot be written") in told
+    assert not loader.arguments
+    assert (tmp_path / "torn.jsonl").read_text() == '{"request": '
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_trace_on_a_full_disk_is_an_error_of_the_command(run, pair, tmp_path, count):
+    file = tmp_path / "prompts.txt"
+    file.write_text("one\n" * count)
+    result = run("generate", "--file", file, "--no-chat", "--trace", "/dev/full")
+    assert result.exit_code == 2
+    assert "/dev/full cannot be written (No space left" in " ".join(result.stderr.split())
+    assert ANSWER in result.stdout
+
+
+class Full(io.StringIO):
+    """A stdout with room for so many characters, or whose reader leaves then."""
+
+    def __init__(self, room, error):
+        super().__init__()
+        self.room, self.error = room, error
+
+    def write(self, text):
+        if self.tell() + len(text) > self.room:
+            raise self.error
+        return super().write(text)
+
+
+@pytest.fixture
+def run_into(monkeypatch, pair):
+    """Run `stet` with a stdout of one's own; gives the exit code and what stderr was told."""
+    from typer.main import get_command
+
+    from stet.cli import app
+    from stet.cli.output import err, out
+
+    def run_into(stdout, *arguments, stderr=None):
+        told = stderr or io.StringIO()
+        with monkeypatch.context() as patched:
+            patched.setattr(sys, "stdout", stdout)
+            patched.setattr(sys, "stderr", told)
+            with pytest.raises(SystemExit) as ended:
+                get_command(app)([str(a) for a in arguments], prog_name="stet")
+        for console in (out, err):  # a process would have ended with what could not be written
+            console._buffer.clear()
+        return ended.value.code, " ".join(told.getvalue().split())
+
+    return run_into
+
+
+@pytest.mark.parametrize("options", [[], ["--json"], ["--show-origin"]])
+@pytest.mark.parametrize("name", ["", "prompts.txt"])
+@pytest.mark.parametrize(
+    ("error", "code", "told"),
+    [
+        (OSError(28, "No space left on device"), 2, "stdout (No space left on device)"),
+        (BrokenPipeError(32, "Broken pipe"), 141, ""),
+    ],
+)
+def test_a_stdout_that_takes_no_more(run_into, tmp_path, options, name, error, code, told):
+    prompt = ["hello"]
+    if name:
+        (tmp_path / name).write_text("one\ntwo\nthree\n")
+        prompt = ["--file", tmp_path / name]
+    ended = run_into(Full(10, error), "generate", *prompt, "--no-chat", "--quiet", *options)
+    assert ended[0] == code
+    assert told in ended[1]
+    assert "Traceback" not in ended[1]
+    assert told or "Error" not in ended[1]
+
+
+def test_a_failing_callback_leaves_a_real_engine(tmp_path, run_into, monkeypatch):
+    """The engine takes a callback's exception for the request's own; this one is not."""
+    import stet
+    from stet.bundled import DRAFT, TARGET
+    from stet.load import load_pair
+
+    def load(*_, **__):
+        return load_pair(TARGET, DRAFT, compile=False, max_batch=3)
+
+    monkeypatch.setitem(stet.__dict__, "load_pair", load)
+    (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\n")
+    arguments = ("generate", "--file", tmp_path / "prompts.txt", "-n", 8, "-k", 4, "--json")
+    code, told = run_into(Full(10, OSError(28, "No space left on device")), *arguments)
+    assert (code, "No space left on device" in told) == (2, True)
+    everything = Full(10**9, None)
+    assert run_into(everything, *arguments)[0] == 0
+    assert everything.getvalue().count("\n") == 3
+
+
+def test_a_closed_stdout_is_told_before_anything_is_loaded(run_into, loader):
+    code, told = run_into(None, "generate", "hello")
+    assert (code, "stdout is closed" in told) == (2, True)
+    assert not loader.arguments
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "Full")])
+def test_a_failing_stderr_costs_no_answer(run_into, pair, error):
+    stdout = io.StringIO()
+    code, _ = run_into(stdout, "generate", "hello", "--no-chat", stderr=Full(0, error))
+    assert (code, stdout.getvalue()) == (0, ANSWER + "\n")
+
+
+def test_what_stdout_cannot_encode_is_escaped_and_json_stays_json(run_into, pair, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("né🙂\ntwo\n", encoding="utf-8")
+    asked = ("generate", "--file", file, "--no-chat", "--quiet")
+    for encoding, shown in (("ascii", r"n\xe9\U0001f642"), ("latin-1", r"né\U0001f642")):
+        plain, as_json = (io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2))
+        assert run_into(plain, *asked) == (0, "")
+        assert plain.buffer.getvalue().decode(encoding) == f"{shown}\n{ANSWER}\n\ntwo\n{ANSWER}\n\n"
+        assert run_into(as_json, *asked, "--json") == (0, "")
+        assert json.loads(as_json.buffer.getvalue().split(b"\n")[0])["prompt"] == "né🙂"
+
+
+def test_json_goes_to_stdout_though_a_progress_bar_is_shown(run_into, pair, tmp_path, monkeypatch):
+    """A bar on a terminal takes what is printed for its own; stdout is a file here."""
+    from stet.cli.output import err
+
+    file = tmp_path / "prompts.txt"
+    file.write_text("one\ntwo\n")
+    monkeypatch.setattr(err, "_force_terminal", True)
+    stdout = io.StringIO()
+    code, told = run_into(stdout, "generate", "--file", file, "--no-chat", "--json")
+    assert (code, stdout.getvalue().count("\n")) == (0, 2)
+    assert '"prompt"' not in told
+
+
+def test_ctrl_c_keeps_what_was_finished_out_of_turn(run, pair, tmp_path):
+    file, trace = tmp_path / "prompts.txt", tmp_path / "trace.jsonl"
+    file.write_text("one\ntwo\nthree\n")
+    pair.interrupt, pair.backwards = "one", True
+    result = run("generate", "--file", file, "--no-chat", "--json", "--trace", trace)
+    assert result.exit_code == 130
+    records = [json.loads(line) for line in result.stdout.split("\n") if line]
+    assert [record["prompt"] for record in records] == ["two", "three"]
+    assert trace.read_text().count("\n") == 2
+
+
+# Prompts as they come
+
+
+SEPARATORS = "\u2028 \u2029 \x85 \x0b \x0c \x1c \x1d \x1e \r"
+
+
+def test_a_prompt_is_not_cut_at_what_ends_no_line(run, pair, tmp_path):
+    text, jsonl = tmp_path / "prompts.txt", tmp_path / "prompts.jsonl"
+    text.write_bytes(b"\xef\xbb\xbf" + f"one{SEPARATORS}two\r\nthree".encode())
+    jsonl.write_text(json.dumps({"prompt": f"one{SEPARATORS}two"}, ensure_ascii=False) + "\n")
+    for file in (text, jsonl):
+        run("generate", "--file", file, "--no-chat")
+    first, second = (prompts for prompts, _, _ in pair.calls)
+    assert first == [f"one{SEPARATORS}two", "three"]
+    assert second == [f"one{SEPARATORS}two"]
+
+
+def test_a_prompt_from_windows_on_stdin(run, pair):
+    run("generate", "--no-chat", stdin="\ufeffone\r\ntwo\x0c\r\n")
+    assert pair.calls[0][0] == ["one\ntwo\x0c"]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"caf\xe9", "no UTF-8 text"),
+        ("hello".encode("utf-16"), "UTF-16"),
+        (b"a\0b", "NUL"),
+    ],
+)
+def test_a_stdin_that_is_no_text(run, loader, content, told):
+    result = run("generate", stdin=content)
+    assert (result.exit_code, told in result.stderr) == (2, True)
+    assert not loader.arguments
+
+
+def test_a_closed_stdin(loader, run_into, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    code, told = run_into(io.StringIO(), "generate")
+    assert (code, told) == (2, "Error: There is no prompt, and stdin is closed.")
+
+
+def test_a_prompt_that_is_no_text(run, loader):
+    result = run("generate", "caf\udce9")
+    assert (result.exit_code, "not UTF-8" in result.stderr) == (2, True)
+    assert not loader.arguments
+
+
+@pytest.mark.parametrize(
+    ("name", "line", "told"),
+    [
+        ("p.txt", b"caf\xe9", "line 3, cannot be read"),
+        ("p.txt", b"a\0b", "line 3, cannot be read"),
+        ("p.jsonl", b'{"prompt": "\\ud800"}', "line 3: holds half a character"),
+        ("p.jsonl", b"[" * 100_000, "line 3: not JSON"),
+        ("p.jsonl", b"\0", "line 3, cannot be read"),
+    ],
+)
+def test_a_line_that_is_no_text_is_named(run, loader, tmp_path, name, line, told):
+    (tmp_path / name).write_bytes(b'{"prompt": "fine"}\n' * 2 + line + b"\n")
+    result = run("generate", "--file", tmp_path / name)
+    assert (result.exit_code, told in " ".join(result.stderr.split())) == (2, True)
+    assert not loader.arguments
+
+
+@pytest.mark.parametrize("content", ["", "\n \n", None])
+def test_files_without_prompts(run, loader, tmp_path, content):
+    file = tmp_path
+    if content is not None:
+        file = tmp_path / "prompts.txt"
+        file.write_text(content)
+    result = run("generate", "--file", file)
+    told = "cannot be read" if content is None else "holds no prompts"
+    assert (result.exit_code, told in " ".join(result.stderr.split())) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -189,6 +189,43 @@ def test_an_interrupted_run_goes_on_where_it_stopped(pair, tmp_path, cut):
     assert not again
 
 
+SEPARATORS = "\u2028 \u2029 \x85 \x0b \x0c \x1c \x1d \x1e \r"
+
+
+def test_a_resume_keeps_answers_whatever_characters_are_in_them(pair, tmp_path, monkeypatch):
+    import stet.evaluation.run as runs
+
+    made = plan("target", "exact", seeds=(0,))
+    real = runs.vote
+
+    def strange(samples):
+        chosen = real(samples)
+        object.__setattr__(chosen, "answer", f"one{SEPARATORS}two")
+        return chosen
+
+    monkeypatch.setattr(runs, "vote", strange)
+    Comparison(pair, made, tmp_path).go()
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert len(records.read_answers(tmp_path)) == 14
+    again = Comparison(pair, made, tmp_path)
+    assert [a.answer for a in again.answers] == [f"one{SEPARATORS}two"] * 14
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", [records.ANSWERS, records.TRACES])
+@pytest.mark.parametrize("damage", [b"half a li", b"\0" * 40, b"\xff"])
+def test_a_damaged_folder_is_told_and_nothing_in_it_is_changed(pair, tmp_path, name, damage):
+    made = plan("target", "exact", seeds=(0,))
+    Comparison(pair, made, tmp_path).go()
+    lines = (tmp_path / name).read_bytes().split(b"\n")
+    lines[2] = damage
+    (tmp_path / name).write_bytes(b"\n".join(lines))
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    with pytest.raises(StetError, match=rf"{name}, line 3: not "):
+        Comparison(pair, made, tmp_path)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+
+
 def test_another_run_s_folder_is_not_touched(pair, tmp_path):
     Comparison(pair, plan("target", "exact"), tmp_path).go()
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}

@@ -388,7 +388,7 @@ def test_answers_want_a_grader(tmp_path: Path):
         ('{"question": "a"}\n{"question": \n', "line 2: not JSON"),
         ('{"question": "a"}\n\n[1]\n', "line 3: not a record"),
         ("[1]", "entry 1: not a record"),
-        ('[{"question": "a"}', "is not JSON"),
+        ('[{"question": "a"}', "not JSON"),
         ("", "holds no records"),
         ("[]", "holds no records"),
         ('{"text": "a"}', r"wants a field .*it has: text\."),

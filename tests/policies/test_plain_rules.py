@@ -60,6 +60,85 @@ def test_an_ensemble_is_greedy_decoding_from_the_mean(models, block, weight, spa
         assert sequence.answer == by_hand(models, prompt, choose)
 
 
+EDITS = {
+    "penalty 1.3": {"repetition_penalty": 1.3},
+    "penalty 2": {"repetition_penalty": 2.0},
+    "biases": {"logit_bias": {3: 2.0, 7: -3.0, 11: -math.inf}},
+    "both": {"repetition_penalty": 1.3, "logit_bias": {3: 2.0, 11: -math.inf}},
+}
+
+
+def edited(logits, history, edits):
+    """Bias, then penalty, of raw logits [V] behind a history, in plain Python."""
+    values = logits.tolist()
+    for token, bias in edits.get("logit_bias", {}).items():
+        values[token] += bias
+    penalty = edits.get("repetition_penalty", 1.0)
+    for token in set(history):
+        values[token] *= 1 / penalty if values[token] > 0 else penalty
+    return torch.tensor(values)
+
+
+@torch.inference_mode()
+def mean_by_hand(models, prompt, weight, space, edits):
+    tokens = list(prompt)
+    for _ in range(COUNT):
+        p, q = (
+            edited(m(torch.tensor([tokens])).logits[0, -1], tokens, edits).log_softmax(-1)
+            for m in models
+        )
+        if weight in {0, 1}:
+            mean = (p, q)[weight]
+        elif space == "probs":
+            mean = (1 - weight) * p.exp() + weight * q.exp()
+        else:
+            mean = (1 - weight) * p + weight * q
+        tokens.append(int(mean.argmax()))
+    return tokens[len(prompt) :]
+
+
+@pytest.mark.parametrize("edits", EDITS.values(), ids=EDITS)
+@pytest.mark.parametrize("weight", [0, 0.5, 1])
+@pytest.mark.parametrize("space", ["logprobs", "probs"])
+def test_penalty_and_bias_are_on_each_models_logits_before_they_are_averaged(
+    models, edits, weight, space
+):
+    machine = engine(*models, rows=4)
+    requests = [
+        request(p, Ensemble(weight, space), limits(3), SamplingParams(**edits)) for p in PROMPTS
+    ]
+    written = run(machine, requests)
+    assert written == [mean_by_hand(models, p, weight, space, edits) for p in PROMPTS]
+
+
+@pytest.mark.parametrize("edits", EDITS.values(), ids=EDITS)
+@pytest.mark.parametrize("space", ["logprobs", "probs"])
+def test_at_its_ends_a_sampled_ensemble_has_the_distribution_of_one_model(edits, space):
+    generator = torch.Generator().manual_seed(2)
+    logits, own = torch.randn(2, 4, 4, 20, generator=generator).mul(3).unbind()
+    params = [SamplingParams(temperature=t, top_p=0.9, **edits) for t in (0.7, 1.0, 1.3, 0.0)]
+    histories = [[3, 1, 4], [1, 5, 9], [2, 6], [5, 3, 5]]
+    drafted = torch.randint(20, (4, 3), generator=generator)
+    sampler = Sampler(params, histories, 20, torch.device("cpu"))
+    blocks = Blocks(
+        drafted=drafted,
+        lengths=torch.full((4,), 3),
+        target_logits=logits,
+        sampler=sampler,
+        uniforms=lambda slot, count: torch.rand(4, count),
+        draft_logits=own[:, :3],
+    )
+    target = blocks.distribution(Ensemble(0, space).combined(blocks))
+    assert torch.allclose(target, blocks.target_probs, atol=1e-6)
+    draft = blocks.distribution(Ensemble(1, space).combined(blocks))[:, :3]
+    for row, params_ in enumerate(params):
+        for place in range(3):
+            history = [*histories[row], *drafted[row, :place].tolist()]
+            alone = Sampler([params_], [history], 20, torch.device("cpu"))
+            expected = alone.probs(alone.edit(own[row, place][None, None]))[0, 0]
+            assert torch.allclose(draft[row, place], expected, atol=1e-6)
+
+
 @pytest.mark.parametrize("block", [1, 3, 8])
 @pytest.mark.parametrize("margin", [-0.3, 0.0, 0.3])
 def test_the_surer_model_is_followed_whatever_the_block(models, block, margin):

@@ -402,7 +402,7 @@ def test_the_signal_decides() -> None:
         item = tiny.request(
             prompt(9),
             policy,
-            Limits(max_new_tokens=20),
+            Limits(max_new_tokens=20, room=180),
             program=lambda sequence, policy: stepwise(sequence, policy, Exact()),
             decoder=tiny.Letters(),
         )

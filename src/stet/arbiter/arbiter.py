@@ -20,6 +20,7 @@ from stet.arbiter.features import measure, named, needs_of
 from stet.arbiter.network import Network, PlainNetwork
 from stet.arbiter.position import Position, Spot
 from stet.errors import LoadError, OptionError
+from stet.files import write_text
 from stet.needs import Need
 from stet.parsing import first_problem
 
@@ -198,4 +199,4 @@ class Arbiter:
             "threshold": self.threshold,
             "trained": dict(self.trained),
         }
-        (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        write_text(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")

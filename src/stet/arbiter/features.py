@@ -66,9 +66,7 @@ def _followed(at: Position) -> Tensor:
     return count[at.rows, at.places].float().log1p()
 
 
-def _states(hidden: Tensor | None, at: Position, shift: int = 0) -> Tensor:
-    if hidden is None:
-        raise RuntimeError("declare the feature's `needs` in the policy to read hidden states")
+def _states(hidden: Tensor, at: Position, shift: int = 0) -> Tensor:
     return hidden[at.rows, at.places + shift].float()
 
 

@@ -28,6 +28,7 @@ from stet.errors import StetError, TokenizerMismatch
 from stet.evaluation.contenders import Contender, contender
 from stet.evaluation.records import Results
 from stet.evaluation.run import Comparison, Plan
+from stet.files import read_text, write_text
 from stet.machine import machine, versions
 from stet.policies import SpecGuard, parameters
 
@@ -152,8 +153,8 @@ def _claim_folder(folder: Path, pair: Pair, request: Request, fitting: LoadedTas
     )
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
-        path.write_text(settings + "\n", encoding="utf-8")
-    elif path.read_text(encoding="utf-8") != settings + "\n":
+        write_text(path, settings + "\n")
+    elif read_text(path) != settings + "\n":
         raise StetError(
             f"{folder} holds another calibration; choose another folder, or delete that one."
         )

@@ -12,6 +12,7 @@ from stet.calibration.labels import ByAnswer, Labeller, Proposal
 from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
 from stet.calibration.samples import ProblemSample, StepSample
 from stet.errors import OptionError
+from stet.files import drop_torn_line
 from stet.options import Options
 from stet.seeds import mixed
 
@@ -58,6 +59,7 @@ class Collector:
             Rollouts(self.pair, grader, self.task.max_new_tokens, self.task.stop)
         )
         found = samples.read(path)
+        drop_torn_line(path)
         done = {s.problem for s in found}
         waiting = [
             (i, q)

@@ -12,6 +12,7 @@ from stet.calibration.quality import Quality
 from stet.calibration.reliability import Reliability
 from stet.calibration.yardstick import YARDSTICKS, Yardstick
 from stet.errors import OptionError
+from stet.files import json_line, write_text
 from stet.parsing import first_problem
 
 VERSION = 2
@@ -112,6 +113,4 @@ class Calibration:
     def save(self, path: Path) -> None:
         """Write it, replacing a file of that name as a whole."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n")
-        new.replace(path)
+        write_text(path, json_line(asdict(self), indent=1) + "\n")

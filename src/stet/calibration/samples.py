@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from stet.errors import StetError
-from stet.parsing import first_problem
+from stet.files import append_lines, json_line, read_records
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,36 +47,25 @@ class ProblemSample:
 
     def to_json(self) -> str:
         """As one line."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json_line(asdict(self))
 
 
 def append(path: Path, samples: Iterable[ProblemSample]) -> None:
     """Add problems to a file."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(s.to_json() + "\n" for s in samples))
-        file.flush()
+    append_lines(path, (s.to_json() for s in samples))
 
 
 def read(path: Path) -> list[ProblemSample]:
     """The problems of a file; a last line that a crash cut short is left out.
 
     Raises:
-        StetError: naming the first line that is something else.
+        FileError: naming the first line that is something else.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import TypeAdapter
 
-    adapter: Any = TypeAdapter(ProblemSample)
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
-    samples: list[ProblemSample] = []
-    for number, line in enumerate(lines[:-1], 1):
-        try:
-            samples.append(adapter.validate_json(line))
-        except ValidationError as error:
-            raise StetError(
-                f"{path}, line {number}: not a calibration sample "
-                f"({first_problem(error, 'the line')})."
-            ) from error
-    return samples
+    if not path.exists():
+        return []
+    return list(read_records(path, TypeAdapter(ProblemSample), "a calibration sample"))
 
 
 def steps_of(problems: Iterable[ProblemSample]) -> list[StepSample]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from stet.calibration.rollouts import prompt_of
 from stet.errors import StetError
 from stet.evaluation.graders import Grader
+from stet.files import append_lines, drop_torn_line, json_line, read_records
 from stet.steps import normalised
 
 if TYPE_CHECKING:
@@ -144,11 +144,11 @@ def with_own_answers(
             fit=True,
             stop=list(task.stop),
         )
-        with path.open("a", encoding="utf-8") as file:
-            for question, result in zip(portion, results, strict=True):
-                texts[question.id] = result.text if result.error is None else ""
-                line = {"question": question.id, "text": texts[question.id]}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        lines: list[str] = []
+        for question, result in zip(portion, results, strict=True):
+            texts[question.id] = result.text if result.error is None else ""
+            lines.append(json_line({"question": question.id, "text": texts[question.id]}))
+        append_lines(path, lines)
         report("asking the target", len(texts), len(task.questions))
     grader = SameText() if task.grader is None else task.grader
     questions: list[Question] = []
@@ -165,12 +165,18 @@ def with_own_answers(
     return replace(task, questions=questions, grader=grader)
 
 
+@dataclass(frozen=True, slots=True)
+class _OwnText:
+    question: str
+    text: str
+
+
 def _read(path: Path) -> dict[str, str]:
     """Texts by question; a last line that a crash cut short is taken away."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        path.write_text(whole, encoding="utf-8")
-    # By "\n" alone: JSON strings may hold other line separators.
-    lines = [json.loads(line) for line in whole.split("\n") if line]
-    return {line["question"]: line["text"] for line in lines}
+    from pydantic import TypeAdapter
+
+    if not path.exists():
+        return {}
+    lines: list[_OwnText] = list(read_records(path, TypeAdapter(_OwnText), "a text of the target"))
+    drop_torn_line(path)
+    return {line.question: line.text for line in lines}

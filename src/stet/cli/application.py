@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from stet.cli.output import show_error
+from stet.cli.output import StdoutClosed, check_stdout, show_error
 from stet.errors import StetError
 
 EXAMPLES = """
@@ -30,7 +30,8 @@ Models are folders or Hugging Face hub names; without --target, the small
 bundled pair is used, and nothing is downloaded.
 
 Exit codes: 0 fine, 1 `stet doctor` advises against the pair or a request
-failed, 2 a mistake in what was asked for, 130 interrupted.
+failed, 2 a mistake in what was asked for, or something could not be read or
+written, 130 interrupted, 141 whoever read stdout has gone.
 """
 
 
@@ -40,10 +41,13 @@ class Application(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command and turn what may go wrong into an exit code."""
         try:
+            check_stdout()
             return super().invoke(ctx)
         except StetError as error:
             show_error(str(error))
             raise typer.Exit(2) from error
+        except StdoutClosed as closed:
+            raise typer.Exit(141) from closed  # as the shell tells of a broken pipe
         except KeyboardInterrupt as interrupt:
             show_error("Interrupted; what was written so far is whole.")
             raise typer.Exit(130) from interrupt

@@ -12,6 +12,7 @@ import typer
 
 from stet.cli import options as o
 from stet.cli.output import out, print_json, stages
+from stet.files import check_writable
 
 if TYPE_CHECKING:
     from stet.calibration.choosing import Wish
@@ -147,10 +148,15 @@ def command(
     from stet.evaluation.contenders import parse
     from stet.policies import SpecGuard
 
+    page = None if no_report else report or (source or output).with_suffix(".html")
+    if page is not None:
+        check_writable(page, parents=True)
     if source is not None:
-        shown = None if no_report else report or source.with_suffix(".html")
-        _show(Calibration.load(source), shown, as_json)
+        _show(Calibration.load(source), page, as_json)
         return
+    place = folder or Path("calibration") / output.stem
+    for path in (output, place / "settings.json"):
+        check_writable(path, parents=True)
     wish = _wish(accuracy, keep, latency, risk, delta, accurate)
     base, *more = parse(policy)
     if more or not isinstance(base.policy, SpecGuard):
@@ -187,9 +193,9 @@ def command(
         max_length=max_length,
     )
     with stages() as tell:
-        found = calibrate(pair, request, folder or Path("calibration") / output.stem, tell)
+        found = calibrate(pair, request, place, tell)
     found.save(output)
-    _show(found, None if no_report else report or output.with_suffix(".html"), as_json)
+    _show(found, page, as_json)
     if not as_json:
         out.print(f"Written: {output}; use it as `--policy {output}`.")
 

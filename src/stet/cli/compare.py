@@ -16,6 +16,7 @@ from rich.live import Live
 from stet.cli import options as o
 from stet.cli.output import a_table, err, number, out, plain, print_json
 from stet.errors import OptionError
+from stet.files import check_writable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -272,6 +273,7 @@ def command(
         command=shlex.join(["stet", *sys.argv[1:]]),
     )
     folder = output or Path("results") / f"{_file_name(loaded)}-{datetime.now():%Y%m%d-%H%M%S}"
+    check_writable(folder / "report.html", parents=True)
     pair = o.load(
         target,
         draft,
@@ -318,6 +320,7 @@ def _report(results: Results, folder: Path, cost_ratio: float | None, as_json: b
 
     if not results.answers:
         raise OptionError(f"{folder} holds no answers yet.")
+    check_writable(folder / "report.html")
     with err.status("Computing intervals and drawing the report ..."):
         summary = summarise(results, cost_ratio=cost_ratio)
         written = write_report(results, summary, folder)

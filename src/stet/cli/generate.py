@@ -24,6 +24,7 @@ from stet.cli.output import (
     summary,
 )
 from stet.errors import OptionError, StetError
+from stet.files import check_writable, has_halves
 from stet.trace import Counters
 
 if TYPE_CHECKING:
@@ -189,6 +190,8 @@ def command(
     """
     target, draft = o.models_of(both, target, draft)
     prompts = _prompts(prompt, file)
+    if trace is not None:
+        check_writable(trace, lines=True)
     settings: dict[str, Any] = {
         "policy": o.policy_of(policy, param or []),
         "draft_length": o.draft_length_of(draft_length),
@@ -252,11 +255,13 @@ def _prompts(prompt: str | None, file: Path | None) -> list[str]:
     if file is not None:
         return o.prompts_in(file)
     if prompt is None or prompt == "-":
-        if prompt is None and sys.stdin.isatty():
+        if prompt is None and sys.stdin is not None and sys.stdin.isatty():
             raise OptionError('Give a prompt: stet generate "..." (or --file, or a pipe).')
-        prompt = sys.stdin.read().removesuffix("\n")
+        prompt = o.prompt_of_stdin()
     if not prompt:
         raise OptionError("The prompt is empty.")
+    if has_halves(prompt):
+        raise OptionError("The prompt is not UTF-8 text; type it in UTF-8, or give a --file.")
     return [prompt]
 
 
@@ -289,22 +294,42 @@ def _answer_all(
     quiet: bool,
 ) -> list[Result]:
     """Answer many prompts; each answer is written as soon as those before it are."""
-    finished: dict[int, Result] = {}
-    written = 0
+    waiting: dict[int, Result] = {}
+    done = written = 0
+    failure: Exception | None = None
 
-    with progress("Generating", hidden=quiet) as show:
+    # Where answers are watched as they come, a bar would stand in their way.
+    with progress("Generating", hidden=quiet or out.is_terminal) as show:
 
         def on_progress(result: Result) -> None:
-            nonlocal written
-            if result.finish_reason == "cancelled":
+            nonlocal done, written, failure
+            if result.finish_reason == "cancelled" or failure is not None:
                 return  # Ctrl-C: what is not finished is not written
-            finished[result.trace.request] = result  # counts from 0, as the pair is new
-            while written in finished:
-                write(written, finished[written])
-                written += 1
-            show(len(finished), len(prompts))
+            waiting[result.trace.request] = result  # counts from 0, as the pair is new
+            done += 1
+            try:
+                while written in waiting:
+                    write(written, waiting.pop(written))
+                    written += 1
+                show(done, len(prompts))
+            except Exception as error:
+                # Of the command, not of the request that happens to be finished.
+                failure = error
+                raise _CannotWrite from error
 
-        return pair.generate(prompts, on_progress=on_progress, **settings)
+        try:
+            return pair.generate(prompts, on_progress=on_progress, **settings)
+        except _CannotWrite:
+            return []
+        finally:
+            if failure is not None:
+                raise failure
+            for index in sorted(waiting):  # finished, though one before it is not
+                write(index, waiting.pop(index))
+
+
+class _CannotWrite(BaseException):
+    """Leaves `generate` from its callback, of which it would take an exception for a request's."""
 
 
 def _writer(
@@ -349,7 +374,4 @@ def _write_trace(result: Result, path: Path | None) -> None:
         return
     from stet import trace
 
-    try:
-        trace.write([result.trace], path)
-    except OSError as error:
-        raise OptionError(f"The trace cannot be written to {path} ({error.strerror}).") from error
+    trace.write([result.trace], path)

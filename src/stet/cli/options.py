@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,10 +12,14 @@ import typer
 
 from stet.cli.output import err
 from stet.errors import OptionError
+from stet.files import FileError, decoded, json_of, lines_of
 from stet.parsing import value_of
 
 if TYPE_CHECKING:
     from stet.pair import Pair
+
+LONGEST_PROMPT = 2**24
+"""Bytes of a prompt that are read."""
 
 MODELS = "Models"
 REMOTE = ("http://", "https://")
@@ -315,25 +319,46 @@ def prompts_in(file: Path) -> list[str]:
         OptionError: where the file cannot be read or a line has no prompt.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{file} cannot be read as text ({error}).") from error
+        return [*_prompts_in(file)]
+    except FileError as error:
+        raise OptionError(str(error)) from error
+
+
+def prompt_of_stdin() -> str:
+    """The one prompt that stdin holds, without its last line end.
+
+    Raises:
+        OptionError: stdin is closed, or no UTF-8 text.
+    """
+    if sys.stdin is None:
+        raise OptionError("There is no prompt, and stdin is closed.")
+    # As bytes: what the terminal's settings make of them is not to decide what a prompt says.
+    try:
+        content = sys.stdin.buffer.read(LONGEST_PROMPT + 1)
+        text = decoded(content, "The prompt on stdin")
+    except OSError as error:
+        raise OptionError(f"stdin cannot be read ({error.strerror or error}).") from error
+    except FileError as error:
+        raise OptionError(str(error)) from error
+    if len(content) > LONGEST_PROMPT:
+        raise OptionError(f"The prompt on stdin is longer than {LONGEST_PROMPT // 2**20} MiB.")
+    return text.replace("\r\n", "\n").removesuffix("\n")
+
+
+def _prompts_in(file: Path) -> Iterator[str]:
     # What the file is called decides, so that a prompt may begin with a brace.
     is_jsonl = file.suffix in {".jsonl", ".ndjson", ".json"}
-    prompts: list[str] = []
-    for number, line in enumerate(lines, 1):
+    count = 0
+    for number, line in lines_of(file, LONGEST_PROMPT):
         if line.strip():
-            prompts.append(_prompt_in(line, f"{file}, line {number}") if is_jsonl else line)
-    if not prompts:
+            count += 1
+            yield _prompt_in(line, f"{file}, line {number}") if is_jsonl else line
+    if not count:
         raise OptionError(f"{file} holds no prompts.")
-    return prompts
 
 
 def _prompt_in(line: str, where: str) -> str:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise OptionError(f"{where}: not JSON ({error.msg}).") from error
+    record = json_of(line, where)
     prompt = record.get("prompt") if isinstance(record, dict) else None
     if not isinstance(prompt, str) or not prompt:
         raise OptionError(f'{where}: no text under "prompt".')

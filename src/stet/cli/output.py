@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -15,13 +18,95 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from stet.errors import StetError
+from stet.files import has_halves
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from stet.trace import Counters, TokenRecord
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+class StdoutError(StetError):
+    """Results could not be written to stdout."""
+
+
+class StdoutClosed(Exception):
+    """Whoever read stdout has seen enough, as `head` does: no error, but nothing left to do."""
+
+
+class _Stream(io.TextIOBase):
+    """stdout or stderr, whatever it is at the time.
+
+    Nothing that was written to stdout is lost without a word: what its encoding lacks is escaped,
+    and a failure is an error of the command. stderr is best effort; a failure there must not cost
+    the results.
+    """
+
+    def __init__(self, name: Literal["stdout", "stderr"]) -> None:
+        self._name = name
+
+    @property
+    def _stream(self) -> Any:
+        # A progress bar puts itself in front of both, and sends what is printed to stderr.
+        stream = getattr(sys, self._name)
+        return getattr(stream, "rich_proxied_file", stream)
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._stream, "encoding", None) or "utf-8"
+
+    def isatty(self) -> bool:
+        return self._stream is not None and bool(self._stream.isatty())
+
+    def fileno(self) -> int:
+        return int(self._stream.fileno())
+
+    def write(self, text: str) -> int:
+        stream = self._stream
+        with self._failures(stream):
+            try:
+                stream.write(text)
+            except UnicodeEncodeError:
+                known = text.encode(self.encoding, "backslashreplace")
+                stream.write(known.decode(self.encoding))
+        return len(text)
+
+    def flush(self) -> None:
+        stream = self._stream
+        with self._failures(stream):
+            stream.flush()
+
+    @contextmanager
+    def _failures(self, stream: Any) -> Iterator[None]:
+        if stream is None:
+            if self._name == "stdout":
+                raise StdoutError("stdout is closed; there is nowhere to write results to.")
+            return
+        try:
+            yield
+        except OSError as error:
+            _silence(stream)
+            if self._name == "stderr":
+                return
+            if isinstance(error, BrokenPipeError):
+                raise StdoutClosed from error
+            raise StdoutError(
+                f"Results cannot be written to stdout ({error.strerror or error})."
+            ) from error
+
+
+def _silence(stream: Any) -> None:
+    """Let what is still in a stream's buffer go nowhere: Python would fail on it at its end."""
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+_stdout = _Stream("stdout")
+out = Console(file=cast("IO[str]", _stdout), highlight=False)
+err = Console(file=cast("IO[str]", _Stream("stderr")), stderr=True, highlight=False)
 
 # Blue and orange stay apart for every kind of colour vision; underline and weight without colour.
 STYLES = {"draft": "#56b4e9", "target": "bold underline #e69f00"}
@@ -34,8 +119,30 @@ def show_error(message: str) -> None:
 
 def print_json(value: Any) -> None:
     """One line of JSON on stdout."""
+    value = plain(value)
+    line = json.dumps(value, ensure_ascii=False)
+    if has_halves(line) or not _fits(line, _stdout.encoding):
+        line = json.dumps(value)  # escaped, which reads back as the same
     # Not through rich: it would wrap and colour what a program is to read.
-    print(json.dumps(plain(value), ensure_ascii=False), flush=True)
+    _stdout.write(line + "\n")
+    _stdout.flush()
+
+
+def _fits(text: str, encoding: str) -> bool:
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def check_stdout() -> None:
+    """Refuse, before long work, a stdout that is closed.
+
+    Raises:
+        StdoutError: it is.
+    """
+    _stdout.flush()
 
 
 def plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ import typer
 
 from stet.cli import options as o
 from stet.cli.output import a_table, out, print_json, stages
+from stet.files import check_writable
 
 if TYPE_CHECKING:
     from stet.training.training import Trained
@@ -150,6 +151,10 @@ def command(
     if inspect:
         _inspect(place, as_json)
         return
+    page = None if no_report else report or output.with_suffix(".html")
+    for path in (place / "settings.json", output / "arbiter.json", page):
+        if path is not None:
+            check_writable(path, parents=True)
     request = _request(
         task=(task, split, validation_split, task_file, grader, problems, validation),
         features=features,
@@ -180,7 +185,6 @@ def command(
     with stages() as tell:
         found = train(pair, request, place, tell)
     found.arbiter.save(output)
-    page = None if no_report else report or output.with_suffix(".html")
     if page is not None:
         write_page(found.record, page)
     if as_json:

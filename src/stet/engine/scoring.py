@@ -320,7 +320,6 @@ def _blocks(group: _Pass, policy: TokenPolicy) -> Blocks:
             [[len(s.answer), sum(len(b.overruled) for b in s.blocks)] for s in sequences], device
         )
 
-    needs = policy.needs
     return Blocks(
         drafted=drafted.tokens,
         lengths=upload(lengths, device),
@@ -330,11 +329,12 @@ def _blocks(group: _Pass, policy: TokenPolicy) -> Blocks:
         ),
         uniforms=random,
         full=min(lengths) == drafted.tokens.shape[1],
-        draft_probs=drafted.probs if Need.DRAFT_PROBS in needs else None,
-        draft_logits=drafted.logits if Need.DRAFT_LOGPROBS in needs else None,
-        target_hidden=group.forward.hidden if Need.TARGET_HIDDEN in needs else None,
-        draft_hidden=drafted.hidden if Need.DRAFT_HIDDEN in needs else None,
+        draft_probs=drafted.probs,
+        draft_logits=drafted.logits,
+        target_hidden=group.forward.hidden,
+        draft_hidden=drafted.hidden,
         history=history,
+        needs=policy.needs,
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from stet.errors import OptionError, StetError
 from stet.evaluation.records import PolicyEntry
+from stet.files import FileError, read_text
 from stet.jobs import method_of
 from stet.parsing import value_of
 from stet.policies import Policy, available, parameters, resolve
@@ -187,9 +188,9 @@ def read_file(path: Path) -> list[Contender]:
         OptionError: where the file cannot be read, or holds something else.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"{path} cannot be read as text ({error}).") from error
+        text = read_text(path)
+    except FileError as error:
+        raise OptionError(str(error)) from error
     record = _toml(path, text) if path.suffix == ".toml" else _yaml(path, text)
     listed = record.get("policy") if isinstance(record, dict) else None
     if not isinstance(listed, list) or not listed:

@@ -7,7 +7,6 @@ computed from these files, so a run can be reported on again without a model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stet.errors import StetError
+from stet.files import json_line, read_records, read_text
 from stet.parsing import first_problem
 from stet.trace import Counters
 
@@ -72,7 +72,7 @@ class Answer:
 
     def to_json(self) -> str:
         """This answer as one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        return json_line(asdict(self))
 
 
 @dataclass(slots=True)
@@ -155,6 +155,16 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class _TraceLine:
+    """A line of `traces.jsonl`: which answer it is of, and its trace as JSON has it."""
+
+    policy: str
+    question: str
+    seed: int
+    trace: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Results:
     """A run with the answers it has so far."""
 
@@ -183,12 +193,10 @@ def read_run(folder: Path) -> Run:
     from pydantic import ValidationError
 
     path = folder / RUN
+    if not path.is_file():
+        raise StetError(f"{folder} holds no results of a comparison (no {RUN}).")
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise StetError(f"{folder} holds no results of a comparison (no {RUN}).") from error
-    try:
-        run: Run = _adapter(Run).validate_json(text)
+        run: Run = _adapter(Run).validate_json(read_text(path))
     except ValidationError as error:
         raise StetError(f"{path}: not a run ({first_problem(error, 'the file')}).") from error
     if run.version != VERSION:
@@ -200,25 +208,10 @@ def read_answers(folder: Path) -> list[Answer]:
     """The answers of a results folder; a last line that a crash cut short is left out.
 
     Raises:
-        StetError: naming the first line that is not an answer.
+        FileError: naming the first line that is not an answer.
     """
-    from pydantic import ValidationError
-
     path = folder / ANSWERS
-    if not path.exists():
-        return []
-    answers: list[Answer] = []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    for number, line in enumerate(lines, 1):
-        if not line.endswith("\n"):
-            break
-        try:
-            answers.append(_adapter(Answer).validate_json(line))
-        except ValidationError as error:
-            raise StetError(
-                f"{path}, line {number}: not an answer ({first_problem(error, 'the line')})."
-            ) from error
-    return answers
+    return list(read_records(path, _adapter(Answer), "an answer")) if path.exists() else []
 
 
 def read(folder: Path) -> Results:
@@ -227,11 +220,14 @@ def read(folder: Path) -> Results:
 
 
 def read_traces(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of `traces.jsonl`: `policy`, `question`, `seed` and `trace`, a JSON trace."""
+    """The lines of `traces.jsonl`: `policy`, `question`, `seed` and `trace`, a JSON trace.
+
+    A last line that a crash cut short is left out.
+
+    Raises:
+        FileError: naming the first line that is none.
+    """
     path = folder / TRACES
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            if line.endswith("\n"):
-                yield json.loads(line)
+    if path.exists():
+        for line in read_records(path, _adapter(_TraceLine), "the trace of an answer"):
+            yield {name: getattr(line, name) for name in ("policy", "question", "seed", "trace")}

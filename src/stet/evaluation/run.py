@@ -22,6 +22,7 @@ from stet.evaluation import records
 from stet.evaluation.contenders import Contender
 from stet.evaluation.records import Answer, QuestionEntry, Results, Run
 from stet.evaluation.voting import Sampled, grade, vote
+from stet.files import append_lines, drop_torn_line, json_line, write_text
 from stet.machine import machine, versions
 from stet.seeds import mixed
 
@@ -103,8 +104,8 @@ class Comparison:
         if (folder / records.RUN).exists():
             self._resume()
         else:
-            text = json.dumps(asdict(self.run), ensure_ascii=False, indent=1)
-            (folder / records.RUN).write_text(text + "\n", encoding="utf-8")
+            text = json_line(asdict(self.run), indent=1)
+            write_text(folder / records.RUN, text + "\n")
         self._done = {a.key for a in self.answers}
 
     @property
@@ -122,16 +123,18 @@ class Comparison:
                 "another folder, or delete that one."
             )
         self.run = old
-        self.answers = _whole_chunks(records.read_answers(self.folder))
-        # What a crash cut short is written again.
-        _rewrite(self.folder / records.ANSWERS, [a.to_json() for a in self.answers])
+        # Both are read to their ends, so that damage is told, before either is changed.
+        found, traces = records.read_answers(self.folder), list(records.read_traces(self.folder))
+        self.answers = _whole_chunks(found)
+        for name in (records.ANSWERS, records.TRACES):
+            drop_torn_line(self.folder / name)
+        # What a crash cut short is answered again.
+        if len(self.answers) < len(found):
+            _rewrite(self.folder / records.ANSWERS, [a.to_json() for a in self.answers])
         kept = {a.key for a in self.answers}
-        traces = [
-            json.dumps(line, ensure_ascii=False)
-            for line in records.read_traces(self.folder)
-            if (line["policy"], line["question"], line["seed"]) in kept
-        ]
-        _rewrite(self.folder / records.TRACES, traces)
+        whole = [t for t in traces if (t["policy"], t["question"], t["seed"]) in kept]
+        if len(whole) < len(traces):
+            _rewrite(self.folder / records.TRACES, [json_line(t) for t in whole])
 
     def go(self, on_answers: Callable[[list[Answer]], None] | None = None) -> Results:
         """Answer what is not answered yet.
@@ -225,8 +228,8 @@ class Comparison:
             )
             traces.append(_trace_line(answers[-1], chosen.shown))
         # Traces first: an answer on disk always has its trace.
-        _append(self.folder / records.TRACES, traces)
-        _append(self.folder / records.ANSWERS, [a.to_json() for a in answers])
+        append_lines(self.folder / records.TRACES, traces)
+        append_lines(self.folder / records.ANSWERS, [a.to_json() for a in answers])
         self.answers += answers
         self._done |= {a.key for a in answers}
         return answers
@@ -284,17 +287,8 @@ def _whole_chunks(answers: Sequence[Answer]) -> list[Answer]:
 
 def _trace_line(answer: Answer, result: Result) -> str:
     line = {"policy": answer.policy, "question": answer.question, "seed": answer.seed}
-    return json.dumps({**line, "trace": asdict(result.trace)}, ensure_ascii=False)
-
-
-def _append(path: Path, lines: Sequence[str]) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.write("".join(line + "\n" for line in lines))
-        file.flush()
+    return json_line({**line, "trace": asdict(result.trace)})
 
 
 def _rewrite(path: Path, lines: Sequence[str]) -> None:
-    """Replace a file as a whole: whoever interrupts finds the old one or the new one."""
-    new = path.with_suffix(".new")
-    new.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-    new.replace(path)
+    write_text(path, "".join(line + "\n" for line in lines))

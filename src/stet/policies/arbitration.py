@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stet.policies.base import HOLD, NEXT, Blocks, Disputes, Verdict, prefix_length
+from stet.policies.base import HOLD, NEXT, Blocks, Disputes, Need, Verdict, prefix_length
 from stet.policies.exact import accepted, or_else
 from stet.ruling import OVERRULED
 from stet.sampling import draw
@@ -36,7 +36,9 @@ class Choices:
 
 
 def choices(blocks: Blocks) -> Choices:
-    """Where the models disagree, and over what."""
+    """Where the models disagree, and over what; needs `Need.DRAFT_PROBS`."""
+    # Greedy blocks do not read them; said all the same, or it would come out in company alone.
+    blocks.require(Need.DRAFT_PROBS, "where the models disagree")
     if blocks.all_greedy:
         target = blocks.target_tokens
         return Choices(blocks.drafted == target[:, :-1], target)

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from stet.block import Steps, whole
+from stet.errors import StetError
 from stet.needs import Need as Need
+from stet.needs import undeclared
 from stet.sampling import Sampler, one_hot
 
 if TYPE_CHECKING:
@@ -73,15 +75,14 @@ class Blocks:
     B blocks of up to K drafted tokens, V tokens in the vocabulary. Position i of the target's
     tensors speaks about the token *after* i drafted ones, so there are K + 1 of them. Shorter
     blocks are padded on the right; `present` says where a real token is. Every tensor is on the
-    device, and computed the first time it is asked for.
+    device, and computed the first time it is asked for. What a policy does not declare in its
+    `needs` it cannot read, whatever was kept for others of its batch.
 
     Attributes:
         drafted: [B, K] int64, the drafted tokens.
         lengths: [B] int64, the tokens in each block.
         raw_target_logits: [B, K + 1, V], before any transform.
         all_greedy: True where every request of the batch is at temperature 0.
-        target_hidden: [B, K + 1, D], where the policy needs it.
-        draft_hidden: [B, K, D], where the policy needs it.
     """
 
     def __init__(
@@ -98,19 +99,30 @@ class Blocks:
         target_hidden: Tensor | None = None,
         draft_hidden: Tensor | None = None,
         history: Callable[[], Tensor] | None = None,
+        needs: frozenset[Need] = frozenset(Need),
     ) -> None:
         self.drafted = drafted
         self.lengths = lengths
         self.raw_target_logits = target_logits
         self.full = full
         self.all_greedy = sampler.all_greedy
-        self.target_hidden = target_hidden
-        self.draft_hidden = draft_hidden
+        self._target_hidden = target_hidden
+        self._draft_hidden = draft_hidden
+        self._needs = needs
         self._sampler = sampler
         self._uniforms = uniforms
         self._draft_probs = draft_probs
         self._draft_logits = draft_logits
         self._history = history
+
+    def require(self, need: Need, what: str) -> None:
+        """Refuse to hand out what was not declared.
+
+        Raises:
+            StetError: the policy that rules does not declare this need.
+        """
+        if need not in self._needs:
+            raise undeclared(what, need)
 
     @cached_property
     def present(self) -> Tensor:
@@ -128,13 +140,20 @@ class Blocks:
         best = self.target_logits.max(-1)
         return best.values, best.indices
 
-    def edited(self, logits: Tensor) -> Tensor:
-        """[B, K + 1, V] logits of a policy's own after each request's penalty and bias."""
-        return self._sampler.edit(logits, self.drafted)
+    @cached_property
+    def draft_logits(self) -> Tensor:
+        """[B, K, V] float32, the draft's after penalty and bias (`Need.DRAFT_LOGPROBS`)."""
+        return self._sampler.edit(self.raw_draft_logits, self.drafted[:, :-1])
 
     def distribution(self, logits: Tensor) -> Tensor:
-        """[B, K + 1, V] float32: what requests would sample from if these were the target's."""
-        return self._sampler.probs(self.edited(logits))
+        """[B, T, V] float32: what requests would sample from logits of a policy's own.
+
+        Args:
+            logits: [B, T, V], made of logits to which penalty and bias have been applied
+                (`target_logits`, `draft_logits`): a penalty depends on the sign of a logit, so it
+                means something else to a log-probability.
+        """
+        return self._sampler.probs(logits)
 
     @property
     def target_tokens(self) -> Tensor:
@@ -156,8 +175,9 @@ class Blocks:
         """[B, K, V] float32: what the drafted tokens were sampled from; one-hot when greedy.
 
         Drafts that were not sampled at all (greedy ones, text copied from the prompt) are certain
-        of their tokens.
+        of their tokens. Needs `Need.DRAFT_PROBS`.
         """
+        self.require(Need.DRAFT_PROBS, "the draft's probabilities")
         if self._draft_probs is None:
             return one_hot(self.drafted, self.raw_target_logits.shape[-1])
         return self._draft_probs
@@ -174,21 +194,42 @@ class Blocks:
 
     @property
     def raw_draft_logits(self) -> Tensor:
-        """[B, K, V]: the same before they are brought to sum 1."""
+        """[B, K, V]: the same before they are brought to sum 1.
+
+        Text that was copied is certain of its tokens, and of nothing else.
+        """
+        self.require(Need.DRAFT_LOGPROBS, "the draft's log-probabilities")
         if self._draft_logits is None:
-            raise RuntimeError("declare Need.DRAFT_LOGPROBS in the policy's `needs` to read this")
+            return one_hot(self.drafted, self.raw_target_logits.shape[-1]).log()
         return whole(self._draft_logits)
 
     def draft_row(self, row: int, place: int) -> Tensor:
         """[V] of them at one position: as cheap where the others are not read."""
+        self.require(Need.DRAFT_LOGPROBS, "the draft's log-probabilities")
         if isinstance(self._draft_logits, Steps):
             return self._draft_logits.at(row, place)
         return self.raw_draft_logits[row, place]
 
     @property
     def has_draft_logits(self) -> bool:
-        """Whether the draft's logits were kept, so that they can be read."""
-        return self._draft_logits is not None
+        """Whether the draft's logits were kept for this policy, so that they can be read."""
+        return self._draft_logits is not None and Need.DRAFT_LOGPROBS in self._needs
+
+    @property
+    def target_hidden(self) -> Tensor:
+        """[B, K + 1, D], the target's last hidden states (`Need.TARGET_HIDDEN`)."""
+        return self._states(self._target_hidden, Need.TARGET_HIDDEN, "target")
+
+    @property
+    def draft_hidden(self) -> Tensor:
+        """[B, K, D], the draft's last hidden states (`Need.DRAFT_HIDDEN`)."""
+        return self._states(self._draft_hidden, Need.DRAFT_HIDDEN, "draft")
+
+    def _states(self, hidden: Tensor | None, need: Need, model: str) -> Tensor:
+        self.require(need, f"the {model}'s hidden states")
+        if hidden is None:
+            raise StetError(f"There are no hidden states of the {model}: no model wrote this text.")
+        return hidden
 
     @cached_property
     def history(self) -> Tensor:

@@ -25,7 +25,8 @@ class Ensemble:
     """Decode from a weighted mean of both models' predictions, with the draft's blocks as a guess.
 
     The emitted text is that of the mean alone (its most probable tokens at temperature 0, samples
-    from it above), whatever the length of blocks.
+    from it above), whatever the length of blocks. What is averaged are the predictions after the
+    request's penalty and bias, so a weight of 0 is the target and of 1 the draft.
 
     Attributes:
         weight: the draft's share, 0 to 1.
@@ -57,7 +58,7 @@ class Ensemble:
         """Rule on a batch of blocks."""
         mean = self.combined(blocks)
         if blocks.all_greedy:
-            verdict = greedy_match(blocks, blocks.edited(mean).argmax(-1))
+            verdict = greedy_match(blocks, mean.argmax(-1))
             reasons = _reasons(blocks, verdict)
         else:
             verdict = rejection_sampling(blocks, blocks.distribution(mean))
@@ -66,11 +67,14 @@ class Ensemble:
         return Verdict(kept, hold_after_whole(blocks, kept, verdict.next_token), reasons)
 
     def combined(self, blocks: Blocks) -> Tensor:
-        """[B, K + 1, V]: logits of the mean; the target's own where the draft was not asked."""
-        p = blocks.target_logprobs
+        """[B, K + 1, V]: logits of the mean; the target's own where the draft was not asked.
+
+        A request's penalty and bias change each model's logits, as they do where it writes alone.
+        """
         if not (blocks.drafted.shape[1] and self.weight):
-            return p
-        own, other = p[:, :-1], blocks.draft_logprobs
+            return blocks.target_logits
+        p = blocks.target_logits.log_softmax(-1)
+        own, other = p[:, :-1], blocks.draft_logits.log_softmax(-1)
         if self.weight == 1:
             mean = other
         elif self.space == "probs":

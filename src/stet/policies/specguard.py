@@ -271,7 +271,8 @@ class SpecGuard:
         else:
             # Of equals rounding noise would pick one.
             values = [round(value, 5) for value in centrality(embeddings)]
-        sureness = [min_logprob(c.statistics) if c.statistics else 0.0 for c in candidates]
+        kept = Need.DRAFT_LOGPROBS
+        sureness = [min_logprob(c.statistics) if c.has(kept) else 0.0 for c in candidates]
         return max(range(len(candidates)), key=lambda i: (values[i], sureness[i], -i))
 
     def _embeddings(self, candidates: Sequence[Candidate]) -> Tensor | None:
@@ -284,9 +285,9 @@ class SpecGuard:
                     f"texts; it must be [{len(candidates)}, D]."
                 )
             return found
-        if any(c.hidden is None for c in candidates):
+        if not all(c.has(Need.DRAFT_HIDDEN) for c in candidates):
             return None
-        return torch.stack([c.hidden.mean(0) for c in candidates if c.hidden is not None])
+        return torch.stack([c.hidden.mean(0) for c in candidates])
 
     def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
         """Pick a candidate and rule on it."""

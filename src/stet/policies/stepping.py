@@ -15,38 +15,98 @@ from torch import Tensor
 
 from stet.block import Reading, Statistics
 from stet.engine.operations import Operation
-from stet.needs import Need, Watch
+from stet.errors import StetError
+from stet.needs import Need, Watch, undeclared
 from stet.sampling import SamplingParams
 from stet.sequence import Sequence as TokenSequence
 from stet.steps import Delimiter
 
 
-@dataclass(slots=True, eq=False)
 class Candidate:
     """One candidate of a step.
+
+    What was kept of its writing can be read if the policy declares it, and the draft wrote it: of
+    what the target writes nothing is kept.
+
+    Args:
+        sequence: see the attributes.
+        text: likewise.
+        statistics: likewise; None where not kept.
+        hidden: likewise.
+        attention: likewise.
 
     Attributes:
         sequence: a fork that ends with the candidate.
         text: the candidate.
-        statistics: the writer's log-probs, entropies and margins of its tokens, where kept.
-        hidden: [T, D] float32, the last hidden state from which each of its T tokens was drawn,
-            where kept.
-        attention: for each floor that the policy asked for (`Watch.floors`) the attention weights
-            of the queries that drew its T tokens, [layers, T, S] float32 over the positions
-            0 .. S - 1, S = len(sequence.tokens) - 1, averaged over heads, where kept. Row t is of
-            the position just before token t.
         translated: the candidate in the target's own tokens, where its tokenizer is another one.
         cut: whether it breaks off before its step ends: because it is beyond hope (`doubted`), or
             because the context ends. Such a candidate never stands, whatever a policy says of it.
     """
 
-    sequence: TokenSequence
-    text: str
-    statistics: Statistics | None = None
-    hidden: Tensor | None = None
-    attention: dict[float, Tensor] | None = None
-    translated: list[int] | None = None
-    cut: bool = False
+    __slots__ = ("_attention", "_hidden", "_statistics", "cut", "sequence", "text", "translated")
+
+    def __init__(
+        self,
+        sequence: TokenSequence,
+        text: str,
+        statistics: Statistics | None = None,
+        hidden: Tensor | None = None,
+        attention: dict[float, Tensor] | None = None,
+    ) -> None:
+        self.sequence = sequence
+        self.text = text
+        self._statistics = statistics
+        self._hidden = hidden
+        self._attention = attention
+        self.translated: list[int] | None = None
+        self.cut = False
+
+    def has(self, need: Need) -> bool:
+        """Whether `statistics` (`Need.DRAFT_LOGPROBS`) or `hidden` (`DRAFT_HIDDEN`) were kept."""
+        kept = {Need.DRAFT_LOGPROBS: self._statistics, Need.DRAFT_HIDDEN: self._hidden}
+        return kept.get(need) is not None
+
+    @property
+    def statistics(self) -> Statistics:
+        """The draft's log-probs, entropies and margins of its tokens (`Need.DRAFT_LOGPROBS`).
+
+        Raises:
+            StetError: they were not asked for.
+        """
+        if self._statistics is None:
+            raise undeclared("the draft's log-probabilities of a step", Need.DRAFT_LOGPROBS)
+        return self._statistics
+
+    @property
+    def hidden(self) -> Tensor:
+        """[T, D] float32, the last hidden state from which each of its T tokens was drawn.
+
+        Raises:
+            StetError: they were not asked for (`Need.DRAFT_HIDDEN`).
+        """
+        if self._hidden is None:
+            raise undeclared("the draft's hidden states of a step", Need.DRAFT_HIDDEN)
+        return self._hidden
+
+    def attention(self, floor: float) -> Tensor:
+        """[layers, T, S] float32, attention weights of the queries that drew its T tokens.
+
+        Over the positions 0 .. S - 1, S = len(sequence.tokens) - 1, averaged over heads. Row t is
+        of the position just before token t.
+
+        Args:
+            floor: one of those that the policy asked for (`Watch.floors`).
+
+        Raises:
+            StetError: it was not asked for.
+        """
+        found = None if self._attention is None else self._attention.get(floor)
+        if found is None:
+            raise StetError(
+                f"This policy reads the draft's attention with a floor of {floor:g} and does not "
+                "declare it; have its `watch` return a Watch with this floor."
+            )
+        return found
 
     @property
     def tokens(self) -> list[int]:

@@ -108,22 +108,22 @@ def drafted(
 
 def _candidate(sequence: Sequence, blocks: list[Block], policy: StepPolicy) -> Candidate:
     """What was written, with what the policy asked for; other requests' wishes leave no trace."""
-    candidate = Candidate(sequence, sequence.text())
     count = len(sequence.answer)
+    statistics = hidden = attention = None
     if Need.DRAFT_LOGPROBS in policy.needs:
         found = [s for block in blocks if (s := block.statistics) is not None]
-        candidate.statistics = Statistics.joined(found, count)
+        statistics = Statistics.joined(found, count)
     if Need.DRAFT_HIDDEN in policy.needs:
-        hidden = [h for block in blocks if (h := block.hidden) is not None]
-        candidate.hidden = torch.cat(hidden)[:count].float()
+        states = [h for block in blocks if (h := block.hidden) is not None]
+        hidden = torch.cat(states)[:count].float()
     watch = watched(policy)
     if watch is not None:
-        attention = [a for block in blocks if (a := block.attention) is not None]
-        candidate.attention = {
-            floor: _joined([a[floor][-watch.layers :] for a in attention], sequence)
+        seen = [a for block in blocks if (a := block.attention) is not None]
+        attention = {
+            floor: _joined([a[floor][-watch.layers :] for a in seen], sequence)
             for floor in watch.floors
         }
-    return candidate
+    return Candidate(sequence, sequence.text(), statistics, hidden, attention)
 
 
 def _joined(parts: list[Tensor], sequence: Sequence) -> Tensor:

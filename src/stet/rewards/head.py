@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from stet.engine.operations import Operation
 from stet.errors import LoadError, OptionError
+from stet.files import write_text
 from stet.needs import Need
 from stet.parsing import first_problem
 from stet.tensors import upload
@@ -155,7 +156,7 @@ class RewardHead:
             "width": self.net.width,
             "inner": self.net.inner,
         }
-        (folder / SETTINGS).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        write_text(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
     def rate(self, step: Step) -> Generator[Operation, Any, list[float]]:
         """The reward of each candidate, without any operation of a model.
@@ -164,10 +165,7 @@ class RewardHead:
             OptionError: the draft's hidden states have another size.
         """
         yield from ()
-        steps: list[Tensor] = []
-        for candidate in step.candidates:
-            assert candidate.hidden is not None
-            steps.append(candidate.hidden)
+        steps = [candidate.hidden for candidate in step.candidates]
         width, device = steps[0].shape[1], steps[0].device
         if width != self.net.width:
             raise OptionError(

@@ -49,11 +49,7 @@ def _confidence(name: str) -> Signal:
     function = CONFIDENCE[name]
 
     def measure(candidates: Sequence[Candidate]) -> list[float]:
-        values: list[float] = []
-        for candidate in candidates:
-            assert candidate.statistics is not None
-            values.append(function(candidate.statistics))
-        return values
+        return [function(candidate.statistics) for candidate in candidates]
 
     about = (function.__doc__ or "").split("\n")[0]
     needs = frozenset({Need.DRAFT_LOGPROBS})

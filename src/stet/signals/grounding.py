@@ -103,12 +103,7 @@ class Grounding:
 
     def measure(self, candidates: Sequence[Candidate]) -> list[float]:
         """The grounding of each candidate of a step, 0 to 1."""
-        values: list[float] = []
-        for candidate in candidates:
-            assert candidate.attention is not None
-            attention = candidate.attention[self._floor]
-            values.append(self.step(attention, candidate.sequence.prompt_length))
-        return values
+        return [self.step(c.attention(self._floor), c.sequence.prompt_length) for c in candidates]
 
     def step(self, attention: Tensor, context: int) -> float:
         """The grounding of a step, 0 to 1.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stet.arbiter import Arbiter
+from stet.files import FileError, read_text
+from stet.parsing import first_problem
 from stet.policies.weighing import Above
 from stet.training.playing import Game, Playing, play
 
@@ -44,6 +47,22 @@ class Measured:
     def worth(self, cost: float) -> float:
         """Right answers less what the blocks cost that a target's token ended, per question."""
         return (self.right - cost * (self.disputes - self.overruled)) / self.questions
+
+
+def read_measured(path: Path) -> list[Measured]:
+    """What was measured so far, from a file of a training's folder.
+
+    Raises:
+        FileError: it holds something else.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        found: list[Measured] = TypeAdapter(list[Measured]).validate_json(read_text(path))
+    except ValidationError as error:
+        problem = first_problem(error, "the file")
+        raise FileError(f"{path}: no measurements of a training ({problem}).") from error
+    return found
 
 
 @dataclass

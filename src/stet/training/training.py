@@ -19,13 +19,14 @@ from safetensors.torch import load_file, save_file
 
 from stet.arbiter import Arbiter, Network
 from stet.errors import StetError, TokenizerMismatch
+from stet.files import append_lines, drop_torn_line, json_line, read_text, write_text
 from stet.machine import machine, versions
 from stet.seeds import mixed
 from stet.training.branches import Brancher, Branches
 from stet.training.fitting import fit
 from stet.training.gradient import gathered, improve, improve_by_flips
 from stet.training.importance import importance
-from stet.training.measuring import Measured, Measuring, choose
+from stet.training.measuring import Measured, Measuring, choose, read_measured
 from stet.training.playing import Playing, play
 from stet.training.request import CURVE, TrainRequest
 
@@ -121,7 +122,7 @@ class Trainer:
             "command": self.request.command,
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        (self.folder / RESULT).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_text(self.folder / RESULT, json_line(record, indent=1) + "\n")
         return Trained(arbiter, cells, warm_curve, final, target, rounds, record)
 
     def _claim(self) -> None:
@@ -129,16 +130,16 @@ class Trainer:
         path = self.folder / SETTINGS
         text = json.dumps(self.request.settings(self.pair.fingerprint), indent=1) + "\n"
         self.folder.mkdir(parents=True, exist_ok=True)
+        drop_torn_line(self.folder / LOG)
         if not path.exists():
-            path.write_text(text, encoding="utf-8")
-        elif path.read_text(encoding="utf-8") != text:
+            write_text(path, text)
+        elif read_text(path) != text:
             raise StetError(
                 f"{self.folder} holds another training; choose another folder, or delete that one."
             )
 
     def _log(self, **entry: Any) -> None:
-        with (self.folder / LOG).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        append_lines(self.folder / LOG, [json_line(entry)])
 
     # Branches and the warm start
 
@@ -227,13 +228,13 @@ class Trainer:
         path = self.folder / f"{title.replace(' ', '-')}.json"
         known: list[Measured] = []
         if path.exists():
-            known = [Measured(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+            known = read_measured(path)
         for done, threshold in enumerate(thresholds):
             if done < len(known):
                 continue
             self.report(f"validation, {title}", done, len(thresholds))
             known.append(measuring.at(threshold))
-            path.write_text(json.dumps([asdict(m) for m in known]) + "\n", encoding="utf-8")
+            write_text(path, json_line([asdict(m) for m in known]) + "\n")
         self.report(f"validation, {title}", len(thresholds), len(thresholds))
         return known
 

@@ -11,6 +11,7 @@ from stet.calibration.result import Calibration
 from stet.evaluation import report
 from stet.evaluation.report.html import settings_text
 from stet.evaluation.report.table import MISSING, number
+from stet.files import write_text
 
 _HERE = Path(__file__).parent
 _SHARED = Path(report.__file__).parent
@@ -24,7 +25,7 @@ def write_page(found: Calibration, path: Path) -> None:
     """
     text = page(found)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+    write_text(path, text)
 
 
 def page(found: Calibration) -> str:

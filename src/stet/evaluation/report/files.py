@@ -13,6 +13,7 @@ from typing import Any
 from stet.evaluation.records import Results
 from stet.evaluation.report.markdown import markdown
 from stet.evaluation.summary import Estimate, PolicySummary, Summary
+from stet.files import write_bytes, write_text
 
 
 def write_report(results: Results, summary: Summary, folder: Path) -> list[Path]:
@@ -44,7 +45,7 @@ def write_report(results: Results, summary: Summary, folder: Path) -> list[Path]
     for picture in pictures:
         written.append(_write(folder / f"{picture.name}.svg", picture.svg()))
         path = folder / f"{picture.name}.png"
-        path.write_bytes(picture.png())
+        write_bytes(path, picture.png())
         written.append(path)
     return written
 
@@ -131,6 +132,5 @@ def _finite(value: Any) -> Any:
 
 
 def _write(path: Path, text: str) -> Path:
-    # A model may write half a surrogate pair, which UTF-8 does not know.
-    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+    write_text(path, text)
     return path

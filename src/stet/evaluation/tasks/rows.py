@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stet.evaluation.tasks.base import TaskError
+from stet.files import FileError, decoded, json_of
 
 Row = Mapping[str, Any]
 
@@ -26,17 +27,27 @@ def read_rows(path: Path) -> list[Row]:
     """
     try:
         content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        rows = _rows(path, decoded(content, str(path)))
+    except (OSError, EOFError, zlib.error) as error:
         raise TaskError(f"{path} cannot be read: {error}.") from error
-    text = text.removeprefix("\ufeff")
-    if text.lstrip().startswith("["):
-        return _list(path, text)
-    # By "\n" alone: JSON strings may hold other line separators.
-    rows = [_record(path, n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    except FileError as error:
+        raise TaskError(str(error)) from error
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise TaskError(f"{where}: not a record.")
     if not rows:
         raise TaskError(f"{path} holds no records.")
-    return rows
+    return [row for _, row in rows]
+
+
+def _rows(path: Path, text: str) -> list[tuple[str, Any]]:
+    """What the entries of a list, or else the lines, say; and where they stand."""
+    if text.lstrip().startswith("["):
+        listed = json_of(text, str(path))
+        return [(f"{path}, entry {number}", row) for number, row in enumerate(listed, 1)]
+    places = [(f"{path}, line {n}", line) for n, line in enumerate(text.split("\n"), 1)]
+    return [(where, json_of(line, where)) for where, line in places if line.strip()]
 
 
 def fetch_rows(task: str, repository: str, configuration: str | None, split: str) -> list[Row]:
@@ -94,27 +105,3 @@ def as_text(found: Any, name: str, where: str) -> str:
         return json.dumps(found)
     kind = "empty" if found is None else f"a {type(found).__name__}"
     raise TaskError(f"{where}: the field {name!r} is {kind}; it must be a text or a number.")
-
-
-def _list(path: Path, text: str) -> list[Row]:
-    try:
-        found = json.loads(text)
-    except ValueError as error:
-        raise TaskError(f"{path} is not JSON: {error}.") from error
-    for number, row in enumerate(found, 1):
-        if not isinstance(row, dict):
-            raise TaskError(f"{path}, entry {number}: not a record.")
-    if not found:
-        raise TaskError(f"{path} holds no records.")
-    rows: list[Row] = found
-    return rows
-
-
-def _record(path: Path, number: int, line: str) -> Row:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise TaskError(f"{path}, line {number}: not JSON ({error}).") from error
-    if not isinstance(row, dict):
-        raise TaskError(f"{path}, line {number}: not a record.")
-    return row

@@ -7,6 +7,7 @@ from typing import Any
 
 from stet.arbiter import FEATURES
 from stet.evaluation import report
+from stet.files import write_text
 from stet.training.report.plots import plots
 
 _HERE = Path(__file__).parent
@@ -21,7 +22,7 @@ def write_page(record: dict[str, Any], path: Path) -> None:
     """
     text = page(record)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
+    write_text(path, text)
 
 
 def page(record: dict[str, Any]) -> str:
