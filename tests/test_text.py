@@ -122,3 +122,73 @@ def test_nothing_follows_a_stop_string(final: bool):
     assert stream.push(PIECES.index(b"bcb"))
     assert stream.take(final) == "a"
     assert stream.take(final) == ""
+
+
+# Special tokens: letters of the vocabulary that decoding leaves out.
+
+NAMES = {len(PIECES): "<|end|>", len(PIECES) + 1: "<|start|>"}
+NAMED = [*PIECES, *(name.encode() for name in NAMES.values())]
+
+
+class WithNames:
+    """As `Pieces`, with special tokens."""
+
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool = False) -> str:
+        shown = [t for t in token_ids if not (skip_special_tokens and t in NAMES)]
+        return b"".join(NAMED[token] for token in shown).decode(errors="replace")
+
+
+spoken = st.lists(
+    st.one_of(st.integers(0, 6), st.sampled_from(sorted(NAMES))).filter(lambda t: t != 8),
+    max_size=20,
+)
+naming = st.lists(
+    st.lists(st.sampled_from(["a", "b", " ", *NAMES.values()]), min_size=1, max_size=3).map(
+        "".join
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+@some
+@given(spoken, naming)
+def test_stop_strings_with_special_tokens_are_found_as_in_the_whole_text(
+    tokens: list[int], stop: list[str]
+):
+    decoder = WithNames()
+    stream = TextStream(decoder, stop, NAMES)
+    handed_out, taken = "", 0
+    for token in tokens:
+        taken += 1
+        if stream.push(token):
+            break
+        handed_out += stream.take()
+        assert stream.text.startswith(handed_out)
+    stream.finish()
+    handed_out += stream.take(final=True)
+    named = decoder.decode(tokens)
+    found = [at for s in stop if (at := named.find(s)) >= 0]
+    assert stream.stopped == bool(found)
+    kept = named[: min(found)] if found else named
+    for name in NAMES.values():
+        kept = kept.replace(name, "")
+    # A name that a stop string begins inside of was a token, and leaves no letters behind.
+    if not any(s in name for s in stop for name in NAMES.values()):
+        assert stream.text == handed_out == kept
+    if not found:
+        assert taken == len(tokens)
+
+
+def test_text_before_a_special_token_that_may_begin_a_stop_string_is_held_back():
+    end = len(PIECES)
+    stream = TextStream(WithNames(), ["b<|end|>c"], NAMES)
+    handed_out = []
+    for token in (0, 1, end, 0, 1, end, 2):
+        if stream.push(token):
+            break
+        handed_out.append(stream.take())
+    assert handed_out == ["a", "", "", "ba", "", ""]
+    assert stream.stopped
+    assert stream.take() == ""
+    assert stream.text == "aba"

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from stet.wide import best, entropy, logprobs_of
+
 Numbers = list[float] | Callable[[], list[float]]
 """Numbers, or what computes them."""
 
@@ -211,10 +213,7 @@ class Block:
         """The draft's raw log-probability of each token, in nats; None where not kept."""
         if self.batch is None or self.batch.logits is None:
             return None
-        logits = whole(self.batch.logits)[self.row, : self.length]
-        tokens = self.batch.tokens[self.row, : self.length, None]
-        values: list[float] = logits.log_softmax(-1).gather(1, tokens)[:, 0].tolist()
-        return values
+        return self.batch.statistics(self.row, self.length).logprobs
 
     @property
     def hidden(self) -> Tensor | None:
@@ -243,42 +242,20 @@ class Block:
 
 def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
     """[B, K] log-probabilities of the tokens."""
-    return logits.log_softmax(-1).gather(2, tokens[..., None])[..., 0]
+    return logprobs_of(logits, tokens[..., None])[..., 0]
 
 
 def _entropies(logits: Tensor, tokens: Tensor) -> Tensor:
     """[B, K] entropies."""
     del tokens
-    logprobs = logits.log_softmax(-1)
-    probs = logprobs.exp()
-    # Impossible tokens add 0, not 0 times infinity. In place: these are as large as the logits.
-    logprobs.clamp_(min=torch.finfo(logprobs.dtype).min)
-    return -probs.mul_(logprobs).sum(-1)
+    return entropy(logits)
 
 
 def _margins(logits: Tensor, tokens: Tensor) -> Tensor:
     """[B, K] best logit less the second best."""
     del tokens
-    best = _two_best(logits)
-    return best[..., 0] - best[..., 1]
-
-
-def _two_best(values: Tensor) -> Tensor:
-    """[..., 2] the two largest of [..., V], descending.
-
-    Sorting out all of a large vocabulary is slow. Both are in the two groups with the largest
-    members, or in what is left over at the end.
-    """
-    whole = values.shape[-1] // _GROUP * _GROUP
-    if whole > 2 * _GROUP:
-        groups = values[..., :whole].unflatten(-1, (-1, _GROUP))
-        places = groups.amax(-1).topk(2, -1).indices
-        among = groups.gather(-2, places[..., None].expand(*places.shape, _GROUP)).flatten(-2)
-        values = torch.cat((among, values[..., whole:]), -1)
-    return values.topk(2, -1).values
-
-
-_GROUP = 64
+    two, _ = best(logits, 2)
+    return two[..., 0] - two[..., 1]
 
 
 EMPTY = Block(0, known=[])

@@ -8,6 +8,7 @@ plainly whether to use the pair.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -149,6 +150,7 @@ def examine(
     temperature: float = 0.0,
     batch: int = 1,
     lengths: Sequence[int] = MEASURED,
+    patience: float = math.inf,
     clock: Callable[[], float] = time.perf_counter,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Measurement, dict[int, Measurement]]:
@@ -164,6 +166,7 @@ def examine(
         temperature: 0 is greedy.
         batch: prompts that are decoded together.
         lengths: block lengths to run.
+        patience: seconds after which no further batch of prompts is begun.
         clock: seconds; for tests.
         on_progress: called with the finished and all runs.
 
@@ -203,8 +206,10 @@ def examine(
     ways = [("target", 1, plain), *(("exact", k, way) for k, way in speculative.items())]
     for policy, length, _ in ways:
         run(batches[0], policy, length, min(most, 16))
-    done = 0
+    done, began = 0, clock()
     for some in batches:
+        if done and clock() - began > patience:
+            break
         for policy, length, way in ways:
             way.begun.add(*run(some, policy, length, BEGUN))
             way.whole.add(*run(some, policy, length, most))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal, TypedDict
@@ -143,9 +143,13 @@ class Asked:
             stream: whether the text is wanted after every round.
             special: the tokens that are no part of a text, with what they are called.
         """
-        named = {token: name for token, name in special.items() if _names(self.stop, name)}
-        stops = {token for token, name in named.items() if name in self.stop}
-        stops |= {*self.stop_token_ids}
+        ending = {token for token, name in special.items() if name in self.stop}
+        named = {
+            token: name
+            for token, name in special.items()
+            if token not in ending and any(name in stop for stop in self.stop)
+        }
+        stops = ending | {*self.stop_token_ids}
         return Limits(
             max_new_tokens=self.max_new_tokens or MAX_NEW_TOKENS,
             # What was asked for by name ends an answer even if it is an end that is ignored.
@@ -157,10 +161,6 @@ class Asked:
             top_logprobs=self.logprobs,
             stream=stream,
         )
-
-
-def _names(stops: Iterable[str], name: str) -> bool:
-    return any(name in stop for stop in stops)
 
 
 def _counted(count: int, one: str, many: str) -> str:

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from stet.errors import OptionError
-from stet.tensors import moved, upload
+from stet.tensors import upload
+from stet.wide import LARGE, peak, truncate
+from stet.wide import draw as draw
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,7 @@ class Sampler:
         self.all_greedy = all(p.greedy for p in params)
         self.edits = any(p.edits_logits for p in params)
         self._truncates = any(p.truncates for p in params)
-        self._bias: Tensor | None = None
+        self._biases: tuple[Tensor, Tensor, Tensor] | None = None
         self._seen: Tensor | None = None
         if self.edits:
             self._prepare_edits(histories)
@@ -115,39 +117,56 @@ class Sampler:
             self._prepare_sampling()
 
     def _prepare_edits(self, histories: Sequence[Sequence[int]]) -> None:
-        rows = len(self.params)
+        biases = [
+            (row, token, value)
+            for row, p in enumerate(self.params)
+            for token, value in p.logit_bias.items()
+        ]
+        for _, token, _ in biases:
+            if token >= self.vocab_size:
+                raise OptionError(
+                    f"logit_bias names token {token}, but the vocabulary has "
+                    f"{self.vocab_size} tokens."
+                )
+        if biases:
+            rows, tokens, values = zip(*biases, strict=True)
+            self._biases = (
+                upload(rows, self.device),
+                upload(tokens, self.device),
+                upload(values, self.device, torch.float32),
+            )
         penalties = [p.repetition_penalty for p in self.params]
-        self._penalty = upload(penalties, self.device)[:, None, None]
-        if any(p.logit_bias for p in self.params):
-            bias = torch.zeros(rows, 1, self.vocab_size)
-            for row, p in enumerate(self.params):
-                for token, value in p.logit_bias.items():
-                    if token >= self.vocab_size:
-                        raise OptionError(
-                            f"logit_bias names token {token}, but the vocabulary has "
-                            f"{self.vocab_size} tokens."
-                        )
-                    bias[row, 0, token] = value
-            self._bias = moved(bias, self.device)
         if any(value != 1 for value in penalties):
-            seen = torch.zeros(rows, self.vocab_size, dtype=torch.bool)
-            for row, value in enumerate(penalties):
-                if value != 1:
-                    seen[row, torch.tensor(list(histories[row]), dtype=torch.long)] = True
-            self._seen = moved(seen, self.device)
+            # Tokens that were written, filled up with a row's own first one.
+            written = [
+                list(history) if value != 1 else list(history[:1])
+                for history, value in zip(histories, penalties, strict=True)
+            ]
+            longest = max(map(len, written))
+            self._seen = upload(
+                [tokens + (tokens[:1] or [0]) * (longest - len(tokens)) for tokens in written],
+                self.device,
+                torch.long,
+            )
+            # Nothing was written yet where a history is empty, and nothing is penalised.
+            some = [p if w else 1.0 for p, w in zip(penalties, written, strict=True)]
+            self._factor = upload(some, self.device, torch.float32)[:, None].expand(-1, longest)
+            self._penalty = upload(penalties, self.device, torch.float32)[:, None]
 
     def _prepare_sampling(self) -> None:
         def column(values: list[float]) -> Tensor:
             return upload(values, self.device, torch.float32)[:, None, None]
 
-        self._greedy = upload([p.greedy for p in self.params], self.device)
-        self._mixed = any(p.greedy for p in self.params)
+        certain = [row for row, p in enumerate(self.params) if p.greedy]
+        self._certain = upload(certain, self.device) if certain else None
+        self._scales = any(p.temperature != 1 for p in self.params)
         # Far below any difference that matters, and no logit divided by it leaves float32.
         self._temperature = column([max(p.temperature, 1e-6) for p in self.params])
         if self._truncates:
             full = self.vocab_size
             self._top_k = column([min(p.top_k or full, full) for p in self.params])
-            self._top_p = column([p.top_p for p in self.params])
+            # All of them, also where rounding makes their sum 1 before the last.
+            self._top_p = column([p.top_p if p.top_p < 1 else math.inf for p in self.params])
             self._min_p = column([p.min_p for p in self.params])
 
     def edit(self, logits: Tensor, block: Tensor | None = None) -> Tensor:
@@ -162,20 +181,31 @@ class Sampler:
         """
         if not self.edits:
             return logits
-        if self._bias is not None:
-            logits = logits + self._bias
+        # Only at the few tokens that are meant, for a vocabulary is large.
+        logits = logits.clone()
+        if self._biases is not None:
+            rows, tokens, values = self._biases
+            logits[rows, :, tokens] += values[:, None]
         if self._seen is not None:
-            seen = self._seen[:, None, :]
-            if block is not None and block.shape[1]:
-                # Position t has also seen the block's first t tokens: a running union.
-                written = torch.zeros(
-                    block.shape[0], block.shape[1] + 1, self.vocab_size, device=self.device
-                )
-                written[:, 1:].scatter_(2, block[:, :, None], 1.0)
-                seen = seen | written.cummax(1).values.bool()
-            penalised = torch.where(logits > 0, logits / self._penalty, logits * self._penalty)
-            logits = torch.where(seen, penalised, logits)
+            self._penalise(logits, block)
         return logits
+
+    def _penalise(self, logits: Tensor, block: Tensor | None) -> None:
+        """Penalise in place what each position has seen."""
+        assert self._seen is not None
+        first = logits if block is None else logits[:, :1]
+        width = first.shape[1]
+        _penalise(first, self._seen[:, None].expand(-1, width, -1), self._factor[:, None])
+        if block is None or not block.shape[1]:
+            return
+        # Position t has also seen the block's first t tokens. In place of those it has not seen
+        # yet stands the first, which all of these positions have.
+        count = block.shape[1]
+        earlier = torch.ones(count, count, dtype=torch.bool, device=block.device).tril()
+        shown = torch.where(earlier, block[:, None, :], block[:, None, :1])
+        seen = torch.cat([self._seen[:, None].expand(-1, count, -1), shown], 2)
+        factor = torch.cat([self._factor, self._penalty.expand(-1, count)], 1)
+        _penalise(logits[:, 1:], seen, factor[:, None])
 
     def probs(self, logits: Tensor) -> Tensor:
         """The distribution that a token is drawn from.
@@ -187,14 +217,22 @@ class Sampler:
             [B, T, V] float32 probabilities; rows at temperature 0 are one-hot.
         """
         if self.all_greedy:
-            return one_hot(logits.argmax(-1), self.vocab_size)
-        scaled = logits / self._temperature
+            return one_hot(peak(logits)[1], self.vocab_size)
+        scaled = logits / self._temperature if self._scales else logits
         probs = scaled.softmax(-1)
         if self._truncates:
-            probs = self._truncate(probs)
-        if self._mixed:
-            greedy = one_hot(logits.argmax(-1), self.vocab_size)
-            probs = torch.where(self._greedy[:, None, None], greedy, probs)
+            probs = self._truncated(probs)
+        if self._certain is not None:
+            probs[self._certain] = one_hot(peak(logits[self._certain])[1], self.vocab_size)
+        return probs
+
+    def _truncated(self, probs: Tensor) -> Tensor:
+        if self.device.type != "cpu" or self.vocab_size < LARGE:
+            return self._truncate(probs)
+        for row, p in zip(probs, self.params, strict=True):
+            if p.truncates and not p.greedy:
+                for distribution in row:
+                    truncate(distribution, p.top_k or self.vocab_size, p.top_p, p.min_p)
         return probs
 
     def _truncate(self, probs: Tensor) -> Tensor:
@@ -215,29 +253,17 @@ class Sampler:
     def wrote(self, tokens: Tensor) -> None:
         """Count tokens [B] as written, so that the next position's penalty knows them."""
         if self._seen is not None:
-            self._seen.scatter_(1, tokens[:, None], True)
+            self._seen = torch.cat([self._seen, tokens[:, None]], 1)
+            self._factor = torch.cat([self._factor, self._penalty], 1)
+
+
+def _penalise(logits: Tensor, tokens: Tensor, factor: Tensor) -> None:
+    """Penalise tokens [B, T, n] in logits [B, T, V], in place; one that is named twice once."""
+    own = logits.gather(2, tokens)
+    logits.scatter_(2, tokens, torch.where(own > 0, own / factor, own * factor))
 
 
 def one_hot(tokens: Tensor, vocab_size: int) -> Tensor:
     """Certainty as a distribution: tokens [...] to float32 [..., V]."""
     shape = (*tokens.shape, vocab_size)
     return torch.zeros(shape, device=tokens.device).scatter_(-1, tokens[..., None], 1.0)
-
-
-def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Sample by inversion of the cumulative sum.
-
-    Args:
-        weights: [B, V] non-negative, not necessarily normalised, each row with a positive sum.
-        uniforms: [B] in [0, 1).
-
-    Returns:
-        [B] int64 tokens, never one of weight zero.
-    """
-    # Double precision: at a vocabulary of 150,000, float32 sums drift by more than a rare token.
-    cumulative = weights.double().cumsum(-1)
-    total = cumulative[:, -1:]
-    chosen = torch.searchsorted(cumulative, uniforms.double()[:, None] * total, right=True)
-    # Rounding may push the product onto the total itself: then the last token of weight is meant.
-    last = (cumulative < total).sum(-1, keepdim=True)
-    return torch.minimum(chosen, last).squeeze(1)

@@ -378,7 +378,7 @@ class Sequence(Places):
     def _new_stream(self) -> TextStream | None:
         if self.decoder is None or not (self.limits.stop_strings or self.limits.stream):
             return None
-        return TextStream(self.decoder, self.limits.stop_strings)
+        return TextStream(self.decoder, self.limits.stop_strings, self.limits.special)
 
 
 def _nothing_to_release(sequence: Sequence) -> None:

@@ -25,7 +25,7 @@ GRADER = resolve_grader("answer-line")
 
 def task(count=3, *, references=True, grader=GRADER) -> LoadedTask:
     questions = [Question(f"q{i}", f"{i}?", str(i) if references else None) for i in range(count)]
-    return LoadedTask("made up", questions, grader, 64, (), chat=False)
+    return LoadedTask("made up", questions, grader, 64, (), chat=None)
 
 
 def test_which_yardstick_there_is():

@@ -80,17 +80,19 @@ class FakePair:
     tokenizer: FakeTokenizer = field(default_factory=FakeTokenizer)
     target: SimpleNamespace = field(
         default_factory=lambda: SimpleNamespace(
-            device=SimpleNamespace(type="cpu"), parameter_bytes=10**9
+            name="models/big", device=SimpleNamespace(type="cpu"), parameter_bytes=10**9
         )
     )
     draft: None = None
     difference: None = None
+    arguments: dict | None = None
 
     @property
     def models(self):
         return [self.target]
 
-    def render(self, messages):
+    def render(self, messages, **arguments):
+        self.arguments = arguments
         return "".join(f"<{m['role']}>{m['content']}" for m in messages)
 
     def generate(self, prompts, policy="exact", *, on_progress=None, **options):

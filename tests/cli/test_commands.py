@@ -96,12 +96,16 @@ def test_doctor_advises_against_a_pair_with_exit_code_1(run, pair, described, mo
     assert "Do not use this pair" in result.stdout
 
 
-def test_doctor_asks_the_bundled_pair_in_its_chat_template(run, pair, described):
+def test_doctor_asks_in_the_chat_template(run, pair, described):
     run("doctor", "--limit", 1)
     assert pair.calls[0][0][0].startswith("<user>")
     pair.calls.clear()
-    run("doctor", "--limit", 1, "-t", "big", "-d", "small")
-    assert not pair.calls[0][0][0].startswith("<user>")
+    said = run("doctor", "--limit", 1, "-t", "big", "-d", "small", "--system", "Be brief.")
+    assert pair.calls[0][0][0].startswith("<system>Be brief.<user>")
+    assert "the chat template of big" in said.stderr
+    pair.calls.clear()
+    run("doctor", "--limit", 1, "--no-chat")
+    assert "<user>" not in pair.calls[0][0][0]
 
 
 def test_demo_shows_all_policies_and_a_worked_answer(run, pair):

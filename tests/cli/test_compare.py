@@ -136,3 +136,35 @@ def test_tasks_and_graders_are_listed(compare):
     for name in ("stories", "units", "gsm8k", "svamp", "math500", "multiarith", "spec-bench"):
         assert name in result.stdout
     assert "number" in result.stdout
+
+
+def test_instruct_models_are_asked_in_their_chat_template(compare, place, task, tmp_path):
+    mine = [word for word in task if word != "--no-chat"]
+    template = (
+        "{% for m in messages %}{{ m.role[0] + ' ' + m.content + ' ' }}{% endfor %}"
+        "{% if loud %}!{% endif %}"
+    )
+    for role in ("target", "draft"):
+        path = place / role / "chat_template.jinja"
+        path.write_text(template)
+    try:
+        folder = tmp_path / "out"
+        words = ("--system", "be", "--template-arg", "loud=true")
+        result = compare(*mine, *words, "-p", "exact", "-o", folder)
+        assert result.exit_code == 0, result.output
+        assert "the chat template of target" in result.stderr
+        run = json.loads((folder / "run.json").read_text())
+        assert run["chat"]["system"] == "be"
+        assert run["chat"]["arguments"] == {"loud": True}
+        traces = (folder / "traces.jsonl").read_text().splitlines()
+        assert json.loads(traces[0])["trace"]["prompt"].startswith("s be u ")
+        other = compare(*mine, "-p", "exact", "-o", folder)
+        assert other.exit_code != 0
+        assert "differs in chat" in other.stderr.replace("\n", " ")
+        plain = compare(*task, "-p", "exact", "-o", tmp_path / "plain")
+        assert plain.exit_code == 0, plain.output
+        assert "template" not in plain.stderr
+        assert json.loads((tmp_path / "plain" / "run.json").read_text())["chat"] is None
+    finally:
+        for role in ("target", "draft"):
+            (place / role / "chat_template.jinja").unlink()

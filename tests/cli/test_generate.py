@@ -15,7 +15,7 @@ def test_one_prompt_streams_to_stdout_and_sums_up_on_stderr(run, pair):
     assert result.stdout == ANSWER + "\n"
     assert "6 tokens in" in result.stderr
     assert "4 of 4 drafted tokens kept (100%)" in result.stderr
-    assert pair.calls[0][0] == ["What is six times seven?"]
+    assert pair.calls[0][0] == ["<user>What is six times seven?"]
 
 
 def test_quiet_leaves_stderr_alone(run, pair):
@@ -82,13 +82,47 @@ def test_there_is_room_for_the_candidates_of_a_policy(run, loader):
     assert loader.arguments["max_rows"] == 17
 
 
-def test_the_bundled_pair_is_asked_in_its_chat_template(run, pair):
-    run("generate", "hello")
-    run("generate", "hello", "--no-chat")
-    run("generate", "hello", "--target", "a", "--draft", "b")
-    run("generate", "hello", "--target", "a", "--draft", "b", "--chat")
+def test_a_model_with_a_chat_template_is_asked_in_it(run, pair):
+    models = ("--target", "a", "--draft", "b")
+    said = [run("generate", "hello", *more) for more in ((), ("--no-chat",), models)]
     asked = [prompts for prompts, _, _ in pair.calls]
-    assert asked == [["<user>hello"], ["hello"], ["hello"], ["<user>hello"]]
+    assert asked == [["<user>hello"], ["hello"], ["<user>hello"]]
+    told = ["the chat template of big" in result.stderr for result in said]
+    assert told == [True, False, True]
+    assert all("chat" not in result.stdout for result in said)
+    assert run("generate", "hello", "--quiet").stderr == ""
+
+
+def test_a_model_without_one_is_asked_as_it_is(run, pair):
+    pair.tokenizer = object()
+    result = run("generate", "hello", "--target", "a", "--draft", "b")
+    assert pair.calls[0][0] == ["hello"]
+    assert "template" not in result.stderr
+
+
+def test_system_prompt_and_arguments_reach_the_template(run, pair):
+    arguments = ("--template-arg", "enable_thinking=false", "--template-arg", "mode=short")
+    result = run("generate", "hello", "--system", "Be brief.", *arguments)
+    assert result.exit_code == 0, result.stderr
+    assert pair.calls[0][0] == ["<system>Be brief.<user>hello"]
+    assert pair.arguments == {"enable_thinking": False, "mode": "short"}
+    refused = run("generate", "hello", "--system", "Be brief.", "--no-chat")
+    assert refused.exit_code == 2
+    assert "drop --no-chat" in refused.stderr
+    refused = run("generate", "hello", "--template-arg", "enable_thinking")
+    assert "not of the form name=value" in refused.stderr
+
+
+def test_a_drawn_seed_is_reported(run, pair):
+    assert "--seed 0" in run("generate", "hello", "--temperature", 1).stderr
+    assert pair.calls[0][2]["seed"] is None
+    assert "--seed" not in run("generate", "hello", "--temperature", 1, "--seed", 3).stderr
+    assert "--seed" not in run("generate", "hello").stderr
+
+
+def test_the_default_length_is_left_to_what_fits(run, pair):
+    run("generate", "hello")
+    assert pair.calls[0][2]["max_new_tokens"] is None
 
 
 def test_reads_the_prompt_from_a_pipe(run, pair):

@@ -1,4 +1,4 @@
-"""Passes of models with a vocabulary of today: what is asked for is computed, and nothing copied."""
+"""Passes of models with a vocabulary of today: what is asked for is computed, nothing copied."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 import threading
 from dataclasses import dataclass
@@ -22,7 +24,7 @@ from stet.evaluation.graders import (
     MathVerify,
     Number,
     available_graders,
-    mathematics,
+    expressions,
     register,
     resolve_grader,
 )
@@ -347,11 +349,56 @@ def test_expressions_are_graded_in_any_thread():
     assert seen == [True]
 
 
+@needs_math_verify
+def test_what_takes_too_long_is_no_answer_and_the_next_is_graded_again(monkeypatch):
+    endless = "9^{9^{9^{9}}}"
+    monkeypatch.setattr(expressions, "_ASKED", (asked := expressions._Asked()))
+    results: dict[str, object] = {}
+
+    def grade(name: str, reference: str, text: str) -> None:
+        grader = MathVerify()
+        results[name] = grader.right(grader.extract(text), reference)
+
+    # From a thread, where no signal can be received, with another one waiting its turn.
+    threads = [
+        threading.Thread(target=grade, args=args)
+        for args in (("endless", "5", rf"\boxed{{{endless}}}"), ("other", "5", r"\boxed{5}"))
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {"endless": False, "other": True}
+    assert MathVerify().right("5", "5")
+    asked.close()
+    assert MathVerify().right("5", "5")  # a new process
+    asked.close()
+
+
+@needs_math_verify
+def test_the_process_of_math_verify_ends_with_the_program():
+    code = (
+        "from stet.evaluation.graders import MathVerify, expressions\n"
+        "assert MathVerify().right('1/2', '0.5')\n"
+        "print(expressions._ASKED._process.pid)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
+    assert done.stderr == ""
+
+
+def test_answer_tags_are_read_by_every_grader():
+    text = "<answer> {} </answer> That took 3 steps, and A was easy."
+    assert Number().extract(text.format("42")) == "42"
+    assert Exact().extract(text.format("East")) == "east"
+    assert Choice().extract(text.format("B")) == "B"
+
+
 def test_a_missing_package_is_said_with_the_command(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "math_verify", None)
-    mathematics._library.cache_clear()
-    try:
-        with pytest.raises(StetError, match=r"pip install 'stet-decoding\[tasks\]'"):
-            resolve_grader("math-verify")
-    finally:
-        mathematics._library.cache_clear()
+    with pytest.raises(StetError, match=r"pip install 'stet-decoding\[tasks\]'"):
+        resolve_grader("math-verify")
+    # The number's grader can do without it.
+    assert Number().extract(r"\boxed{\sqrt{16}}") is None
+    assert Number().extract(r"\boxed{16}") == "16"

@@ -7,6 +7,7 @@ import json
 import random
 import time
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stet.evaluation.graders import Number
+from stet.evaluation.graders import number as grading
 from stet.evaluation.graders.notation import canonical
 
 DATA = Path(__file__).parents[1] / "data"
@@ -223,6 +225,148 @@ def test_no_answer_is_none_and_never_right(text):
     assert not GRADER.right(answer, "")
 
 
+EXPRESSIONS = find_spec("math_verify") is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        (r"\boxed{10^{-3}}", "0.001"),
+        ("10^{-3}", "0.001"),
+        ("Answer: 10^-3", "0.001"),
+        ("The answer is 10⁻³.", "0.001"),
+        (r"\frac{3}{-4}", "-0.75"),
+        (r"\boxed{\frac{3}{-4}}", "-0.75"),
+        (r"\boxed{\frac{-3}{-4}}", "0.75"),
+        (r"\frac{1}{1,000}", "0.001"),
+        ("3/4.5", "2/3"),
+        (r"\boxed{2\sqrt{3}}", None),
+        (r"\boxed{2\pi}", None),
+        (r"\boxed{3x}", None),
+        (r"\boxed{\frac{\pi}{4}}", None),
+        ("$20k", "20000"),
+        ("<answer>42</answer> That took 3 steps.", "42"),
+        (r"\boxed{\sqrt{16}}", "4"),
+        (r"\boxed{2 \times 3}", "6"),
+        (r"\boxed{\frac{1+2}{3}}", "1"),
+        (r"\boxed{(-2)^3}", "-8"),
+        (r"\boxed{\frac{\frac{1}{2}}{3}}", "1/6"),
+        (r"\boxed{5!}", "120"),
+        (r"\boxed{\frac{6}{\sqrt{4}}}", "3"),
+        (r"The answer is $2\sqrt{3}$.", None),
+        (r"#### 2\sqrt{3}", None),
+        (r"The answer is $\frac{\pi}{4}$", None),
+        (r"so it is $2\pi$", None),
+        ("The answer is 3x.", None),
+        (r"\boxed{x \geq 5}", None),
+        (r"\boxed{x > 5}", None),
+        (r"\boxed{\pm 5}", None),
+        (r"\boxed{x^2}", None),
+        (r"\boxed{3n+1}", None),
+        (r"\boxed{x + 3}", None),
+        (r"\boxed{x - 3}", None),
+        (r"\boxed{3(x+1)}", None),
+        (r"\boxed{3:1}", None),
+        (r"\boxed{10-15}", None),
+        (r"\boxed{3/4/2020}", None),
+        (r"\boxed{18 \text{ eggs}}", "18"),
+        (r"\boxed{18\text{ dollars}}", "18"),
+        (r"\boxed{18 eggs}", "18"),
+        (r"\boxed{\$18}", "18"),
+        (r"\boxed{\$18.00}", "18"),
+        (r"\boxed{18\%}", "18"),
+        (r"\boxed{5 \text{ m}}", "5"),
+        (r"\boxed{5 m^2}", "5"),
+        (r"\boxed{90^\circ}", "90"),
+        (r"\boxed{12\,\text{cm}}", "12"),
+        (r"\boxed{18.}", "18"),
+        (r"\boxed{1\,000}", "1000"),
+        (r"\boxed{1{,}000}", "1000"),
+        (r"\boxed{\textbf{18}}", "18"),
+        (r"\boxed{\mathbf{18}}", "18"),
+        (r"\boxed{\text{\$}18}", "18"),
+        (r"\boxed{\text{Janet makes } 18 \text{ dollars}}", "18"),
+        (r"\boxed{60 \text{ km/h}}", "60"),
+        (r"\boxed{60 \text{ miles per hour}}", "60"),
+        (r"\boxed{18 \text{ (eggs)}}", "18"),
+        (r"\boxed{3 \text{ and } 4}", None),
+        (r"\boxed{3\frac{1}{2}}", "3.5"),
+        (r"\boxed{\underline{18}}", "18"),
+        (r"\boxed{-\frac12}", "-0.5"),
+        (r"\boxed{x = 2\sqrt{3}}", None),
+        (r"\boxed{9 \times 2 = 18}", "18"),
+        (r"\boxed{2\frac{\pi}{3}}", None),
+        ("$1.5M", "1500000"),
+        ("$2 billion", "2000000000"),
+        ("$3bn", "3000000000"),
+        ("5m", "5"),
+        ("5 m tall", "5"),
+        ("20k", "20000"),
+        ("20K people", "20000"),
+        ("18kg", "18"),
+        ("5km", "5"),
+        ("3 hundred", "300"),
+        ("$18k/year", "18000"),
+        ("-$5k", "-5000"),
+        ("£20k", "20000"),
+        ("5mm", "5"),
+        ("3b", "3"),
+        (r"<answer>\boxed{42}</answer> in 3 steps", "42"),
+        ("<answer>She has 3 boxes of 6, so 18</answer>", "18"),
+        ("<answer> $18 </answer>", "18"),
+        (r"<answer>2\sqrt{3}</answer>", None),
+        ("<answer>unknown</answer> 3", None),
+        ("<ANSWER>7</ANSWER> ok 3", "7"),
+        ("<final_answer>7</final_answer> ok 3", "7"),
+        ("<answer>5", "5"),
+        ("**18**", "18"),
+        ("The answer is 18!", "18"),
+        ("The answer is **$18**.", "18"),
+        (r"Therefore $18 \implies 20$", "20"),
+        (r"We get x \Rightarrow 18", "18"),
+        ("twenty", None),
+        ("2e3", "2000"),
+        ("50%", "50"),
+        ("1.5 million", "1500000"),
+        (r"The final answer is: $\boxed{18}$", "18"),
+        ("18 (eighteen)", "18"),
+        ("Answer: 18 a day", "18"),
+        ("It is 5 a day", "5"),
+        ("The answer is 18/day", "18"),
+        ("Answer: 3 x 6 = 18", "18"),
+        (r"Answer: 18\text{ eggs}", "18"),
+        (r"\[ 3 + 4 = 7 \]", "7"),
+        (r"= \frac{21}{3} = 7", "7"),
+        (r"Answer: $\frac{21}{3}$", "7"),
+    ],
+)
+def test_a_number_is_told_from_an_expression(text, answer):
+    if not EXPRESSIONS and r"\boxed" in text and answer is not None:
+        pytest.skip("needs the package math-verify")
+    assert GRADER.extract(text) == answer
+
+
+def test_an_expression_is_asked_about_only_where_it_may_be_a_number(monkeypatch):
+    asked = []
+    monkeypatch.setattr(grading, "ask", lambda _, latex: asked.append(latex) or "4")
+    monkeypatch.setattr(grading, "available", lambda: True)
+    for content in (
+        "18",
+        "18 eggs",
+        r"\$18",
+        "3x",
+        r"2\pi",
+        "1, 2",
+        "(1, 2)",
+        r"\text{none}",
+        "x = 18",
+    ):
+        GRADER.extract(rf"\boxed{{{content}}}")
+    assert asked == []
+    assert GRADER.extract(r"\boxed{x = \left(\sqrt{16}\right)}") == "4"
+    assert [latex.split() for latex in asked] == [[r"(\sqrt{16}", ")"]]
+
+
 def test_without_the_last_number_only_statements_count():
     strict = Number(last_number=False)
     assert strict.extract("so 5 apples") is None
@@ -243,7 +387,17 @@ def test_references_are_numbers_or_state_one():
     assert GRADER.reads("1,234 eggs")
     assert GRADER.reads("9 * 2 = 18\n#### 18")
     assert GRADER.right("18", "9 * 2 = 18\n#### 18")
-    for unread in ("", "east", r"3\pi", "(1, 2)", "3 + x", "about 5 or 6"):
+    for unread in (
+        "",
+        "east",
+        r"3\pi",
+        "(1, 2)",
+        "3 + x",
+        "about 5 or 6",
+        "3x",
+        r"2\sqrt{3}",
+        r"\frac{\pi}{4}",
+    ):
         assert not GRADER.reads(unread)
         assert not GRADER.right("3", unread)
 

@@ -2,12 +2,14 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from families import VOCAB, save
+from stet.chat import Chat, Rendered
 from stet.errors import OptionError, StetError
 from stet.evaluation import records
 from stet.evaluation.contenders import contender, parse
@@ -52,7 +54,7 @@ def task(count=7, graded=True):
         grader=FirstLetter() if graded else None,
         max_new_tokens=12,
         stop=(),
-        chat=False,
+        chat=None,
     )
 
 
@@ -285,14 +287,76 @@ def test_records_that_are_none_are_refused_with_their_place(tmp_path):
 def test_a_chat_task_goes_through_the_template(pair, tmp_path, monkeypatch):
     asked = []
 
-    def render(messages):
+    def render(messages, **arguments):
         asked.append(messages)
-        return pair.tokenizer("a b")["input_ids"]
+        return Rendered(pair.tokenizer("a b")["input_ids"], None, {"sha256": "", "arguments": {}})
 
     monkeypatch.setattr(pair, "render", render)
     chatty = LoadedTask(
-        name="c", questions=task(1).questions, grader=None, max_new_tokens=4, stop=(), chat=True
+        name="c", questions=task(1).questions, grader=None, max_new_tokens=4, stop=(), chat=Chat()
     )
     made = Plan(chatty, [contender("target")], options={"max_new_tokens": 4})
     Comparison(pair, made, tmp_path).go()
     assert asked[0] == [{"role": "user", "content": "a"}]
+
+
+TEMPLATE = (
+    "{% for m in messages %}{{ m.role[0] + ' ' + m.content + ' ' }}{% endfor %}"
+    "{% if loud %}!{% endif %}"
+)
+
+
+def test_chats_are_recorded_and_are_part_of_what_a_run_is(pair, tmp_path, monkeypatch):
+    monkeypatch.setattr(pair.tokenizer, "chat_template", TEMPLATE)
+    own = replace(task(2), other=lambda: pytest.fail("it was chosen"), chat=Chat())
+
+    def made(**changes):
+        return Plan(replace(own, **changes), [contender("target")], options={"max_new_tokens": 4})
+
+    results = Comparison(pair, made(), tmp_path).go()
+    assert results.run.chat["system"] is None
+    assert results.run.chat["arguments"] == {}
+    assert records.read_run(tmp_path).chat == results.run.chat
+    (first, *_) = records.read_traces(tmp_path)
+    assert first["trace"]["prompt"] == "u a "
+    assert first["trace"]["settings"]["chat"]["sha256"] == results.run.chat["sha256"]
+    assert Comparison(pair, made(), tmp_path).go().answers == results.answers
+    for chat in (Chat("b"), Chat(arguments={"loud": True}), None):
+        with pytest.raises(StetError, match="differs in chat"):
+            Comparison(pair, made(chat=chat, other=None), tmp_path)
+    monkeypatch.setattr(pair.tokenizer, "chat_template", "{# other #}" + TEMPLATE)
+    with pytest.raises(StetError, match="differs in chat"):
+        Comparison(pair, made(), tmp_path)
+
+
+def test_a_template_that_refuses_does_so_before_anything_is_run(pair, tmp_path, monkeypatch):
+    refusing = "{{ raise_exception('only in French') }}"
+    monkeypatch.setattr(pair.tokenizer, "chat_template", refusing)
+    with pytest.raises(OptionError, match="refuses this chat: only in French"):
+        Comparison(pair, Plan(replace(task(2), chat=Chat()), [contender("target")]), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_no_two_samples_share_randomness_however_chunks_are_cut(pair, tmp_path, monkeypatch):
+    seeds = Counter()
+    generate = pair.generate
+
+    def listen(prompts, policy, **options):
+        results = generate(prompts, policy, **options)
+        if isinstance(options["seed"], list):  # else it warms up
+            seeds.update(r.seed for r in results)
+        return results
+
+    monkeypatch.setattr(pair, "generate", listen)
+    settings = {"seeds": (0, 1, 2), "options": {**OPTIONS, "temperature": 0.8}}
+    for batch in (1, 3):
+        seeds.clear()
+        made = plan("majority:of=target,k=4", reference="majority of target (k=4)")
+        made = replace(made, batch=batch, **settings)
+        Comparison(pair, made, tmp_path / str(batch)).go()
+        samples = 4 * 3 * len(made.task.questions)
+        assert set(seeds.values()) == {1}
+        assert len(seeds) == samples
+        if batch == 1:
+            first = set(seeds)
+    assert set(seeds) == first

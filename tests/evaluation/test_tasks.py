@@ -6,13 +6,15 @@ import gzip
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import ClassVar
 
 import pytest
 
-from stet.bundled import generate
+from stet.bundled import TARGET, generate
+from stet.chat import Chat
 from stet.errors import OptionError, StetError
 from stet.evaluation.graders import AnswerLine, Choice, Number
 from stet.evaluation.graders.registry import GRADERS
@@ -140,7 +142,9 @@ def test_bundled_samples_grow_and_depend_on_split_and_seed():
 
 def test_a_chat_asks_the_bundled_problem_in_plain_words():
     problem = generate("stories", "test", 1)[0]
-    assert load_task("stories", count=1, chat=True).questions[0].prompt == problem.text
+    task = load_task("stories", count=1, chat=True)
+    assert task.questions[0].prompt.startswith(problem.text + "\n")
+    assert 'a line of the form "Answer: N"' in task.questions[0].prompt
 
 
 def test_bundled_problems_are_in_no_file(tmp_path: Path):
@@ -158,7 +162,7 @@ def test_gsm8k_from_its_file(gsm8k: Path):
     assert (first.id, first.reference) == ("gsm8k/test/0", "1001")
     assert first.prompt.startswith(GSM8K[0]["question"] + "\n")
     assert "Answer: N" in first.prompt
-    assert (task.grader, task.chat, task.stop) == (Number(), True, ())
+    assert (task.grader, task.chat, task.stop) == (Number(), Chat(), ())
 
 
 def test_without_a_chat_template_the_prompt_is_plain_and_the_answer_ends(gsm8k: Path):
@@ -324,7 +328,7 @@ def test_a_jsonl_file_with_a_template(tmp_path: Path):
     assert task.questions[1].prompt == "HARD: 20 + 22?\u2028Say."
     assert [q.reference for q in task.questions] == ["4", "42", "0.125"]
     assert task.questions[2].group == "hard"
-    assert (task.grader, task.chat, task.stop) == (Number(), False, ())
+    assert (task.grader, task.chat, task.stop) == (Number(), None, ())
 
 
 @pytest.mark.parametrize("name", ["p.jsonl", "p.jsonl.gz", "p.json", "p.json.gz"])
@@ -535,3 +539,84 @@ def test_the_documented_task_and_grader_run_as_printed(
     assert yes is not None
     assert yes.right(yes.extract("No. No? Yes!"), "yes")
     assert not yes.right(yes.extract("perhaps"), "yes")
+
+
+# Chats
+
+
+def asked_by(template: str | None) -> SimpleNamespace:
+    """As much of a pair as tasks look at."""
+    return SimpleNamespace(tokenizer=SimpleNamespace(chat_template=template))
+
+
+def test_a_task_is_put_as_the_model_wants_it(gsm8k: Path):
+    task = load_task("gsm8k", path=gsm8k)
+    chatty, plain = task.suited(asked_by("{{ messages }}")), task.suited(asked_by(None))
+    assert chatty.chat == Chat()
+    assert chatty.questions[0].prompt.endswith("where N is a number.")
+    assert plain == load_task("gsm8k", path=gsm8k, chat=False)
+    assert plain.stop == ("\nQuestion:",)
+    for decided in (chatty, plain):
+        assert decided.suited(asked_by("x")) is decided
+        assert decided.suited(asked_by(None)) is decided
+    for chat in (True, False):
+        said = load_task("gsm8k", path=gsm8k, chat=chat)
+        assert said.suited(asked_by(None)) is said.suited(asked_by("x")) is said
+
+
+def test_problems_of_your_own_are_put_as_the_model_wants_it(tmp_path: Path):
+    path = write(tmp_path / "mine.jsonl", [{"question": "Why?"}])
+    task = load_task(str(path))
+    assert task.chat is None
+    assert task.suited(asked_by("{{ messages }}")).chat == Chat()
+    assert task.suited(asked_by(None)).chat is None
+
+
+def test_the_bundled_models_are_asked_as_they_were_trained():
+    task = load_task("stories", count=3)
+    own = json.loads((TARGET / "tokenizer_config.json").read_text())["chat_template"]
+    assert task.suited(asked_by(own)) == task
+    other = task.suited(asked_by("{{ messages }}"))
+    assert other.chat == Chat()
+    assert 'a line of the form "Answer: N"' in other.questions[0].prompt
+    assert [q.id for q in other.questions] == [q.id for q in task.questions]
+
+
+def test_what_was_changed_about_questions_stays(gsm8k: Path):
+    task = load_task("gsm8k", path=gsm8k)
+    fewer = replace(task, questions=[replace(task.questions[4], reference="9")], grader=None)
+    plain = fewer.suited(asked_by(None))
+    assert [q.id for q in plain.questions] == [task.questions[4].id]
+    assert plain.questions[0].prompt.startswith("Question: ")
+    assert plain.questions[0].reference == "9"
+    assert plain.grader is None
+
+
+def test_system_prompts_and_arguments_of_chats(gsm8k: Path):
+    task = load_task("gsm8k", path=gsm8k, system="Be brief.", template_args={"think": False})
+    assert task.chat == Chat("Be brief.", {"think": False})
+    # They were asked for, so a model without a template is an error and not another prompt.
+    assert task.suited(asked_by(None)) is task
+    assert task.chat.messages("Why?") == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Why?"},
+    ]
+    with pytest.raises(OptionError, match="need a chat"):
+        load_task("gsm8k", path=gsm8k, system="Be brief.", chat=False)
+
+
+def test_a_task_may_have_a_system_prompt_of_its_own(gsm8k: Path):
+    class Polite(TASKS.find("gsm8k")):
+        name: ClassVar[str] = "polite"
+        system: ClassVar[str | None] = "Be polite."
+        template_args: ClassVar[dict] = {"think": False}
+
+    register(Polite)
+    try:
+        task = load_task("polite", path=gsm8k)
+        assert task.chat == Chat("Be polite.", {"think": False})
+        assert task.suited(asked_by(None)).chat is None
+        mine = load_task("polite", path=gsm8k, system="Be brief.", template_args={"more": 1})
+        assert mine.chat == Chat("Be brief.", {"think": False, "more": 1})
+    finally:
+        del TASKS._classes["polite"]

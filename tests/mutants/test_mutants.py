@@ -20,7 +20,7 @@ from stet.draft_length import FixedLength
 from stet.engine import scoring
 from stet.engine.drafting import ModelDrafter
 from stet.engine.runner import Runner
-from stet.policies import ACCEPT, NEXT, Block, Exact, Need, Verdict, at, prefix_length
+from stet.policies import ACCEPT, NEXT, Block, Blocks, Exact, Need, Verdict, at, prefix_length
 from stet.policies import block as block_module
 from stet.policies import exact as exact_module
 from stet.sampling import Sampler, SamplingParams, draw
@@ -54,12 +54,12 @@ def skip_the_residual_of_a_block(patch: Patch) -> Case:
 
 def draw_the_bonus_from_the_residual(patch: Patch) -> Case:
     # After a whole block nothing was drafted, so the draft has no share to take.
-    def draft_share(blocks, position):
-        if not blocks.drafted.shape[1]:
-            return torch.zeros_like(blocks.target_probs[:, 0])
-        return at(blocks.draft_probs, position.clamp(max=blocks.drafted.shape[1] - 1))
+    def draft_share(self, position):
+        if not self.drafted.shape[1]:
+            return torch.zeros_like(self.target_probs[:, 0])
+        return at(self.draft_probs, position.clamp(max=self.drafted.shape[1] - 1))
 
-    patch.setattr(exact_module, "draft_share", draft_share)
+    patch.setattr(Blocks, "draft_share", draft_share)
     return Case(draft=0.0, length=FixedLength(1))
 
 

@@ -116,8 +116,7 @@ def fly_by_hand(models, prompt, policy, block):
         kept = 0
         for i, token in enumerate(drafted):
             best = sorted(logits[i].softmax(-1).tolist())[-policy.top :]
-            share = [b / sum(best) for b in best]
-            doubt = -sum(s * math.log(s) for s in share) / math.log(policy.top)
+            doubt = -sum(b * math.log(b) for b in best)
             following = range(i + 1, i + policy.window)
             relaxed = (
                 doubt >= policy.entropy
@@ -176,7 +175,7 @@ def test_a_random_arbiter_overrules_at_its_rate_and_the_same_again(models):
         ("top-k", {"delta": -1}, "delta is -1; it must not be negative"),
         ("fly", {"top": 1}, "top is 1; it must be a whole number from 2 on"),
         ("fly", {"window": 1.5}, "window is 1.5"),
-        ("fly", {"entropy": 3}, "entropy is 3"),
+        ("fly", {"entropy": -0.1}, "entropy is -0.1; it must not be negative"),
         ("fuzzy", {"divergence": "l2"}, "choose from kl, js, tv"),
         ("fuzzy", {"threshold": -0.1}, "threshold is -0.1"),
         ("cosd", {"alpha": -1}, "alpha is -1"),

@@ -18,16 +18,19 @@ import tiny
 import tongues
 from stet import trace
 from stet.chat import Rendered
+from stet.draft_length import FixedLength
 from stet.engine.drafting import OVERLAP
 from stet.engine.operations import Await, Operation
 from stet.engine.runner import Runner
 from stet.errors import OptionError, TokenizerMismatch
 from stet.models.loading import prepare_model
 from stet.models.tokenizers import difference
+from stet.options import read_options
 from stet.pair import Pair
 from stet.policies import Judgement, RewardGuided, SpecGuard, SpecReason, Step
 from stet.programs.exchange import UNREADABLE, UNTRANSLATABLE
 from stet.programs.parts import CUT_SHORT
+from stet.sequence import Sequence
 from stet.steps import LoopGuard, StepReader, ends_of
 from stet.vocabulary import Vocabulary
 
@@ -292,8 +295,8 @@ def test_a_text_depends_on_nothing_but_its_own_request(kinds: tuple[str, str]):
     prompts, options = list(tongues.TEXTS[:3]), {"max_new_tokens": 30, "seed": 3}
     many = pair_of(kinds, max_rows=20)
     together = many.generate(prompts, VOTING, **options)
-    for n, (prompt, result) in enumerate(zip(prompts, together, strict=True)):
-        alone = many.generate(prompt, VOTING, max_new_tokens=30, seed=3 + n)
+    for prompt, result in zip(prompts, together, strict=True):
+        alone = many.generate(prompt, VOTING, max_new_tokens=30, seed=result.seed)
         assert alone.token_ids == result.token_ids
         texts = [[c.text for c in r.trace.steps[0].candidates] for r in (alone, result)]
         assert texts[0] == texts[1]
@@ -701,6 +704,24 @@ def test_prompts_of_tokens_and_chats_reach_both_models():
     both = machine.generate([machine.render(chat)], "draft", max_new_tokens=8, ignore_eos=True)
     prompt = draft("D: Ann has 3.")["input_ids"]
     assert both[0].token_ids == tiny.greedy(model("draft", kinds[1]), prompt, 8)
+
+
+def test_the_draft_stops_at_its_own_token_of_a_name_that_was_asked_for():
+    machine = pair_of(("byte-level", "unigram"))
+    ends = {
+        role: machine._vocabularies[role].tokenizer.eos_token_id for role in ("target", "draft")
+    }
+    for options, ending in (({}, True), ({"ignore_eos": True}, False)):
+        for stop in ((), (tongues.END,)):
+            asked = read_options({**options, "stop": stop})
+            special = machine._vocabularies["target"].special
+            limits = asked.limits(frozenset({ends["target"]}), FixedLength(), False, special)
+            sequence = Sequence([1], limits=limits)
+            mirror = machine._prompts.mirror(PROMPT, sequence, asked)
+            stops = ending or bool(stop)
+            assert (ends["draft"] in mirror.sequence.limits.stop_token_ids) == stops
+            assert mirror.end == (ends["target"] if stops else None)
+            assert (ends["target"] in limits.stop_token_ids) == stops
 
 
 def with_template(tokenizer: Any, start: str) -> Any:

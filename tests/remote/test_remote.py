@@ -522,3 +522,24 @@ def test_stet_generate_with_an_address(server: Server, tmp_path: Path):
 
 def test_the_name_is_public():
     assert stet.RemoteTarget is RemoteTarget
+
+
+def test_stop_strings_are_the_servers_business_too(
+    server: Server, local: Pair, prompts: list[list[int]]
+):
+    pair = server.pair()
+    plain = local.generate(prompts[:2], REWRITE, max_new_tokens=100)
+    stop = plain[0].text.split("\n")[1][2:5]
+    for policy in (REWRITE, SOMETIMES, "target"):
+        here = local.generate(prompts[:2], policy, max_new_tokens=100, stop=stop)
+        server.tell()
+        away = pair.generate(prompts[:2], policy, max_new_tokens=100, stop=stop)
+        assert [r.text for r in away] == [r.text for r in here]
+        assert [r.finish_reason for r in away] == [r.finish_reason for r in here]
+        asked = [body["stop"] for body in server.seen()["bodies"]]
+        assert all(stop in stops for stops in asked)
+        assert all(("\n" in stops) == (policy != "target") for stops in asked)
+    # A special token is one that only the server sees.
+    server.tell()
+    pair.generate(prompts[0], REWRITE, max_new_tokens=20, stop="<|end|>", ignore_eos=True)
+    assert all("<|end|>" in body["stop"] for body in server.seen()["bodies"])

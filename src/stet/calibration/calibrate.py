@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,7 @@ def calibrate(pair: Pair, request: Request, folder: Path, report: Report) -> Cal
             f"{pair.difference}; a calibration has the target go on from the draft's tokens: "
             "calibrate with a draft of the target's family, or give specguard its parameters."
         )
+    request = replace(request, task=request.task.suited(pair))
     fitting, choosing = _divided(request)
     _claim_folder(folder, pair, request, fitting)
     yardstick = request.yardstick
@@ -143,6 +144,7 @@ def _claim_folder(folder: Path, pair: Pair, request: Request, fitting: LoadedTas
             "pair": pair.fingerprint,
             "task": request.task.name,
             "questions": [q.id for q in fitting.questions],
+            "chat": None if request.task.chat is None else asdict(request.task.chat),
             "policy": parameters(request.base),
             "signals": list(request.signals),
             "yardstick": request.yardstick.name,
@@ -181,7 +183,11 @@ def _run(
 ) -> Results:
     contenders = [contender(name) for name in REFERENCES]
     contenders += [_as_contender(p) for p in policies.values()]
-    options: dict[str, Any] = {"max_new_tokens": task.max_new_tokens, "stop": list(task.stop)}
+    options: dict[str, Any] = {
+        "max_new_tokens": task.max_new_tokens,
+        "fit": True,
+        "stop": list(task.stop),
+    }
     plan = Plan(
         task=task,
         contenders=contenders,

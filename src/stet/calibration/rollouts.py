@@ -32,8 +32,8 @@ class Prefix:
 
 def prompt_of(pair: Pair, task: LoadedTask, question: Question) -> tuple[int, ...]:
     """A question as the models are asked it."""
-    if task.chat:
-        return tuple(pair.render([{"role": "user", "content": question.prompt}]))
+    if task.chat is not None:
+        return tuple(task.chat.prompt(pair, question.prompt))
     return tuple(pair.tokenizer(question.prompt)["input_ids"])
 
 

@@ -84,5 +84,6 @@ def stet(
 
     A small draft model writes ahead, the large target model checks a whole block
     in one pass, and a verification policy decides which of the draft's tokens
-    stand. Lossless policies give the target's own text, only faster.
+    stand. Lossless policies give the target's own text (up to rounding), only
+    faster.
     """

@@ -6,10 +6,11 @@ import shlex
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stet.cli import chat as chats
 from stet.cli import options as o
 from stet.cli.output import out, print_json, stages
 from stet.files import check_writable
@@ -41,6 +42,9 @@ def command(
         bool,
         typer.Option("--without-answers", help="Hold steps against the target's own answers."),
     ] = False,
+    chat: chats.InChat = None,
+    system: chats.System = None,
+    template_arg: chats.TemplateArg = None,
     problems: Annotated[
         int, typer.Option("--problems", "-n", min=20, help="How many; half of them for fitting.")
     ] = 400,
@@ -161,7 +165,14 @@ def command(
     base, *more = parse(policy)
     if more or not isinstance(base.policy, SpecGuard):
         raise OptionError(f"{policy!r} cannot be calibrated; name specguard and its parameters.")
-    loaded = _task(task, split or _split(task), problems, task_file, seed, grader)
+    options: dict[str, Any] = {
+        "split": split or _split(task),
+        "count": problems,
+        "path": task_file,
+        "seed": seed,
+        **chats.task_options(chat, system, template_arg),
+    }
+    loaded = _task(task, grader, options)
     request = Request(
         loaded,
         wish or Wish("accuracy"),
@@ -192,6 +203,9 @@ def command(
         self_check=self_check,
         max_length=max_length,
     )
+    request = replace(request, task=loaded.suited(pair))
+    if request.task.chat is not None:
+        chats.announce(pair)
     with stages() as tell:
         found = calibrate(pair, request, place, tell)
     found.save(output)
@@ -200,19 +214,17 @@ def command(
         out.print(f"Written: {output}; use it as `--policy {output}`.")
 
 
-def _task(
-    name: str, split: str | None, count: int, path: Path | None, seed: int, grader: str | None
-) -> LoadedTask:
+def _task(name: str, grader: str | None, options: dict[str, Any]) -> LoadedTask:
     """The task; prompts without answers may have a grader too, to read the target's."""
     from stet.evaluation.graders import resolve_grader
     from stet.evaluation.tasks import TaskError, load_task
 
     try:
-        return load_task(name, split=split, count=count, path=path, seed=seed, grader=grader)
+        return load_task(name, grader=grader, **options)
     except TaskError:
         if grader is None:
             raise
-        loaded = load_task(name, split=split, count=count, path=path, seed=seed, grader="none")
+        loaded = load_task(name, grader="none", **options)
         if any(q.reference is not None for q in loaded.questions):
             raise
         return replace(loaded, grader=resolve_grader(grader))

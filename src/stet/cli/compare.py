@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.live import Live
 
+from stet.cli import chat as chats
 from stet.cli import options as o
 from stet.cli.output import a_table, err, number, out, plain, print_json
 from stet.errors import OptionError
@@ -91,15 +92,9 @@ def command(
             help="How answers are graded.", rich_help_panel=TASK, show_default="the task's own"
         ),
     ] = None,
-    chat: Annotated[
-        bool | None,
-        typer.Option(
-            "--chat/--no-chat",
-            help="Put prompts into the model's chat template.",
-            rich_help_panel=TASK,
-            show_default="the task's own",
-        ),
-    ] = None,
+    chat: chats.InChat = None,
+    system: chats.System = None,
+    template_arg: chats.TemplateArg = None,
     list_tasks: Annotated[
         bool,
         typer.Option("--list-tasks", help="List tasks and graders.", rich_help_panel=TASK),
@@ -242,7 +237,7 @@ def command(
         shots=shots,
         template=template,
         grader=grader,
-        chat=chat,
+        **chats.task_options(chat, system, template_arg),
         path=task_file,
         fields=dict(o.pair_of(text, "--field") for text in field or []) or None,
     )
@@ -265,8 +260,8 @@ def command(
         batch=batch,
         options={
             "max_new_tokens": max_new_tokens or loaded.max_new_tokens,
+            "fit": max_new_tokens is None,
             "temperature": temperature,
-            "stop": list(loaded.stop),
             "draft_length": o.draft_length_of(draft_length),
             "probabilities": probabilities,
         },
@@ -294,6 +289,8 @@ def command(
         with err.status("Compiling ..."):
             pair.warm_up()
     comparison = Comparison(pair, plan, folder)
+    if comparison.plan.task.chat is not None:
+        chats.announce(pair)
     if comparison.answers:
         err.print(f"{len(comparison.answers)} of {comparison.total} answers are there already.")
     with _progress(comparison) as show:

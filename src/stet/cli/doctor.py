@@ -8,14 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stet.cli import chat as chats
 from stet.cli import options as o
 from stet.cli.output import a_table, number, out, print_json, progress
 from stet.forecast import LENGTHS
 
 if TYPE_CHECKING:
+    from stet.differences import Difference
     from stet.doctor import Diagnosis
-    from stet.inputs import Prompt
     from stet.pair import Pair
+
+PATIENCE = 300.0
+"""Seconds after which no further prompts are measured with."""
+
+SHOWN = 5
+"""Differing texts that are listed."""
 
 MARKS = {"use": "bold green", "marginal": "bold yellow", "avoid": "bold red"}
 
@@ -37,9 +44,9 @@ def command(
     batch: Annotated[
         int, typer.Option(min=1, help="Prompts decoded together: the load you expect.")
     ] = 1,
-    chat: Annotated[
-        bool, typer.Option("--chat", help="Put prompts into the model's chat template.")
-    ] = False,
+    chat: chats.InChat = None,
+    system: chats.System = None,
+    template_arg: chats.TemplateArg = None,
     max_new_tokens: Annotated[
         int | None,
         typer.Option(
@@ -67,12 +74,15 @@ def command(
     Checks that the models fit together and into memory, measures what a pass of
     each costs, counts how often drafted tokens are kept, and reckons the speed-up
     of every block length. Says plainly when a pair should not be used, and why;
-    the exit code is then 1.
+    the exit code is then 1. Counts texts that are not the target's own, and says
+    whether rounding explains them.
     """
     target, draft = o.models_of(both, target, draft)
     from stet import doctor
+    from stet.differences import differences
 
     texts, source = _samples(prompts, limit)
+    how = chats.chat_of(chat, system, template_arg)
     pair = o.load(
         target,
         draft,
@@ -87,8 +97,7 @@ def command(
         max_length=max_length,
     )
     doctor.check(pair)
-    in_template = chat or target is None
-    inputs: list[Prompt] = [o.as_chat(pair, text) if in_template else text for text in texts]
+    inputs = chats.inputs(pair, texts, chat, how)
     record = describe_pair(pair)
     if not as_json:
         _print_pair(record)
@@ -99,25 +108,35 @@ def command(
             max_new_tokens=max_new_tokens,
             temperature=temperature,
             batch=batch,
+            patience=PATIENCE,
             on_progress=show,
         )
     diagnosis = doctor.diagnose(plain, speculative)
+    answers = plain.whole.traces
+    parted: list[Difference] = []
+    if temperature == 0:
+        other = speculative[diagnosis.measured_length].whole.traces
+        parted = differences(pair, inputs, answers, other, batch=batch)
     if as_json:
         print_json(
             {
                 **record,
                 "prompts": source,
-                "prompt_count": len(texts),
+                "prompt_count": len(answers),
                 "batch": batch,
                 "temperature": temperature,
                 "acceptance_rate": diagnosis.acceptance.rate,
                 **asdict(diagnosis),
+                "differing_texts": [asdict(difference) for difference in parted],
             }
         )
     else:
-        _print_costs(diagnosis, f"{len(texts)} {source}, batches of {batch}")
-        _print_forecasts(diagnosis, greedy=temperature == 0)
-    if diagnosis.verdict == "avoid":
+        _print_costs(diagnosis, f"{len(answers)} {source}, batches of {batch}")
+        _print_forecasts(diagnosis)
+        if temperature == 0:
+            _print_differences(parted, len(answers), record["models"][0]["dtype"])
+        out.print(diagnosis.advice, style=MARKS[diagnosis.verdict])
+    if diagnosis.verdict == "avoid" or not all(each.is_rounding for each in parted):
         raise typer.Exit(1)
 
 
@@ -148,7 +167,7 @@ def _print_costs(diagnosis: Diagnosis, source: str) -> None:
     )
 
 
-def _print_forecasts(diagnosis: Diagnosis, *, greedy: bool) -> None:
+def _print_forecasts(diagnosis: Diagnosis) -> None:
     title = "Expected, by drafted tokens per block (K)"
     table = a_table(title, "K", "tokens per pass", "tokens/s", "speed-up", "")
     for row in diagnosis.forecasts:
@@ -166,10 +185,39 @@ def _print_forecasts(diagnosis: Diagnosis, *, greedy: bool) -> None:
         f"\nMeasured with K = {diagnosis.measured_length}: {diagnosis.measured_speedup:.2f}x, "
         "prompts included."
     )
-    if greedy:
-        out.print(f"The target's own text on {diagnosis.same_text_share:.0%} of the prompts.")
+
+
+def _print_differences(parted: list[Difference], count: int, dtype: str) -> None:
+    """How many texts are not the target's own, where they part, and what that means."""
+    out.print(f"The target's own text on {count - len(parted)} of {count} prompts, in {dtype}.\n")
+    if not parted:
+        return
+    title = "Where texts part from the target's own"
+    table = a_table(title, "prompt", "token", "target's", "instead", "margin, nats")
+    for each in sorted(parted, key=lambda each: each.is_rounding)[:SHOWN]:
+        table.add_row(
+            str(each.prompt + 1),
+            str(each.position + 1),
+            repr(each.target),
+            repr(each.other),
+            "not found again" if each.margin is None else number(each.margin),
+            style=None if each.is_rounding else "bold red",
+        )
+    out.print(table)
+    faults = [each for each in parted if not each.is_rounding]
+    if faults:
+        out.print(
+            f"{len(faults)} of these are more than rounding in {dtype} explains: the target was "
+            "sure of its own token there. This model is not run faithfully here; please report it.",
+            style="bold red",
+        )
+    else:
+        out.print(
+            "The margin is how much more probable the target finds its own token than the second "
+            f"best. So near to each other, rounding in {dtype} decides: a pass over a block adds "
+            "up in another order than one over a single token. In float32 it is rare."
+        )
     out.print()
-    out.print(diagnosis.advice, style=MARKS[diagnosis.verdict])
 
 
 def describe_pair(pair: Pair) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stet.cli import chat as chats
 from stet.cli import options as o
 from stet.cli.output import (
     coloured,
@@ -49,14 +50,9 @@ def command(
             show_default=False,
         ),
     ] = None,
-    chat: Annotated[
-        bool | None,
-        typer.Option(
-            "--chat/--no-chat",
-            help="Put prompts into the model's chat template. Default: on for the bundled pair.",
-            show_default=False,
-        ),
-    ] = None,
+    chat: chats.InChat = None,
+    system: chats.System = None,
+    template_arg: chats.TemplateArg = None,
     policy: Annotated[
         str,
         typer.Option(
@@ -190,6 +186,7 @@ def command(
     """
     target, draft = o.models_of(both, target, draft)
     prompts = _prompts(prompt, file)
+    how = chats.chat_of(chat, system, template_arg)
     if trace is not None:
         check_writable(trace, lines=True)
     settings: dict[str, Any] = {
@@ -224,8 +221,7 @@ def command(
         self_check=self_check,
         max_length=max_length,
     )
-    in_template = target is None if chat is None else chat
-    inputs: list[Prompt] = [o.as_chat(pair, text) if in_template else text for text in prompts]
+    inputs = chats.inputs(pair, prompts, chat, how, quiet=quiet)
     start = perf_counter()
     if len(inputs) == 1 and not as_json:
         if show_origin:

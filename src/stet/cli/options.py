@@ -245,15 +245,6 @@ def _leave_small_models_on_one_thread(pair: Pair) -> None:
             torch.set_num_threads(1)
 
 
-def as_chat(pair: Pair, text: str) -> list[int]:
-    """A prompt as the model was trained to be asked.
-
-    Raises:
-        OptionError: where the model has no chat template.
-    """
-    return pair.render([{"role": "user", "content": text}])
-
-
 def policy_of(name: str, parameters: Iterable[str]) -> Any:
     """The policy that `--policy NAME --param name=value ...` means.
 

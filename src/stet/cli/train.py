@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stet.cli import chat as chats
 from stet.cli import options as o
 from stet.cli.output import a_table, out, print_json, stages
 from stet.files import check_writable
@@ -38,6 +39,9 @@ def command(
         str | None,
         typer.Option(help="Reads and compares answers.", show_default="the task's"),
     ] = None,
+    chat: chats.InChat = None,
+    system: chats.System = None,
+    template_arg: chats.TemplateArg = None,
     problems: Annotated[
         int, typer.Option("--problems", "-n", min=20, help="Questions to learn from.")
     ] = 1500,
@@ -156,7 +160,13 @@ def command(
         if path is not None:
             check_writable(path, parents=True)
     request = _request(
-        task=(task, split, validation_split, task_file, grader, problems, validation),
+        task=(task, split, validation_split, problems, validation),
+        options={
+            "path": task_file,
+            "seed": seed,
+            "grader": grader,
+            **chats.task_options(chat, system, template_arg),
+        },
         features=features,
         hidden=hidden,
         method=method,
@@ -181,6 +191,10 @@ def command(
         self_check=self_check,
         max_length=max_length,
     )
+    suited = {name: getattr(request, name).suited(pair) for name in ("task", "validation")}
+    request = replace(request, **suited)
+    if request.task.chat is not None:
+        chats.announce(pair)
     request = _with_labels(pair, request, labels, place)
     with stages() as tell:
         found = train(pair, request, place, tell)
@@ -198,7 +212,8 @@ def command(
 
 def _request(
     *,
-    task: tuple[str, str | None, str | None, Path | None, str | None, int, int],
+    task: tuple[str, str | None, str | None, int, int],
+    options: dict[str, Any],
     features: list[str] | None,
     hidden: str,
     method: str,
@@ -216,7 +231,7 @@ def _request(
     from stet.training.gradient import GradientSettings
     from stet.training.request import TrainRequest
 
-    name, split, other, path, grader, count, watched = task
+    name, split, other, count, watched = task
     bundled = name in ("stories", "units")
     chosen = split or ("policy_train" if bundled else None)
     judged = other or ("validation" if bundled else None)
@@ -227,8 +242,8 @@ def _request(
     if chosen == judged:
         raise OptionError("Learn from one split and judge on another: name --validation-split.")
     return TrainRequest(
-        load_task(name, split=chosen, count=count, path=path, seed=seed, grader=grader),
-        load_task(name, split=judged, count=watched, path=path, seed=seed, grader=grader),
+        load_task(name, split=chosen, count=count, **options),
+        load_task(name, split=judged, count=watched, **options),
         features=tuple(features) if features else DEFAULT,
         fit=FitSettings(hidden=widths, cost=max(cost, 0.001)),
         gradient=GradientSettings(cost=cost),
@@ -244,8 +259,6 @@ def _request(
 
 def _with_labels(pair: Any, request: Any, labels: str, folder: Path) -> Any:
     """The request with the target's own answers as right ones, if that is asked for."""
-    from dataclasses import replace
-
     from stet.calibration.yardstick import with_own_answers
     from stet.errors import OptionError
 

@@ -20,6 +20,7 @@ from stet.needs import Watch
 from stet.policies.base import DRAFT, Need
 from stet.sampling import Sampler, draw
 from stet.tensors import upload
+from stet.wide import logprobs_of, peak
 
 OVERLAP = 2
 """Tokens at a sequence's end that the draft always reads again.
@@ -97,7 +98,7 @@ class ModelDrafter:
             )
             logits = sampler.edit(out.logits)
             if random is None:
-                token = logits[:, 0].argmax(-1)
+                token = peak(logits[:, 0])[1]
             else:
                 distribution = sampler.probs(logits)[:, 0]
                 probs.append(distribution)
@@ -153,7 +154,7 @@ class ModelDrafter:
         def stop(alive: list[bool], token: Tensor, logits: Tensor) -> None:
             values: list[int] = token.tolist()
             if confident:
-                found = logits[:, 0].log_softmax(-1).gather(1, token[:, None])
+                found = logprobs_of(logits[:, 0], token[:, None])
                 for row, logprob in enumerate(found[:, 0].tolist()):
                     logprobs[row].append(logprob)
                     # A token that the target would not write may stand all the same.

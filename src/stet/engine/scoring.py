@@ -22,6 +22,7 @@ from stet.ruling import Ruling
 from stet.sampling import Sampler
 from stet.tensors import upload
 from stet.trace import DisputeRecord
+from stet.wide import best, log_total, logprobs_of
 
 
 class NonFiniteError(StetError):
@@ -152,9 +153,9 @@ class _Packet:
                 self._add_probabilities(blocks, verdict, group.drafted)
             self.top = max(item.top_logprobs for item in limits)
             if self.top:
-                best = blocks.target_logprobs.topk(self.top, -1)
-                self._add("top_ids", best.indices.flatten(1))
-                self._add("top_logprobs", best.values.flatten(1))
+                values, tokens = blocks.target_best(self.top)
+                self._add("top_ids", tokens.flatten(1))
+                self._add("top_logprobs", values.flatten(1))
         # Doubles hold tokens and float32 numbers alike without loss.
         self.tensor = torch.cat(self._columns, 1)
 
@@ -165,16 +166,16 @@ class _Packet:
     def _add_reading(self, logits: Tensor, tokens: Tensor) -> None:
         """Of K tokens, [B, K, 1], by the logits of their positions, [B, K, V]."""
         own = logits.gather(2, tokens)[..., 0]
-        others = logits.scatter(2, tokens, -torch.inf).amax(-1)
-        self._add("logprobs", own - logits.logsumexp(-1))
-        self._add("margins", own - others)
+        first, second = best(logits, 2)[0].unbind(-1)
+        self._add("logprobs", own - log_total(logits))
+        self._add("margins", own - torch.where(own == first, second, first))
 
     def _add_choices(self, group: _Pass) -> None:
         """Raw log-probabilities of given tokens right after each block."""
         device = group.forward.logits.device
         ends = upload([s.block.length for s in group.scores], device)
         choices = upload([s.choices for s in group.scores], device)
-        self._add("choices", at(group.forward.logits, ends).log_softmax(-1).gather(1, choices))
+        self._add("choices", logprobs_of(at(group.forward.logits, ends), choices))
 
     def _add_verdict(self, blocks: Blocks, verdict: Verdict) -> None:
         rows = blocks.drafted.shape[0]
@@ -197,17 +198,18 @@ class _Packet:
 
     def _add_probabilities(self, blocks: Blocks, verdict: Verdict, drafted: DraftBatch) -> None:
         """Raw probabilities of the drafted tokens (K columns) and of the next one."""
-        token = blocks.drafted[..., None]
         following = verdict.next_token.clamp(min=0)[:, None]
-        p = blocks.target_logprobs
-        own = p[:, : self.width].gather(2, token)[..., 0]
-        after = at(p, verdict.kept).gather(1, following)
-        self._add("p_target", torch.cat([own, after], 1).exp())
-        if drafted.logits is None or not self.width:
-            return
-        q = whole(drafted.logits).log_softmax(-1)
-        after = at(q, verdict.kept.clamp(max=self.width - 1)).gather(1, following)
-        self._add("p_draft", torch.cat([q.gather(2, token)[..., 0], after], 1).exp())
+
+        def add(name: str, logits: Tensor, total: Tensor, place: Tensor) -> None:
+            own = logits[:, : self.width].gather(2, blocks.drafted[..., None])[..., 0]
+            after = at(logits, place).gather(1, following)
+            totals = torch.cat([total[:, : self.width], at(total, place)[:, None]], 1)
+            self._add(name, (torch.cat([own, after], 1) - totals).exp())
+
+        add("p_target", blocks.raw_target_logits, blocks.target_total, verdict.kept)
+        if drafted.logits is not None and self.width:
+            logits = whole(drafted.logits)
+            add("p_draft", logits, log_total(logits), verdict.kept.clamp(max=self.width - 1))
 
     def read(self, row: list[float], item: Score, seconds: float) -> Outcome:
         """The outcome of one row of the table."""

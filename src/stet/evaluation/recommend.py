@@ -182,7 +182,8 @@ def _lossless(view: View, chosen: PolicySummary) -> list[str]:
     if differ:
         texts = (
             f"{differ} of {answers} texts {'was' if differ == 1 else 'were'} not identical to the "
-            "reference's, which is expected when sampling and worth a look in greedy decoding."
+            "reference's, which is expected when sampling; in greedy decoding half precision does "
+            "it by rounding, and `stet doctor` says whether that is all."
         )
     else:
         texts = f"All {answers} texts were identical to the reference's."

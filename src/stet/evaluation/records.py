@@ -127,6 +127,8 @@ class Run:
         versions: of Stet and the libraries below it.
         command: the command line.
         date: when it began, ISO 8601, UTC.
+        chat: the system prompt, the SHA-256 of the chat template and its arguments; None where
+            prompts were given as they are.
         version: of this format.
     """
 
@@ -147,6 +149,7 @@ class Run:
     versions: dict[str, str]
     command: str
     date: str
+    chat: dict[str, Any] | None = None
     version: int = VERSION
 
     def entry(self, label: str) -> PolicyEntry:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,7 @@ class Plan:
         primary: labels of the comparisons declared beforehand.
         seeds: one run over all questions each.
         batch: questions at a time.
-        options: of all requests.
+        options: of all requests; `stop` is the task's where it is not among them.
         command: the command line, for the record.
         note: what readers of every table must know.
     """
@@ -97,6 +97,8 @@ class Comparison:
         Raises:
             StetError: where it holds another run.
         """
+        task = plan.task.suited(pair)
+        plan = replace(plan, task=task, options={"stop": list(task.stop), **plan.options})
         self.pair, self.plan, self.folder = pair, plan, folder
         self.run = _describe(pair, plan)
         self.answers: list[Answer] = []
@@ -176,10 +178,9 @@ class Comparison:
     def _prompts(self, item: Contender, questions: Sequence[Question]) -> list[Prompt]:
         prompts: list[Prompt] = []
         for question in questions:
-            text: Prompt = question.prompt
-            if self.plan.task.chat:
-                text = self.pair.render([{"role": "user", "content": question.prompt}])
-            prompts += [text] * item.samples
+            chat = self.plan.task.chat
+            text = question.prompt
+            prompts += [chat.prompt(self.pair, text) if chat else text] * item.samples
         return prompts
 
     def _answer(
@@ -244,6 +245,7 @@ _SAME = (
     "seeds",
     "batch",
     "options",
+    "chat",
     "target",
     "draft",
     "grader",
@@ -264,6 +266,7 @@ def _describe(pair: Pair, plan: Plan) -> Run:
         batch=plan.batch,
         # As JSON has them, so that a run equals itself read back.
         options=json.loads(json.dumps(plan.options)),
+        chat=_chat(pair, task),
         target=pair.target.identity,
         draft=None if pair.draft is None else pair.draft.identity,
         graded=grader is not None,
@@ -274,6 +277,14 @@ def _describe(pair: Pair, plan: Plan) -> Run:
         command=plan.command,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+
+
+def _chat(pair: Pair, task: LoadedTask) -> dict[str, Any] | None:
+    """How prompts become chats, and by which template."""
+    if task.chat is None:
+        return None
+    rendered = task.chat.prompt(pair, task.questions[0].prompt)
+    return {"system": task.chat.system, **rendered.record}
 
 
 def _whole_chunks(answers: Sequence[Answer]) -> list[Answer]:

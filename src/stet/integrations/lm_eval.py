@@ -105,8 +105,6 @@ class StetLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
     ) -> None:
         super().__init__()
         method = method_of(policy, parameters or None, has_draft=draft != "lookup")
-        if parameters and policy in {"target", "draft"}:
-            raise OptionError(f"Policy {policy!r} has no parameter {next(iter(parameters))!r}.")
         self.pair = pair or load_pair(
             target,
             draft,

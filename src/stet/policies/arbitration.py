@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -44,9 +45,7 @@ def choices(blocks: Blocks) -> Choices:
         return Choices(blocks.drafted == target[:, :-1], target)
     p = blocks.target_probs
     rows, positions, vocabulary = p.shape
-    share = torch.zeros_like(p)
-    share[:, :-1] = blocks.draft_probs * blocks.present[..., None]
-    residual = or_else((p - share).clamp(min=0), p)
+    residual = or_else(blocks.less_draft(p).clamp_(min=0), p)
     uniforms = blocks.uniform(NEXT, positions)
     target = draw(residual.reshape(-1, vocabulary), uniforms.reshape(-1)).view(rows, positions)
     return Choices(accepted(blocks, p), target)
@@ -72,14 +71,45 @@ class Disputed:
 def disputed(blocks: Blocks, found: Choices) -> Disputed:
     """What both models think of both tokens; needs `Need.DRAFT_LOGPROBS`."""
     width = blocks.drafted.shape[1]
-    p, q = blocks.target_logprobs[:, :width], blocks.draft_logprobs
-    own, theirs = found.target[:, :width, None], blocks.drafted[..., None]
-    return Disputed(
-        p.gather(2, own)[..., 0],
-        p.gather(2, theirs)[..., 0],
-        q.gather(2, theirs)[..., 0],
-        q.gather(2, own)[..., 0],
-    )
+    both = torch.stack([found.target[:, :width], blocks.drafted], 2)
+    p = blocks.raw_target_logits[:, :width].gather(2, both) - blocks.target_total[:, :width, None]
+    q = blocks.draft_logprobs_of(both)
+    return Disputed(p[..., 0], p[..., 1], q[..., 1], q[..., 0])
+
+
+def where_disputed(
+    blocks: Blocks,
+    found: Choices,
+    stands: Callable[[Tensor, Tensor, Tensor], Tensor],
+    *,
+    draft: bool = False,
+) -> Tensor:
+    """[B, K] bool: whether drafted tokens stand by a rule on the models' raw distributions.
+
+    On an accelerator the rule is asked about every position; on a CPU only about those at which the
+    models disagree, as elsewhere nobody looks at what it says.
+
+    Args:
+        blocks: the blocks.
+        found: what each model wants.
+        stands: the rule: of N positions the target's logits [N, V], the draft's [N, V] and the
+            drafted tokens [N, 1], to [N] bool. It overwrites nothing.
+        draft: whether it reads the draft's logits; otherwise it is given the target's in their
+            place.
+    """
+    target, width = blocks.raw_target_logits, blocks.drafted.shape[1]
+    tokens = blocks.drafted[..., None]
+    if target.device.type != "cpu":
+        p = target[:, :width].flatten(0, 1)
+        q = blocks.raw_draft_logits.flatten(0, 1) if draft else p
+        return stands(p, q, tokens.flatten(0, 1)).view_as(found.agree)
+    result = torch.zeros_like(found.agree)
+    # One by one: a copy of several rows takes longer than what is done with them.
+    for row, place in ((~found.agree) & blocks.present).nonzero().tolist():
+        p = target[row, place][None]
+        q = blocks.draft_row(row, place)[None] if draft else p
+        result[row, place] = stands(p, q, tokens[row, place][None])[0]
+    return result
 
 
 def settle(

@@ -19,6 +19,7 @@ from stet.errors import StetError
 from stet.needs import Need as Need
 from stet.needs import undeclared
 from stet.sampling import Sampler, one_hot
+from stet.wide import best, log_total, peak
 
 if TYPE_CHECKING:
     from stet.policies.stepping import StepPolicy
@@ -137,8 +138,7 @@ class Blocks:
 
     @cached_property
     def _best(self) -> tuple[Tensor, Tensor]:
-        best = self.target_logits.max(-1)
-        return best.values, best.indices
+        return peak(self.target_logits)
 
     @cached_property
     def draft_logits(self) -> Tensor:
@@ -163,12 +163,45 @@ class Blocks:
     @property
     def finite(self) -> Tensor:
         """[B] bool: whether the target's logits are numbers (a maximum passes a NaN on)."""
-        return self._best[0].isfinite().all(1)
+        if self.all_greedy:
+            return self._best[0].isfinite().all(1)
+        return self.target_logits.amax(-1).isfinite().all(1)
 
     @cached_property
     def target_probs(self) -> Tensor:
         """[B, K + 1, V] float32: what the target alone would sample from; one-hot when greedy."""
         return self._sampler.probs(self.target_logits)
+
+    @cached_property
+    def drafted_probs(self) -> Tensor:
+        """[B, K] float32: of each drafted token in `draft_probs`, which is not made for it."""
+        if self._draft_probs is None:
+            return torch.ones(self.drafted.shape, device=self.drafted.device)
+        return self._draft_probs.gather(2, self.drafted[..., None])[..., 0]
+
+    def draft_share(self, position: Tensor) -> Tensor:
+        """[B, V]: `draft_probs` at `position` [B], zero past the end of a block."""
+        width = self.drafted.shape[1]
+        inside = (position < self.lengths)[:, None]
+        size = (len(self.lengths), self.raw_target_logits.shape[-1])
+        if not width:
+            return torch.zeros(size, device=position.device)
+        place = position.clamp(max=width - 1)
+        if self._draft_probs is not None:
+            return at(self._draft_probs, place).masked_fill_(~inside, 0.0)
+        token = self.drafted.gather(1, place[:, None])
+        return torch.zeros(size, device=position.device).scatter_(1, token, inside.float())
+
+    def less_draft(self, p: Tensor) -> Tensor:
+        """[B, K + 1, V] of which `draft_probs` was taken away where a token was drafted; a copy."""
+        p = p.clone()
+        if self._draft_probs is None:
+            p[:, :-1].scatter_add_(2, self.drafted[..., None], -self.present[..., None].float())
+        elif self.full:
+            p[:, :-1].sub_(self._draft_probs)
+        else:
+            p[:, :-1].sub_(self._draft_probs.masked_fill(~self.present[..., None], 0.0))
+        return p
 
     @cached_property
     def draft_probs(self) -> Tensor:
@@ -181,6 +214,40 @@ class Blocks:
         if self._draft_probs is None:
             return one_hot(self.drafted, self.raw_target_logits.shape[-1])
         return self._draft_probs
+
+    @cached_property
+    def target_total(self) -> Tensor:
+        """[B, K + 1]: what the target's raw logits are less of its raw log-probabilities."""
+        return log_total(self.raw_target_logits)
+
+    @cached_property
+    def draft_total(self) -> Tensor:
+        """[B, K]: the same of the draft."""
+        return log_total(self.raw_draft_logits)
+
+    def target_logprobs_of(self, tokens: Tensor) -> Tensor:
+        """[B, K + 1, n]: entries of `target_logprobs`, which is not made for them.
+
+        Args:
+            tokens: [B, K + 1, n].
+        """
+        return self.raw_target_logits.gather(2, tokens) - self.target_total[..., None]
+
+    def draft_logprobs_of(self, tokens: Tensor) -> Tensor:
+        """[B, K, n]: the same of `draft_logprobs`, for tokens [B, K, n]."""
+        return self.raw_draft_logits.gather(2, tokens) - self.draft_total[..., None]
+
+    def target_best(self, count: int) -> tuple[Tensor, Tensor]:
+        """Raw log-probabilities of the target's most probable tokens, and these tokens.
+
+        Args:
+            count: n, how many, at most V.
+
+        Returns:
+            [B, K + 1, n] each, descending.
+        """
+        values, tokens = best(self.raw_target_logits, count)
+        return values - self.target_total[..., None], tokens
 
     @cached_property
     def target_logprobs(self) -> Tensor:
@@ -256,7 +323,9 @@ class TokenPolicy(Protocol):
 
     Attributes:
         name: what users call it; unique in the registry.
-        lossless: whether the emitted text follows the target's own distribution exactly.
+        lossless: whether the emitted text follows the target's own distribution exactly, as far as
+            a pass over a block gives the logits that passes over single tokens give: in half
+            precision rounding decides near ties otherwise.
         needs: what the engine must keep for it.
         reasons: the words that explain its decisions, see `Verdict.reasons`.
     """
@@ -301,7 +370,7 @@ def holds(policy: TokenPolicy) -> bool:
 
 
 def seamless(policy: Policy) -> bool:
-    """Whether a policy writes the same greedy text wherever blocks end.
+    """Whether a policy writes the same greedy text wherever blocks end, up to rounding.
 
     A lossless one does; another says so by `seamless = True`. It then rules on each token by what
     is known at its position alone, and holds the token after a whole block back.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from stet.policies.base import ACCEPT, NEXT, STANDARD_REASONS, Blocks, Need, Verdict, at
-from stet.policies.exact import draft_share, greedy_match, or_else
+from stet.policies.exact import greedy_match, or_else
 from stet.policies.registry import register
 from stet.sampling import draw
 
@@ -20,7 +20,7 @@ class Block:
     """Rule on the block as a whole: the longest prefix whose joint probability stands is kept.
 
     The emitted text follows the target's distribution exactly; at temperature 0 the rule is the
-    same as `exact`.
+    same as `exact`, and its text the target's own up to rounding, as there.
 
     Source: Sun et al., "Block Verification Accelerates Speculative Decoding", arXiv 2403.10444,
     algorithm 2.
@@ -59,7 +59,7 @@ def joint_ratios(blocks: Blocks) -> Tensor:
     rows, width = blocks.drafted.shape
     token = blocks.drafted[..., None]
     p = blocks.target_probs[:, :width].gather(2, token).squeeze(2)
-    q = blocks.draft_probs.gather(2, token).squeeze(2)
+    q = blocks.drafted_probs
     ratio = p / q.clamp(min=torch.finfo(q.dtype).tiny)
     joint = [torch.ones(rows, device=p.device)]
     for i in range(width):
@@ -69,5 +69,5 @@ def joint_ratios(blocks: Blocks) -> Tensor:
 
 def left_over(blocks: Blocks, joint: Tensor, position: Tensor) -> Tensor:
     """max(joint * p - q, 0) at `position` [B]: what p has left there, [B, V]."""
-    share = draft_share(blocks, position)
-    return (joint[:, None] * at(blocks.target_probs, position) - share).clamp(min=0)
+    left = at(blocks.target_probs, position).mul_(joint[:, None])
+    return left.sub_(blocks.draft_share(position)).clamp_(min=0)

@@ -18,8 +18,9 @@ STATISTICS = ("mean", "min")
 class Cascade:
     """The draft answers alone; where it was not sure enough, the target answers instead.
 
-    Source: the two-model case of Chen et al., "FrugalGPT", arXiv 2305.05176, with the draft's own
-    probability in place of a trained score.
+    Source: the two-model case of the cascade of Chen et al., "FrugalGPT", arXiv 2305.05176, with
+    the draft's own probability in place of a trained score. What is judged is the answer as the
+    request bounds it: unlike elsewhere, `max_new_tokens` and stop strings may change who answers.
 
     Attributes:
         threshold: the geometric mean (or smallest) probability of its tokens at which the draft's

@@ -20,9 +20,13 @@ class CoSD:
 
     That is, if p_draft(d) > alpha * p_target(t) and p_target(t) < beta, with raw probabilities.
 
-    Source: the rule-based variant of Wang et al., "Speculate, then Collaborate", arXiv 2502.08020.
-    Our own: the token after a whole block is held back, so that the text does not depend on the
-    length of blocks.
+    Source: the rule-based variant of Wang et al., "Speculate, then Collaborate", arXiv 2502.08020,
+    in which a model's token is replaced by an assistant's if its probability is below a threshold
+    and the assistant's above a share of it. There the model that drafts is the one that may be
+    overruled. Our own: the roles are exchanged, as here it is the target whose token stands by
+    default and the draft that assists (`beta` is the paper's threshold alpha, and `alpha` its share
+    beta; both are 0.5 there, too); and the token after a whole block is held back, so that the text
+    does not depend on the length of blocks.
 
     Attributes:
         alpha: how sure the draft must be, relative to the target; not negative.

@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from stet.errors import OptionError
 from stet.policies.arbitration import REASONS, Choices, choices, settle
 from stet.policies.base import Blocks, Need, Verdict
-from stet.policies.checks import check_count, check_share
+from stet.policies.checks import check_count
 from stet.policies.registry import register
 
 
@@ -20,18 +21,18 @@ from stet.policies.registry import register
 class FLy:
     """Where the models disagree, the draft's token stands if the disagreement looks harmless.
 
-    That is, if the target is unsure there (the entropy of its `top` most probable tokens, brought
-    to sum 1, as a share of the largest possible) and agrees with all of the next `window - 1`
-    drafted tokens, which it has read behind the disputed one. The last `window` positions of a
-    block are never relaxed, so the text depends on the length of blocks, and blocks want to be
-    long.
+    That is, if the target is unsure there (-sum p log p over its `top` most probable tokens, in
+    nats, with their probabilities as they are: they do not sum to 1) and agrees with all of the
+    next `window - 1` drafted tokens, which it has read behind the disputed one. The last `window`
+    positions of a block are never relaxed: `window` drafted tokens must follow the disputed one. So
+    the text depends on the length of blocks, and blocks want to be long.
 
-    Source: Li et al., "Training-Free Loosely Speculative Decoding", arXiv 2511.22972. Our reading:
-    which tokens the entropy is of, and its unit.
+    Source: Li et al., "Training-Free Loosely Speculative Decoding", arXiv 2511.22972, and the
+    authors' code, which has the entropy's tokens and unit and where a block is not relaxed.
 
     Attributes:
-        entropy: the least doubt, 0 to 1.
-        window: tokens from the disputed one on that must be left in the block.
+        entropy: the least doubt, in nats; not negative.
+        window: tokens from the disputed one on of which the target must agree with all others.
         top: of how many tokens the entropy is; at least 2.
     """
 
@@ -50,7 +51,8 @@ class FLy:
         Raises:
             OptionError: naming the parameter.
         """
-        check_share(self, "entropy")
+        if not (self.entropy >= 0 and math.isfinite(self.entropy)):
+            raise OptionError(f"entropy is {self.entropy}; it must not be negative.")
         check_count(self, "window")
         check_count(self, "top", least=2)
 
@@ -60,9 +62,10 @@ class FLy:
         width = blocks.drafted.shape[1]
         if not width:
             return settle(blocks, found, found.agree, hold=False)
-        top = min(self.top, blocks.target_logprobs.shape[-1])
-        best = blocks.target_logprobs[:, :width].topk(top, -1).values.softmax(-1)
-        doubt = -(best * best.clamp(min=1e-30).log()).sum(-1) / math.log(top)
+        top = min(self.top, blocks.raw_target_logits.shape[-1])
+        best = blocks.target_best(top)[0][:, :width]
+        # A token without any probability adds 0, not 0 times infinity.
+        doubt = -(best.exp() * best.clamp(min=torch.finfo(best.dtype).min)).sum(-1)
         relaxed = (doubt >= self.entropy) & self._followed(blocks, found)
         return settle(blocks, found, relaxed, hold=False)
 

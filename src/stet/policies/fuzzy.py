@@ -9,7 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from stet.errors import OptionError
-from stet.policies.arbitration import REASONS, choices, settle
+from stet.policies.arbitration import REASONS, choices, settle, where_disputed
 from stet.policies.base import Blocks, Need, Verdict
 from stet.policies.registry import register
 
@@ -23,7 +23,11 @@ class Fuzzy:
 
     Source: Holsman et al., "Fuzzy Speculative Decoding for a Tunable Accuracy-Runtime Tradeoff",
     arXiv 2502.20704. Raw distributions are compared, so that the rule also means something at
-    temperature 0; the text does not depend on the length of blocks.
+    temperature 0; the text does not depend on the length of blocks. Our own: a token that the exact
+    rule accepts stands in any case (at temperature 0 the same text); the default threshold; and the
+    direction of "kl", which is `kl_div_reversed` in the authors' code, whose `kl_div` is KL(draft,
+    target). Its Jensen-Shannon divergence has the arguments of both terms exchanged; ours is the
+    usual one.
 
     Attributes:
         threshold: the largest divergence at which the draft's token stands.
@@ -56,14 +60,17 @@ class Fuzzy:
     def verify(self, blocks: Blocks) -> Verdict:
         """Rule on a batch of blocks."""
         found = choices(blocks)
-        width = blocks.drafted.shape[1]
-        if not width:
+        if not blocks.drafted.shape[1]:
             return settle(blocks, found, found.agree)
-        apart = self._divergence(blocks.target_logprobs[:, :width], blocks.draft_logprobs)
-        return settle(blocks, found, apart <= self.threshold)
+        return settle(blocks, found, where_disputed(blocks, found, self._stands, draft=True))
+
+    def _stands(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
+        """[N], see `where_disputed`."""
+        del token
+        return self._divergence(target.log_softmax(-1), draft.log_softmax(-1)) <= self.threshold
 
     def _divergence(self, p: Tensor, q: Tensor) -> Tensor:
-        """[B, K], from log-probabilities [B, K, V]."""
+        """[N], from log-probabilities [N, V]."""
         if self.divergence == "tv":
             return (p.exp() - q.exp()).abs().sum(-1) / 2
         if self.divergence == "kl":

@@ -26,8 +26,8 @@ class RewardGuided:
     """A process reward model rates the draft's step; below a threshold the target writes it.
 
     What the target writes is not rated. Source: Liao et al., "Reward-Guided Speculative Decoding
-    for Efficient LLM Reasoning", arXiv 2501.19324; its threshold is 0.7. Our own: rewards read off
-    the draft's hidden states.
+    for Efficient LLM Reasoning", arXiv 2501.19324: a step stands from a threshold of 0.7 on. Our
+    own: rewards read off the draft's hidden states, and several candidates.
 
     Attributes:
         reward: "head" (on the bundled draft's hidden states), "bundled" (the small model that

@@ -39,8 +39,10 @@ class SpecReason:
     digits as its first token are the rating. The target has to be a model that answers questions:
     the bundled target cannot, and there the ratings mean nothing.
 
-    Source: Pan et al., "SpecReason", arXiv 2504.07891: the digit itself, and a threshold of 7. Our
-    own: the mean over the digits' probabilities, and the wording.
+    Source: Pan et al., "SpecReason", arXiv 2504.07891, and the authors' code: the digit itself (the
+    default there, with 0 for anything that is no digit) or the mean over the digits' probabilities
+    (there of those among the ten likeliest tokens), and a threshold of 7. Our own: the mean as the
+    default, the likeliest of the digits whatever else is likelier, and the wording.
 
     Attributes:
         threshold: the rating from which on a step stands, 0 to 9.
@@ -140,15 +142,17 @@ class SpecReason:
         said = candidate[:-1] if ended else candidate
         with text.aside((*said, *asked.tokens)) as sequence:
             logprobs: list[float] = yield Score(sequence, EMPTY, None, choices=asked.digits)
-        chances = [math.exp(value) for value in logprobs]
+        share = sum(math.exp(value) for value in logprobs)
+        return {"utility": self.utility(logprobs), "digit_probability": share}
+
+    def utility(self, logprobs: Sequence[float]) -> float:
+        """The rating, 0 to 9, by the log-probabilities of the ten digits, in nats."""
         if self.scoring == "likeliest":
-            utility = float(max(range(10), key=chances.__getitem__))
-        else:
-            # Relative to the best digit: all of them may be improbable.
-            best = max(logprobs)
-            weights = [math.exp(value - best) for value in logprobs]
-            utility = sum(d * w for d, w in enumerate(weights)) / sum(weights)
-        return {"utility": utility, "digit_probability": sum(chances)}
+            return float(max(range(10), key=logprobs.__getitem__))
+        # Relative to the best digit: all of them may be improbable.
+        best = max(logprobs)
+        weights = [math.exp(value - best) for value in logprobs]
+        return sum(d * w for d, w in enumerate(weights)) / sum(weights)
 
 
 @dataclass(frozen=True, slots=True)

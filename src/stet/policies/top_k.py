@@ -6,11 +6,14 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from stet.errors import OptionError
-from stet.policies.arbitration import REASONS, choices, settle
+from stet.policies.arbitration import REASONS, choices, settle, where_disputed
 from stet.policies.base import Blocks, Need, Verdict
 from stet.policies.checks import check_count
 from stet.policies.registry import register
+from stet.wide import best
 
 
 @register
@@ -19,8 +22,12 @@ class TopK:
     """Where the models disagree, the draft's token stands if the target ranks it high.
 
     That is, if it is among the target's `k` most probable tokens and its raw log-probability is at
-    most `delta` below the best one's. The relaxed acceptance of several engines; the text does not
-    depend on the length of blocks.
+    most `delta` below the best one's. The text does not depend on the length of blocks.
+
+    Source of the idea: the relaxed acceptance of TensorRT-LLM (`relaxed_topk`, `relaxed_delta`),
+    which takes `delta` from the best token's *probability*, so that where that is less than `delta`
+    any of the k will do. Our own: a distance in nats, which asks for the same share of the best
+    token's probability wherever the target is more or less sure; and defaults of our own.
 
     Attributes:
         k: how many of the target's tokens are good enough.
@@ -50,8 +57,12 @@ class TopK:
     def verify(self, blocks: Blocks) -> Verdict:
         """Rule on a batch of blocks."""
         found = choices(blocks)
-        p = blocks.target_logprobs[:, : blocks.drafted.shape[1]]
-        own = p.gather(2, blocks.drafted[..., None])
-        rank = (p > own).sum(-1)  # tokens that the target likes better
-        near = p.amax(-1) - own[..., 0] <= self.delta
-        return settle(blocks, found, (rank < self.k) & near)
+        return settle(blocks, found, where_disputed(blocks, found, self._stands))
+
+    def _stands(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
+        """[N], see `where_disputed`."""
+        del draft
+        own = target.gather(1, token)[:, 0]
+        ranked, _ = best(target, min(self.k, target.shape[1]))
+        # Logits differ by as much as log-probabilities do.
+        return (own >= ranked[:, -1]) & (ranked[:, 0] - own <= self.delta)

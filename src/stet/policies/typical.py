@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from stet.policies.arbitration import REASONS, choices, settle
+from torch import Tensor
+
+from stet.policies.arbitration import REASONS, choices, settle, where_disputed
 from stet.policies.base import Blocks, Need, Verdict
 from stet.policies.checks import check_share
 from stet.policies.registry import register
+from stet.wide import entropy, logprobs_of
 
 
 @register
@@ -19,16 +22,19 @@ class Typical:
     That is, if p_target(d) > min(epsilon, delta * exp(-H)), with the target's raw probability and
     its entropy H in nats: the more open the target is, the less it asks.
 
-    Source: Cai et al., "Medusa", arXiv 2401.10774. Our own: the token after a whole block is held
-    back, so that the text does not depend on the length of blocks.
+    Source: Cai et al., "Medusa", arXiv 2401.10774, with the thresholds of the authors' code, where
+    delta is the square root of epsilon. Our own: it rules only where the models disagree, also at
+    temperature 0, always by the raw distribution (the authors' by that at the temperature asked
+    for, and never at 0); and the token after a whole block is held back, so that the text does not
+    depend on the length of blocks.
 
     Attributes:
         epsilon: the most that is asked, 0 to 1.
         delta: what is asked of a token where the target is certain, 0 to 1.
     """
 
-    epsilon: float = 0.3
-    delta: float = 0.09
+    epsilon: float = 0.09
+    delta: float = 0.3
 
     name: ClassVar[str] = "typical"
     lossless: ClassVar[bool] = False
@@ -48,8 +54,10 @@ class Typical:
     def verify(self, blocks: Blocks) -> Verdict:
         """Rule on a batch of blocks."""
         found = choices(blocks)
-        p = blocks.target_logprobs[:, : blocks.drafted.shape[1]]
-        entropy = -(p.exp() * p).nan_to_num().sum(-1)
-        own = p.gather(2, blocks.drafted[..., None])[..., 0].exp()
-        bar = (self.delta * (-entropy).exp()).clamp(max=self.epsilon)
-        return settle(blocks, found, own > bar)
+        return settle(blocks, found, where_disputed(blocks, found, self._stands))
+
+    def _stands(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
+        """[N], see `where_disputed`."""
+        del draft
+        own = logprobs_of(target, token)[:, 0].exp()
+        return own > (self.delta * (-entropy(target)).exp()).clamp(max=self.epsilon)

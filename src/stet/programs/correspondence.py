@@ -261,7 +261,10 @@ def _answered(
     """What the target wrote, on a fork, and its tokens as the server counted them."""
     most = min(policy.step_tokens, sequence.remaining)
     stops = _strings(policy.delimiter)
-    letter = yield Await(target.write(text, ends, stops, most, sequence.sampling))
+    # The request's own, too: there are some that only the server sees, such as special tokens.
+    asked = sequence.limits.stop_strings[: _MOST_STOPS - len(stops)]
+    ends = _either(ends, _first_of(asked))
+    letter = yield Await(target.write(text, ends, (*stops, *asked), most, sequence.sampling))
     target.take(sequence, letter)
     count = len(sequence.answer) if letter.tokens is None else letter.tokens
     return Candidate(sequence, sequence.text()), count
@@ -285,6 +288,15 @@ def _strings(delimiter: Delimiter) -> tuple[str, ...]:
     if isinstance(delimiter, tuple) and len(delimiter) <= _MOST_STOPS:
         return delimiter
     return ()
+
+
+def _either(one: Ends, other: Ends) -> Ends:
+    """Whichever ends first."""
+
+    def find(text: str) -> int | None:
+        return min((at for ends in (one, other) if (at := ends(text)) is not None), default=None)
+
+    return find
 
 
 def _first_of(stops: tuple[str, ...]) -> Ends:

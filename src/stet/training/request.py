@@ -104,6 +104,7 @@ class TrainRequest:
             "pair": fingerprint,
             "task": self.task.name,
             "questions": [q.id for q in self.task.questions],
+            "chat": None if self.task.chat is None else asdict(self.task.chat),
             "validation": [q.id for q in self.validation.questions],
             "labels": self.labels,
             "features": list(self.features),

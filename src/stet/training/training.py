@@ -89,7 +89,9 @@ class Trainer:
     """One training and its folder."""
 
     def __init__(self, pair: Pair, request: TrainRequest, folder: Path, report: Report) -> None:
-        self.pair, self.request, self.folder, self.report = pair, request, folder, report
+        suited = {name: getattr(request, name).suited(pair) for name in ("task", "validation")}
+        self.pair, self.request = pair, replace(request, **suited)
+        self.folder, self.report = folder, report
         self._claim()
 
     def run(self) -> Trained:

@@ -10,7 +10,7 @@ from stet.errors import OptionError
 from stet.evaluation.graders.base import Grader
 from stet.evaluation.graders.notation import plain
 from stet.evaluation.graders.registry import register
-from stet.evaluation.graders.statements import answers, boxes, final_part, hashes
+from stet.evaluation.graders.statements import answers, boxes, final_part, hashes, tags
 
 _FILLER = (
     r"(?:[\s*\"“”'‘’:$\[]"
@@ -27,9 +27,9 @@ _CHOSEN = re.compile(
 class Choice(Grader):
     r"""Read the chosen letter: "B", "(B)", "B) 5 apples", "the answer is B", `\boxed{B}`.
 
-    The last statement counts ("answer", `####`, a box, "I choose B"), then the last letter on a
-    line of its own, then the last letter in brackets, then the last capital that stands alone. "A"
-    and "I" before a word are words, and so is a small letter in running text.
+    The last statement counts ("answer", `####`, a box, `<answer>`, "I choose B"), then the last
+    letter on a line of its own, then the last letter in brackets, then the last capital that stands
+    alone. "A" and "I" before a word are words, and so is a small letter in running text.
 
     Attributes:
         letters: the choices, in capitals.
@@ -51,6 +51,7 @@ class Choice(Grader):
         text = plain(final_part(text))
         places = [
             *(start for start, _ in boxes(text)),
+            *(start for start, _ in tags(text)),
             *hashes(text),
             *(start for start, _ in answers(text)),
             *(match.end() for match in _CHOSEN.finditer(text)),

@@ -10,7 +10,7 @@ from typing import ClassVar
 from stet.evaluation.graders.base import Grader
 from stet.evaluation.graders.notation import BOX_CLOSE, BOX_OPEN, mark_boxes
 from stet.evaluation.graders.registry import register
-from stet.evaluation.graders.statements import answers, boxes, final_part, hashes
+from stet.evaluation.graders.statements import answers, boxes, final_part, hashes, tags
 
 _EDGES = " \t\"'“”‘’`*_.,;:!?" + BOX_OPEN + BOX_CLOSE
 
@@ -21,8 +21,8 @@ class Exact(Grader):
     r"""Compare words: case, spaces, outer quotes and outer punctuation aside.
 
     The answer is what follows the last "Answer:", "the answer is" or `####` on its line (or the
-    next, where the line ends there), or stands in the last box; else the last line that is not
-    empty.
+    next, where the line ends there), or stands in the last box or `<answer>...</answer>`; else the
+    last line that is not empty.
 
     Attributes:
         case: whether capitals matter.
@@ -37,6 +37,7 @@ class Exact(Grader):
         text = mark_boxes(final_part(text))
         stated = [
             *boxes(text),
+            *tags(text),
             *((start, _line(text, start)) for start in hashes(text)),
             *((start, _line(text, start)) for start, _ in answers(text)),
         ]

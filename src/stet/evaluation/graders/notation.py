@@ -1,16 +1,18 @@
 r"""Numbers in text, and their values: every notation that people and models use for the same one.
 
 What counts as one number: `1,234.50`, `1 234`, `.5`, `3/4`, `1 3/4`, `\frac{3}{4}`, `1½`, `1.2e5`,
-`1.2 × 10^5`, `2^10`, `2 million`, `-$5`, `$-5`, `50%`. Units, currencies and percent signs do not
-change a value. Times, ratios and dates (`3:45`, `3/4/2020`) are no numbers, nor are exponents and
-digits inside words (`m^2`, `H2O`). A comma that is not followed by three digits separates numbers.
+`1.2 × 10^5`, `2^10`, `10^{-3}`, `2 million`, `20k`, `$1.5M`, `-$5`, `$-5`, `50%`. Units, currencies
+and percent signs do not change a value. Times, ratios and dates (`3:45`, `3/4/2020`) are no
+numbers, nor are exponents and digits inside words (`m^2`, `H2O`). A comma that is not followed by
+three digits separates numbers. `continues` and `led` tell of a number that is a part of something
+else: `2\sqrt{3}`, `3x`.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -20,33 +22,57 @@ MAX_DIGITS = 1000
 BOX_OPEN, BOX_CLOSE = "\x02", "\x03"
 r"""What `plain` writes for the braces of `\boxed{...}`."""
 
-_MAGNITUDES = {"thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+_MAGNITUDES = {
+    **{"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9},
+    **{"trillion": 10**12, "lakh": 10**5, "crore": 10**7},
+}
+_SUFFIXES = {"k": 10**3, "m": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9, "tn": 10**12}
+# All but k are of amounts of money; elsewhere they are units.
+_OF_MONEY = "(?:" + "|".join(_SUFFIXES) + ")"
+
 _CURRENCY = r"(?:(?:US|AU|CA|NZ|HK|A|C)?[$€£¥₹₩]|(?:Rs\.?|USD|EUR|GBP|INR|CAD|AUD)(?=[\s\d.]))"
+_DIGITS = r"(?:\d{1,3}+ (?:,\d{3})++ (?!\d) | \d++)"
 
 _NUMBER = re.compile(
     rf"""
-    (?: (?<![\w)\]}}%^]) (?P<sign>[-+]) (?:{_CURRENCY}[ ]?)?
-      | (?<!\w) {_CURRENCY}[ ]? (?P<inner>[-+])?
+    (?: (?<![\w)\]}}%^]) (?P<sign>[-+]) (?:(?P<debt>{_CURRENCY})[ ]?)?
+      | (?<!\w) (?P<money>{_CURRENCY})[ ]? (?P<inner>[-+])?
       | (?<!\w) (?<!\^) (?<!\^[-+]) (?<!\d[.:/]) )
     (?: (?P<whole> \d{{1,3}}+ (?:,\d{{3}})++ (?!\d)
                  | \d{{1,2}}+ (?:,\d{{2}}(?!\d))++ ,\d{{3}} (?!\d)
                  | \d++ )
         (?P<decimals> \.\d++ )?+
       | (?<![\w.]) (?P<bare> \.\d++ ) )
-    (?: [ ]?/[ ]?(?P<under>\d++)
+    (?: [ ]?/[ ]?(?P<under>[-+]?+ {_DIGITS} (?:\.\d++)?+)
       | [ ]++(?:and[ ]++)?(?P<over>\d++)[ ]?/[ ]?(?P<part>\d++)
       | [eE](?P<exponent>[-+]?\d++)(?!\w)
       | [ ]*+[×x*][ ]*+10[ ]*+\^[ ]*+\(?(?P<tens>[-+]?\d++)\)?
-      | \^\(?(?P<power>\d++)\)? )?+
+      | \^\(?(?P<power>[-+]?\d++)\)? )?+
     (?! [/:]\d | \.\d | \d )
     (?: [ ]*+%
-      | [ ]*+(?P<magnitude>thousand|million|billion|trillion)\b
+      | [ ]*+(?P<magnitude>{"|".join(_MAGNITUDES)})\b
+      | (?P<suffix>k|(?(money){_OF_MONEY}|(?(debt){_OF_MONEY}|(?!))))(?![\w^²³])
       | (?P<ordinal>st|nd|rd|th)\b )?+
     """,
     re.VERBOSE | re.IGNORECASE,
 )
 
 _UNIT = re.compile(r"[ ]*(?:[^\W\d][\w^/. -]*)?[.]?")
+# A letter alone is a variable unless it is a usual unit: "3x", "5n + 1", but "5 m", "3 a day".
+_CONTINUED = re.compile(
+    r"""[ ]*+ (?: \\[a-zA-Z] | [√π∞!^] (?=[ ]*[\w({\\.,;$\x03)]|[ ]*$) )
+      | [ ]*+ (?![acdghlmpstACFGJKLMNVW]\b) [a-zA-Z] (?![a-zA-Z'’])
+      | [xyzn]{2,3} (?![a-zA-Z])
+      | [(] (?=[^()]*[)]) | [ ]*+ [(] [ ]*+ [\\√π]
+      | [ ]*+ [-+*×÷/] [ ]*+ (?: [(\\√π\d] | (?![acdghlmpstACFGJKLMNVW]\b) [a-zA-Z] \b )""",
+    re.VERBOSE,
+)
+_LED = re.compile(
+    r"""(?: \\(?:sqrt|log|ln|sin|cos|tan|exp|binom|pm|leq?|geq?|neq?)(?![a-zA-Z])
+          | [√±≤≥≠<^|] | \\?(?:\\pi|π)[ ]*[)]?[ ]*/ )
+        [ ({\[$]*$""",
+    re.VERBOSE,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +99,19 @@ def value_of(text: str) -> Fraction | None:
     found = list(numbers(text))
     if len(found) != 1 or found[0].start or not _UNIT.fullmatch(text, found[0].end):
         return None
+    if continues(text, found[0]):
+        return None
     return found[0].value
+
+
+def continues(text: str, number: Found) -> bool:
+    r"""Whether a number of a plain text goes on as something else: "2" in `2\sqrt{3}`, `2x`."""
+    return _CONTINUED.match(text, number.end) is not None
+
+
+def led(text: str, number: Found) -> bool:
+    r"""Whether what stands before a number makes something else of it: "3" in `\sqrt{3}`."""
+    return _LED.search(text, max(0, number.start - 20), number.start) is not None
 
 
 def canonical(value: Fraction) -> str:
@@ -101,9 +139,10 @@ def _value(match: re.Match[str]) -> Fraction | None:
     digits = whole + (match["decimals"] or match["bare"] or "")
     value = Fraction(digits)
     if match["under"]:
-        if not int(match["under"]):
+        under = Fraction(match["under"].replace(",", ""))
+        if not under:
             return None
-        value /= int(match["under"])
+        value /= under
     elif match["part"]:
         if not int(match["part"]):
             return None
@@ -113,11 +152,14 @@ def _value(match: re.Match[str]) -> Fraction | None:
             return None
         value *= Fraction(10) ** int(exponent)
     elif match["power"]:
-        if int(match["power"]) * len(digits) > MAX_DIGITS:
+        power = int(match["power"])
+        if abs(power) * len(digits) > MAX_DIGITS or (power < 0 and not value):
             return None
-        value **= int(match["power"])
+        value **= power
     if match["magnitude"]:
         value *= _MAGNITUDES[match["magnitude"].lower()]
+    elif match["suffix"]:
+        value *= _SUFFIXES[match["suffix"].lower()]
     return -value if "-" in (match["sign"], match["inner"]) else value
 
 
@@ -147,22 +189,37 @@ _VULGAR = {
 }
 
 _WORD_SIGN = r"(?i)(^|[:=(#]|\bis|\bof)([ ]*)(?:negative|minus)[ ]+(?=[\d.$])"
+_NUMERAL = re.compile(r"\s*[-+]?\s*(?:\\?\$)?\s*\.?\d[\d.,]*\s*")
+_ARROWS = (
+    r"\\(?:implies|(?:Long|long)?[Rr]ightarrow|to|therefore|newline|boldsymbol|bm|underline"
+    r"|[lL]arge|LARGE|[hH]uge|small|bf|rm|it)(?![a-zA-Z])"
+)
+
+
+def _fraction(match: re.Match[str]) -> str:
+    over, under = match[1], match[2]
+    if _NUMERAL.fullmatch(over) and _NUMERAL.fullmatch(under):
+        return f"\x04{over}/{under}"
+    return f"\x04({over})/({under})"
+
+
 # Each with a text without which it does nothing: most texts need few of them.
-_REWRITES: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
+_REWRITES: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
     (trigger, re.compile(pattern), new)
     for trigger, pattern, new in (
         ("<<", r"<<[^<>\n]*>>", ""),  # the calculator marks of GSM8K
-        ("frac", r"\\[dtc]?frac\s*+\{\s*+([^{}]*+)\}\s*+\{\s*+([^{}]*+)\}", "\x04\\1/\\2"),
+        ("frac", r"\\[dtc]?frac\s*+\{\s*+([^{}]*+)\}\s*+\{\s*+([^{}]*+)\}", _fraction),
         ("frac", r"\\[dtc]?frac\s*(\d)\s*(\d)", "\x04\\1/\\2"),
         ("\x04", r"(?<=\d)\s*\x04", " "),  # a mixed number
         ("\x04", r"\x04", ""),
-        ("\\", r"\\(?:text(?:bf|it)?|math(?:rm|bf|it|sf)|operatorname|mbox)\b\s*", " "),
+        ("\\", r"\\(?:text(?:bf|it|rm|sf|tt)?|math(?:rm|bf|it|sf)|operatorname|mbox)\b\s*", " "),
         ("\\", r"(?<=\d),?\\[,!;: ](?=\d{3}(?!\d))", ","),
         ("{,}", r"(?<=\d)\{,\}(?=\d{3}(?!\d))", ","),
         ("\\", r"\\(?:left|right|displaystyle|quad|qquad)(?![a-zA-Z])", " "),
         ("\\", r"\^\s*(?:\{\s*)?\\circ\s*\}?", " degrees"),
         ("\\", r"\\(?:times|cdot)(?![a-zA-Z])", "×"),
         ("\\", r"\\div(?![a-zA-Z])", "÷"),
+        ("\\", _ARROWS, " "),
         ("\\", r"\\approx(?![a-zA-Z])", "≈"),
         ("\\", r"\\([$%#&_])", r"\1"),
         ("\\", r"\\[\[\]()!,;: ]", " "),

@@ -11,9 +11,26 @@ from functools import partial
 from typing import ClassVar
 
 from stet.evaluation.graders.base import Grader
-from stet.evaluation.graders.notation import Found, canonical, numbers, plain, value_of
+from stet.evaluation.graders.expressions import ask, available
+from stet.evaluation.graders.notation import (
+    Found,
+    canonical,
+    continues,
+    led,
+    mark_boxes,
+    numbers,
+    plain,
+    value_of,
+)
 from stet.evaluation.graders.registry import register
-from stet.evaluation.graders.statements import answers, boxes, final_part, hashes, sentence
+from stet.evaluation.graders.statements import (
+    answers,
+    boxes,
+    final_part,
+    hashes,
+    sentence,
+    tags,
+)
 
 # What may stand between "the answer is" and its number.
 _FILLER = re.compile(
@@ -26,6 +43,13 @@ _FILLER = re.compile(
 _ASIDE = re.compile(r"\([^()]*=[^()]*\)")  # "(because 9 * 2 = 18)"
 _MORE = re.compile(r"\s*(?:[-+*/×÷x^]\s*[$(]?\s*\d|(?:,|\band\b|\bor\b|\bto\b)\s*[-$]?\d)")
 _LISTED = re.compile(r"[.)]\s+\S")
+_ALGEBRA = re.compile(r"\\[a-zA-Z]|[√π]")
+# An expression that may come to a number: digits, operations and nothing else, at most so long.
+_REMARKS = re.compile(r"\\(?:left|right|displaystyle|[,!;: ])")
+_OPERATIONS = re.compile(
+    r"(?:[\d.+*/^(){}×÷!\s-]|\\(?:[dtc]?frac|sqrt|times|cdot|div|binom)(?![a-zA-Z])){1,200}"
+)
+_RANGE = re.compile(r"\s*\d+\s*-\s*\d+\s*|.*/.*/.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +64,10 @@ class _Stated:
 class Number(Grader):
     r"""Read the final number of a text, and compare values exactly.
 
-    What the text states as its answer comes first: `#### N`, `\boxed{N}`, "Answer: N", "the answer
-    is N"; the last such statement counts, and of an equation its right side. A statement counts
+    What the text states as its answer comes first: `#### N`, `\boxed{N}`, `<answer>N</answer>`,
+    "Answer: N", "the answer is N"; the last such statement counts, and of an equation its right
+    side. An expression that is no plain number is none, unless it is in a box and `math-verify`, if
+    it is installed, reckons that it comes to one: `\sqrt{16}` is 4. A statement counts
     only where its number follows directly, so "Answer: Tom has 3 boxes of 6 ..." is working, not a
     statement. Where nothing is stated, the last number counts, ranks ("2nd") aside; that is a
     convention, not understanding: of "so 5 apples in 2 days" it reads the 2.
@@ -58,7 +84,9 @@ class Number(Grader):
 
     def extract(self, text: str) -> str | None:
         """The final number of a text, written one way."""
-        value = _read(plain(final_part(text)), last_number=self.last_number)
+        text = final_part(text)
+        written = [content for _, content in boxes(mark_boxes(text))]
+        value = _read(plain(text), last_number=self.last_number, written=written)
         return None if value is None else canonical(value)
 
     def right(self, answer: str | None, reference: str) -> bool:
@@ -78,10 +106,17 @@ class Number(Grader):
         return value if value is not None else _read(plain(reference), last_number=False)
 
 
-def _read(text: str, *, last_number: bool) -> Fraction | None:
+def _read(text: str, *, last_number: bool, written: list[str] | None = None) -> Fraction | None:
+    """The number that a plain text states; `written` are the contents of its boxes in LaTeX."""
     found = list(numbers(text))
+    boxed = boxes(text)
+    known = written if written is not None and len(written) == len(boxed) else [""] * len(boxed)
     places: list[tuple[int, Callable[[], _Stated | None]]] = [
-        *((start, partial(_boxed, content)) for start, content in boxes(text)),
+        *(
+            (start, partial(_boxed, content, latex))
+            for (start, content), latex in zip(boxed, known, strict=True)
+        ),
+        *((start, partial(_tagged, content)) for start, content in tags(text)),
         *((start, partial(_after, text, start, found)) for start in hashes(text)),
         *((start, partial(_after, text, start, found, colon)) for start, colon in answers(text)),
     ]
@@ -91,17 +126,50 @@ def _read(text: str, *, last_number: bool) -> Fraction | None:
     if not last_number:
         return None
     counts = [number for number in found if not number.ordinal] or found
-    return counts[-1].value if counts else None
+    return counts[-1].value if counts and not _is_part(text, counts[-1]) else None
 
 
-def _boxed(content: str) -> _Stated:
+def _is_part(text: str, number: Found) -> bool:
+    r"""Whether the last number of a text is part of what is no number: `2\sqrt{3}`, `3\pi`."""
+    rest = text[number.end : number.end + 40].lstrip(" ")
+    return led(text, number) or _ALGEBRA.match(rest) is not None
+
+
+def _tagged(content: str) -> _Stated:
+    """What stands between `<answer>` and `</answer>` states the answer, in whatever words."""
+    found = list(numbers(content))
+    if len(found) == 1 and (led(content, found[0]) or continues(content, found[0])):
+        return _Stated(None)
+    return _Stated(_read(content, last_number=True))
+
+
+def _boxed(content: str, latex: str) -> _Stated:
     """A box always states the answer, whatever it holds."""
     tail = content.rpartition("=")[2]
     found = list(numbers(tail))
-    if not found or _MORE.match(tail, found[0].end):
-        return _Stated(None)
-    directly = _FILLER.fullmatch(tail, 0, found[0].start) is not None
-    return _Stated(found[0].value if directly or len(found) == 1 else None)
+    if found and not _MORE.match(tail, found[0].end):
+        first = found[0]
+        before = tail[: first.start]
+        directly = _FILLER.fullmatch(before) is not None
+        if not (continues(tail, first) or led(tail, first) or _is_algebra(before)):
+            return _Stated(first.value if directly or len(found) == 1 else None)
+    return _Stated(_reckoned(latex.rpartition("=")[2]))
+
+
+def _is_algebra(before: str) -> bool:
+    """Whether what stands before a number in a box makes an expression of it."""
+    if re.search(r"[-+*/×÷(]\s*$", before) or _ALGEBRA.search(before):
+        return True
+    return re.search(r"\b(?![aAI]\b)[a-zA-Z]\s*(?:[<>]\s*)?$", before) is not None
+
+
+def _reckoned(latex: str) -> Fraction | None:
+    """The value of an expression of numbers and operations, where it is a rational number."""
+    latex = _REMARKS.sub(" ", latex)
+    if not (_OPERATIONS.fullmatch(latex) and re.search(r"\d", latex)) or _RANGE.fullmatch(latex):
+        return None
+    value = ask("value", latex.replace("×", "*").replace("÷", "/")) if available() else None
+    return None if value is None else Fraction(value)
 
 
 def _after(text: str, start: int, found: list[Found], colon: bool = False) -> _Stated | None:
@@ -113,7 +181,12 @@ def _after(text: str, start: int, found: list[Found], colon: bool = False) -> _S
     first = following[0]
     between = text[start : first.start]
     if not _FILLER.fullmatch(between):
+        expression = _ALGEBRA.search(between)
+        if expression and _FILLER.fullmatch(between, 0, expression.start()):
+            return _Stated(None)  # "The answer is \\sqrt{3}"
         return None
+    if _goes_on(text, first):
+        return _Stated(None)
     if _LISTED.match(text, first.end) and ("\n" in between or text.endswith("####", 0, start)):
         return None  # "#### 1. Find the cost": a heading, or the first step of a list
     whole = sentence(text, first.end)
@@ -122,5 +195,18 @@ def _after(text: str, start: int, found: list[Found], colon: bool = False) -> _S
         return None if _MORE.match(rest) else _Stated(first.value)
     if following[-1].start >= first.end + len(whole):
         return None  # an equation with more to come is working
-    results = list(numbers(rest.rpartition("=")[2]))
-    return _Stated(results[0].value) if results else None
+    result = rest.rpartition("=")[2]
+    results = list(numbers(result))
+    if not results:
+        return None
+    is_expression = led(result, results[0]) or _goes_on(result, results[0])
+    return _Stated(None if is_expression else results[0].value)
+
+
+def _goes_on(text: str, number: Found) -> bool:
+    """Whether a stated number goes on as an expression that ends with the statement."""
+    rest = text[number.end : number.end + 40].lstrip(" ")
+    # "3x as much" is a multiple in words; "3x." is not.
+    return bool(
+        _ALGEBRA.match(rest) or re.match(r"[xyzn]\s*(?:[$.,;)\x03\n]|[-+*/^]\s*\w|$)", rest)
+    )

@@ -15,6 +15,7 @@ _ANSWER = re.compile(
     r"(?!\s*not\b)(?:[ ]*:)?",
     re.IGNORECASE,
 )
+_TAG = re.compile(r"<(/?)(?:final[_ -]?)?answer>", re.IGNORECASE)
 _HASHES = re.compile(r"(?<!#)####(?!#)")
 _BOX = re.compile(f"{BOX_OPEN}([^{BOX_OPEN}{BOX_CLOSE}]*){BOX_CLOSE}")
 # Not a dot inside a number or after an abbreviation's single letter.
@@ -46,6 +47,19 @@ def answers(text: str) -> list[tuple[int, bool]]:
     while match := _ANSWER.search(text, position):
         found.append((match.end(), match[0].rstrip()[-1] in ":="))
         position = match.start() + len("answer")
+    return found
+
+
+def tags(text: str) -> list[tuple[int, str]]:
+    """The contents of every `<answer>...</answer>`, with their positions."""
+    found: list[tuple[int, str]] = []
+    opened: int | None = None
+    for match in _TAG.finditer(text):
+        if not match[1]:
+            opened = match.end()
+        elif opened is not None:
+            found.append((opened, text[opened : match.start()]))
+            opened = None
     return found
 
 

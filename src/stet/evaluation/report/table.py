@@ -119,7 +119,8 @@ def columns(summary: Summary) -> list[Column]:
             Column(
                 "policy",
                 "policy",
-                "Lossless policies promise the distribution of the target's own text.",
+                "Lossless policies promise the distribution of the target's own text, up to "
+                "rounding.",
                 0,
                 lambda p: Cell(p.label, role(p)),
             ),

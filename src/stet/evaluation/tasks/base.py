@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from stet.chat import Chat
 from stet.errors import StetError
 from stet.evaluation.graders import Grader
+
+if TYPE_CHECKING:
+    from stet.pair import Pair
 
 
 class TaskError(StetError):
@@ -43,8 +47,11 @@ class LoadedTask:
         grader: reads and grades answers; None where only speed and acceptance are measured.
         max_new_tokens: the longest answer, in tokens.
         stop: texts that end an answer.
-        chat: put prompts through the model's chat template.
+        chat: how prompts go through the model's chat template; None: as they are.
         note: what readers of every table must know.
+        other: makes the same task for models that want chats where this one has none, or the other
+            way round; None where somebody has chosen.
+        native: the chat template of the models that were trained on the plain prompts.
     """
 
     name: str
@@ -52,8 +59,28 @@ class LoadedTask:
     grader: Grader | None
     max_new_tokens: int
     stop: tuple[str, ...]
-    chat: bool
+    chat: Chat | None
     note: str = ""
+    other: Callable[[], LoadedTask] | None = field(default=None, repr=False, compare=False)
+    native: str | None = field(default=None, repr=False, compare=False)
+
+    def suited(self, pair: Pair) -> LoadedTask:
+        """The task as a pair is to be asked it, unless somebody has chosen already.
+
+        Through the chat template where the tokenizer has one; of models that were trained on the
+        plain prompts, that is those.
+        """
+        if self.other is None:
+            return self
+        template = getattr(pair.tokenizer, "chat_template", None)
+        wants_chat = bool(template) and template != self.native
+        if wants_chat == (self.chat is not None):
+            return replace(self, other=None)
+        other = self.other()
+        prompts = {question.id: question.prompt for question in other.questions}
+        # Which questions there are, and what is right, may have been changed meanwhile.
+        questions = [replace(q, prompt=prompts.get(q.id, q.prompt)) for q in self.questions]
+        return replace(self, questions=questions, stop=other.stop, chat=other.chat, other=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +134,10 @@ class Task(ABC):
         template: Jinja template of a prompt for a model with a chat template.
         plain_template: the same for a model without.
         plain_stop: texts that end an answer of a model without a chat template.
-        chat: whether prompts go through the chat template if nobody says otherwise.
+        chat: whether prompts go through the chat template where no model is known yet; once one
+            is, what its tokenizer has decides, unless somebody has.
+        system: the system prompt of chats, if nobody says otherwise.
+        template_args: arguments of the chat template, likewise.
         shots: worked examples before each question if nobody says otherwise.
         grader: name of the grader; None where answers are not graded.
         max_new_tokens: the longest answer, in tokens.
@@ -123,11 +153,18 @@ class Task(ABC):
     plain_template: ClassVar[str] = "{{ question }}"
     plain_stop: ClassVar[tuple[str, ...]] = ()
     chat: ClassVar[bool] = True
+    system: ClassVar[str | None] = None
+    template_args: ClassVar[Mapping[str, Any]] = {}
     shots: ClassVar[int] = 0
     grader: ClassVar[str | None] = None
     max_new_tokens: ClassVar[int] = 512
     note: ClassVar[str] = ""
     sampled: ClassVar[bool] = False
+
+    @classmethod
+    def native(cls) -> str | None:
+        """The chat template of models that were trained on the plain prompts, if there are any."""
+        return None
 
     @abstractmethod
     def items(self, source: Source) -> list[Item]:

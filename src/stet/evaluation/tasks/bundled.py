@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import ClassVar
 
-from stet.bundled import SPLITS, generate
+from stet.bundled import SPLITS, TARGET, generate
 from stet.errors import OptionError
 from stet.evaluation.tasks.base import Item, Source, Task
 from stet.evaluation.tasks.registry import register
+from stet.evaluation.tasks.word_problems import WordProblems
 
 NOTE = (
     "Two small models trained on one synthetic distribution: this shows that the software works, "
@@ -20,12 +22,19 @@ DEFAULT_COUNT = 300
 class _Bundled(Task):
     splits: ClassVar[tuple[str, ...]] = ("test", *(name for name in SPLITS if name != "test"))
     example_split: ClassVar[str | None] = "pair_train"
+    template: ClassVar[str] = WordProblems.template
     plain_template: ClassVar[str] = "{{ prompt }}"
     chat: ClassVar[bool] = False
     grader: ClassVar[str | None] = "answer-line"
     max_new_tokens: ClassVar[int] = 256
     note: ClassVar[str] = NOTE
     sampled: ClassVar[bool] = True
+
+    @classmethod
+    def native(cls) -> str | None:
+        settings = json.loads((TARGET / "tokenizer_config.json").read_text(encoding="utf-8"))
+        template: str = settings["chat_template"]
+        return template
 
     def items(self, source: Source) -> list[Item]:
         if source.path is not None or source.names:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from stet.chat import Chat
 from stet.errors import OptionError
 from stet.evaluation.graders import Grader, resolve_grader
 from stet.evaluation.tasks.base import Item, LoadedTask, Question, Source, Task, TaskError
@@ -27,6 +30,8 @@ def load_task(
     template: str | None = None,
     grader: str | Grader | None = None,
     chat: bool | None = None,
+    system: str | None = None,
+    template_args: Mapping[str, Any] | None = None,
     path: Path | None = None,
     fields: Mapping[str, str] | None = None,
     shots_path: Path | None = None,
@@ -42,7 +47,10 @@ def load_task(
         shots: worked examples before each question; never the question itself.
         template: Jinja template of a prompt; it sees the fields of the record.
         grader: a grader, the name of one, "module:function", or "none" for speed only.
-        chat: put prompts through the model's chat template.
+        chat: put prompts through the model's chat template; None: where it has one
+            (`LoadedTask.suited` then tells).
+        system: the system prompt of these chats.
+        template_args: arguments of the chat template, such as `{"enable_thinking": False}`.
         path: local file of a named task, or a folder with `<split>.jsonl`; else the hub is asked.
         fields: fields of the records under other names, ours first: `{"question": "problem"}`.
         shots_path: local file of the worked examples; else they come from the task's training part,
@@ -62,32 +70,45 @@ def load_task(
         raise OptionError(
             f"The task {name!r} has no split {split!r}; it has: {', '.join(task.splits)}."
         )
+    asks_chat = system is not None or bool(template_args)
+    if asks_chat and chat is False:
+        raise OptionError(
+            "A system prompt and arguments of the chat template need a chat; leave out chat=False."
+        )
     source = Source(split or task.splits[0], path, count, seed, dict(fields or {}))
     every = task.items(source)
     items = every if task.sampled else _sample(every, count, seed)
-    chat = task.chat if chat is None else chat
     shots = task.shots if shots is None else shots
-    own_template = task.template if chat else task.plain_template
-    prompter = Prompter(
-        own_template if template is None else template,
-        shots,
-        _pool(task, source, shots, shots_path, every) if shots else (),
-        seed,
-    )
+    pool = _pool(task, source, shots, shots_path, every) if shots else ()
     prefix = name if own_file else f"{name}/{source.split}"
-    questions = [
-        Question(f"{prefix}/{item.key}", prompter.prompt(item), item.reference, item.group)
-        for item in items
-    ]
-    return LoadedTask(
-        name=name,
-        questions=questions,
-        grader=_grader(task, grader, questions),
-        max_new_tokens=task.max_new_tokens,
-        stop=task.plain_stop if template is None and not chat else (),
-        chat=chat,
-        note=task.note,
-    )
+
+    def put(in_chat: bool, other: Callable[[], LoadedTask] | None = None) -> LoadedTask:
+        own_template = task.template if in_chat else task.plain_template
+        prompter = Prompter(own_template if template is None else template, shots, pool, seed)
+        questions = [
+            Question(f"{prefix}/{item.key}", prompter.prompt(item), item.reference, item.group)
+            for item in items
+        ]
+        return LoadedTask(
+            name=name,
+            questions=questions,
+            grader=_grader(task, grader, questions),
+            max_new_tokens=task.max_new_tokens,
+            stop=task.plain_stop if template is None and not in_chat else (),
+            chat=Chat(
+                task.system if system is None else system,
+                {**task.template_args, **(template_args or {})},
+            )
+            if in_chat
+            else None,
+            note=task.note,
+            other=other,
+            native=task.native(),
+        )
+
+    if chat is not None or asks_chat:
+        return put(bool(chat) or asks_chat)
+    return put(task.chat, partial(put, not task.chat))
 
 
 def _task(
@@ -156,6 +177,6 @@ def _grader(task: Task, grader: str | Grader | None, questions: list[Question]) 
         if not finished.reads(question.reference):
             raise TaskError(
                 f"The grader {finished.name!r} cannot read the answer {question.reference!r} of "
-                f"question {question.id}."
+                f"question {question.id}; name another one (math-verify reads expressions)."
             )
     return finished

@@ -1,0 +1,167 @@
+"""Numbers of distributions over a large vocabulary, in few passes over it and few copies of it.
+
+On a CPU `argmax`, `topk`, `sort` and `nonzero` over 150,000 numbers take ten to a thousand times as
+long as `amax` and `sum` do, which are vectorised. So a vocabulary is taken in groups: what is
+looked for is in the few groups whose maxima or sums say so.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LARGE = 4096
+"""From this size on groups pay; below it they are more operations than they save."""
+
+_GROUP = 64
+_SUMMED = 256
+_AT_ONCE = 16
+"""Rows of which a copy is made at a time."""
+
+
+def peak(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The largest of [..., V] and its place, [...] each; of equals the first, and NaN before all.
+
+    As `max`, which goes over a large vocabulary one number at a time.
+    """
+    size = values.shape[-1]
+    if size < LARGE or values.device.type != "cpu":
+        found = values.max(-1)
+        return found.values, found.indices
+    group = _peaks(values).argmax(-1, keepdim=True)
+    places = (group * _GROUP + torch.arange(_GROUP)).clamp_(max=size - 1)
+    found = values.gather(-1, places).max(-1)
+    return found.values, places.gather(-1, found.indices[..., None])[..., 0]
+
+
+def best(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` largest of [..., V], descending, and their places: [..., count] each."""
+    size = values.shape[-1]
+    if size < max(LARGE, 4 * count * _GROUP) or values.device.type != "cpu":
+        found = values.topk(count, -1)
+        return found.values, found.indices
+    groups = _peaks(values).topk(count, -1).indices
+    places = (groups[..., None] * _GROUP + torch.arange(_GROUP)).flatten(-2)
+    # The last group may be shorter.
+    among = values.gather(-1, places.clamp(max=size - 1)).masked_fill(places >= size, -torch.inf)
+    found = among.topk(count, -1)
+    return found.values, places.gather(-1, found.indices)
+
+
+def log_total(logits: Tensor) -> Tensor:
+    """[...] log of the sum of the exponentials of [..., V].
+
+    A token's log-probability is its logit less this: what `log_softmax` would find of every token.
+    """
+    if logits.dim() == 1 or logits.numel() <= _AT_ONCE * logits.shape[-1]:
+        return logits.logsumexp(-1)
+    rows = logits.flatten(0, -2)
+    return torch.cat([part.logsumexp(-1) for part in rows.split(_AT_ONCE)]).view(logits.shape[:-1])
+
+
+def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
+    """[..., n] log-probabilities of tokens [..., n] by logits [..., V]."""
+    return logits.gather(-1, tokens) - log_total(logits)[..., None]
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """[...] entropies in nats of distributions by their logits [..., V]."""
+    logprobs = logits.log_softmax(-1)
+    probs = logprobs.exp()
+    # Impossible tokens add 0, not 0 times infinity. In place: these are as large as the logits.
+    logprobs.clamp_(min=torch.finfo(logprobs.dtype).min)
+    return -probs.mul_(logprobs).sum(-1)
+
+
+def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
+    """Sample by inversion of the cumulative sum.
+
+    Args:
+        weights: [B, V] non-negative, not necessarily normalised, each row with a positive sum.
+        uniforms: [B] in [0, 1).
+
+    Returns:
+        [B] int64 tokens, never one of weight zero.
+    """
+    size = weights.shape[-1]
+    if size < LARGE:
+        return _invert(weights.double(), uniforms.double())[0]
+    # First a group by its sum, then a token by its share of the group.
+    whole = size // _SUMMED * _SUMMED
+    sums = weights[:, :whole].unflatten(-1, (-1, _SUMMED)).sum(-1)
+    if whole < size:
+        sums = torch.cat([sums, weights[:, whole:].sum(-1, keepdim=True)], 1)
+    group, share = _invert(sums.double(), uniforms.double())
+    places = group[:, None] * _SUMMED + torch.arange(_SUMMED, device=weights.device)
+    among = weights.gather(1, places.clamp(max=size - 1)).masked_fill(places >= size, 0.0)
+    token, _ = _invert(among.double(), share)
+    return places.gather(1, token[:, None])[:, 0]
+
+
+def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    """[B] places in [B, N], and [B] in 0 .. 1: where in its own weight each number fell.
+
+    In double precision: float32 sums drift by more than a rare token.
+    """
+    cumulative = weights.cumsum(-1)
+    total = cumulative[:, -1:]
+    sought = uniforms[:, None] * total
+    chosen = torch.searchsorted(cumulative, sought, right=True)
+    # Rounding may push the product onto the total itself: then the last of any weight is meant.
+    last = (cumulative < total).sum(-1, keepdim=True)
+    chosen = torch.minimum(chosen, last)
+    own = weights.gather(1, chosen)
+    share = (sought - (cumulative.gather(1, chosen) - own)) / own
+    return chosen[:, 0], share.clamp(0.0, 1.0)[:, 0]
+
+
+def truncate(probs: Tensor, top_k: int, top_p: float, min_p: float) -> None:
+    """Cut one distribution [V] to its most probable tokens, in place, on a CPU.
+
+    As `Sampler` does by sorting, in the same order and with the same tokens where some are equal;
+    but only what can be among them is sorted.
+
+    Args:
+        probs: sum to 1; V is large.
+        top_k: keep so many tokens; V for all.
+        top_p: then the smallest set of at least this probability; 1 for all.
+        min_p: then those of at least this share of the best one's probability; 0 for all.
+    """
+    size = probs.shape[0]
+    peaks = _peaks(probs)
+    # A little lower than what can stand, for the cuts below are made after rounding.
+    floor = 0.999 * min_p * float(peaks.amax())
+    if top_k < size:
+        floor = max(floor, float(best(probs, top_k)[0][-1]))
+    elif top_p < 1:
+        # All tokens below this together are less than what may be cut.
+        floor = max(floor, 0.5 * (1 - top_p) / size)
+    groups = (peaks >= floor).nonzero()
+    places = (groups * _GROUP + torch.arange(_GROUP)).flatten()
+    places = places[places < size]
+    found = probs[places]
+    able = (found >= floor) & (found > 0)
+    if not bool(able.any()):
+        return  # no numbers: whoever reads them finds out
+    ranked, order = found[able].sort(descending=True, stable=True)
+    ranked = ranked[:top_k]
+    whole = ranked.sum() if top_k < size else probs.sum()
+    ranked = ranked / whole
+    keep = ranked >= min_p * ranked[0]
+    if top_p < 1:
+        keep &= ranked.cumsum(0) - ranked < top_p
+    keep[0] = True
+    ranked = ranked[keep]
+    tokens = places[able][order[: len(keep)]][keep]
+    probs.zero_()
+    probs[tokens] = ranked / ranked.sum()
+
+
+def _peaks(values: Tensor) -> Tensor:
+    """[..., G] the largest of each group of [..., V], the last of which may be shorter."""
+    size = values.shape[-1]
+    whole = size // _GROUP * _GROUP
+    peaks: Tensor = values[..., :whole].unflatten(-1, (-1, _GROUP)).amax(-1)
+    if whole == size:
+        return peaks
+    return torch.cat([peaks, values[..., whole:].amax(-1, keepdim=True)], -1)
