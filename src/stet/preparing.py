@@ -97,11 +97,15 @@ class Preparer:
                 "logit_bias names tokens, and the models of this pair have different ones; leave "
                 "it out."
             )
-        if max(asked.logit_bias, default=0) >= vocabulary.size:
-            raise OptionError(
-                f"logit_bias names token {max(asked.logit_bias)}, but the vocabulary has "
-                f"{vocabulary.size} tokens."
-            )
+        for name, named in (
+            ("logit_bias", asked.logit_bias),
+            ("stop_token_ids", asked.stop_token_ids),
+        ):
+            if max(named, default=0) >= vocabulary.size:
+                raise OptionError(
+                    f"{name} names token {max(named)}, but the vocabulary has {vocabulary.size} "
+                    "tokens."
+                )
         if method.remote is not None:
             check_remote(asked)
         jobs: list[Job] = []

@@ -76,9 +76,14 @@ class Vocabulary:
                 tokens = list(own) if twice and list(own) == tokens[1:] else tokens
         else:
             tokens = list(prompt)
-            outside = [t for t in tokens if not 0 <= t < self.size]
-            if outside:
-                raise OptionError(f"Token {outside[0]} is not in the vocabulary.")
+        # Also of a text: some tokenizers have special tokens that the model has no row for.
+        outside = [t for t in tokens if not 0 <= t < self.size]
+        if outside:
+            name = self.tokenizer.convert_ids_to_tokens(outside[0]) if outside[0] >= 0 else None
+            shown = "" if name is None else f" ({name})"
+            raise OptionError(
+                f"Token {outside[0]}{shown} is not in the vocabulary, which has {self.size} tokens."
+            )
         if not tokens:
             raise OptionError("A prompt is empty; give at least one token.")
         return tokens

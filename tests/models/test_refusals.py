@@ -21,9 +21,9 @@ from transformers import (
     ViTConfig,
 )
 
-from families import build, config, save
+from families import build, config, save, tokenizer
 from stet.errors import CompatibilityError, LoadError, MemoryPlanError
-from stet.models import compatibility, load_model, loading, prepare_model
+from stet.models import compatibility, files, load_model, prepare_model
 
 pytestmark = pytest.mark.unit
 
@@ -61,6 +61,28 @@ def test_a_file(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     path.touch()
     refuse(LoadError, "is a file; give the folder", path)
+
+
+def test_a_gguf_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.Q4_K_M.gguf"
+    path.touch()
+    refuse(LoadError, "is a GGUF file, which Stet does not read; give the folder or hub name", path)
+    refuse(LoadError, "holds a GGUF file, which Stet does not read", tmp_path)
+
+
+def test_weights_under_other_names(tmp_path: Path) -> None:
+    """What transformers does not look for would be missed only after a while."""
+    folder = save(tmp_path)
+    (folder / "model.safetensors").rename(folder / "model.fp16.safetensors")
+    refuse(LoadError, "neither model.safetensors nor .* but model.fp16.safetensors", folder)
+
+
+def test_a_lost_piece(tmp_path: Path) -> None:
+    build("llama").save_pretrained(tmp_path, max_shard_size="20KB")
+    tokenizer().save_pretrained(tmp_path)
+    lost = sorted(tmp_path.glob("model-*.safetensors"))[1]
+    lost.unlink()
+    refuse(LoadError, f"lacks {lost.name}, which its index names", tmp_path)
 
 
 def test_no_config(tmp_path: Path) -> None:
@@ -118,8 +140,26 @@ def test_unknown_device(tmp_path: Path) -> None:
 
 
 def test_weights_larger_than_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "available_bytes", lambda _: 1000)
+    monkeypatch.setattr(files, "available_bytes", lambda _: 1000)
     refuse(MemoryPlanError, "1.0 kB are free on cpu; use a smaller", save(tmp_path))
+
+
+def test_what_is_counted_is_what_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither weights that lie there a second time nor as they are stored, but as they will be."""
+    model = build("llama", dtype=torch.bfloat16)
+    size = sum(weight.nbytes for weight in model.parameters())
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    tokenizer().save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    (tmp_path / "consolidated.safetensors").write_bytes(bytes(3 * size))
+    (tmp_path / "adapter.safetensors").write_bytes(bytes(3 * size))
+    monkeypatch.setattr(files, "available_bytes", lambda _: size)
+    assert load(tmp_path).dtype == torch.bfloat16
+    refuse(MemoryPlanError, "use a smaller", tmp_path, dtype="float32")
+    monkeypatch.setattr(files, "available_bytes", lambda _: 2 * size)
+    assert load(tmp_path, dtype="float32").dtype == torch.float32
+    monkeypatch.setattr(files, "available_bytes", lambda _: size - 1)
+    refuse(MemoryPlanError, "use a smaller", tmp_path, dtype="float16")
 
 
 def test_remote_code_without_permission(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from stet.errors import CompatibilityError, LoadError, MemoryPlanError
+from stet.errors import CompatibilityError, LoadError
+from stet.models.adapters import adapter_of, check_peft, merged, without_adapter
 from stet.models.compatibility import (
     check_class,
     check_config,
@@ -23,8 +24,8 @@ from stet.models.compatibility import (
     fix_rotary_factors,
     probe_layers,
 )
+from stet.models.files import check_room, folder_of
 from stet.models.head import split_head
-from stet.models.memory import available_bytes, readable
 from stet.models.model import LoadedModel, Role
 from stet.models.selfcheck import check_faithful
 from stet.models.tokenizers import token_count
@@ -34,7 +35,6 @@ _DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def load_model(
@@ -74,9 +74,18 @@ def load_model(
     """
     name = str(name_or_path)
     kind = dtype_of(dtype)
+    place = device_of(device)
     folder = folder_of(name)
+    adapter = adapter_of(name, folder, revision)
     source = name if folder is None else str(folder)
     common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
+    tokens = source
+    if adapter is not None:
+        check_peft(name)
+        source, folder = adapter.base, folder_of(adapter.base)
+        tokens = str(adapter.folder) if adapter.brings_tokenizer else source
+        if folder != adapter.folder:
+            common["revision"] = None  # it was the adapter's
     config = config_of(source, name, common)
     check_config(config, name, max_length)
     known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
@@ -87,14 +96,16 @@ def load_model(
             f"{name} is a {getattr(config, 'model_type', 'unknown')} model, which transformers "
             "does not know as a causal language model; choose a decoder-only language model."
         )
-    place = device_of(device)
     if folder is not None and device_map is None:
-        _check_room(folder, name, place)
-    model = _weights(source, name, config, kind, device_map, common)
+        check_room(folder, name, config, kind, place)
+    with without_adapter(source, adapter) as view:
+        model = _weights(view, name, config, kind, device_map, common)
     # A quantised model is already where it belongs and refuses to be moved.
     if device_map is None and getattr(model, "hf_quantizer", None) is None:
         cast(nn.Module, model).to(place)
-    tokenizer = tokenizer_of(source, name, common)
+    if adapter is not None:
+        model = merged(model, adapter)
+    tokenizer = tokenizer_of(tokens, name, common)
     return prepare_model(
         model,
         tokenizer,
@@ -103,6 +114,7 @@ def load_model(
         revision=revision,
         max_length=max_length,
         self_check=self_check,
+        adapter=None if adapter is None else adapter.identity,
     )
 
 
@@ -115,11 +127,13 @@ def prepare_model(
     revision: str | None = None,
     max_length: int | None = None,
     self_check: bool = True,
+    adapter: str | None = None,
 ) -> LoadedModel:
     """Check a transformers model that is already in memory and put Stet's attention into it.
 
     The model is changed: its attention implementation, gradients and dropout are set, and the
-    factors of `longrope` scaling are fixed. See `load_model` for the arguments.
+    factors of `longrope` scaling are fixed. See `load_model` for the arguments; `adapter` is a hash
+    of one that was merged into the weights.
 
     Raises:
         CompatibilityError: the model cannot be run faithfully.
@@ -143,6 +157,7 @@ def prepare_model(
         layers=layers,
         vocab_size=width,
         rows=rows,
+        adapter=adapter,
         body=body,
         head=head,
     )
@@ -184,42 +199,6 @@ def device_of(device: str | torch.device) -> torch.device:
     if place.type == "cuda" and not torch.cuda.is_available():
         raise LoadError("No CUDA device was found; use device='cpu' or install a CUDA build.")
     return place
-
-
-def folder_of(name: str) -> Path | None:
-    """The folder a name means, checked for files; None for a name on the hub.
-
-    Raises:
-        LoadError: it is not there, or lacks files.
-    """
-    path = Path(name).expanduser()
-    if not path.exists():
-        if name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise LoadError(f"There is no folder {name}; check the path of the model.")
-        return None
-    if not path.is_dir():
-        raise LoadError(f"{name} is a file; give the folder that holds config.json.")
-    if not (path / "config.json").is_file():
-        raise LoadError(f"{name} has no config.json; give the folder of a transformers model.")
-    if not any(path.glob("*.safetensors")):
-        if any(p for pattern in _PICKLES for p in path.glob(pattern)):
-            raise LoadError(
-                f"{name} has only pickled weights, which can run code when opened; save it again "
-                "with transformers' save_pretrained to get safetensors files."
-            )
-        raise LoadError(f"{name} has no *.safetensors file; download the weights.")
-    return path
-
-
-def _check_room(folder: Path, name: str, device: torch.device) -> None:
-    """Refuse weights that do not fit, before reading them."""
-    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    free = available_bytes(device)
-    if size > free:
-        raise MemoryPlanError(
-            f"The weights of {name} take {readable(size)} and {readable(free)} are free on "
-            f"{device}; use a smaller or quantised model, or another device."
-        )
 
 
 def first_line(error: Exception) -> str:

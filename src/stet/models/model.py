@@ -66,6 +66,7 @@ class LoadedModel:
         rows: ids for which there is a row both in its embedding and in its head.
         body: the model without its head, when `head` is known; otherwise None.
         head: the head by itself; None when only the whole model gives right logits.
+        adapter: hash of the adapter that was merged into its weights; None without one.
     """
 
     model: Any
@@ -79,6 +80,7 @@ class LoadedModel:
     rows: int
     body: Any
     head: LogitHead | None
+    adapter: str | None = None
 
     def resized(self, size: int) -> LoadedModel:
         """The same model with so many tokens, at most `rows`."""

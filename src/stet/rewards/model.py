@@ -105,9 +105,10 @@ class ModelReward:
 
         from stet.models import loading
         from stet.models.compatibility import context_length
+        from stet.models.files import folder_of
 
         name = str(name_or_path)
-        folder = loading.folder_of(name)
+        folder = folder_of(name)
         source = name if folder is None else str(folder)
         common: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
         config: Any = loading.config_of(source, name, common)

@@ -1,0 +1,150 @@
+"""A model's folder: which of its files are read, and how much memory their weights will take."""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stet.errors import LoadError, MemoryPlanError
+from stet.models.memory import available_bytes, readable
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_LONGEST_HEADER = 100_000_000
+
+
+def folder_of(name: str) -> Path | None:
+    """The folder a name means, checked for files; None for a name on the hub.
+
+    Raises:
+        LoadError: it is not there, or lacks files.
+    """
+    path = Path(name).expanduser()
+    if not path.exists():
+        if name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise LoadError(f"There is no folder {name}; check the path of the model.")
+        return None
+    if not path.is_dir():
+        if path.suffix.lower() == ".gguf":
+            raise LoadError(
+                f"{name} is a GGUF file, which Stet does not read; give the folder or hub name of "
+                "the transformers model that it was made from, with its *.safetensors files."
+            )
+        raise LoadError(f"{name} is a file; give the folder that holds config.json.")
+    if (path / ADAPTER).is_file() and not has_weights(path):
+        return path  # an adapter alone, whose base is elsewhere
+    if not (path / "config.json").is_file():
+        if any(path.glob("*.gguf")):
+            raise LoadError(
+                f"{name} holds a GGUF file, which Stet does not read; give the folder or hub name "
+                "of the transformers model that it was made from."
+            )
+        raise LoadError(f"{name} has no config.json; give the folder of a transformers model.")
+    if has_weights(path):
+        return path
+    others = sorted(found.name for found in path.glob("*.safetensors"))
+    if others:
+        raise LoadError(
+            f"{name} has neither {WEIGHTS} nor {INDEX}, which transformers reads, but {others[0]}; "
+            "save the model again with transformers' save_pretrained."
+        )
+    if any(p for pattern in _PICKLES for p in path.glob(pattern)):
+        raise LoadError(
+            f"{name} has only pickled weights, which can run code when opened; save it again "
+            "with transformers' save_pretrained to get safetensors files."
+        )
+    raise LoadError(f"{name} has no *.safetensors file; download the weights.")
+
+
+def has_weights(folder: Path) -> bool:
+    """Whether a folder holds a model's own weights, as transformers looks for them."""
+    if not (folder / "config.json").is_file():
+        return False
+    return any((folder / name).is_file() for name in (WEIGHTS, INDEX, _named(folder)))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a model's weights that transformers reads, and no others beside them.
+
+    Raises:
+        LoadError: the index cannot be read, or a file that it names is not there.
+    """
+    named = _named(folder)
+    first = next((folder / n for n in (named, WEIGHTS, INDEX) if (folder / n).is_file()), None)
+    if first is None or first.suffix != ".json":
+        return [] if first is None else [first]
+    try:
+        table: dict[str, str] = json.loads(first.read_text(encoding="utf-8"))["weight_map"]
+        files = [folder / name for name in sorted(set(table.values()))]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LoadError(f"{first} cannot be read as an index of weights; get it again.") from error
+    for file in files:
+        if not file.is_file():
+            raise LoadError(f"{folder} lacks {file.name}, which its index names; download it.")
+    return files
+
+
+def _named(folder: Path) -> str:
+    """The file of weights that a configuration names; the usual one where it names none."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        named = config.get("transformers_weights")
+    except (OSError, ValueError, AttributeError):
+        named = None
+    return named if isinstance(named, str) else WEIGHTS
+
+
+def check_room(
+    folder: Path, name: str, config: Any, dtype: str | torch.dtype, device: torch.device
+) -> None:
+    """Refuse weights that do not fit, before reading them.
+
+    Raises:
+        MemoryPlanError: with both sizes.
+    """
+    size = sum(loaded_bytes(file, config, dtype) for file in weight_files(folder))
+    free = available_bytes(device)
+    if size > free:
+        raise MemoryPlanError(
+            f"The weights of {name} take {readable(size)} and {readable(free)} are free on "
+            f"{device}; use a smaller or quantised model, or another device."
+        )
+
+
+def loaded_bytes(file: Path, config: Any, dtype: str | torch.dtype) -> int:
+    """Bytes that the weights of a safetensors file take once they are loaded.
+
+    Args:
+        file: the file, of which only the header is read.
+        config: the model's configuration.
+        dtype: what was asked for; "auto": what the configuration says, or as stored.
+    """
+    if dtype == "auto":
+        dtype = getattr(config, "dtype", None) or "auto"
+    converts = isinstance(dtype, torch.dtype) and not getattr(config, "quantization_config", None)
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > _LONGEST_HEADER:
+                raise ValueError
+            header: dict[str, Any] = json.loads(stream.read(length))
+        size = 0
+        for key, entry in header.items():
+            if key == "__metadata__":
+                continue
+            start, end = entry["data_offsets"]
+            size += end - start
+            if converts and entry["dtype"] in _SIZES:
+                assert isinstance(dtype, torch.dtype)
+                size += prod(entry["shape"]) * (dtype.itemsize - _SIZES[entry["dtype"]])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return file.stat().st_size  # broken, as loading it will tell
+    return size
