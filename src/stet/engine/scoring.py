@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,17 +70,19 @@ def score(runner: Runner, scores: Sequence[Score]) -> list[Outcome]:
         One outcome for each, in order.
     """
     began = time.perf_counter()
-    whole = _run(runner, scores)
     outcomes: list[Outcome | None] = [None] * len(scores)
     packets: list[_Packet] = []
     places: list[list[int]] = []
-    for members in _by_policy(scores):
-        for part, packet in _judge(whole, members):
-            if isinstance(packet, Exception):
-                outcomes[part[0]] = packet
-            else:
-                packets.append(packet)
-                places.append(part)
+    for first, some in _passes(runner, scores):
+        whole = _run(runner, some)
+        for members in _by_policy(some):
+            for part, packet in _judge(whole, members):
+                if isinstance(packet, Exception):
+                    outcomes[first + part[0]] = packet
+                else:
+                    packets.append(packet)
+                    places.append([first + place for place in part])
+        del whole  # before the next pass
     # The round's only wait for the device.
     tables = _fetch(packets)
     share = (time.perf_counter() - began) / len(scores)
@@ -88,6 +90,28 @@ def score(runner: Runner, scores: Sequence[Score]) -> list[Outcome]:
         for place, row in zip(part, table, strict=True):
             outcomes[place] = packet.read(row, scores[place], share)
     return [o if o is not None else StetError("No ruling was made.") for o in outcomes]
+
+
+def most_positions(vocab_size: int, device: torch.device) -> int:
+    """Positions whose logits are held at a time, unless a single block has more."""
+    return max(_LOGITS.get(device.type, _LOGITS["cuda"]) // vocab_size, 1)
+
+
+_LOGITS = {"cpu": 2**26, "cuda": 2**28}
+"""Logits of a pass. Over a large vocabulary those of whole steps, read for many requests, would
+take gigabytes; blocks of tokens stay below it."""
+
+
+def _passes(runner: Runner, scores: Sequence[Score]) -> Iterator[tuple[int, Sequence[Score]]]:
+    """The operations, as many at a time as one pass may hold, each with the place of its first."""
+    most = most_positions(runner.vocab_size, runner.device)
+    first = width = 0
+    for place, item in enumerate(scores):
+        width = max(width, item.block.length + 1)
+        if place > first and (place + 1 - first) * width > most:
+            yield first, scores[first:place]
+            first, width = place, item.block.length + 1
+    yield first, scores[first:]
 
 
 def _run(runner: Runner, scores: Sequence[Score]) -> _Pass:

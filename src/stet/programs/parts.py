@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 from math import exp
 from typing import Any
 
@@ -15,7 +16,14 @@ from stet.engine.operations import Draft, Operation, Score
 from stet.errors import StetError
 from stet.needs import Need
 from stet.policies.base import TokenPolicy
-from stet.policies.stepping import Candidate, Judgement, StepPolicy, doubted, watched
+from stet.policies.stepping import (
+    Candidate,
+    Judgement,
+    StepPolicy,
+    doubted,
+    read_statistics,
+    watched,
+)
 from stet.ruling import Ruling
 from stet.sequence import Sequence
 from stet.steps import Ends, StepReader
@@ -64,7 +72,7 @@ def drafted(
     """The draft writes a step on a fork."""
     assert sequence.decoder is not None
     reader = StepReader(sequence.decoder, ends, policy.step_tokens)
-    blocks: list[Block] = []
+    parts: list[_Part] = []
     logprobs: list[float] = []
     watch, doubt = watched(policy), doubted(policy)
 
@@ -90,28 +98,51 @@ def drafted(
             watch=watch,
         )
         sequence.commit(block)
-        blocks.append(block)
         if doubt is not None and block.statistics is not None:
             logprobs += block.statistics.logprobs
+        parts.append(_Part.of(block, policy))
+        del block  # and with it the distributions
         reader.read(sequence.answer)
     if reader.length is not None:  # where nobody looked on the way, more was written
         sequence.truncate(reader.length)
-    return _candidate(sequence, blocks, policy)
+    return _candidate(sequence, parts, policy)
 
 
-def _candidate(sequence: Sequence, blocks: list[Block], policy: StepPolicy) -> Candidate:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What is kept of a stretch of drafting: of a step's distributions there would be too many.
+
+    Attributes:
+        statistics: those that the policy reads.
+        hidden: see `Block`.
+        attention: see `Block`.
+    """
+
+    statistics: Statistics | None
+    hidden: Tensor | None
+    attention: dict[float, Tensor] | None
+
+    @classmethod
+    def of(cls, block: Block, policy: StepPolicy) -> _Part:
+        """A block, without its distributions."""
+        found = block.statistics if Need.DRAFT_LOGPROBS in policy.needs else None
+        statistics = None if found is None else found.only(read_statistics(policy))
+        return cls(statistics, block.hidden, block.attention)
+
+
+def _candidate(sequence: Sequence, parts: list[_Part], policy: StepPolicy) -> Candidate:
     """What was written, with what the policy asked for; other requests' wishes leave no trace."""
     candidate = Candidate(sequence, sequence.text())
     count = len(sequence.answer)
     if Need.DRAFT_LOGPROBS in policy.needs:
-        found = [s for block in blocks if (s := block.statistics) is not None]
+        found = [s for part in parts if (s := part.statistics) is not None]
         candidate.statistics = Statistics.joined(found, count)
     if Need.DRAFT_HIDDEN in policy.needs:
-        hidden = [h for block in blocks if (h := block.hidden) is not None]
+        hidden = [h for part in parts if (h := part.hidden) is not None]
         candidate.hidden = torch.cat(hidden)[:count].float()
     watch = watched(policy)
     if watch is not None:
-        attention = [a for block in blocks if (a := block.attention) is not None]
+        attention = [a for part in parts if (a := part.attention) is not None]
         candidate.attention = {
             floor: _joined([a[floor][-watch.layers :] for a in attention], sequence)
             for floor in watch.floors

@@ -30,6 +30,7 @@ class Signal:
         watch: which attention the engine must keep for it; None: none.
         best: the best raw value that is still possible for a greedy step whose first tokens have
             these log-probabilities; None: any.
+        reads: which of a candidate's statistics it is made of (`stet.block.STATISTICS`).
     """
 
     name: str
@@ -40,6 +41,7 @@ class Signal:
     unit: Callable[[float], float]
     watch: Watch | None = None
     best: Callable[[Sequence[float]], float] | None = None
+    reads: str | None = None
 
 
 def _confidence(name: str) -> Signal:
@@ -55,11 +57,22 @@ def _confidence(name: str) -> Signal:
     about = (function.__doc__ or "").split("\n")[0]
     needs = frozenset({Need.DRAFT_LOGPROBS})
     best = BEST.get(name)
+    unit: Callable[[float], float]
     if name.endswith("entropy"):
-        return Signal(name, about, needs, -1, measure, lambda value: math.exp(-value), best=best)
-    if name.endswith("margin"):
-        return Signal(name, about, needs, 1, measure, lambda value: 1 - math.exp(-value))
-    return Signal(name, about, needs, 1, measure, math.exp, best=best)
+        sign, reads, unit = -1, "entropies", _surprise
+    elif name.endswith("margin"):
+        sign, reads, unit = 1, "margins", _lead
+    else:
+        sign, reads, unit = 1, "logprobs", math.exp
+    return Signal(name, about, needs, sign, measure, unit, best=best, reads=reads)
+
+
+def _surprise(value: float) -> float:
+    return math.exp(-value)
+
+
+def _lead(value: float) -> float:
+    return 1 - math.exp(-value)
 
 
 def _grounding(name: str) -> Signal:
