@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Literal, Unpack, overload
 
 from stet.client import RemoteClient
-from stet.costs import Costs, estimate_draft_cost, measure_costs
+from stet.costs import Costs, CurrentCosts, estimate_draft_cost
 from stet.draft_length import LONGEST, SHARED, AdaptiveLength, DraftLength, FixedLength, describe
 from stet.engine.compiled import WIDTHS
 from stet.engine.drafting import LookupDrafter, ModelDrafter
@@ -94,6 +94,9 @@ class Pair:
         else:
             self._target_runner = Runner(target, **sizes, compile=at_once)
         self._draft_runner = None if draft is None else Runner(draft, **sizes, compile=at_once)
+        self._costs: CurrentCosts | None = None
+        if self._target_runner is not None:
+            self._costs = CurrentCosts(self._target_runner, self._draft_runner)
         self._prompts = Prompts(self._vocabularies, max_length, self._client)
         self._seconds_to_compiling = COMPILE_AFTER if compile == "auto" else float("inf")
         drafter = (
@@ -247,17 +250,19 @@ class Pair:
         """What tells this pair from others, for policies that are fitted to one."""
         return fingerprint(self.target, self.draft)
 
-    @cached_property
+    @property
     def costs(self) -> Costs:
-        """Seconds of a pass of each model, measured when first asked for.
+        """Seconds of a pass of each model.
+
+        Measured when first asked for, and again, between rounds, once more passes are compiled.
 
         Raises:
             OptionError: the target is elsewhere.
         """
-        if self._target_runner is None:
+        if self._costs is None:
             raise OptionError("The passes of a remote target cannot be measured.")
         with self._lock:
-            return measure_costs(self._target_runner, self._draft_runner)
+            return self._costs.now()
 
     def auto_length(self, greedy: bool = True, seamless: bool = True) -> AdaptiveLength:
         """The rule behind `draft_length="auto"`, with this pair's costs frozen in it.
@@ -417,6 +422,8 @@ class Pair:
                     self._seconds_to_compiling = float("inf")
                     for runner in self.engine.runners.values():
                         runner.start_compiling()
+                if self._costs is not None and self._costs.latest is not None:
+                    self._costs.work()
 
     async def _astep(self, request: Request) -> None:
         await asyncio.get_running_loop().run_in_executor(self._worker, self._step, request)
