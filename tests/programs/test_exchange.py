@@ -302,6 +302,17 @@ def test_a_text_depends_on_nothing_but_its_own_request(kinds: tuple[str, str]):
         assert texts[0] == texts[1]
 
 
+@pytest.mark.parametrize("policy", [SOMETIMES, BAND, VOTING], ids="sbv")
+def test_a_limit_only_cuts(policy: SpecGuard):
+    prompts = list(tongues.TEXTS[:2])
+    machine = pair_of(PAIRS[0], max_rows=20)
+    options = {"seed": 3, "ignore_eos": True}
+    whole = machine.generate(prompts, policy, max_new_tokens=COUNT, **options)
+    for count in (1, 4, 9, 17, 30):
+        cut = machine.generate(prompts, policy, max_new_tokens=count, **options)
+        assert [r.token_ids for r in cut] == [r.token_ids[:count] for r in whole]
+
+
 def test_a_candidate_that_breaks_off_never_stands_whatever_the_policy_says():
     kinds = PAIRS[0]
     policy = tiny.Stumps(delimiter="no such text", step_tokens=6)
