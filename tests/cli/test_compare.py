@@ -136,3 +136,30 @@ def test_tasks_and_graders_are_listed(compare):
     for name in ("stories", "units", "gsm8k", "svamp", "math500", "multiarith", "spec-bench"):
         assert name in result.stdout
     assert "number" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compare", "--output", "{file}/results"),
+        ("calibrate", "--output", "{file}/policy.json"),
+        ("calibrate", "--folder", "{file}/steps"),
+        ("calibrate", "--report", "{file}/page.html"),
+        ("calibrate", "--report", "{folder}"),
+        ("train", "--output", "{file}/policy"),
+        ("train", "--folder", "{file}"),
+        ("train", "--report", "{file}/page.html"),
+        ("generate", "hello", "--trace", "{file}/trace.jsonl"),
+    ],
+)
+def test_places_that_cannot_be_written_to_are_told_before_anything_is_loaded(
+    run, loader, tmp_path, monkeypatch, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("not a folder")
+    places = {"file": tmp_path / "file", "folder": tmp_path}
+    result = run(*(a.format(**places) for a in arguments))
+    assert result.exit_code == 2
+    assert "cannot be written" in " ".join(result.stderr.split())
+    assert not loader.arguments
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
