@@ -340,11 +340,13 @@ class Pair:
         if method.remote is not None:
             check_remote(options)
         timeout = options.get("timeout")
+        appends = method.appends(vocabulary.tokenizer)
         jobs: list[Job] = []
         for index, prompt in enumerate(prompts):
             params = sampling_of(options, index)
             tokens = self._prompts.read(prompt, method.role)
-            fitting = self._prompts.fit(limits, len(tokens), "max_new_tokens" in options)
+            asked = "max_new_tokens" in options
+            fitting = self._prompts.fit(limits, len(tokens), asked, appends)
             sequence = TokenSequence(tokens, params, fitting, vocabulary.tokenizer)
             if method.mirrored is not None:
                 program = method.mirrored(sequence, self._prompts.mirror(prompt, sequence, options))

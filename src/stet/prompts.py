@@ -72,18 +72,25 @@ class Prompts:
         end = None if options.get("ignore_eos") else here.end
         return Correspondent(self.client, here.codec, here.spoken(prompt), end)
 
-    def fit(self, limits: Limits, prompt: int, asked: bool) -> Limits:
+    def fit(self, limits: Limits, prompt: int, asked: bool, appends: int = 0) -> Limits:
         """Limits that leave room for the prompt; a length that was asked for is not shortened.
+
+        Args:
+            limits: as asked for.
+            prompt: its tokens.
+            asked: whether the length of the answer was asked for.
+            appends: tokens that the policy puts behind a text to ask about it.
 
         Raises:
             OptionError: there is none.
         """
-        room = self.max_length - prompt
+        room = self.max_length - prompt - appends
         if room < 1 or (asked and limits.max_new_tokens > room):
+            question = f", and the {appends} that the policy asks behind them" if appends else ""
             raise OptionError(
-                f"A prompt of {prompt} tokens and an answer of up to {limits.max_new_tokens} "
-                f"exceed {self.max_length} tokens; lower max_new_tokens to {max(room, 0)} or load "
-                f"the pair with a larger max_length."
+                f"A prompt of {prompt} tokens and an answer of up to {limits.max_new_tokens}"
+                f"{question} exceed {self.max_length} tokens; lower max_new_tokens to "
+                f"{max(room, 0)} or load the pair with a larger max_length."
             )
         return replace(limits, max_new_tokens=min(limits.max_new_tokens, room), room=room)
 

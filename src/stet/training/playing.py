@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -20,6 +21,7 @@ from stet.trace import Counters, DisputeRecord
 if TYPE_CHECKING:
     from stet.evaluation.tasks.base import LoadedTask, Question
     from stet.pair import Pair
+    from stet.result import Result
 
 
 @dataclass(frozen=True)
@@ -135,13 +137,8 @@ def play(
     asked: list[Question] = [task.questions[i] for i in questions]
     prompts = [prompt_of(pair, task, q) for q in asked]
     begun = written or [()] * len(asked)
-    results = pair.generate(
-        [[*prompt, *tokens] for prompt, tokens in zip(prompts, begun, strict=True)],
-        policy,
-        max_new_tokens=task.max_new_tokens,
-        stop=list(task.stop),
-        seed=seed,
-    )
+    asks = [[*prompt, *tokens] for prompt, tokens in zip(prompts, begun, strict=True)]
+    results = _answers(pair, task, asks, policy, seed)
     games: list[Game] = []
     for place, question, prompt, tokens, result in zip(
         questions, asked, prompts, begun, results, strict=True
@@ -165,3 +162,23 @@ def play(
             )
         )
     return games
+
+
+def _answers(
+    pair: Pair, task: LoadedTask, asks: Sequence[list[int]], policy: Playing, seed: int
+) -> list[Result]:
+    """An answer to each prompt; those that were begun are gone on with as far as there is room."""
+    places: dict[int, list[int]] = defaultdict(list)
+    for place, ask in enumerate(asks):
+        places[min(task.max_new_tokens, pair.max_length - len(ask))].append(place)
+    found: dict[int, Result] = {}
+    for most, group in places.items():
+        results = pair.generate(
+            [asks[place] for place in group],
+            policy,
+            max_new_tokens=most,
+            stop=list(task.stop),
+            seed=seed + group[0],
+        )
+        found |= dict(zip(group, results, strict=True))
+    return [found[place] for place in range(len(asks))]

@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stet.arbiter import Arbiter, Network
+from stet.calibration.rollouts import with_room
 from stet.errors import StetError, TokenizerMismatch
 from stet.machine import machine, versions
 from stet.training.branches import Brancher, Branches
@@ -80,6 +81,11 @@ def train(pair: Pair, request: TrainRequest, folder: Path, report: Report) -> Tr
             f"{pair.difference}; an arbiter chooses between two tokens of one vocabulary: train "
             "with a draft of the target's family."
         )
+    request = replace(
+        request,
+        task=with_room(pair, request.task),
+        validation=with_room(pair, request.validation),
+    )
     return Trainer(pair, request, folder, report).run()
 
 
@@ -115,6 +121,14 @@ class Trainer:
             "rounds": rounds,
             "importance": self._importance(warm, sweeps),
             "settings": self.request.settings(self.pair.fingerprint),
+            "notes": {
+                part: task.note
+                for part, task in (
+                    ("task", self.request.task),
+                    ("validation", self.request.validation),
+                )
+                if task.note
+            },
             "machine": machine(),
             "versions": versions(),
             "command": self.request.command,
