@@ -23,7 +23,7 @@ from stet.policies.stepping import Candidate, Judgement, Step
 from stet.sampling import SamplingParams
 from stet.signals import SIGNALS, Signal, agreeing, centrality
 from stet.signals.confidence import min_logprob
-from stet.steps import Delimiter
+from stet.steps import LOOP, Delimiter
 
 SELECTORS = ("vote", "medoid", "first")
 SCORERS = ("draft", "target")
@@ -67,6 +67,8 @@ class SpecGuard:
             of the draft's last hidden states.
         scorer: "draft" judges by the signals; "target" reads every step and judges by
             `target_threshold` alone.
+        loop_after: an answer in which so often in a row the draft's same step stands, or the same
+            two or three in turn, ends with the finish reason "loop"; 0 for never.
         target_candidates: candidates of a step that the target writes.
         speculate: let the draft propose blocks to the target while that rewrites a step.
         inner: the token policy that rules on those blocks, by name or as an object; one that is
@@ -94,6 +96,7 @@ class SpecGuard:
     speculate: bool = True
     inner: Any = "exact"
     shadow: bool = False
+    loop_after: int = LOOP
     whole: bool = False
     pair: str | None = None
 

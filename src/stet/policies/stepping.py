@@ -19,7 +19,7 @@ from stet.errors import StetError
 from stet.needs import Need, Watch, undeclared
 from stet.sampling import SamplingParams
 from stet.sequence import Sequence as TokenSequence
-from stet.steps import Delimiter
+from stet.steps import LOOP, Delimiter, LoopGuard
 
 
 class Candidate:
@@ -215,6 +215,19 @@ def asks_target(policy: StepPolicy) -> bool:
     return bool(getattr(policy, "asks_target", False))
 
 
+def appended(policy: StepPolicy, tokenizer: Any) -> int:
+    """The most tokens that a policy puts behind a text to ask the target about it.
+
+    Such a policy has a method `appends` that says so. That room is kept free from the beginning.
+
+    Args:
+        policy: the policy.
+        tokenizer: the target's.
+    """
+    appends: Callable[[Any], int] | None = getattr(policy, "appends", None)
+    return 0 if appends is None else appends(tokenizer)
+
+
 def watched(policy: StepPolicy) -> Watch | None:
     """Which attention of the draft a policy wants kept.
 
@@ -245,6 +258,14 @@ def doubted(
     """
     doubt: Callable[..., Any] | None = getattr(policy, "doubt", None)
     return None if doubt is None else doubt(sampling)
+
+
+def guard_of(policy: StepPolicy) -> LoopGuard:
+    """What ends an answer in which the draft goes in circles.
+
+    A policy that wants to say after how many repetitions has an attribute `loop_after`.
+    """
+    return LoopGuard(getattr(policy, "loop_after", LOOP))
 
 
 def speculates(policy: StepPolicy) -> bool:
