@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from stet.options import PINNED
 from stet.seeds import mixed
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Rollouts:
             stop=list(self.stop),
             temperature=1.0 if self.samples else 0.0,
             seed=[mixed(self.seed, self._drawn + i) for i in range(len(prompts))],
+            **PINNED,
         )
         self._drawn += len(prompts)
         right = [
