@@ -181,7 +181,10 @@ class Preparer:
     def _check(self, method: Method) -> None:
         """Refuse a policy that this pair cannot be decoded with."""
         if method.pair is not None and method.pair != self._fingerprint():
-            raise OptionError(method.other_pair)
+            raise OptionError(
+                f"{method.other_pair.removesuffix('.')}; another dtype, weight format or adapter "
+                "makes another pair, too."
+            )
         if method.rows > self._max_rows:
             raise OptionError(
                 f"{method.settings['name']!r} needs {method.rows} places in the cache for one "
