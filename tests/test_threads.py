@@ -104,7 +104,9 @@ def test_a_stream_fails_with_its_own_error(pair):
 
     seen = []
     with pytest.raises(StetError, match="too late") as caught:
-        seen += [chunk.text for chunk in pair.stream(PROMPT, Late(), **LONG)]
+        seen.extend(pair.stream(PROMPT, Late(), **LONG))
+    assert seen[-1].finish_reason == "error"
+    assert seen[-1].result.token_ids == [t.id for c in seen for t in c.tokens]
     assert (
         caught.value.result.token_ids
         == pair.generate(PROMPT, **LONG).token_ids[: len(caught.value.result.token_ids)]

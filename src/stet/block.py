@@ -14,6 +14,10 @@ Numbers = list[float] | Callable[[], list[float]]
 """Numbers, or what computes them."""
 
 
+STATISTICS = frozenset({"logprobs", "entropies", "margins"})
+"""What there is of `Statistics`."""
+
+
 class Statistics:
     """What a model's raw distributions say of tokens it wrote, one entry each.
 
@@ -40,6 +44,22 @@ class Statistics:
             lambda: [x for part in parts for x in part.entropies][:count],
             lambda: [x for part in parts for x in part.margins][:count],
         )
+
+    def only(self, names: frozenset[str]) -> Statistics:
+        """Some of them, computed now, so that the distributions need not be held any longer.
+
+        Args:
+            names: of `STATISTICS`.
+        """
+
+        def missing() -> list[float]:
+            raise RuntimeError("name them in the policy's `statistics` to read these")
+
+        found: list[Numbers] = [
+            getattr(self, name) if name in names else missing
+            for name in ("logprobs", "entropies", "margins")
+        ]
+        return Statistics(*found)
 
     @property
     def logprobs(self) -> list[float]:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import time
+import warnings
 import weakref
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,7 @@ class RemoteClient:
         self.target = target
         self._client: httpx2.AsyncClient | None = None
         self._gate = asyncio.Semaphore(target.concurrency)
+        self._words: set[str] = set()
 
     async def complete(
         self,
@@ -90,6 +92,7 @@ class RemoteClient:
             "max_tokens": max_tokens,
             "temperature": temperature,
             "top_p": top_p,
+            "stream": False,
         }
         if seed is not None:
             body["seed"] = seed
@@ -140,10 +143,7 @@ class RemoteClient:
             content = await self._content(response)
         status = response.status_code
         if status == 200:
-            completion = completion_of(_parsed(content))
-            if completion is None:
-                raise _Again(f"what it sent is no completion: {self._shown(content)}")
-            return completion
+            return self._completion(content, body["max_tokens"])
         said = self._shown(_message(content))
         if status in (408, 425, 429) or status >= 500:
             raise _Again(f"status {status}: {said}", _seconds(response.headers.get("retry-after")))
@@ -163,6 +163,26 @@ class RemoteClient:
                 "address usually ends in /v1."
             )
         raise RemoteError(f"{self._who} refuses the request (status {status}: {said}).")
+
+    def _completion(self, content: bytes, most: int) -> Completion:
+        completion = completion_of(_parsed(content), most)
+        if completion is None:
+            raise _Again(f"what it sent is no completion: {self._shown(_message(content))}")
+        if completion.finish_reason == "failed":
+            raise _Again(f"it broke off: {self._shown(content)}")
+        if completion.finish_reason == "withheld":
+            raise RemoteError(
+                f"{self._who} withholds what the model wrote, by a filter of contents: "
+                f"{self._shown(content)}."
+            )
+        if completion.unknown is not None and completion.unknown not in self._words:
+            self._words.add(completion.unknown)
+            warnings.warn(
+                f"{self._who} ends a text for the reason {self._shown(completion.unknown)}, which "
+                "is taken for the end of an answer or a stop string.",
+                stacklevel=2,
+            )
+        return completion
 
     async def _content(self, response: httpx2.Response) -> bytes:
         content = bytearray()
@@ -212,18 +232,20 @@ def _close(client: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
 def _parsed(content: bytes) -> Any:
     try:
         return json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
 def _message(content: bytes) -> str:
-    """The explanation in an error that follows the usual form; otherwise all of it."""
-    answer = _parsed(content)
-    for part in (answer.get("error"), answer) if isinstance(answer, dict) else ():
-        message = part.get("message") if isinstance(part, dict) else part
-        if isinstance(message, str):
-            return message
-    return content.decode(errors="replace")
+    """The explanation in an error of one of the usual forms; otherwise all of it."""
+    part = _parsed(content)
+    # {"error": {"message": "..."}}, {"detail": [{"msg": "..."}]}, [{"error": "..."}] and so on.
+    for _ in range(4):
+        if isinstance(part, list) and part:
+            part = part[0]
+        elif isinstance(part, dict):
+            part = next((part[n] for n in ("error", "message", "detail", "msg") if n in part), None)
+    return part if isinstance(part, str) and part else content.decode(errors="replace")
 
 
 def _seconds(header: str | None) -> float | None:

@@ -1,11 +1,11 @@
-"""What a pass of each model costs here, measured once and then frozen."""
+"""What a pass of each model costs here: measured, frozen in each request, measured again."""
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 
@@ -60,6 +60,82 @@ def estimate_draft_cost(target: LoadedModel, draft: LoadedModel | None) -> float
     return 0.0 if draft is None else seconds(draft) / seconds(target)
 
 
+class Measurement:
+    """Times passes of both models, the models taking turns, one pass at a time.
+
+    Needs a free row in each runner until it is finished or dropped.
+
+    Args:
+        target: the target's runner.
+        draft: the draft's, None for prompt lookup.
+        widths: numbers of tokens in a target pass; 1 must be among them.
+        context: tokens that stand in the cache.
+        repeats: timings of each, of which the median counts.
+        clock: seconds; for tests.
+
+    Attributes:
+        costs: what was measured, once finished.
+    """
+
+    def __init__(
+        self,
+        target: Runner,
+        draft: Runner | None,
+        *,
+        widths: tuple[int, ...] = (1, 2, 4, 6, 9, 13),
+        context: int = 128,
+        repeats: int = 7,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.costs: Costs | None = None
+        self._clock = clock
+        self._timers: dict[int, Callable[[], None]] = {}  # by width; the draft's has none
+        self._taken: list[tuple[Runner, Row]] = []
+        try:
+            length = min(context, target.max_length - max(widths) - 1)
+            row = _filled(target, length, self._taken)
+            for width in widths:
+                self._timers[width] = _pass(target, row, length, width)
+            if draft is not None:
+                length = min(context, draft.max_length - 2)
+                self._timers[_DRAFT] = _pass(draft, _filled(draft, length, self._taken), length, 1)
+        except BaseException:
+            self.drop()
+            raise
+        self._seconds: dict[int, list[float]] = {key: [] for key in self._timers}
+        # The first turns warm up.
+        self._left = [key for _ in range(repeats + _WARM) for key in self._timers]
+
+    def step(self) -> None:
+        """Run one pass; after the last one `costs` are known and the rows free."""
+        key = self._left.pop(0)
+        began = self._clock()
+        try:
+            self._timers[key]()
+        except BaseException:
+            self.drop()
+            raise
+        self._seconds[key].append(self._clock() - began)
+        if self._left:
+            return
+        self.drop()
+        medians = {key: median(values[_WARM:]) for key, values in self._seconds.items()}
+        self.costs = Costs(
+            draft=medians.pop(_DRAFT, 0.0),
+            target={width: medians[width] for width in sorted(medians)},
+        )
+
+    def drop(self) -> None:
+        """Give the rows back."""
+        for runner, held in self._taken:
+            runner.release(held)
+        self._taken.clear()
+
+
+_WARM = 2
+_DRAFT = 0
+
+
 def measure_costs(
     target: Runner,
     draft: Runner | None,
@@ -68,40 +144,104 @@ def measure_costs(
     context: int = 128,
     repeats: int = 7,
 ) -> Costs:
-    """Time passes of both models, the models taking turns; needs a free row in each.
+    """Time passes of both models, all at once; see `Measurement`."""
+    measuring = Measurement(target, draft, widths=widths, context=context, repeats=repeats)
+    while measuring.costs is None:
+        measuring.step()
+    return measuring.costs
+
+
+class CurrentCosts:
+    """What passes cost now: measured once, and again when more of them are compiled.
+
+    What a request was begun with stays with it. Not thread-safe: used by whoever runs the models.
 
     Args:
         target: the target's runner.
         draft: the draft's, None for prompt lookup.
-        widths: numbers of tokens in a target pass; 1 must be among them.
-        context: tokens that stand in the cache.
-        repeats: timings of each, of which the median counts.
+        clock: seconds; for tests.
     """
-    timers: dict[str | int, Callable[[], None]] = {}
-    taken: list[tuple[Runner, Row]] = []
-    try:
-        length = min(context, target.max_length - max(widths) - 1)
-        row = _filled(target, length, taken)
-        for width in widths:
-            timers[width] = _pass(target, row, length, width)
-        if draft is not None:
-            length = min(context, draft.max_length - 2)
-            timers["draft"] = _pass(draft, _filled(draft, length, taken), length, 1)
-        seconds: dict[str | int, list[float]] = {key: [] for key in timers}
-        for turn in range(repeats + 2):
-            for key, run in timers.items():
-                began = time.perf_counter()
-                run()
-                if turn >= 2:  # the first turns warm up
-                    seconds[key].append(time.perf_counter() - began)
-    finally:
-        for runner, held in taken:
-            runner.release(held)
-    medians = {key: statistics.median(values) for key, values in seconds.items()}
-    return Costs(
-        draft=medians.get("draft", 0.0),
-        target={w: medians[w] for w in sorted(widths)},
-    )
+
+    def __init__(
+        self,
+        target: Runner,
+        draft: Runner | None,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._runners = target, draft
+        self._clock = clock
+        self._latest: Costs | None = None
+        self._measured = -1
+        self._measuring: tuple[int, Measurement] | None = None
+
+    @property
+    def latest(self) -> Costs | None:
+        """The newest costs; None before the first measurement."""
+        return self._latest
+
+    @property
+    def stale(self) -> bool:
+        """Whether there is something to measure: nothing was yet, or more is compiled by now.
+
+        Not while something is being compiled: that takes the processor's time, and there is more
+        to come.
+        """
+        if self._latest is None:
+            return True
+        runners = [runner for runner in self._runners if runner is not None]
+        return not any(r.compiling for r in runners) and self._generation() != self._measured
+
+    def now(self) -> Costs:
+        """The newest costs; measured on the spot, which takes dozens of passes, if there are none.
+
+        Newer ones are what `work` is for.
+        """
+        while self._latest is None:
+            self.work()
+        return self._latest
+
+    def work(self) -> bool:
+        """Run one pass of a measurement, if there is anything to measure; returns whether it did.
+
+        Called between rounds it delays each of some dozens of rounds by a pass.
+        """
+        if self._measuring is None and not self.stale:
+            return False
+        try:
+            self._step()
+        except Exception:
+            self._measuring = None
+            if self._latest is None:
+                raise
+            # The old ones still serve; no request is to fail for want of better ones.
+            self._measured = self._generation()
+        return True
+
+    def renew(self) -> None:
+        """`work`, once there are costs: the first are measured for whoever asks for them."""
+        if self._latest is not None:
+            self.work()
+
+    def _step(self) -> None:
+        if self._measuring is None:
+            target, draft = self._runners
+            measuring = Measurement(target, draft, clock=self._clock)
+            self._measuring = self._generation(), measuring
+        generation, measuring = self._measuring
+        measuring.step()
+        if measuring.costs is not None:
+            self._latest, self._measured = measuring.costs, generation
+            self._measuring = None
+
+    def drop(self) -> None:
+        """Give up a measurement that is under way, and free its rows."""
+        if self._measuring is not None:
+            self._measuring[1].drop()
+            self._measuring = None
+
+    def _generation(self) -> int:
+        return sum(runner.compiled_passes for runner in self._runners if runner is not None)
 
 
 def _filled(runner: Runner, length: int, taken: list[tuple[Runner, Row]]) -> Row:

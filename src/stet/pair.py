@@ -13,7 +13,7 @@ from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from stet.chat import Rendered
 from stet.client import RemoteClient
-from stet.costs import Costs, estimate_draft_cost, measure_costs
+from stet.costs import Costs, CurrentCosts, estimate_draft_cost
 from stet.delivery import Events, delivered
 from stet.draft_length import LONGEST, SHARED, AdaptiveLength
 from stet.engine.compiled import WIDTHS
@@ -101,6 +101,9 @@ class Pair:
         else:
             self._target_runner = Runner(target, **sizes, compile=at_once)
         self._draft_runner = None if draft is None else Runner(draft, **sizes, compile=at_once)
+        self._costs: CurrentCosts | None = None
+        if self._target_runner is not None:
+            self._costs = CurrentCosts(self._target_runner, self._draft_runner)
         context = context_of(self.models)
         self._prompts = Prompts(self._vocabularies, max_length, self._client, context)
         self._preparer = Preparer(
@@ -120,13 +123,14 @@ class Pair:
             self._target_runner, drafter, max_batch=max_batch, max_rows=self.max_rows
         )
         self._thread = EngineThread(
-            self.engine, compile_after=COMPILE_AFTER if compile == "auto" else float("inf")
+            self.engine,
+            compile_after=COMPILE_AFTER if compile == "auto" else float("inf"),
+            after_round=None if self._costs is None else self._costs.renew,
         )
         # A pair that nobody holds any more takes its thread with it.
         weakref.finalize(self, self._thread.stop).atexit = False
         self._helpers = ThreadPoolExecutor(4, thread_name_prefix="stet-aside")
         self._measuring = threading.Lock()
-        self._costs: Costs | None = None
 
     def __repr__(self) -> str:
         """Names of both models."""
@@ -227,11 +231,9 @@ class Pair:
         (job,) = self._jobs([prompt], policy, options, stream=True)
         with closing(delivered(self._thread, [job], stream=True)) as events:
             for _, chunk in events:
-                if chunk is None:
-                    job.raise_error()
-                    chunk = job.news()
-                if chunk is not None:
-                    yield chunk
+                if (piece := chunk or job.news()) is not None:
+                    yield piece
+            job.raise_error()
 
     async def agenerate(
         self,
@@ -262,12 +264,10 @@ class Pair:
         (job,) = await self._aside(lambda: self._jobs([prompt], policy, options, stream=True))
         with Events(self._thread, [job], stream=True) as events:
             while (event := await events.next()) is not None:
-                chunk = event[1]
-                if chunk is None:
-                    job.raise_error()
-                    chunk = await self._aside(job.news)
-                if chunk is not None:
-                    yield chunk
+                piece = event[1] or await self._aside(job.news)
+                if piece is not None:
+                    yield piece
+            job.raise_error()
 
     # Helping with prompts and numbers
 
@@ -291,18 +291,20 @@ class Pair:
 
     @property
     def costs(self) -> Costs:
-        """Seconds of a pass of each model, measured when first asked for.
+        """Seconds of a pass of each model.
+
+        Measured when first asked for, and again, between rounds, once more passes are compiled.
 
         Raises:
             OptionError: the target is elsewhere.
         """
-        target, draft = self._target_runner, self._draft_runner
-        if target is None:
+        costs = self._costs
+        if costs is None:
             raise OptionError("The passes of a remote target cannot be measured.")
         with self._measuring:
-            if self._costs is None:
-                self._costs = self.between_rounds(lambda: measure_costs(target, draft))
-            return self._costs
+            while (latest := costs.latest) is None:
+                self.between_rounds(costs.work)  # a pass at a time, so that nobody waits for all
+            return latest
 
     def between_rounds(self, function: Callable[[], T]) -> T:
         """Call a function in the engine's thread, between two rounds, and wait for it.

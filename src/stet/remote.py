@@ -6,7 +6,7 @@ import ipaddress
 import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from stet.errors import OptionError
 
@@ -19,10 +19,11 @@ class RemoteTarget:
     """A target that is asked for text over HTTP; its tokens and distributions stay its own.
 
     Attributes:
-        url: the endpoint's base, such as "https://host/v1"; `/completions` is added to it.
+        url: the endpoint's base, such as "https://host/v1"; `/completions` is added to it, and
+            `/v1` to an address of a server alone.
         model: what the server calls the model.
-        api_key: sent as a bearer token; None: what `OPENAI_API_KEY` holds, if anything. It appears
-            in no trace, message or representation.
+        api_key: sent as a bearer token; None: what `OPENAI_API_KEY` holds, if anything; empty: no
+            key. It appears in no trace, message or representation.
         timeout: seconds for one try.
         total_timeout: seconds for all tries of a request and the pauses between them.
         retries: further tries after a lost connection, a slow, overloaded or failing server (408,
@@ -50,8 +51,8 @@ class RemoteTarget:
         Raises:
             OptionError: naming what is wrong.
         """
-        object.__setattr__(self, "url", self.url.rstrip("/"))
         self._check_url()
+        object.__setattr__(self, "url", _base(self.url))
         if not self.model:
             raise OptionError(
                 "Name the model that the remote target should run: model=... (--target-model)."
@@ -104,12 +105,40 @@ class RemoteTarget:
     @property
     def key(self) -> str | None:
         """The key that is sent."""
-        return self.api_key or os.environ.get(KEY_VARIABLE) or None
+        key = os.environ.get(KEY_VARIABLE) if self.api_key is None else self.api_key
+        return key or None
 
     @property
     def identity(self) -> dict[str, Any]:
         """Name and address, as traces and results record them."""
         return {"name": self.model, "revision": None, "dtype": "remote", "url": self.url}
+
+
+def _base(url: str) -> str:
+    """An address as others know it, too: with `/completions` behind it, or without `/v1`."""
+    parts = urlsplit(url.strip())
+    path = parts.path.rstrip("/").removesuffix("/completions").removesuffix("/chat")
+    return urlunsplit((parts.scheme, parts.netloc, path or "/v1", "", ""))
+
+
+Ending = Literal["stop", "length", "withheld", "failed"]
+"""How a completion ended: at the model's own end or at a stop string, at the limit of tokens, by a
+filter of contents, or in a failure of the server."""
+
+# What servers say, by its letters alone. The first two are where the endpoint's own words stand.
+_ENDINGS: dict[str, Ending] = {
+    **dict.fromkeys(("stop", "stopped", "complete", "completed", "finished", "done"), "stop"),
+    **dict.fromkeys(("stopsequence", "stopstring", "stopstringfound", "stopword"), "stop"),
+    **dict.fromkeys(("length", "limit", "maxtokens", "maxnewtokens", "maxlength"), "length"),
+    **dict.fromkeys(("modellength", "tokenlimit", "maxpredictedtokensreached"), "length"),
+    **dict.fromkeys(("contextlength", "contextlengthreached"), "length"),
+    **dict.fromkeys(("contentfilter", "safety", "recitation", "refusal", "blocklist"), "withheld"),
+    **dict.fromkeys(("prohibitedcontent", "sensitive", "spii"), "withheld"),
+    **dict.fromkeys(("error", "failed", "abort", "aborted", "cancelled", "canceled"), "failed"),
+    **dict.fromkeys(("timeout", "load", "unload", "modelunloaded", "userstopped"), "failed"),
+}
+_OWN_ENDS = {"eos", "eosfound", "eostoken", "end", "endturn", "endoftext", "endofsequence"}
+"""Words for the model's own end, and never for a stop string."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,39 +147,59 @@ class Completion:
 
     Attributes:
         text: the continuation.
-        finish_reason: "stop" at the model's own end or at a stop string, "length" at the limit.
+        finish_reason: how it ended.
         stopped_at: the stop string, "" for the model's own end, None where the server does not
             say which of them it was.
         tokens: how many the server counted; None where it does not say.
+        unknown: the server's word for the end, where it is none of those that are known.
     """
 
     text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Ending
     stopped_at: str | None = None
     tokens: int | None = None
+    unknown: str | None = None
 
 
-def completion_of(answer: Any) -> Completion | None:
+def completion_of(answer: Any, most: int | None = None) -> Completion | None:
     """An answer of a completions endpoint; None if it is none.
+
+    Servers have many words for an end. One that is not known, or none at all, is taken for the end
+    where there is a text: nothing that was written is to be lost for a word.
 
     Args:
         answer: as parsed from JSON.
+        most: the tokens that were asked for.
     """
     try:
         choice = answer["choices"][0]
-        text, reason = choice["text"], choice["finish_reason"]
-        usage = answer.get("usage") or {}
-        tokens = usage.get("completion_tokens")
+        text, reason = choice.get("text"), choice.get("finish_reason")
+        if text is None and isinstance(choice.get("message"), dict):
+            text = choice["message"].get("content")
+        usage = answer.get("usage")
+        tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     except (AttributeError, IndexError, KeyError, TypeError):
         return None
-    if not (isinstance(text, str) and _is_unicode(text)) or reason not in ("stop", "length"):
+    counted = tokens if type(tokens) is int and tokens >= 0 else None
+    word = "".join(c for c in reason.lower() if c.isalpha()) if isinstance(reason, str) else ""
+    ending: Ending | None = "stop" if word in _OWN_ENDS else _ENDINGS.get(word)
+    unknown: str | None = None
+    if ending is None:
+        if not text and (text is None or "finish_reason" not in choice):
+            return None
+        unknown = None if reason is None else str(reason)[:100]
+        # An end token is counted, too, but says nothing.
+        is_full = text and most is not None and counted is not None and counted >= most
+        ending = "length" if is_full else "stop"
+    text = "" if text is None else text
+    if not (isinstance(text, str) and _is_unicode(text)):
         return None
-    stopped_at: str | None = None
-    if "stop_reason" in choice:  # vLLM and others: the string, or nothing (or a token) at an end
-        found = choice["stop_reason"]
-        stopped_at = found if isinstance(found, str) else ""
-    counted = type(tokens) is int and tokens >= 0
-    return Completion(text, reason, stopped_at, tokens if counted else None)
+    stopped_at = "" if word in _OWN_ENDS else None
+    for field_name in ("stop_reason", "matched_stop"):
+        if field_name in choice:  # the string, or nothing (or a token) at the model's own end
+            found = choice[field_name]
+            stopped_at = found if isinstance(found, str) else ""
+    return Completion(text, ending, stopped_at, counted, unknown)
 
 
 def _is_unicode(text: str) -> bool:

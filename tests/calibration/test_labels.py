@@ -75,3 +75,21 @@ def test_by_step_every_step_has_a_label():
     labels = ByStep(pair, "\n").label([proposal("", "b\n"), proposal("b\n", long)])
     assert labels == [False, True]
     assert len({o["max_new_tokens"] for o in pair.options}) == 2
+
+
+def test_labelled_steps_go_on_behind_what_a_crash_cut_short(tmp_path):
+    from stet.calibration import samples
+    from stet.files import FileError, drop_torn_line
+
+    path = tmp_path / "steps.jsonl"
+    first, second = (samples.ProblemSample(f"q\u2028{n}", True) for n in range(2))
+    samples.append(path, [first, second])
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size - 5)
+    assert samples.read(path) == [first]
+    drop_torn_line(path)
+    samples.append(path, [second])
+    assert samples.read(path) == [first, second]
+    path.write_bytes(path.read_bytes().replace(b"true", b"tr\xffe", 1))
+    with pytest.raises(FileError, match="line 1: not a calibration sample"):
+        samples.read(path)

@@ -38,22 +38,22 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(words, sentence):
 def test_a_file_with_prompts_alone_may_have_a_grader(tmp_path):
     path = tmp_path / "prompts.jsonl"
     path.write_text("".join(json.dumps({"question": f"{i}?"}) + "\n" for i in range(20)))
-    bare = _task(str(path), None, 20, None, 0, None)
+    bare = _task(str(path), None, {"count": 20})
     assert bare.grader is None
-    graded = _task(str(path), None, 20, None, 0, "answer-line")
+    graded = _task(str(path), "answer-line", {"count": 20})
     assert graded.grader.name == "answer-line"
     assert all(q.reference is None for q in graded.questions)
     # Of answers there are some must not be passed over.
     path.write_text(path.read_text() + json.dumps({"question": "?", "answer": "1"}) + "\n")
     with pytest.raises(TaskError, match="has no answer to grade by"):
-        _task(str(path), None, 21, None, 0, "answer-line")
+        _task(str(path), "answer-line", {"count": 21})
 
 
 @pytest.mark.slow
 def test_prompts_alone_are_enough(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     problems = generate("stories", "calibration", 20)
-    lines = [json.dumps({"question": p.prompt}) + "\n" for p in problems]
+    lines = [json.dumps({"question": p.text}) + "\n" for p in problems]
     (tmp_path / "prompts.jsonl").write_text("".join(lines))
     words = ["--task", "prompts.jsonl", "--grader", "answer-line", "--keep", 0]
     result = call(*words, "-n", 20, "--thresholds", 2, "--batch", 10, "-o", "mine.json")

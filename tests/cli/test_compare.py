@@ -168,3 +168,30 @@ def test_instruct_models_are_asked_in_their_chat_template(compare, place, task, 
     finally:
         for role in ("target", "draft"):
             (place / role / "chat_template.jinja").unlink()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("compare", "--output", "{file}/results"),
+        ("calibrate", "--output", "{file}/policy.json"),
+        ("calibrate", "--folder", "{file}/steps"),
+        ("calibrate", "--report", "{file}/page.html"),
+        ("calibrate", "--report", "{folder}"),
+        ("train", "--output", "{file}/policy"),
+        ("train", "--folder", "{file}"),
+        ("train", "--report", "{file}/page.html"),
+        ("generate", "hello", "--trace", "{file}/trace.jsonl"),
+    ],
+)
+def test_places_that_cannot_be_written_to_are_told_before_anything_is_loaded(
+    run, loader, tmp_path, monkeypatch, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("not a folder")
+    places = {"file": tmp_path / "file", "folder": tmp_path}
+    result = run(*(a.format(**places) for a in arguments))
+    assert result.exit_code == 2
+    assert "cannot be written" in " ".join(result.stderr.split())
+    assert not loader.arguments
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

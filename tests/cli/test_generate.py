@@ -444,8 +444,13 @@ def test_a_closed_stdin(loader, run_into, monkeypatch):
 
 def test_a_prompt_that_is_no_text(run, loader):
     result = run("generate", "caf\udce9")
-    assert (result.exit_code, "not UTF-8" in result.stderr) == (2, True)
+    assert (result.exit_code, "no UTF-8 text" in " ".join(result.stderr.split())) == (2, True)
     assert not loader.arguments
+
+
+def test_a_prompt_is_read_in_utf_8_whatever_the_locale_is(run, pair):
+    run("generate", "n\udcc3\udca9", "--no-chat")  # as Python reads é where it knows ASCII alone
+    assert pair.calls[0][0] == ["né"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import time
 import weakref
 
 import pytest
@@ -398,6 +399,9 @@ def test_models_are_prepared_once_and_forgotten_with_their_owner(monkeypatch):
     gone = [weakref.ref(model), weakref.ref(draft), weakref.ref(model.model.layers[0])]
     del model, draft
     gc.collect()
+    deadline = time.monotonic() + 60  # the pair's thread is told to end, and then lets go
+    while any(ref() is not None for ref in gone) and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert [ref() for ref in gone] == [None, None, None]
     assert len(pairs) == 0
 

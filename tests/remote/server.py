@@ -29,6 +29,7 @@ class Control:
     Attributes:
         faults: one for each of the next requests: {"status": 503}, {"retry_after": "1"},
             {"body": "..."}, {"wait": seconds}, {"drop": true}, {"die": true}, {"location": "..."}.
+        word: said in place of "stop"; null is sent for "".
         says_why: whether answers tell at which stop string they ended.
         keeps_stop: whether the stop string stays in the text.
         slow: seconds that every answer takes at least.
@@ -38,6 +39,7 @@ class Control:
     """
 
     faults: list[dict[str, Any]] = field(default_factory=list)
+    word: str = "stop"
     says_why: bool = True
     keeps_stop: bool = False
     slow: float = 0.0
@@ -116,7 +118,10 @@ class Handler(BaseHTTPRequestHandler):
         whole = self.pair.tokenizer.decode(result.token_ids, skip_special_tokens=True)
         met = [s for s in stops if whole[len(result.text) :].startswith(s)]
         text = result.text + (met[0] if met and control.keeps_stop else "")
-        choice = {"index": 0, "text": text, "finish_reason": result.finish_reason}
+        reason = result.finish_reason
+        choice = {"index": 0, "text": text, "finish_reason": reason}
+        if reason == "stop":
+            choice["finish_reason"] = control.word or None
         if control.says_why:
             choice["stop_reason"] = met[0] if met else None
         usage = {"completion_tokens": len(result.token_ids)}

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ import stet
 import tiny
 from stet import RemoteTarget, load_pair, trace
 from stet.bundled import DRAFT, TARGET, generate
-from stet.client import LARGEST, LONGEST_PAUSE, RemoteClient, RemoteError
+from stet.client import LARGEST, LONGEST_PAUSE, RemoteClient, RemoteError, _message
+from stet.delivery import delivered
 from stet.errors import OptionError, StetError
 from stet.pair import Pair
 from stet.policies import SpecGuard
@@ -144,6 +146,7 @@ def test_what_is_sent_is_the_text_so_far(server: Server, local: Pair, prompts: l
         assert (body["stop"], body["temperature"], body["top_p"]) == (["\n"], 0.0, 1.0)
         assert 1 <= body["max_tokens"] <= 60 - step.position
         assert "seed" not in body
+        assert body["stream"] is False
     assert server.seen()["keys"] == [None] * len(bodies)
 
 
@@ -317,6 +320,38 @@ def test_a_failure_harms_nobody_else(server: Server, local: Pair, prompts: list[
         assert away.text == ("" if away.error else same.text)
 
 
+# Words for an end
+
+
+@pytest.mark.parametrize("word", ["eos_token", "end", "stop_sequence", "", "a new word"])
+def test_a_server_with_its_own_word_for_the_end_loses_no_text(
+    server: Server, local: Pair, prompts: list[list[int]], word: str
+):
+    server.tell(word=word, says_why=False)
+    pair = server.pair(retries=0)
+    policy = "target" if word in ("eos_token", "end") else REWRITE
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        results = pair.generate(prompts[:2], policy, max_new_tokens=200)
+    here = local.generate(prompts[:2], policy, max_new_tokens=200)
+    assert [(r.text, r.finish_reason, r.error) for r in results] == [
+        (r.text, r.finish_reason, None) for r in here
+    ]
+    about = [str(w.message) for w in told if "for the reason" in str(w.message)]
+    assert len(about) == (word == "a new word")
+
+
+def test_a_text_that_a_filter_withholds_is_told_and_not_asked_for_again(
+    server: Server, prompts: list[list[int]]
+):
+    withheld = {"choices": [{"text": "a", "finish_reason": "content_filter"}]}
+    server.tell(faults=[{}, {"body": json.dumps(withheld)}])
+    result = server.pair().generate([prompts[0]], REWRITE, max_new_tokens=60)[0]
+    assert "filter of contents" in (result.error or "")
+    assert len(result.trace.steps) == 1
+    assert len(server.seen()["bodies"]) == 2
+
+
 # Many at a time
 
 
@@ -334,14 +369,15 @@ def test_others_go_on_while_the_target_is_asked(server: Server, prompts: list[li
     asked, drafted = (
         pair._jobs([prompts[0]], policy, {"max_new_tokens": 20}) for policy in (REWRITE, "draft")
     )
-    pair._submit([*asked, *drafted])
     began = time.monotonic()
-    while not drafted[0].request.done:
-        pair._step(drafted[0].request)
+    events = delivered(pair._thread, [*asked, *drafted], stream=False)
+    first, _ = next(events)
+    assert first is drafted[0]
     assert time.monotonic() - began < 1.0 or not asked[0].request.done
     assert not asked[0].request.sequence.steps
-    pair._cancel(asked)
-    assert all(runner.rows_in_use == 0 for runner in pair.engine.runners.values())
+    events.close()
+    rows = pair.between_rounds(lambda: [r.rows_in_use for r in pair.engine.runners.values()])
+    assert rows == [0] * len(rows)
 
 
 def test_a_request_that_runs_out_of_time_ends_at_once(server: Server, prompts: list[list[int]]):
@@ -389,6 +425,28 @@ def test_addresses_that_are_refused(url: str, message: str):
     with pytest.raises(OptionError, match=message) as caught:
         RemoteTarget(url, "m")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "base"),
+    [
+        ("https://host", "https://host/v1"),
+        ("https://host/", "https://host/v1"),
+        ("https://host:8000/v1/", "https://host:8000/v1"),
+        ("https://host/v1/completions", "https://host/v1"),
+        ("https://host/v1/chat/completions/", "https://host/v1"),
+        ("https://host/api/v3", "https://host/api/v3"),
+        (" https://host/v1\n", "https://host/v1"),
+    ],
+)
+def test_an_address_in_any_of_its_forms(url: str, base: str):
+    assert RemoteTarget(url, "m").url == base
+
+
+def test_an_empty_key_is_none(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-for-another-server")
+    assert RemoteTarget("https://h/v1", "m").key == "sk-for-another-server"
+    assert RemoteTarget("https://h/v1", "m", api_key="").key is None
 
 
 def test_addresses_that_are_taken():
@@ -447,14 +505,94 @@ def test_what_a_remote_target_cannot_do_is_refused(server: Server, prompts: list
         [],
         {"choices": "x"},
         {"choices": [{}]},
-        {"choices": [{"text": "a", "finish_reason": None}]},
-        {"choices": [{"text": None, "finish_reason": "stop"}]},
-        {"choices": [{"text": "a", "finish_reason": "stop"}], "usage": 3},
+        {"choices": []},
+        {"choices": [{"text": None, "finish_reason": None}]},
+        {"choices": [{"text": ""}]},
+        {"choices": [{"text": 3, "finish_reason": "stop"}]},
+        {"error": {"message": "overloaded", "code": 429}},
         {"choices": [{"text": "\ud83d", "finish_reason": "stop"}]},
     ],
 )
 def test_what_is_no_completion(answer: Any):
     assert completion_of(answer) is None
+
+
+@pytest.mark.parametrize(
+    ("reason", "ending", "stopped_at", "unknown"),
+    [
+        ("stop", "stop", None, None),
+        ("eos", "stop", "", None),
+        ("eos_token", "stop", "", None),
+        ("eosFound", "stop", "", None),
+        ("end", "stop", "", None),
+        ("end_turn", "stop", "", None),
+        ("stop_sequence", "stop", None, None),
+        ("STOP", "stop", None, None),
+        ("length", "length", None, None),
+        ("MAX_TOKENS", "length", None, None),
+        ("max_new_tokens", "length", None, None),
+        (None, "stop", None, None),
+        ("", "stop", None, ""),
+        ("something new", "stop", None, "something new"),
+        (7, "stop", None, "7"),
+        ("content_filter", "withheld", None, None),
+        ("abort", "failed", None, None),
+    ],
+)
+def test_every_word_for_an_end_is_one(
+    reason: Any, ending: Any, stopped_at: str | None, unknown: str | None
+):
+    answer = {"choices": [{"text": "a", "finish_reason": reason}]}
+    assert completion_of(answer) == Completion("a", ending, stopped_at, None, unknown)
+
+
+def test_without_a_reason_the_count_tells_of_the_limit():
+    for choice in ({"text": "a"}, {"text": "a", "finish_reason": None}):
+        answer = {"choices": [choice], "usage": {"completion_tokens": 8}}
+        for most, reason in ((8, "length"), (9, "stop"), (None, "stop")):
+            found = completion_of(answer, most)
+            assert found is not None
+            assert found.finish_reason == reason
+
+
+def test_what_servers_leave_out_or_put_elsewhere():
+    stop = {"finish_reason": "stop"}
+    assert completion_of({"choices": [{**stop, "text": None}]}) == Completion("", "stop")
+    # The model's end at once, from a server without a word for it.
+    nothing = {"text": "", "finish_reason": None}
+    counted = {"choices": [nothing], "usage": {"completion_tokens": 1}}
+    assert completion_of(counted, 1) == Completion("", "stop", None, 1)
+    chat = {"choices": [{**stop, "message": {"role": "assistant", "content": "a"}}]}
+    assert completion_of(chat) == Completion("a", "stop")
+    for usage in (3, None, [], {}):
+        assert completion_of({"choices": [{**stop, "text": "a"}], "usage": usage}) == Completion(
+            "a", "stop"
+        )
+    matched = {"choices": [{**stop, "text": "a", "matched_stop": "\n"}]}
+    assert completion_of(matched) == Completion("a", "stop", "\n")
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"error": {"message": "why"}}, "why"),
+        ({"error": "why"}, "why"),
+        ({"message": "why"}, "why"),
+        ({"detail": "why"}, "why"),
+        ({"detail": [{"loc": ["body"], "msg": "why"}]}, "why"),
+        ([{"error": {"code": 400, "message": "why"}}], "why"),
+        ({"other": "why"}, '{"other": "why"}'),
+        ([], "[]"),
+        (None, "null"),
+    ],
+)
+def test_explanations_of_every_form(body: Any, said: str):
+    assert _message(json.dumps(body).encode()) == said
+
+
+def test_an_explanation_that_is_no_json():
+    for text in ("<html>Bad Gateway</html>", "[" * 100_000):
+        assert _message(text.encode()) == text
 
 
 def test_what_a_completion_says():
@@ -503,7 +641,7 @@ def test_stet_generate_with_an_address(server: Server, tmp_path: Path):
 
     server.tell(faults=[{}, {"status": 400}])
     failed = CliRunner().invoke(app, [*common, *remote])
-    assert failed.exit_code == 1
+    assert failed.exit_code == 1, failed.output
     assert "refuses the request" in failed.stderr
     assert trace.read(file)[1].text in failed.stdout
     assert len(trace.read(file)[1].steps) == 1

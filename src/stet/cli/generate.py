@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -25,7 +26,7 @@ from stet.cli.output import (
     summary,
 )
 from stet.errors import OptionError, StetError
-from stet.files import check_writable, has_halves
+from stet.files import check_writable, decoded, has_halves
 from stet.trace import Counters
 
 if TYPE_CHECKING:
@@ -260,8 +261,8 @@ def _prompts(prompt: str | None, file: Path | None) -> list[str]:
         prompt = o.prompt_of_stdin()
     if not prompt:
         raise OptionError("The prompt is empty.")
-    if has_halves(prompt):
-        raise OptionError("The prompt is not UTF-8 text; type it in UTF-8, or give a --file.")
+    if has_halves(prompt):  # the bytes that were typed, where the locale does not know UTF-8
+        prompt = decoded(os.fsencode(prompt), "The prompt")
     return [prompt]
 
 

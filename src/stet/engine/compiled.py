@@ -82,6 +82,7 @@ class CompiledPasses:
         self._slots = torch.arange(cache.capacity + _ANCHOR, device=model.device)
         self._windows = any(layer.window is not None for layer in model.layers)
         self._ready: dict[Key, Pass] = {}
+        self._requested: set[Key] = set()
         self._asked: Counter[Key] = Counter()
         self._background = Background(self._compile, "stet-compile")
         self._changed = threading.Condition()
@@ -89,6 +90,16 @@ class CompiledPasses:
             # Captured graphs may then hold on to the addresses of the cache.
             for tensor in (*cache.keys, *cache.values):
                 torch._dynamo.mark_static_address(tensor)  # pyright: ignore
+
+    @property
+    def ready(self) -> int:
+        """How many passes are compiled."""
+        return len(self._ready)
+
+    @property
+    def busy(self) -> bool:
+        """Whether passes that were requested are not compiled yet."""
+        return self.failure is None and len(self._ready) < len(self._requested)
 
     def find(self, batch: int, width: int, watch: int = 0) -> Pass | None:
         """The compiled pass for a batch, or None; asking often enough gets it compiled.
@@ -110,6 +121,7 @@ class CompiledPasses:
     def request(self, batch: int, width: int, watch: int = 0) -> None:
         """Have the pass for a batch compiled: in the background on a CPU, at once on CUDA."""
         key = _key(batch, width, watch)
+        self._requested.add(key)
         if self._cuda:
             # CUDA graphs belong to the thread that captures them.
             self._compile(key)

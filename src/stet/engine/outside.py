@@ -32,7 +32,7 @@ class Outside(Generic[W]):
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(
-                target=self._loop.run_forever, name="stet-await", daemon=True
+                target=_run, args=(self._loop,), name="stet-await", daemon=True
             )
             self._thread.start()
         self._pending[asyncio.run_coroutine_threadsafe(_awaited(awaitable), self._loop)] = waiter
@@ -77,8 +77,20 @@ class Outside(Generic[W]):
         loop.call_soon_threadsafe(loop.stop)
         if thread is not threading.current_thread():
             thread.join(timeout)
-        if not thread.is_alive():
-            loop.close()
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.run_until_complete(_ended())
+    loop.close()
+
+
+async def _ended() -> None:
+    """Let what was cancelled, and what lets go of connections, come to its end."""
+    await asyncio.sleep(0)
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    if left:
+        await asyncio.wait(left, timeout=1.0)
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:

@@ -100,6 +100,16 @@ class Runner:
             self._compiled.stop()
 
     @property
+    def compiled_passes(self) -> int:
+        """How many kinds of passes are compiled by now; passes cost less from then on."""
+        return 0 if self._compiled is None else self._compiled.ready
+
+    @property
+    def compiling(self) -> bool:
+        """Whether passes are being compiled at present."""
+        return self._compiled is not None and self._compiled.busy
+
+    @property
     def rows_in_use(self) -> int:
         """Number of live rows."""
         return self._rows.count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,13 +71,11 @@ def score(runner: Runner, scores: Sequence[Score]) -> list[Outcome]:
         One outcome for each, in order.
     """
     began = time.perf_counter()
-    whole = _run(runner, scores)
-    outcomes: list[Outcome] = [StetError("No ruling was made.") for _ in scores]
+    outcomes: list[Outcome] = [_UNRULED] * len(scores)
     ruled: list[tuple[int, _Packet, int]] = []
-    for members in _by_policy(scores):
-        # A policy that raises is tried row by row, so that only the guilty row fails.
-        found = isolated(members, lambda part: _judge(whole, part))
-        for place, result in zip(members, found, strict=True):
+    for first, some in _passes(runner, scores):
+        found = _rule(_run(runner, some))
+        for place, result in enumerate(found, first):
             if isinstance(result, Exception):
                 outcomes[place] = result
             else:
@@ -89,6 +87,42 @@ def score(runner: Runner, scores: Sequence[Score]) -> list[Outcome]:
     for place, packet, row in ruled:
         outcomes[place] = packet.read(tables[packet][row], scores[place], share)
     return outcomes
+
+
+_UNRULED = StetError("No ruling was made.")
+
+
+def most_positions(vocab_size: int, device: torch.device) -> int:
+    """Positions whose logits are held at a time, unless a single block has more."""
+    return max(_LOGITS.get(device.type, _LOGITS["cuda"]) // vocab_size, 1)
+
+
+_LOGITS = {"cpu": 2**26, "cuda": 2**28}
+"""Logits of a pass. Over a large vocabulary those of whole steps, read for many requests, would
+take gigabytes; blocks of tokens stay below it."""
+
+
+def _passes(runner: Runner, scores: Sequence[Score]) -> Iterator[tuple[int, Sequence[Score]]]:
+    """The operations, as many at a time as one pass may hold, each with the place of its first."""
+    most = most_positions(runner.vocab_size, runner.device)
+    first = width = 0
+    for place, item in enumerate(scores):
+        width = max(width, item.block.length + 1)
+        if place > first and (place + 1 - first) * width > most:
+            yield first, scores[first:place]
+            first, width = place, item.block.length + 1
+    yield first, scores[first:]
+
+
+def _rule(whole: _Pass) -> list[tuple[_Packet, int] | Exception]:
+    """For each row the packet that its ruling is in and its place there, or why there is none."""
+    found: list[tuple[_Packet, int] | Exception] = [_UNRULED] * len(whole.scores)
+    for members in _by_policy(whole.scores):
+        # A policy that raises is tried row by row, so that only the guilty row fails.
+        ruled = isolated(members, lambda part: _judge(whole, part))
+        for place, result in zip(members, ruled, strict=True):
+            found[place] = result
+    return found
 
 
 def _run(runner: Runner, scores: Sequence[Score]) -> _Pass:

@@ -35,10 +35,18 @@ class EngineThread:
     Args:
         engine: used by this thread alone from now on.
         compile_after: seconds of work after which the runners begin to compile their passes.
+        after_round: called after every round; a pass long at most.
     """
 
-    def __init__(self, engine: Engine, *, compile_after: float = float("inf")) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        compile_after: float = float("inf"),
+        after_round: Callable[[], None] | None = None,
+    ) -> None:
         self.engine = engine
+        self._after_round = after_round
         self.seconds_to_compiling = compile_after
         # Its `put` is reentrant: the garbage collector may close a stream, and so cancel a request,
         # in any thread and at any moment.
@@ -147,6 +155,8 @@ class EngineThread:
                     began = time.perf_counter()
                     self.engine.step()
                     self._count(time.perf_counter() - began)
+                    if self._after_round is not None and self.engine.broken is None:
+                        self._after_round()
         finally:
             self._closed = True
             self._end()

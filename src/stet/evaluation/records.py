@@ -164,7 +164,7 @@ class _TraceLine:
     policy: str
     question: str
     seed: int
-    trace: dict[str, Any]
+    trace: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)

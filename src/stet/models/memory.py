@@ -8,10 +8,36 @@ from typing import Any
 import psutil
 import torch
 
+from stet.engine.scoring import most_positions
 from stet.errors import MemoryPlanError
 from stet.models.model import LoadedModel
+from stet.wide import LARGE
 
-_PREFILL_CHUNK = 512
+_PREFILL = 1024
+"""Tokens of a pass over prompts: a batch of them shares the room of two chunks."""
+
+_STRETCH = 16
+"""Tokens of a step that are drafted in one round."""
+
+_STEP = 129
+"""Positions of a step that the target reads, as policies limit it unless told otherwise."""
+
+_SCORED = 7
+"""Float32 rows of the vocabulary that are held for a position while it is ruled on, at most: what
+the head gave, raw and edited logits, distributions, and what a rule makes of both models'."""
+
+_READ = 5
+"""The same for a position of a step that the target reads, on which the exact rule rules."""
+
+_SORTED = 7
+"""Further ones where a distribution is cut by sorting, on an accelerator."""
+
+_DRAFTED = 4
+"""The same that are kept of a drafted token until it is ruled on: the distribution it was drawn
+from and the raw logits, each once more while those of a block are joined."""
+
+_DRAWN = 6
+"""The same for each sequence while its next token is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,26 +154,41 @@ def _model_memory(model: LoadedModel, rows: int, length: int, block: int) -> Mod
     text: Any = model.model.config.get_text_config()
     size = model.dtype.itemsize
     cache = rows * (length + 1) * sum(layer.bytes_per_token for layer in model.layers)
-    # The largest pass is a block for every row or a chunk of a prompt.
-    tokens = max(rows * (block + 1), min(_PREFILL_CHUNK, length))
-    width = max(
+    width: int = max(
         getattr(text, "intermediate_size", 0) or 0,
         4 * text.hidden_size,
         *(layer.query_heads * layer.key_size for layer in model.layers),
     )
     groups = max(layer.query_heads // layer.key_heads for layer in model.layers)
     kinds = len({layer.window for layer in model.layers})
-    activations = 6 * tokens * width * size
-    masks = 2 * kinds * tokens * groups * length * size
-    # Logits, two distributions and what sorting and sampling them needs, all in float32.
-    logits = 6 * rows * (block + 1) * model.vocab_size * 4
+
+    def activations(tokens: int) -> int:
+        masks = 2 * kinds * tokens * groups * length * size
+        return 6 * tokens * width * size + masks
+
+    # Prompts and blocks are never read at the same time.
+    reading = activations(min(_PREFILL, rows * length))
+    logits = 4 * model.vocab_size
+    sorts = _SORTED if model.device.type != "cpu" or model.vocab_size < LARGE else 0
+    if model.role == "target":
+        most = most_positions(model.vocab_size, model.device)
+
+        def scoring(width: int, held: int) -> int:
+            width = min(width, length)
+            positions = min(rows * width, max(most, width))
+            return activations(positions) + (held + sorts) * positions * logits
+
+        passing = max(scoring(block + 1, _SCORED), scoring(_STEP, _READ))
+    else:
+        kept = rows * min(max(block, _STRETCH), length)
+        passing = activations(2 * rows) + (kept * _DRAFTED + rows * (_DRAWN + sorts)) * logits
     return ModelMemory(
         name=model.name,
         role=model.role,
         device=str(model.layers[0].device),
         weights=model.parameter_bytes,
         cache=cache,
-        workspace=activations + masks + logits,
+        workspace=max(reading, passing),
     )
 
 

@@ -210,6 +210,13 @@ class SpecGuard:
                 needs |= {Need.DRAFT_HIDDEN}
         return needs
 
+    @property
+    def statistics(self) -> frozenset[str]:
+        """Which statistics of a candidate are read: by the signals, and where one is picked."""
+        names = frozenset(signal.reads for signal in self._used if signal.reads is not None)
+        picks = self.candidates > 1 and self.selector != "first"
+        return names | {"logprobs"} if picks else names
+
     @cached_property
     def watch(self) -> Watch | None:
         """Which attention of the draft the engine must keep."""

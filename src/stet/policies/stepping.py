@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from stet.block import Reading, Statistics
+from stet.block import STATISTICS, Reading, Statistics
 from stet.engine.operations import Operation
 from stet.errors import StetError
 from stet.needs import Need, Watch, undeclared
@@ -222,6 +222,16 @@ def watched(policy: StepPolicy) -> Watch | None:
     """
     watch: Watch | None = getattr(policy, "watch", None)
     return watch
+
+
+def read_statistics(policy: StepPolicy) -> frozenset[str]:
+    """Which statistics of a candidate a policy reads; all, unless it says so.
+
+    Such a policy has a property `statistics`, names of `stet.block.STATISTICS`: the others are not
+    computed.
+    """
+    names: frozenset[str] = getattr(policy, "statistics", STATISTICS)
+    return names
 
 
 def doubted(

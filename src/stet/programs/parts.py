@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import exp
 from typing import Any
 
@@ -16,7 +16,14 @@ from stet.engine.operations import Draft, Operation, Score
 from stet.errors import StetError
 from stet.needs import Need
 from stet.policies.base import TokenPolicy
-from stet.policies.stepping import Candidate, Judgement, StepPolicy, doubted, watched
+from stet.policies.stepping import (
+    Candidate,
+    Judgement,
+    StepPolicy,
+    doubted,
+    read_statistics,
+    watched,
+)
 from stet.ruling import Ruling
 from stet.sequence import Sequence
 from stet.steps import Ends, StepReader
@@ -68,7 +75,7 @@ def drafted(
     """The draft writes a step on a fork."""
     assert sequence.decoder is not None
     reader = StepReader(sequence.decoder, ends, policy.step_tokens)
-    blocks: list[Block] = []
+    parts: list[_Part] = []
     logprobs: list[float] = []
     watch, doubt = watched(policy), doubted(policy, sequence.sampling)
     needs = policy.needs if doubt is None else policy.needs | {Need.DRAFT_LOGPROBS}
@@ -95,30 +102,53 @@ def drafted(
             watch=watch,
         )
         sequence.commit(block)
-        blocks.append(block)
         if doubt is not None and block.statistics is not None:
             logprobs += block.statistics.logprobs
+        parts.append(_Part.of(block, policy))
+        del block  # and with it the distributions
         reader.read(sequence.answer)
     if reader.length is not None:  # where nobody looked on the way, more was written
         sequence.truncate(reader.length)
-    candidate = _candidate(sequence, blocks, policy)
+    candidate = _candidate(sequence, parts, policy)
     candidate.cut = reader.length is None and sequence.finish_reason != "stop"
     return candidate
 
 
-def _candidate(sequence: Sequence, blocks: list[Block], policy: StepPolicy) -> Candidate:
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What is kept of a stretch of drafting: of a step's distributions there would be too many.
+
+    Attributes:
+        statistics: those that the policy reads.
+        hidden: see `Block`.
+        attention: see `Block`.
+    """
+
+    statistics: Statistics | None
+    hidden: Tensor | None
+    attention: dict[float, Tensor] | None
+
+    @classmethod
+    def of(cls, block: Block, policy: StepPolicy) -> _Part:
+        """A block, without its distributions."""
+        found = block.statistics if Need.DRAFT_LOGPROBS in policy.needs else None
+        statistics = None if found is None else found.only(read_statistics(policy))
+        return cls(statistics, block.hidden, block.attention)
+
+
+def _candidate(sequence: Sequence, parts: list[_Part], policy: StepPolicy) -> Candidate:
     """What was written, with what the policy asked for; other requests' wishes leave no trace."""
     count = len(sequence.answer)
     statistics = hidden = attention = None
     if Need.DRAFT_LOGPROBS in policy.needs:
-        found = [s for block in blocks if (s := block.statistics) is not None]
+        found = [s for part in parts if (s := part.statistics) is not None]
         statistics = Statistics.joined(found, count)
     if Need.DRAFT_HIDDEN in policy.needs:
-        states = [h for block in blocks if (h := block.hidden) is not None]
+        states = [h for part in parts if (h := part.hidden) is not None]
         hidden = torch.cat(states)[:count].float()
     watch = watched(policy)
     if watch is not None:
-        seen = [a for block in blocks if (a := block.attention) is not None]
+        seen = [a for part in parts if (a := part.attention) is not None]
         attention = {
             floor: _joined([a[floor][-watch.layers :] for a in seen], sequence)
             for floor in watch.floors

@@ -32,6 +32,7 @@ class Signal:
             these log-probabilities; None: any.
         best_of_favourites: whether `best` holds only where each token is the most probable one of
             its raw distribution, which penalties and biases may change.
+        reads: which of a candidate's statistics it is made of (`stet.block.STATISTICS`).
     """
 
     name: str
@@ -43,6 +44,7 @@ class Signal:
     watch: Watch | None = None
     best: Callable[[Sequence[float]], float] | None = None
     best_of_favourites: bool = False
+    reads: str | None = None
 
 
 def _confidence(name: str) -> Signal:
@@ -54,20 +56,32 @@ def _confidence(name: str) -> Signal:
     about = (function.__doc__ or "").split("\n")[0]
     needs = frozenset({Need.DRAFT_LOGPROBS})
     best = BEST.get(name)
+    unit: Callable[[float], float]
     if name.endswith("entropy"):
-        return Signal(
-            name,
-            about,
-            needs,
-            -1,
-            measure,
-            lambda value: math.exp(-value),
-            best=best,
-            best_of_favourites=True,
-        )
-    if name.endswith("margin"):
-        return Signal(name, about, needs, 1, measure, lambda value: 1 - math.exp(-value))
-    return Signal(name, about, needs, 1, measure, math.exp, best=best)
+        sign, reads, unit = -1, "entropies", _surprise
+    elif name.endswith("margin"):
+        sign, reads, unit = 1, "margins", _lead
+    else:
+        sign, reads, unit = 1, "logprobs", math.exp
+    return Signal(
+        name,
+        about,
+        needs,
+        sign,
+        measure,
+        unit,
+        best=best,
+        best_of_favourites=name.endswith("entropy"),
+        reads=reads,
+    )
+
+
+def _surprise(value: float) -> float:
+    return math.exp(-value)
+
+
+def _lead(value: float) -> float:
+    return 1 - math.exp(-value)
 
 
 def _grounding(name: str) -> Signal:
