@@ -16,6 +16,7 @@ from stet.calibration.risk import Solution, first_errors
 from stet.calibration.rollouts import Rollouts, prompt_of
 from stet.evaluation.tasks.base import LoadedTask, Question
 from stet.files import append_lines, drop_torn_line, json_line, json_lines
+from stet.options import PINNED
 from stet.pair import Pair
 from stet.policies import SpecGuard
 from stet.result import Result
@@ -176,7 +177,7 @@ class Pool:
             "max_new_tokens": self.task.max_new_tokens,
             "stop": list(self.task.stop),
         }
-        results = self.pair.generate(prompts, policy, **options)
+        results = self.pair.generate(prompts, policy, **PINNED, **options)
         for result in results:
             if result.error is not None:
                 raise RuntimeError(result.error)

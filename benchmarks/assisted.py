@@ -24,6 +24,7 @@ from transformers import AutoModelForCausalLM
 import stet
 from stet.bundled import DRAFT, TARGET
 from stet.bundled import generate as problems
+from stet.options import PINNED
 
 Answer = tuple[list[int], float]
 """Emitted tokens and the seconds they took."""
@@ -89,7 +90,7 @@ def measure(options: argparse.Namespace, compiled: bool) -> dict[str, Any]:
         for name, took in best.items():
             seconds[name].append(took)
         same += texts["target"] == texts["generate"] == texts["exact"]
-        result = pair.generate(prompt, "exact", max_new_tokens=options.max_new_tokens)
+        result = pair.generate(prompt, "exact", max_new_tokens=options.max_new_tokens, **PINNED)
         kept.append(result.counters.tokens_per_pass or 1.0)
     row: dict[str, Any] = {
         "compiled": compiled,
@@ -122,7 +123,7 @@ def contestants(
     def ours(policy: str) -> Callable[[str], Answer]:
         def run(prompt: str) -> Answer:
             began = time.perf_counter()
-            result = pair.generate(prompt, policy, max_new_tokens=limit)
+            result = pair.generate(prompt, policy, max_new_tokens=limit, **PINNED)
             return result.token_ids, time.perf_counter() - began
 
         return run
@@ -136,6 +137,7 @@ def contestants(
                     input_ids=inputs["input_ids"],
                     attention_mask=inputs["attention_mask"],
                     do_sample=False,
+                    repetition_penalty=1.0,
                     max_new_tokens=limit,
                     **more,
                 )

@@ -25,6 +25,7 @@ from stet.bundled import DRAFT, TARGET
 from stet.evaluation.statistics import mcnemar_p
 from stet.evaluation.tasks import load_task
 from stet.files import json_lines
+from stet.options import PINNED
 
 RUN = Path(".cache/pair/target-again")
 
@@ -38,6 +39,7 @@ def solved(target: Path, split: str, problems: int, batch: int) -> list[bool]:
         [q.prompt for q in task.questions],
         max_new_tokens=task.max_new_tokens,
         stop=list(task.stop),
+        **PINNED,
     )
     return [
         task.grader.right(task.grader.extract(result.text), question.reference or "")

@@ -24,6 +24,7 @@ from stet.block import Statistics
 from stet.bundled import generate, parse_answer
 from stet.calibration.quality import quality
 from stet.calibration.samples import StepSample
+from stet.options import PINNED
 from stet.pair import Pair
 from stet.policies import Policy, RewardGuided
 from stet.rewards import ModelReward, RewardHead
@@ -116,8 +117,8 @@ def _draft_pass(pair: Pair) -> float:
     taken = []
     for _ in range(6):
         began = time.process_time()
-        passes = pair.generate([prompt], "draft", max_new_tokens=64)[0].counters.draft_passes
-        taken.append((time.process_time() - began) / passes)
+        (result,) = pair.generate([prompt], "draft", max_new_tokens=64, **PINNED)
+        taken.append((time.process_time() - began) / result.counters.draft_passes)
     return statistics.median(taken)
 
 
@@ -125,7 +126,7 @@ def on_policy(pair: Pair, name: str, policy: str | Policy, problems: list[Any]) 
     """Accuracy, and machine time for an answer."""
     prompts = [p.prompt for p in problems]
     wall, processor = time.perf_counter(), time.process_time()
-    results = pair.generate(prompts, policy, max_new_tokens=256)
+    results = pair.generate(prompts, policy, max_new_tokens=256, **PINNED)
     processor, wall = time.process_time() - processor, time.perf_counter() - wall
     right = sum(parse_answer(r.text) == p.answer for r, p in zip(results, problems, strict=True))
     steps = sum(r.counters.steps for r in results)

@@ -38,6 +38,7 @@ from stet.evaluation.statistics import Resamples, ratio
 from stet.evaluation.summary import Estimate, PolicySummary
 from stet.evaluation.tasks import load_task
 from stet.jobs import rows_of
+from stet.options import PINNED
 from stet.pair import Pair
 from stet.policies import SpecGuard
 from stet.signals import SIGNALS
@@ -278,7 +279,7 @@ def limit(settings: Settings) -> None:
     for start in range(0, len(task.questions), settings.batch):
         questions = task.questions[start : start + settings.batch]
         prompts = [prompt_of(pair, task, q) for q in questions]
-        results = pair.generate(prompts, policy, max_new_tokens=task.max_new_tokens)
+        results = pair.generate(prompts, policy, max_new_tokens=task.max_new_tokens, **PINNED)
         for question, prompt, result in zip(questions, prompts, results, strict=True):
             reference = question.reference or ""
             if task.grader.right(task.grader.extract(result.text), reference):

@@ -16,6 +16,7 @@ from typing import Any
 
 import stet.bundled as bundled
 from stet.files import append_lines, json_line, json_of, lines_of, write_text
+from stet.options import PINNED
 from stet.pair import Pair
 from stet.seeds import mixed
 from stet.steps import StepReader, ends_of
@@ -143,7 +144,12 @@ class Labeller:
         prompts = [walk.prefix(0) for walk in walks]
         seed = [mixed(self.seed, turn, walk.number) for walk in walks]
         results = self.pair.generate(
-            prompts, "draft", max_new_tokens=MAX_NEW, temperature=temperature, seed=seed
+            prompts,
+            "draft",
+            max_new_tokens=MAX_NEW,
+            temperature=temperature,
+            seed=seed,
+            **PINNED,
         )
         for walk, result in zip(walks, results, strict=True):
             walk.rest = self._split(result.token_ids)
@@ -162,7 +168,7 @@ class Labeller:
         """Let the target finish each walk's first `counts` new steps, or none of them."""
         chosen = counts or [0] * len(walks)
         prompts = [w.prefix(k) for w, k in zip(walks, chosen, strict=True)]
-        results = self.pair.generate(prompts, "exact", max_new_tokens=MAX_NEW)
+        results = self.pair.generate(prompts, "exact", max_new_tokens=MAX_NEW, **PINNED)
         for walk, count, result in zip(walks, chosen, results, strict=True):
             if self._answers(walk, walk.rest[:count], result.token_ids):
                 walk.low, walk.completion = count, result.token_ids

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from stet.options import PINNED
 from stet.trace import RequestTrace
 
 if TYPE_CHECKING:
@@ -76,7 +77,11 @@ def differences(
             continue
         longest = max(place for place in places if place is not None) + 1
         again = pair.generate(
-            list(prompts[start : start + batch]), "target", max_new_tokens=longest, logprobs=2
+            list(prompts[start : start + batch]),
+            "target",
+            max_new_tokens=longest,
+            logprobs=2,
+            **PINNED,
         )
         dtype = str(pair.models[0].dtype).removeprefix("torch.")
         limit = LARGEST_ROUNDING[dtype]

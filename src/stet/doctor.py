@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from stet.errors import OptionError, StetError
 from stet.forecast import Acceptance, Forecast, RequestCosts, forecast
+from stet.options import PINNED
 from stet.remote import RemoteTarget
 from stet.trace import Counters, RequestTrace
 
@@ -194,6 +195,7 @@ def examine(
             fit=max_new_tokens is None,
             temperature=temperature,
             seed=0,
+            **PINNED,
         )
         seconds = clock() - start
         for result in results:

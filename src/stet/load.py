@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import torch
 from stet.bundled import DRAFT, TARGET
 from stet.draft_length import LONGEST
 from stet.errors import OptionError
+from stet.models.defaults import GenerationDefaults, generation_defaults
 from stet.models.loading import load_model
 from stet.models.memory import plan_memory
 from stet.models.model import LoadedModel
@@ -100,6 +102,14 @@ def load_pair(
             small = small.resized(large.vocab_size)
         else:
             check_exchange(large, small, apart)
+    defaults = GenerationDefaults() if large is None else generation_defaults(large)
+    if defaults.ignored:
+        warnings.warn(
+            f"The generation_config.json of {target} sets {', '.join(defaults.ignored)}, which "
+            "Stet does not apply: transformers may write other texts.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
     models = [model for model in (large, small) if model is not None]
     limits = [m.max_length for m in models if m.max_length is not None]
     length = max_length or min([DEFAULT_LENGTH, *limits])
@@ -113,4 +123,5 @@ def load_pair(
         max_rows=rows,
         compile=compile,
         difference=apart,
+        generation_defaults=defaults,
     )

@@ -21,6 +21,9 @@ MAX_NEW_TOKENS = 256
 
 MOST_LOGPROBS = 20
 
+PINNED: dict[str, Any] = {"repetition_penalty": 1.0, "logit_bias": {}}
+"""What measurements ask for, so that they do not hang on what a model's authors set."""
+
 
 class Options(TypedDict, total=False):
     """How to generate; every one may be left out, or None, which is the same.
@@ -33,8 +36,10 @@ class Options(TypedDict, total=False):
         top_k: sample from the k most probable tokens; 0 for all (0).
         top_p: sample from the most probable tokens of this joint probability (1).
         min_p: sample from tokens of at least this share of the best one's probability (0).
-        repetition_penalty: above 1 discourages what stands in the text already (1).
-        logit_bias: added to the logits of single tokens, by id.
+        repetition_penalty: above 1 discourages what stands in the text already (what the target's
+            `generation_config.json` says, else 1).
+        logit_bias: added to the logits of single tokens, by id (minus infinity for those that the
+            target's `generation_config.json` suppresses).
         seed: randomness: the first prompt gets it as it is, prompt i of a list gets a hash of it
             and of i (`stet.seeds.mixed`); or a list with a seed for each prompt. Without one, one
             is drawn where the temperature is above 0, else it is 0. `Result.seed` is the prompt's

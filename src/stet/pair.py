@@ -24,6 +24,7 @@ from stet.engine.thread import EngineThread
 from stet.errors import OptionError
 from stet.inputs import Message, Prompt, prompts_of
 from stet.jobs import Job
+from stet.models.defaults import GenerationDefaults
 from stet.models.fingerprint import fingerprint
 from stet.models.model import LoadedModel
 from stet.options import Options
@@ -58,6 +59,8 @@ class Pair:
         tokenizer: the one tokenizer of both; the target's where they differ, the draft's where the
             target is elsewhere.
         difference: how the models' tokenizers differ; None where they are the same.
+        generation_defaults: what requests get where they do not say otherwise: of the target's
+            `generation_config.json`, whichever model writes.
         max_length: the most tokens of a sequence, prompt and answer together.
         max_batch: requests at work at a time; further ones wait.
         max_rows: places in each model's cache that they share.
@@ -73,10 +76,12 @@ class Pair:
         max_rows: int | None = None,
         compile: bool | Literal["auto"] = "auto",
         difference: str | None = None,
+        generation_defaults: GenerationDefaults | None = None,
     ) -> None:
         self.target = target
         self.draft = draft
         self.difference = difference
+        self.generation_defaults = generation_defaults or GenerationDefaults()
         here = draft if isinstance(target, RemoteTarget) else target
         if here is None:
             raise OptionError("A remote target needs a draft model that is here; name one.")
@@ -106,6 +111,7 @@ class Pair:
             draft,
             self._prompts,
             difference=difference,
+            defaults=self.generation_defaults,
             max_rows=self.max_rows,
             fingerprint=lambda: self.fingerprint,
             auto_length=self.auto_length,

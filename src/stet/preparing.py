@@ -17,6 +17,7 @@ from stet.errors import OptionError
 from stet.jobs import Job, Method, method_of
 from stet.limits import Limits
 from stet.models.compatibility import context_length
+from stet.models.defaults import GenerationDefaults
 from stet.models.model import LoadedModel
 from stet.options import Asked, read_options
 from stet.policies import Policy
@@ -35,6 +36,7 @@ class Preparer:
         draft: the smaller model; None for prompt lookup.
         prompts: reads the prompts.
         difference: how the models' tokenizers differ; None where they are the same.
+        defaults: what requests get where they do not say otherwise.
         max_rows: places in each model's cache.
         fingerprint: tells the pair from others, computed when asked.
         auto_length: the rule behind `draft_length="auto"`, see `Pair.auto_length`.
@@ -47,6 +49,7 @@ class Preparer:
         prompts: Prompts,
         *,
         difference: str | None,
+        defaults: GenerationDefaults,
         max_rows: int,
         fingerprint: Callable[[], str],
         auto_length: Callable[[bool, bool], DraftLength],
@@ -55,6 +58,7 @@ class Preparer:
         self.draft = draft
         self.prompts = prompts
         self._difference = difference
+        self._defaults = defaults
         self._is_remote = isinstance(target, RemoteTarget)
         self._max_rows = max_rows
         self._fingerprint = fingerprint
@@ -88,6 +92,7 @@ class Preparer:
             is_remote=self._is_remote,
         )
         self._check(method)
+        asked = self._with_defaults(asked, options, method)
         sampling = asked.sampling
         rule = self._length(asked.draft_length, sampling.greedy, method.seamless)
         vocabulary = self.prompts.vocabularies[method.role]
@@ -163,10 +168,23 @@ class Preparer:
         job.number = next(self._numbers)
         return job
 
+    def _with_defaults(self, asked: Asked, options: Mapping[str, Any], method: Method) -> Asked:
+        """Options with the target's own defaults where a request gives no value."""
+        given = {name for name, value in options.items() if value is not None}
+        if "repetition_penalty" not in given:
+            asked = replace(asked, repetition_penalty=self._defaults.repetition_penalty)
+        # Models with different tokens cannot share a bias.
+        if "logit_bias" not in given and method.mirrored is None:
+            asked = replace(asked, logit_bias=dict(self._defaults.logit_bias))
+        return asked
+
     def _check(self, method: Method) -> None:
         """Refuse a policy that this pair cannot be decoded with."""
         if method.pair is not None and method.pair != self._fingerprint():
-            raise OptionError(method.other_pair)
+            raise OptionError(
+                f"{method.other_pair.removesuffix('.')}; another dtype, weight format or adapter "
+                "makes another pair, too."
+            )
         if method.rows > self._max_rows:
             raise OptionError(
                 f"{method.settings['name']!r} needs {method.rows} places in the cache for one "

@@ -135,6 +135,8 @@ def test_the_default_is_everything_that_needs_no_settings():
     assert "spec-reason" in elsewhere
     assert not {"reward-guided", "cospec", "autojudge"} & set(elsewhere)
     assert names[-2:] == ["majority of target", "majority of draft"]
+    half = labels(defaults(graded=True, has_draft=True, fitted=False))
+    assert set(names) - set(half) == set(names) - set(elsewhere)
     assert not any("majority" in n for n in labels(defaults(graded=False, has_draft=True)))
     assert labels(defaults(graded=True, has_draft=False)) == [
         "target",

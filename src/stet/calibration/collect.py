@@ -13,7 +13,7 @@ from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
 from stet.calibration.samples import ProblemSample, StepSample
 from stet.errors import OptionError
 from stet.files import drop_torn_line
-from stet.options import Options
+from stet.options import PINNED, Options
 from stet.seeds import mixed
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ class Collector:
             "stop": list(self.task.stop),
             "fit": True,
             "seed": seeds,
+            **PINNED,  # type: ignore[typeddict-item]
         }
         results = self.pair.generate(prompts, self.policy, **options)
         proposals = [

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from stet.calibration.rollouts import Prefix, Rollouts
+from stet.options import PINNED
 from stet.steps import Delimiter, ends_of, normalised
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ class ByStep:
             groups[min(_room(len(proposal.tokens)), fits)].append(place)
         for room, places in groups.items():
             prompts = [[*proposals[i].before.prompt, *proposals[i].before.written] for i in places]
-            results = self.pair.generate(prompts, "exact", max_new_tokens=room, fit=True)
+            results = self.pair.generate(prompts, "exact", max_new_tokens=room, fit=True, **PINNED)
             for place, result in zip(places, results, strict=True):
                 same = self._same(proposals[place], result.text, result.token_ids)
                 found[place] = result.error is None and same

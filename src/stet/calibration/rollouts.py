@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from stet.errors import OptionError
+from stet.options import PINNED
 from stet.seeds import mixed
 
 if TYPE_CHECKING:
@@ -126,6 +127,7 @@ class Rollouts:
             stop=list(self.stop),
             temperature=1.0 if self.samples else 0.0,
             seed=[mixed(self.seed, self._drawn + i) for i in range(len(prompts))],
+            **PINNED,
         )
         self._drawn += len(prompts)
         right = [

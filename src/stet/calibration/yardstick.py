@@ -11,6 +11,7 @@ from stet.calibration.rollouts import prompt_of, with_room
 from stet.errors import StetError
 from stet.evaluation.graders import Grader
 from stet.files import append_lines, drop_torn_line, json_line, read_records
+from stet.options import PINNED
 from stet.steps import normalised
 
 if TYPE_CHECKING:
@@ -144,6 +145,7 @@ def with_own_answers(
             max_new_tokens=task.max_new_tokens,
             fit=True,
             stop=list(task.stop),
+            **PINNED,
         )
         lines: list[str] = []
         for question, result in zip(portion, results, strict=True):

@@ -245,7 +245,12 @@ def command(
     named = [made for text in policy or [] for made in parse(text)]
     named += read_file(config) if config is not None else []
     graded = loaded.grader is not None
-    contenders = named or defaults(graded=graded, has_draft=has_draft, bundled=target is None)
+    contenders = named or defaults(
+        graded=graded,
+        has_draft=has_draft,
+        bundled=target is None,
+        fitted=target is None and dtype in {"auto", "float32"},
+    )
     if baselines and any(not c.entry.lossless for c in named):
         contenders = [*plain_rules(has_draft=has_draft), *named]
     contenders = distinct(contenders)

@@ -94,9 +94,13 @@ def command(
         ),
     ] = 0.0,
     repetition_penalty: Annotated[
-        float,
-        typer.Option(help="Above 1 makes used tokens less likely.", rich_help_panel=o.SAMPLING),
-    ] = 1.0,
+        float | None,
+        typer.Option(
+            help="Above 1 makes used tokens less likely.",
+            rich_help_panel=o.SAMPLING,
+            show_default="as the target's generation_config.json says, or 1",
+        ),
+    ] = None,
     logit_bias: Annotated[
         list[str] | None,
         typer.Option(
@@ -199,7 +203,7 @@ def command(
         "top_p": top_p,
         "min_p": min_p,
         "repetition_penalty": repetition_penalty,
-        "logit_bias": o.logit_bias_of(logit_bias or []),
+        "logit_bias": o.logit_bias_of(logit_bias) if logit_bias else None,
         "seed": seed,
         "stop": tuple(stop or ()),
         "stop_token_ids": tuple(stop_token_id or ()),

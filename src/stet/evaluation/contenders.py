@@ -234,14 +234,17 @@ def _entry(item: Any, path: Path) -> list[Contender]:
     return made
 
 
-def defaults(*, graded: bool, has_draft: bool, bundled: bool = True) -> list[Contender]:
+def defaults(
+    *, graded: bool, has_draft: bool, bundled: bool = True, fitted: bool | None = None
+) -> list[Contender]:
     """Both models alone, every policy that needs no further setting, and votes of both models.
 
     Args:
         graded: whether answers are, so that votes can be.
         has_draft: whether there is a draft model.
-        bundled: whether the pair is the bundled one. Only for it are shipped rewards any good, and
-            of it alone no questions can be asked.
+        bundled: whether the pair is the bundled one, of which alone no questions can be asked.
+        fitted: whether what ships fitted to that pair fits this one: in another dtype it does not.
+            None: as `bundled`.
     """
     names = ["target", "draft"] if has_draft else ["target"]
     names += [
@@ -252,7 +255,7 @@ def defaults(*, graded: bool, has_draft: bool, bundled: bool = True) -> list[Con
         try:
             item = contender(name)
             method = method_of(item.policy, None, has_draft=has_draft)
-            if method.pair is not None and not bundled:
+            if method.pair is not None and not (bundled if fitted is None else fitted):
                 continue  # it needs a reward of this pair's own
             if bundled and getattr(item.policy, "asks_target", False):
                 continue  # the bundled target cannot answer

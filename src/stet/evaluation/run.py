@@ -24,6 +24,7 @@ from stet.evaluation.records import Answer, QuestionEntry, Results, Run
 from stet.evaluation.voting import Sampled, grade, vote
 from stet.files import append_lines, drop_torn_line, json_line, write_text
 from stet.machine import machine, versions
+from stet.options import PINNED
 from stet.seeds import mixed
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Comparison:
             StetError: where it holds another run.
         """
         task = plan.task.suited(pair)
-        plan = replace(plan, task=task, options={"stop": list(task.stop), **plan.options})
+        plan = replace(plan, task=task, options={"stop": list(task.stop), **PINNED, **plan.options})
         self.pair, self.plan, self.folder = pair, plan, folder
         self.run = _describe(pair, plan)
         self.answers: list[Answer] = []

@@ -35,7 +35,7 @@ from stet.errors import OptionError, StetError
 from stet.integrations.loglikelihood import Continuation, Score, score
 from stet.jobs import method_of
 from stet.load import load_pair
-from stet.options import Options
+from stet.options import PINNED, Options
 from stet.pair import Pair
 from stet.result import Result
 from stet.seeds import mixed
@@ -331,6 +331,7 @@ class StetLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
             "max_new_tokens": given.pop("max_gen_toks"),
             "stop": [text for text in until if text],
             "draft_length": self._draft_length,
+            **PINNED,  # type: ignore[typeddict-item]
         }
         if self._parameters:
             options["policy_parameters"] = self._parameters

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from stet.remote import RemoteTarget
 
@@ -18,12 +19,13 @@ _SAMPLED = 64
 
 
 def fingerprint(*models: LoadedModel | RemoteTarget | None) -> str:
-    """A short hash of the models' configurations and of samples of their weights.
+    """A short hash of the models: configurations, adapters, dtypes, and samples of their weights.
 
-    The same weights in another folder or dtype are the same model. Of a remote one only the name is
-    known.
+    What is fitted to a pair was fitted to its numbers, and these change with the dtype of the
+    computation and the format of the weights as they do with an adapter. The same weights in
+    another folder are the same model. Of a remote one only the name is known.
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(b"2")  # of this format
     for model in models:
         if model is None:
             digest.update(b"none")
@@ -34,11 +36,21 @@ def fingerprint(*models: LoadedModel | RemoteTarget | None) -> str:
         config: dict[str, Any] = model.model.config.to_dict()
         kept = {k: v for k, v in config.items() if k not in _IGNORED and not k.startswith("_attn")}
         digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
-        for name, weight in sorted(model.model.named_parameters()):
-            digest.update(f"{name} {tuple(weight.shape)}".encode())
-            if weight.is_floating_point() and weight.device.type != "meta":
-                flat = weight.detach().flatten()
-                step = max(flat.numel() // _SAMPLED, 1)
-                sample = flat[::step][:_SAMPLED].to("cpu", torch.bfloat16).float()
-                digest.update(sample.numpy().tobytes())
+        digest.update(f"{model.dtype} {model.adapter}".encode())
+        tensors = {**dict(model.model.named_parameters()), **dict(model.model.named_buffers())}
+        # Also what is no parameter: quantised weights and their scales are kept as buffers. But
+        # not what is computed at load, where two machines may differ in a last bit.
+        saved = set(model.model.state_dict())
+        for name in sorted(saved & tensors.keys()):
+            weight = tensors[name]
+            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+            if weight.device.type != "meta":
+                digest.update(_sample(weight.detach()))
     return digest.hexdigest()[:16]
+
+
+def _sample(weight: Tensor) -> bytes:
+    """Some elements of a tensor, byte for byte."""
+    flat = weight.flatten()
+    step = max(flat.numel() // _SAMPLED, 1)
+    return flat[::step][:_SAMPLED].cpu().contiguous().view(torch.uint8).numpy().tobytes()

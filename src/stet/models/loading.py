@@ -100,11 +100,12 @@ def load_model(
         check_room(folder, name, config, kind, place)
     with without_adapter(source, adapter) as view:
         model = _weights(view, name, config, kind, device_map, common)
+    if adapter is not None:
+        # Before it is moved: on any device it becomes the same model, to the last bit.
+        model = merged(model, adapter)
     # A quantised model is already where it belongs and refuses to be moved.
     if device_map is None and getattr(model, "hf_quantizer", None) is None:
         cast(nn.Module, model).to(place)
-    if adapter is not None:
-        model = merged(model, adapter)
     tokenizer = tokenizer_of(tokens, name, common)
     return prepare_model(
         model,

@@ -12,6 +12,7 @@ from torch import Tensor
 from stet.arbiter import Arbiter
 from stet.calibration.rollouts import prompt_of
 from stet.errors import OptionError
+from stet.options import PINNED
 from stet.policies.arbitration import REASONS
 from stet.policies.base import ARBITRATE, Blocks, Need, Verdict
 from stet.policies.weighing import Above, Rule, arbitrate
@@ -142,6 +143,7 @@ def play(
         fit=True,
         stop=list(task.stop),
         seed=seeds,
+        **PINNED,
     )
     games: list[Game] = []
     for place, question, prompt, tokens, result in zip(
