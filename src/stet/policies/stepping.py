@@ -198,13 +198,21 @@ class StepPolicy(Protocol):
         """How candidates are sampled, given what the request asks for."""
         ...
 
-    def select(self, candidates: Sequence[Candidate]) -> int:
-        """The best of the target's candidates."""
+    def select(self, candidates: Sequence[Candidate]) -> int | Generator[Operation, Any, int]:
+        """The best of the target's candidates; may yield operations first, as `judge` does."""
         ...
 
     def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
         """Rule on a step; may have the models do something first by yielding operations."""
         ...
+
+
+def selected(policy: StepPolicy, candidates: Sequence[Candidate]) -> Generator[Operation, Any, int]:
+    """Which of several candidates a policy selects; of a single one it is not asked."""
+    if len(candidates) == 1:
+        return 0
+    found = policy.select(candidates)
+    return found if isinstance(found, int) else (yield from found)
 
 
 def asks_target(policy: StepPolicy) -> bool:

@@ -12,7 +12,7 @@ from stet.client import RemoteClient
 from stet.codec import Codec
 from stet.engine.operations import Await, Join, Operation, Program
 from stet.errors import StetError
-from stet.policies.stepping import Candidate, Step, StepPolicy, guard_of
+from stet.policies.stepping import Candidate, Step, StepPolicy, guard_of, selected
 from stet.programs.exchange import append
 from stet.programs.parts import (
     conclude,
@@ -245,7 +245,8 @@ def _rewritten(
             [_answered(f, target, policy, ends, text) for f in forks]
         )
         candidates = [candidate for candidate, _ in found]
-        chosen = pick(policy.select(candidates) if count > 1 else 0, candidates, policy)
+        place = yield from selected(policy, candidates)
+        chosen = pick(place, candidates, policy)
         record.target_candidates = [c.text for c in candidates]
         record.target_tokens = sum(tokens for _, tokens in found)
         for candidate in candidates:

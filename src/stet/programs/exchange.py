@@ -17,6 +17,7 @@ from stet.policies.stepping import (
     Step,
     StepPolicy,
     guard_of,
+    selected,
     speculates,
 )
 from stet.programs.autoregressive import autoregressive
@@ -222,7 +223,8 @@ def _rewritten(
         candidates: list[Candidate] = yield Join(
             [_by_target(f, mirror.target, policy, ends, opening) for f in forks]
         )
-        chosen = pick(policy.select(candidates) if count > 1 else 0, candidates, policy)
+        place = yield from selected(policy, candidates)
+        chosen = pick(place, candidates, policy)
         record.target_candidates = [c.text for c in candidates]
         for candidate in candidates:
             record.target_tokens += len(candidate.tokens)

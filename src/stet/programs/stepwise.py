@@ -17,6 +17,7 @@ from stet.policies.stepping import (
     Step,
     StepPolicy,
     guard_of,
+    selected,
     speculates,
 )
 from stet.programs.autoregressive import autoregressive
@@ -134,7 +135,7 @@ def _chosen(
     # What is chosen from is whole; a single one need not be written beyond the answer's end.
     with sequence.fork(count, sampling, bounded=count == 1) as forks:
         candidates: list[Candidate] = yield Join([_written(f, policy, inner, ends) for f in forks])
-        place = policy.select(candidates) if count > 1 else 0
+        place = yield from selected(policy, candidates)
         chosen = pick(place, candidates, policy)
         record.target_candidates = [c.text for c in candidates]
         for candidate in candidates:
