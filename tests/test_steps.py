@@ -222,8 +222,27 @@ def test_case_and_white_space_do_not_count_between_steps():
 
 
 def test_the_same_step_again_and_again_is_a_loop():
-    guard = LoopGuard()
+    guard = LoopGuard(repeats=4)
     assert [guard.stuck(t) for t in ("a", "b\n", "B", " b ", "b\n\n")] == [False] * 4 + [True]
+
+
+def test_a_table_or_code_with_a_dozen_equal_lines_is_none():
+    guard = LoopGuard()
+    row = ["| 0 | 0 |\n"] * 12
+    assert not any(guard.stuck(t) for t in ["| a | b |\n", *row, "| 1 | 0 |\n", *row])
+    assert any(guard.stuck(t) for t in row)
+
+
+def test_what_the_target_writes_is_no_loop_and_breaks_one():
+    guard = LoopGuard(repeats=3)
+    assert not any(guard.stuck("a", drafted=False) for _ in range(50))
+    assert not any(guard.stuck("a", drafted=n % 3 > 0) for n in range(50))
+    assert [guard.stuck("a") for _ in range(3)][-1]
+
+
+def test_a_guard_can_be_switched_off():
+    guard = LoopGuard(repeats=0)
+    assert not any(guard.stuck("a") for _ in range(100))
 
 
 def test_a_few_steps_in_turn_are_a_loop():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from stet.engine.engine import Request
@@ -24,7 +25,7 @@ from stet.policies import (
     seamless,
 )
 from stet.policies.artefact import SUFFIX
-from stet.policies.stepping import asks_target
+from stet.policies.stepping import appended, asks_target
 from stet.programs import (
     Correspondent,
     Mirror,
@@ -42,6 +43,12 @@ from stet.sequence import Role, Sequence
 from stet.trace import Settings
 
 
+def nothing_appended(tokenizer: Any) -> int:
+    """No token is ever put behind a text but those of the answer."""
+    del tokenizer
+    return 0
+
+
 @dataclass(frozen=True)
 class Method:
     """A policy with the program that it is used in.
@@ -51,6 +58,8 @@ class Method:
         settings: name and parameters, for the trace.
         lossless: whether the target's own distribution is promised.
         seamless: whether greedy text is the same wherever blocks end.
+        appends: by the target's tokenizer, the most tokens that are put behind a text to ask about
+            it.
         rows: places in a model's cache that it needs at a time.
         role: whose tokens the sequence is written in.
         mirrored: the program over a sequence and its mirror, where the models' tokenizers differ
@@ -70,6 +79,7 @@ class Method:
     pair: str | None = None
     other_pair: str = ""
     seamless: bool = True
+    appends: Callable[[Any], int] = nothing_appended
 
 
 def method_of(
@@ -125,6 +135,7 @@ def method_of(
         pair=bound.pair if bound is not None else None,
         other_pair=getattr(bound, "other_pair", _other_pair(chosen.name)),
         seamless=seamless(chosen),
+        appends=partial(appended, chosen) if isinstance(chosen, StepPolicy) else nothing_appended,
     )
     if difference is None and not is_remote:
         return method

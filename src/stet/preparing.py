@@ -148,7 +148,7 @@ class Preparer:
             tokens = self.prompts.read(prompt, method.role)
             text = text or decoder.decode(tokens)
             is_firm = asked.max_new_tokens is not None and not asked.fit
-            limits = self.prompts.fit(limits, len(tokens), is_firm)
+            limits = self.prompts.fit(limits, len(tokens), is_firm, method.appends(decoder))
             sequence = TokenSequence(tokens, params, limits, decoder)
             if method.mirrored is not None:
                 program = method.mirrored(sequence, self.prompts.mirror(prompt, sequence, asked))

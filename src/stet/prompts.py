@@ -111,28 +111,37 @@ class Prompts:
         end = None if asked.ignore_eos else here.end
         return Correspondent(self.client, here.codec, here.spoken(prompt), end)
 
-    def fit(self, limits: Limits, prompt: int, asked: bool) -> Limits:
+    def fit(self, limits: Limits, prompt: int, asked: bool, appends: int = 0) -> Limits:
         """Limits that leave room for the prompt; a length that was asked for is not shortened.
+
+        Args:
+            limits: as asked for.
+            prompt: its tokens.
+            asked: whether the length of the answer was asked for.
+            appends: tokens that the policy puts behind a text to ask about it.
 
         Raises:
             OptionError: there is none.
         """
-        room = self.max_length - prompt
+        room = self.max_length - prompt - appends
         if room < 1:
-            raise OptionError(self._too_long(prompt))
+            raise OptionError(self._too_long(prompt, appends=appends))
         if asked and limits.max_new_tokens > room:
+            question = f", and the {appends} that the policy asks behind them," if appends else ""
+            wanted = prompt + limits.max_new_tokens + appends
             raise OptionError(
-                f"A prompt of {prompt} tokens and an answer of up to {limits.max_new_tokens} "
-                f"exceed {self.max_length} tokens; lower max_new_tokens to {room}"
-                f"{self._longer(prompt + limits.max_new_tokens)}."
+                f"A prompt of {prompt} tokens and an answer of up to {limits.max_new_tokens}"
+                f"{question} exceed {self.max_length} tokens; lower max_new_tokens to {room}"
+                f"{self._longer(wanted)}."
             )
         return replace(limits, max_new_tokens=min(limits.max_new_tokens, room), room=room)
 
-    def _too_long(self, tokens: int, whose: str = "") -> str:
+    def _too_long(self, tokens: int, whose: str = "", appends: int = 0) -> str:
+        question = f" and the {appends} that the policy asks behind it" if appends else ""
         return (
-            f"A prompt of {tokens}{whose} tokens leaves no room for an answer within "
-            f"{self.max_length}; shorten it to {self.max_length - 1} or less"
-            f"{self._longer(tokens + 1)}."
+            f"A prompt of {tokens}{whose} tokens leaves no room for an answer{question} within "
+            f"{self.max_length}; shorten it to {self.max_length - appends - 1} or less"
+            f"{self._longer(tokens + appends + 1)}."
         )
 
     def _longer(self, wanted: int) -> str:

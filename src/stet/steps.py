@@ -134,21 +134,36 @@ def normalised(text: str) -> str:
     return " ".join(text.lower().split())
 
 
+LOOP = 16
+"""How often a draft may say the same in a row: tables and code repeat a line, but not for ever."""
+
+
 @dataclass(slots=True)
 class LoopGuard:
-    """Notices an answer that goes in circles.
+    """Notices a draft that goes in circles.
+
+    Only steps of the draft count. What the target writes is its own text, however often it says the
+    same: there nothing may be lost that it would have written alone.
 
     Attributes:
-        repeats: how often the same step, or the same few steps, in a row are too many.
+        repeats: how often the same step, or the same few steps, in a row are too many; 0 for never.
         longest: of how many steps such a circle may be.
     """
 
-    repeats: int = 4
+    repeats: int = LOOP
     longest: int = 3
     _texts: list[str] = field(default_factory=list[str], init=False)
 
-    def stuck(self, text: str) -> bool:
-        """Take in a step; returns whether the answer goes in circles now."""
+    def stuck(self, text: str, *, drafted: bool = True) -> bool:
+        """Take in a step; returns whether the answer goes in circles now.
+
+        Args:
+            text: the step.
+            drafted: whether the draft wrote it.
+        """
+        if not (drafted and self.repeats):
+            self._texts.clear()
+            return False
         self._texts.append(normalised(text))
         return any(self._circles(period) for period in range(1, self.longest + 1))
 

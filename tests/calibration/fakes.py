@@ -35,6 +35,7 @@ class ScriptedPair:
     writes: object
     tokenizer: Letters = field(default_factory=Letters)
     end_tokens: frozenset[int] = frozenset({0})
+    max_length: int = 10_000
     asked: list[str] = field(default_factory=list)
     options: list[dict] = field(default_factory=list)
 

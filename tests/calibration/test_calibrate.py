@@ -1,15 +1,18 @@
 """A whole calibration on the bundled pair: labels, thresholds, the file, and going on."""
 
+import io
 import json
 from dataclasses import asdict, replace
 
 import pytest
+from rich.console import Console
 
 from stet.calibration import samples
 from stet.calibration.calibrate import calibrate
 from stet.calibration.choosing import Wish
 from stet.calibration.collect import Collector
 from stet.calibration.labels import ByAnswer
+from stet.calibration.report.terminal import terminal
 from stet.calibration.request import Request
 from stet.calibration.result import Calibration
 from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
@@ -157,6 +160,25 @@ def test_sampled_rollouts_label_steps(pair, task, tmp_path):
     again = Rollouts(pair, task.grader, task.max_new_tokens, samples=4, seed=1)
     prefixes = [Prefix(prompt_of(pair, task, q), (), q.reference) for q in few.questions]
     assert again.sound(prefixes) == rollouts.sound(prefixes)
+
+
+def test_problems_that_do_not_fit_are_left_out_and_counted(pair, task, tmp_path):
+    """One long problem used to end the whole calibration."""
+    first, *others = task.questions
+    long = replace(first, id="long", prompt="Ann has 3 pens. " * 200)
+    request = Request(
+        replace(task, questions=[*others, long]),
+        Wish("keep", 0.0),
+        SpecGuard(),
+        thresholds=2,
+        batch=12,
+    )
+    made = calibrate(pair, request, tmp_path / "work", lambda *_: None)
+    assert made.task["note"].startswith(f"{task.note} 1 of 24 questions were left out".strip())
+    assert made.task["fitted_on"] + made.task["chosen_on"] == 23
+    console = Console(width=200, file=io.StringIO())
+    console.print(terminal(made))
+    assert "1 of 24 questions were left out" in console.file.getvalue()
 
 
 def test_bad_requests_are_refused():

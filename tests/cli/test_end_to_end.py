@@ -121,3 +121,37 @@ def test_missing_models_are_one_sentence(run, tmp_path):
     assert result.exit_code == 2
     assert result.stderr.count("Error:") == 1
     assert "Traceback" not in result.stderr
+
+
+def test_one_prompt_that_is_too_long_fails_alone_and_is_named(run, models_on_disk, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("hello\n" + 300 * "a" + "\nWhat is it\n")
+    result = run("generate", "-f", file, "--json", "--no-chat", *models_on_disk)
+    assert result.exit_code == 1
+    found = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [bool(a["text"]) for a in found] == [True, False, True]
+    assert "Prompt 2 of 3" in result.stderr
+    assert "shorten it to 199" in result.stderr.replace("\n", " ")
+    assert "Prompt 2: Prompt" not in result.stderr
+    assert found[1]["error"].startswith("Prompt 2 of 3")
+
+
+def test_a_long_prompt_gets_the_answer_that_fits(run, models_on_disk):
+    result = run("generate", 190 * "a", "--json", "--no-chat", *models_on_disk)
+    (found,) = answers(result)
+    assert 1 <= found["counters"]["emitted_tokens"] <= 10
+    refused = run("generate", 190 * "a", "-n", 11, "--no-chat", *models_on_disk)
+    assert refused.exit_code == 1
+    assert "lower max_new_tokens to 10" in refused.stderr.replace("\n", " ")
+
+
+def test_a_sampled_file_is_repeated_with_the_seed_that_was_told(run, models_on_disk, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("hello\nWhat is it\n")
+    words = ("-f", file, "--json", "--temperature", 1, "-n", 20, *models_on_disk)
+    first = run("generate", *words)
+    told = first.stderr.rpartition("--seed ")[2].split()[0]
+    again = answers(run("generate", *words, "--seed", told))
+    assert [a["text"] for a in again] == [a["text"] for a in answers(first)]
+    other = answers(run("generate", *words))
+    assert [a["text"] for a in other] != [a["text"] for a in again]

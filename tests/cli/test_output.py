@@ -1,9 +1,10 @@
 import io
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
 
-from stet.cli.output import coloured, legend, plain, summary
+from stet.cli.output import coloured, cut_short, legend, plain, summary
 from stet.trace import Counters, TokenRecord
 
 
@@ -32,6 +33,16 @@ def test_without_colour_the_target_is_still_underlined():
     shown = rendered(console, coloured(records(("draft", "a"), ("target", "b")), "ab", console))
     assert shown.startswith("a")
     assert "\x1b[1;4mb" in shown
+
+
+def test_answers_that_did_not_end_by_themselves_are_counted():
+    def ended(*reasons):
+        return cut_short([SimpleNamespace(finish_reason=reason) for reason in reasons])
+
+    assert ended("stop", "error") is None
+    assert ended("length", "stop", "loop", "length") == (
+        "Of 4 answers 2 reached the limit of tokens, 1 went in a loop."
+    )
 
 
 def test_legend_looks_like_what_it_explains():

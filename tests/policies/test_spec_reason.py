@@ -11,6 +11,7 @@ import torch
 import families
 import tiny
 from stet.block import EMPTY, Block
+from stet.bundled import generate
 from stet.draft_length import FixedLength
 from stet.engine.engine import Request
 from stet.engine.operations import Score
@@ -18,6 +19,7 @@ from stet.engine.runner import Runner
 from stet.errors import OptionError
 from stet.jobs import method_of
 from stet.limits import Limits
+from stet.load import load_pair
 from stet.policies import Exact, SpecReason, StepPolicy, available, resolve
 from stet.sampling import SamplingParams
 from stet.sequence import Sequence
@@ -125,6 +127,29 @@ def test_a_kept_step_is_read_by_the_target_once_and_only_the_question_again(monk
     assert fed <= len(PROMPTS[1]) + COUNT + steps * (len(ASKED) + 1)
     assert sequence.counters.target_passes == steps
     assert sequence.counters.target_seconds > 0
+
+
+def test_room_for_the_question_is_kept_free_and_the_text_goes_on_to_its_edge():
+    """Else the question would not fit behind the last steps, and the whole answer be lost."""
+    policy = SpecReason(threshold=0.0, question="\nHow good?\n", step_tokens=8)
+    prompt = generate("stories", "validation", 1)[0].prompt
+    pair = load_pair(compile=False)
+    size = len(pair.tokenizer(prompt)["input_ids"])
+    asked = policy.appends(pair.tokenizer)
+    assert asked > 3
+    length = size + 40 + asked
+    small = load_pair(compile=False, max_length=length)
+    result = small.generate(prompt, policy, ignore_eos=True)
+    assert result.finish_reason == "length"
+    assert len(result.token_ids) == 40
+    assert (
+        result.token_ids[:32]
+        == (pair.generate(prompt, policy, ignore_eos=True, max_new_tokens=60).token_ids[:32])
+    )
+    with pytest.raises(OptionError, match=f"and the {asked} that the policy asks behind them"):
+        small.generate(prompt, policy, max_new_tokens=41)
+    # Who asks nothing has all the room.
+    assert len(small.generate(prompt, "exact", ignore_eos=True).token_ids) == 40 + asked
 
 
 def test_an_end_of_sequence_is_left_out_of_the_question():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 from collections.abc import Generator
@@ -17,7 +18,7 @@ from stet.arbiter import Arbiter, Network
 from stet.block import Block, Reading, Statistics
 from stet.bundled import generate
 from stet.engine.operations import Operation, Score
-from stet.errors import OptionError
+from stet.errors import OptionError, StetError
 from stet.jobs import method_of
 from stet.load import load_pair
 from stet.needs import Need
@@ -312,10 +313,21 @@ def test_an_encoder_of_ones_own_makes_the_embeddings():
     assert Need.DRAFT_HIDDEN not in policy.needs
     away = torch.randn(4)
     candidates = [candidate("b", hidden=away), candidate("a 1", hidden=away), candidate("a 2")]
-    assert policy.select(candidates) == 1
+    assert awaited(policy.select(candidates)) == 1
     wrong = SpecGuard(candidates=3, temperature=1.0, selector="medoid", encoder=lambda t: [0.0])
     with pytest.raises(OptionError, match=r"shape \[1\] of 3 texts; it must be \[3, D\]"):
-        wrong.select(candidates)
+        awaited(wrong.select(candidates))
+    failing = SpecGuard(candidates=3, temperature=1.0, selector="medoid", encoder=lambda t: 1 / 0)
+    with pytest.raises(StetError, match="The encoder failed"):
+        awaited(failing.select(candidates))
+
+
+def awaited(program: Any) -> int:
+    """What a program that awaits once returns."""
+    operation = next(program)
+    with pytest.raises(StopIteration) as stop:
+        program.send(asyncio.run(operation.awaitable))
+    return int(stop.value.value)
 
 
 def test_one_candidate_has_no_others_to_be_close_to():

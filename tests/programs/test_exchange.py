@@ -200,7 +200,7 @@ def expected(
         found.kept.append(stands)
         found.lengths.append(len(written))
         read = draft.read(candidate) if stands else target.read(written)
-        if guard.stuck(read) or (ended and stands):
+        if guard.stuck(read, drafted=stands) or (ended and stands):
             break
     return found
 

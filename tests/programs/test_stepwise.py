@@ -338,9 +338,21 @@ def test_stop_strings_are_found_inside_steps_and_across_them(policy: SpecGuard, 
 def test_a_draft_that_goes_in_circles_is_stopped():
     # The bias makes the one token; three of them are a step.
     policy = SpecGuard(threshold=0.0, step_tokens=3)
-    (sequence,) = run(request(0, policy, sampling=SamplingParams(logit_bias={9: 1e4})))
+    same = SamplingParams(logit_bias={9: 1e4})
+    long = limits(60)
+    (sequence,) = run(request(0, policy, long, same))
     assert sequence.finish_reason == "loop"
-    assert sequence.answer == [9] * 12
+    assert sequence.answer == [9] * 48  # sixteen steps
+    for other in (
+        SpecGuard(threshold=0.0, step_tokens=3, loop_after=0),
+        # What the target writes is its own text.
+        SpecGuard(threshold=1.0, step_tokens=3, loop_after=2),
+        SpecGuard(threshold=0.0, step_tokens=3, loop_after=2, shadow=True),
+    ):
+        (sequence,) = run(request(0, other, long, same))
+        assert (sequence.finish_reason, sequence.answer) == ("length", [9] * 60)
+    (sequence,) = run(request(0, SpecGuard(threshold=0.0, step_tokens=3, loop_after=5), long, same))
+    assert (sequence.finish_reason, sequence.answer) == ("loop", [9] * 15)
 
 
 # Streaming

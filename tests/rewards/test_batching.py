@@ -62,7 +62,7 @@ def test_an_error_reaches_only_who_asked_for_it():
     first, good, bad, other = asked(Batcher(worker, 16, "it"), worker, [1], [2, -1], [3])
     assert (first, good, other) == ([0], [2], [6])
     assert isinstance(bad, StetError)
-    assert str(bad) == "The reward 'it' failed (ValueError: minus one)."
+    assert str(bad) == "it failed (ValueError: minus one)."
     assert isinstance(bad.__cause__, ValueError)
 
 

@@ -213,6 +213,14 @@ def test_an_interrupted_training_goes_on_where_it_was(
     assert [r["round"] for r in found.rounds] == [0, 1, 2]
 
 
+def test_questions_that_do_not_fit_are_left_out_and_counted(pair, task, validation, tmp_path):
+    long = replace(task.questions[0], id="long", prompt="Ann has 3 pens. " * 200)
+    longer = replace(task, questions=[*task.questions, long])
+    made = train(pair, small(longer, validation, rounds=0), tmp_path, quiet)
+    assert "1 of 25 questions were left out" in made.record["notes"]["task"]
+    assert "left out" not in made.record["notes"].get("validation", "")
+
+
 def test_a_folder_is_tied_to_its_settings(pair, task, validation, tmp_path):
     request = small(task, validation, method="none", sweeps=1)
     train(pair, request, tmp_path, quiet)

@@ -17,7 +17,7 @@ from stet.calibration.reliability import reliability
 from stet.calibration.request import Request
 from stet.calibration.result import Calibration
 from stet.calibration.risk import first_error_kept
-from stet.calibration.rollouts import Rollouts
+from stet.calibration.rollouts import Rollouts, with_room
 from stet.calibration.yardstick import (
     ANSWERS,
     TARGETS_TEXT,
@@ -58,7 +58,7 @@ def calibrate(pair: Pair, request: Request, folder: Path, report: Report) -> Cal
             f"{pair.difference}; a calibration has the target go on from the draft's tokens: "
             "calibrate with a draft of the target's family, or give specguard its parameters."
         )
-    request = replace(request, task=request.task.suited(pair))
+    request = replace(request, task=with_room(pair, request.task.suited(pair)))
     fitting, choosing = _divided(request)
     _claim_folder(folder, pair, request, fitting)
     yardstick = request.yardstick

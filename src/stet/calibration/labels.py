@@ -105,7 +105,9 @@ class ByStep:
         # Prompts of one call share their limits, so those of equal length so far go together.
         groups: dict[int, list[int]] = defaultdict(list)
         for place, proposal in enumerate(proposals):
-            groups[_room(len(proposal.tokens))].append(place)
+            before = proposal.before
+            fits = self.pair.max_length - len(before.prompt) - len(before.written)
+            groups[min(_room(len(proposal.tokens)), fits)].append(place)
         for room, places in groups.items():
             prompts = [[*proposals[i].before.prompt, *proposals[i].before.written] for i in places]
             results = self.pair.generate(prompts, "exact", max_new_tokens=room, fit=True, **PINNED)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from stet.errors import OptionError
 from stet.options import PINNED
 from stet.seeds import mixed
 
@@ -36,6 +37,33 @@ def prompt_of(pair: Pair, task: LoadedTask, question: Question) -> tuple[int, ..
     if task.chat is not None:
         return tuple(task.chat.prompt(pair, question.prompt))
     return tuple(pair.tokenizer(question.prompt)["input_ids"])
+
+
+def with_room(pair: Pair, task: LoadedTask) -> LoadedTask:
+    """The task without the questions whose longest answer has no room behind them.
+
+    How many are left out is said in its note: an answer that the context cuts short says nothing of
+    what was decided in it.
+
+    Raises:
+        OptionError: there is room for none.
+    """
+    longest = pair.max_length - task.max_new_tokens
+    fitting = [q for q in task.questions if len(prompt_of(pair, task, q)) <= longest]
+    left_out = len(task.questions) - len(fitting)
+    if not left_out:
+        return task
+    many = f"{left_out} of {len(task.questions)} questions"
+    if not fitting:
+        raise OptionError(
+            f"{many} are too long: with an answer of up to {task.max_new_tokens} tokens none fits "
+            f"into {pair.max_length}; load the pair with a larger max_length."
+        )
+    note = (
+        f"{many} were left out: with an answer of up to {task.max_new_tokens} tokens they do not "
+        f"fit into {pair.max_length}."
+    )
+    return replace(task, questions=fitting, note=f"{task.note} {note}".strip())
 
 
 @dataclass(slots=True, eq=False)
@@ -75,7 +103,8 @@ class Rollouts:
         }
         open_ones = []
         for key, prefix in new.items():
-            if self._ended(prefix.written):
+            # Where the context is full nothing can be added either.
+            if self._ended(prefix.written) or self._room(prefix) < 1:
                 self._known[key] = self._right(prefix, "")
             else:
                 open_ones.append(prefix)
@@ -110,7 +139,8 @@ class Rollouts:
     def _room(self, prefix: Prefix) -> int:
         # In coarse portions: a few tokens more or less change no sensible answer.
         left = max(self.max_new_tokens - len(prefix.written), 1)
-        return -(-left // 64) * 64
+        fits = self.pair.max_length - len(prefix.prompt) - len(prefix.written)
+        return min(-(-left // 64) * 64, fits)
 
     def _ended(self, written: tuple[int, ...]) -> bool:
         return bool(written) and written[-1] in self.pair.end_tokens

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from stet.calibration.rollouts import prompt_of
+from stet.calibration.rollouts import prompt_of, with_room
 from stet.errors import StetError
 from stet.evaluation.graders import Grader
 from stet.files import append_lines, drop_torn_line, json_line, read_records
@@ -134,6 +134,7 @@ def with_own_answers(
     Raises:
         StetError: the target answers none of the questions.
     """
+    task = with_room(pair, task)
     texts = _read(path)
     waiting = [q for q in task.questions if q.id not in texts]
     for start in range(0, len(waiting), batch):

@@ -17,6 +17,7 @@ from stet.cli import options as o
 from stet.cli.output import (
     coloured,
     counters_json,
+    cut_short,
     err,
     legend,
     out,
@@ -243,6 +244,8 @@ def command(
         # One answer's own time: without measuring costs beforehand, as a long-lived pair does once.
         seconds = results[0].seconds if len(results) == 1 else perf_counter() - start
         err.print(f"[dim]{summary(total, seconds)}[/]", soft_wrap=True)
+        if (cut := cut_short(results)) is not None:
+            err.print(f"[dim]{cut}[/]", soft_wrap=True)
         if seed is None and temperature > 0:
             # The first prompt's seed is that of all.
             err.print(f"[dim]To repeat it: --seed {results[0].seed}[/]", soft_wrap=True)

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
@@ -24,7 +25,8 @@ from stet.files import has_halves
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stet.trace import Counters, TokenRecord
+    from stet.result import Result
+    from stet.trace import Counters, FinishReason, TokenRecord
 
 
 class StdoutError(StetError):
@@ -193,6 +195,20 @@ def summary(counters: Counters, seconds: float) -> str:
             f"({number(counters.acceptance_rate, '.0%')})"
         )
     return ", ".join(parts)
+
+
+_ENDINGS: dict[FinishReason, str] = {
+    "length": "reached the limit of tokens",
+    "loop": "went in a loop",
+    "timeout": "ran out of time",
+}
+
+
+def cut_short(results: Sequence[Result]) -> str | None:
+    """How many answers did not come to an end of their own, and why; None where all did."""
+    reasons = Counter(result.finish_reason for result in results)
+    found = [f"{reasons[reason]} {words}" for reason, words in _ENDINGS.items() if reasons[reason]]
+    return f"Of {len(results)} answers {', '.join(found)}." if found else None
 
 
 def legend(console: Console = out) -> Text:

@@ -288,6 +288,8 @@ def _show(found: Trained) -> None:
         parts = ", ".join(f"{name} {count}" for name, count in cells.items())
         out.print(f"Branches, sweep {number}: {parts}.")
     out.print(table)
+    for part, note in found.record["notes"].items():
+        out.print(f"Of the {part}: {note}")
 
 
 def _inspect(folder: Path, as_json: bool) -> None:

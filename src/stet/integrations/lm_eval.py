@@ -227,6 +227,8 @@ class StetLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
                 options, until = self._options(settings)
                 room = self.max_length - (options["max_new_tokens"] or 0)
                 prompts = [self._context(requests[i].args[0], room) for i in indices]
+                # A policy may need some room of its own.
+                options["fit"] = True
                 # A request's randomness does not depend on which others have its settings.
                 options["seed"] = [mixed(self._seed, i) for i in indices]
                 results = self.pair.generate(prompts, self._policy, on_progress=finished, **options)

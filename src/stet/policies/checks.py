@@ -16,6 +16,7 @@ def check_drafting(policy: Any) -> None:
         OptionError: naming the parameter.
     """
     check_count(policy, "candidates", "target_candidates", "step_tokens")
+    check_count(policy, "loop_after", least=0)
     if not 0 <= policy.temperature < math.inf:
         raise OptionError(f"temperature is {policy.temperature}; it must not be negative.")
     if max(policy.candidates, policy.target_candidates) > 1 and policy.temperature == 0:

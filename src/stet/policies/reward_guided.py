@@ -15,7 +15,7 @@ from stet.policies.stepping import Candidate, Judgement, Step
 from stet.rewards import FunctionReward, Reward, as_reward
 from stet.sampling import SamplingParams
 from stet.signals import agreeing
-from stet.steps import Delimiter
+from stet.steps import LOOP, Delimiter
 
 KEPT, REWRITTEN = "step rewarded", "step rewritten"
 
@@ -40,6 +40,8 @@ class RewardGuided:
         top_p: of the candidates.
         delimiter: text that ends a step, several of them, or "sentence".
         step_tokens: the most tokens of a step.
+        loop_after: an answer in which so often in a row the draft's same step stands, or the same
+            two or three in turn, ends with the finish reason "loop"; 0 for never.
         target_candidates: candidates of a step that the target writes; the one most agree on
             stands.
         shadow: decide and record, but let the target write every step.
@@ -54,6 +56,7 @@ class RewardGuided:
     step_tokens: int = 128
     target_candidates: int = 1
     shadow: bool = False
+    loop_after: int = LOOP
 
     name: ClassVar[str] = "reward-guided"
     lossless: ClassVar[bool] = False

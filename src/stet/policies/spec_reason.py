@@ -18,7 +18,7 @@ from stet.policies.stepping import Candidate, Judgement, Step
 from stet.sampling import SamplingParams
 from stet.sequence import Sequence as TokenSequence
 from stet.signals import agreeing
-from stet.steps import Delimiter
+from stet.steps import LOOP, Delimiter
 
 KEPT, REWRITTEN = "step found useful", "step rewritten"
 SCORINGS = ("expected", "likeliest")
@@ -53,6 +53,8 @@ class SpecReason:
         top_p: of the candidates.
         delimiter: text that ends a step, several of them, or "sentence".
         step_tokens: the most tokens of a step.
+        loop_after: an answer in which so often in a row the draft's same step stands, or the same
+            two or three in turn, ends with the finish reason "loop"; 0 for never.
         target_candidates: candidates of a step that the target writes; the one most agree on
             stands.
         shadow: decide and record, but let the target write every step.
@@ -68,6 +70,7 @@ class SpecReason:
     step_tokens: int = 128
     target_candidates: int = 1
     shadow: bool = False
+    loop_after: int = LOOP
 
     name: ClassVar[str] = "spec-reason"
     lossless: ClassVar[bool] = False
@@ -93,6 +96,10 @@ class SpecReason:
             raise OptionError("question is empty; ask for a digit from 0 to 9.")
 
     # What the program asks
+
+    def appends(self, tokenizer: Any) -> int:
+        """Tokens of the question, for which there must be room behind every text."""
+        return len(_asked(tokenizer, self.question).tokens)
 
     def sampling(self, base: SamplingParams) -> SamplingParams:
         """How candidates are sampled: the request's other settings, with this policy's own."""

@@ -13,17 +13,18 @@ import torch
 from torch import Tensor
 
 from stet.bundled import SPECGUARD
-from stet.engine.operations import Operation
+from stet.engine.operations import Await, Operation
 from stet.errors import OptionError
 from stet.needs import Need, Watch
 from stet.policies.artefact import read_artefact
 from stet.policies.checks import check_drafting
 from stet.policies.registry import register
-from stet.policies.stepping import Candidate, Judgement, Step
+from stet.policies.stepping import Candidate, Judgement, Step, selected
+from stet.rewards.batching import Batcher
 from stet.sampling import SamplingParams
 from stet.signals import SIGNALS, Signal, agreeing, centrality
 from stet.signals.confidence import min_logprob
-from stet.steps import Delimiter
+from stet.steps import LOOP, Delimiter
 
 SELECTORS = ("vote", "medoid", "first")
 SCORERS = ("draft", "target")
@@ -67,6 +68,8 @@ class SpecGuard:
             of the draft's last hidden states.
         scorer: "draft" judges by the signals; "target" reads every step and judges by
             `target_threshold` alone.
+        loop_after: an answer in which so often in a row the draft's same step stands, or the same
+            two or three in turn, ends with the finish reason "loop"; 0 for never.
         target_candidates: candidates of a step that the target writes.
         speculate: let the draft propose blocks to the target while that rewrites a step.
         inner: the token policy that rules on those blocks, by name or as an object; one that is
@@ -94,6 +97,7 @@ class SpecGuard:
     speculate: bool = True
     inner: Any = "exact"
     shadow: bool = False
+    loop_after: int = LOOP
     whole: bool = False
     pair: str | None = None
 
@@ -268,11 +272,29 @@ class SpecGuard:
         """How candidates are sampled: the request's other settings, with this policy's own."""
         return replace(base, temperature=self.temperature, top_p=self.top_p)
 
-    def select(self, candidates: Sequence[Candidate]) -> int:
+    def select(self, candidates: Sequence[Candidate]) -> int | Generator[Operation, Any, int]:
         """The most consistent candidate; of equals the surest, then the first."""
         if len(candidates) == 1 or self.selector == "first":
             return 0
-        embeddings = self._embeddings(candidates) if self.selector == "medoid" else None
+        if self.selector == "medoid" and self.encoder is not None:
+            return self._encoded(candidates)
+        medoid = self.selector == "medoid" and all(c.has(Need.DRAFT_HIDDEN) for c in candidates)
+        states = torch.stack([c.hidden.mean(0) for c in candidates]) if medoid else None
+        return self._most_central(candidates, states)
+
+    def _encoded(self, candidates: Sequence[Candidate]) -> Generator[Operation, Any, int]:
+        """The medoid by the user's encoder, which is awaited: it may take as long as it likes."""
+        (found,) = yield Await(self._encoding.ask([[c.text for c in candidates]]))
+        embeddings = torch.as_tensor(found)
+        if embeddings.dim() != 2 or embeddings.shape[0] != len(candidates):
+            raise OptionError(
+                f"The encoder made a tensor of shape {list(embeddings.shape)} of {len(candidates)} "
+                f"texts; it must be [{len(candidates)}, D]."
+            )
+        return self._most_central(candidates, embeddings)
+
+    def _most_central(self, candidates: Sequence[Candidate], embeddings: Tensor | None) -> int:
+        """By embeddings [k, D], or by equal texts where there are none."""
         if embeddings is None:
             values = agreeing([c.text for c in candidates])
         else:
@@ -282,23 +304,15 @@ class SpecGuard:
         sureness = [min_logprob(c.statistics) if c.has(kept) else 0.0 for c in candidates]
         return max(range(len(candidates)), key=lambda i: (values[i], sureness[i], -i))
 
-    def _embeddings(self, candidates: Sequence[Candidate]) -> Tensor | None:
-        """[k, D]; None where there are none: the target's hidden states are not kept."""
-        if self.encoder is not None:
-            found = torch.as_tensor(self.encoder([c.text for c in candidates]))
-            if found.dim() != 2 or found.shape[0] != len(candidates):
-                raise OptionError(
-                    f"The encoder made a tensor of shape {list(found.shape)} of {len(candidates)} "
-                    f"texts; it must be [{len(candidates)}, D]."
-                )
-            return found
-        if not all(c.has(Need.DRAFT_HIDDEN) for c in candidates):
-            return None
-        return torch.stack([c.hidden.mean(0) for c in candidates])
+    @cached_property
+    def _encoding(self) -> Batcher[list[str], Any]:
+        encoder = self.encoder
+        assert encoder is not None
+        return Batcher(lambda asked: [encoder(texts) for texts in asked], 1, "The encoder")
 
     def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
         """Pick a candidate and rule on it."""
-        chosen = self.select(step.candidates)
+        chosen = yield from selected(self, step.candidates)
         columns = [signal.measure(step.candidates) for signal in self._used]
         details = [dict(zip(self.signals, row, strict=True)) for row in zip(*columns, strict=True)]
         raw = details[chosen] if details else {}

@@ -19,7 +19,7 @@ from stet.errors import StetError
 from stet.needs import Need, Watch, undeclared
 from stet.sampling import SamplingParams
 from stet.sequence import Sequence as TokenSequence
-from stet.steps import Delimiter
+from stet.steps import LOOP, Delimiter, LoopGuard
 
 
 class Candidate:
@@ -198,13 +198,21 @@ class StepPolicy(Protocol):
         """How candidates are sampled, given what the request asks for."""
         ...
 
-    def select(self, candidates: Sequence[Candidate]) -> int:
-        """The best of the target's candidates."""
+    def select(self, candidates: Sequence[Candidate]) -> int | Generator[Operation, Any, int]:
+        """The best of the target's candidates; may yield operations first, as `judge` does."""
         ...
 
     def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
         """Rule on a step; may have the models do something first by yielding operations."""
         ...
+
+
+def selected(policy: StepPolicy, candidates: Sequence[Candidate]) -> Generator[Operation, Any, int]:
+    """Which of several candidates a policy selects; of a single one it is not asked."""
+    if len(candidates) == 1:
+        return 0
+    found = policy.select(candidates)
+    return found if isinstance(found, int) else (yield from found)
 
 
 def asks_target(policy: StepPolicy) -> bool:
@@ -213,6 +221,19 @@ def asks_target(policy: StepPolicy) -> bool:
     Such a policy has a property `asks_target` that says so.
     """
     return bool(getattr(policy, "asks_target", False))
+
+
+def appended(policy: StepPolicy, tokenizer: Any) -> int:
+    """The most tokens that a policy puts behind a text to ask the target about it.
+
+    Such a policy has a method `appends` that says so. That room is kept free from the beginning.
+
+    Args:
+        policy: the policy.
+        tokenizer: the target's.
+    """
+    appends: Callable[[Any], int] | None = getattr(policy, "appends", None)
+    return 0 if appends is None else appends(tokenizer)
 
 
 def watched(policy: StepPolicy) -> Watch | None:
@@ -245,6 +266,14 @@ def doubted(
     """
     doubt: Callable[..., Any] | None = getattr(policy, "doubt", None)
     return None if doubt is None else doubt(sampling)
+
+
+def guard_of(policy: StepPolicy) -> LoopGuard:
+    """What ends an answer in which the draft goes in circles.
+
+    A policy that wants to say after how many repetitions has an attribute `loop_after`.
+    """
+    return LoopGuard(getattr(policy, "loop_after", LOOP))
 
 
 def speculates(policy: StepPolicy) -> bool:

@@ -12,7 +12,7 @@ from stet.client import RemoteClient
 from stet.codec import Codec
 from stet.engine.operations import Await, Join, Operation, Program
 from stet.errors import StetError
-from stet.policies.stepping import Candidate, Step, StepPolicy
+from stet.policies.stepping import Candidate, Step, StepPolicy, guard_of, selected
 from stet.programs.exchange import append
 from stet.programs.parts import (
     conclude,
@@ -25,7 +25,7 @@ from stet.programs.parts import (
 )
 from stet.sampling import SamplingParams
 from stet.sequence import Sequence
-from stet.steps import SENTENCE, Delimiter, Ends, LoopGuard, ends_of
+from stet.steps import SENTENCE, Delimiter, Ends, ends_of
 from stet.trace import StepRecord
 
 WRITTEN = "written by the target"
@@ -178,10 +178,10 @@ def correspondence(sequence: Sequence, target: Correspondent, policy: StepPolicy
         target: writes the steps that do not stand.
         policy: judges the steps by what the draft knows of them.
     """
-    ends, guard = ends_of(policy.delimiter), LoopGuard()
+    ends, guard = ends_of(policy.delimiter), guard_of(policy)
     while not sequence.finished:
-        text = yield from _step(sequence, target, policy, ends)
-        if guard.stuck(text):
+        text, kept = yield from _step(sequence, target, policy, ends)
+        if guard.stuck(text, drafted=kept):
             sequence.close("loop")
 
 
@@ -202,8 +202,8 @@ def dictation(sequence: Sequence, target: Correspondent) -> Program:
 
 def _step(
     sequence: Sequence, target: Correspondent, policy: StepPolicy, ends: Ends
-) -> Generator[Operation, Any, str]:
-    """One step; returns its text."""
+) -> Generator[Operation, Any, tuple[str, bool]]:
+    """One step; returns its text, and whether it is the draft's."""
     position, before = len(sequence.answer), replace(sequence.counters)
     sampling = policy.sampling(sequence.sampling)
     with sequence.fork(policy.candidates, sampling, bounded=False) as forks:
@@ -226,7 +226,7 @@ def _step(
                 sequence.charge(candidate.sequence)
     text = chosen.text if kept else (yield from _rewritten(sequence, target, policy, ends, record))
     conclude(sequence, record, before, kept)
-    return text
+    return text, kept
 
 
 def _rewritten(
@@ -245,7 +245,8 @@ def _rewritten(
             [_answered(f, target, policy, ends, text) for f in forks]
         )
         candidates = [candidate for candidate, _ in found]
-        chosen = pick(policy.select(candidates) if count > 1 else 0, candidates, policy)
+        place = yield from selected(policy, candidates)
+        chosen = pick(place, candidates, policy)
         record.target_candidates = [c.text for c in candidates]
         record.target_tokens = sum(tokens for _, tokens in found)
         for candidate in candidates:

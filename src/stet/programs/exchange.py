@@ -11,7 +11,15 @@ from stet.codec import Codec
 from stet.draft_length import LONGEST
 from stet.engine.operations import Join, Operation, Program, Score
 from stet.policies.exact import Exact
-from stet.policies.stepping import Candidate, Judgement, Step, StepPolicy, speculates
+from stet.policies.stepping import (
+    Candidate,
+    Judgement,
+    Step,
+    StepPolicy,
+    guard_of,
+    selected,
+    speculates,
+)
 from stet.programs.autoregressive import autoregressive
 from stet.programs.parts import (
     Reader,
@@ -24,7 +32,7 @@ from stet.programs.parts import (
 )
 from stet.ruling import Ruling
 from stet.sequence import Sequence
-from stet.steps import Ends, LoopGuard, StepReader, ends_of
+from stet.steps import Ends, StepReader, ends_of
 from stet.trace import Origin, StepRecord
 
 UNTRANSLATABLE = "step cannot be said in the target's tokens"
@@ -94,7 +102,7 @@ def exchange(sequence: Sequence, mirror: Mirror, policy: StepPolicy) -> Program:
         mirror: the same in the draft's, with nothing written yet.
         policy: judges the steps.
     """
-    ends, guard = ends_of(policy.delimiter), LoopGuard()
+    ends, guard = ends_of(policy.delimiter), guard_of(policy)
     mirror.sequence.release = sequence.release
     try:
         while not sequence.finished:
@@ -103,7 +111,7 @@ def exchange(sequence: Sequence, mirror: Mirror, policy: StepPolicy) -> Program:
                 break
             start = len(sequence.tokens)
             text, kept = yield from _step(sequence, mirror, policy, ends)
-            if guard.stuck(text):
+            if guard.stuck(text, drafted=kept):
                 sequence.close("loop")
             if kept or sequence.finish_reason is not None:
                 continue
@@ -215,7 +223,8 @@ def _rewritten(
         candidates: list[Candidate] = yield Join(
             [_by_target(f, mirror.target, policy, ends, opening) for f in forks]
         )
-        chosen = pick(policy.select(candidates) if count > 1 else 0, candidates, policy)
+        place = yield from selected(policy, candidates)
+        chosen = pick(place, candidates, policy)
         record.target_candidates = [c.text for c in candidates]
         for candidate in candidates:
             record.target_tokens += len(candidate.tokens)

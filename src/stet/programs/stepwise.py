@@ -16,6 +16,8 @@ from stet.policies.stepping import (
     Candidate,
     Step,
     StepPolicy,
+    guard_of,
+    selected,
     speculates,
 )
 from stet.programs.autoregressive import autoregressive
@@ -32,7 +34,7 @@ from stet.programs.parts import (
 from stet.programs.speculative import speculative
 from stet.ruling import Ruling
 from stet.sequence import Sequence
-from stet.steps import Ends, LoopGuard, StepReader, ends_of
+from stet.steps import Ends, StepReader, ends_of
 from stet.trace import StepRecord
 
 
@@ -46,17 +48,17 @@ def stepwise(sequence: Sequence, policy: StepPolicy, inner: TokenPolicy) -> Prog
             candidate, which opens a rewrite, it is the exact rule that rules: nothing was kept of
             how it was drafted.
     """
-    ends, guard = ends_of(policy.delimiter), LoopGuard()
+    ends, guard = ends_of(policy.delimiter), guard_of(policy)
     while not sequence.finished:
-        text = yield from _step(sequence, policy, inner, ends)
-        if guard.stuck(text):
+        text, kept = yield from _step(sequence, policy, inner, ends)
+        if guard.stuck(text, drafted=kept):
             sequence.close("loop")
 
 
 def _step(
     sequence: Sequence, policy: StepPolicy, inner: TokenPolicy, ends: Ends
-) -> Generator[Operation, Any, str]:
-    """One step; returns its text."""
+) -> Generator[Operation, Any, tuple[str, bool]]:
+    """One step; returns its text, and whether it is the draft's."""
     position, before = len(sequence.answer), replace(sequence.counters)
     text = None
     sampling = policy.sampling(sequence.sampling)
@@ -90,7 +92,7 @@ def _step(
         text = yield from _chosen(sequence, policy, inner, ends, record)
     assert text is not None
     conclude(sequence, record, before, kept)
-    return text
+    return text, kept
 
 
 def _mended(
@@ -133,7 +135,7 @@ def _chosen(
     # What is chosen from is whole; a single one need not be written beyond the answer's end.
     with sequence.fork(count, sampling, bounded=count == 1) as forks:
         candidates: list[Candidate] = yield Join([_written(f, policy, inner, ends) for f in forks])
-        place = policy.select(candidates) if count > 1 else 0
+        place = yield from selected(policy, candidates)
         chosen = pick(place, candidates, policy)
         record.target_candidates = [c.text for c in candidates]
         for candidate in candidates:

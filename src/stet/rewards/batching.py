@@ -24,7 +24,7 @@ class Batcher(Generic[Q, A]):
     Args:
         run: answers a batch of questions, in order.
         limit: the most questions of a batch.
-        name: of what answers, for messages.
+        name: what answers, as the beginning of a sentence.
 
     Raises:
         OptionError: the limit is not positive.
@@ -101,6 +101,6 @@ class Batcher(Generic[Q, A]):
         return explained
 
 
-def failure(name: str, error: Exception) -> str:
-    """That a reward could not be had, and why."""
-    return f"The reward {name!r} failed ({type(error).__name__}: {error})."
+def failure(what: str, error: Exception) -> str:
+    """That something of a user's failed, and why."""
+    return f"{what} failed ({type(error).__name__}: {error})."

@@ -43,7 +43,7 @@ class FunctionReward:
         self.name = self.name or getattr(
             self.function, "__qualname__", type(self.function).__qualname__
         )
-        self._batcher = Batcher(self._call_all, 1, self.name)
+        self._batcher = Batcher(self._call_all, 1, f"The reward {self.name!r}")
 
     def rate(self, step: Step) -> Generator[Operation, Any, list[float]]:
         """The reward of each candidate."""
@@ -62,7 +62,7 @@ class FunctionReward:
         except StetError:
             raise
         except Exception as error:
-            raise StetError(failure(self.name, error)) from error
+            raise StetError(failure(f"The reward {self.name!r}", error)) from error
 
     def _call_all(self, shown: list[Passage]) -> list[Any]:
         return [self._call(passage) for passage in shown]

@@ -73,7 +73,7 @@ class ModelReward:
         config.pad_token_id = self._pad
         self.model.eval()
         self.model.requires_grad_(False)
-        self._batcher = Batcher(self.read, self.max_batch, self.name)
+        self._batcher = Batcher(self.read, self.max_batch, f"The reward {self.name!r}")
 
     @classmethod
     def load(

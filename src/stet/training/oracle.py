@@ -119,7 +119,12 @@ class Oracle:
     def _finished(self, nodes: Sequence[_Node]) -> list[_Node]:
         """The same, written to their ends."""
         ends = self.pair.end_tokens
-        open_ones = [n for n in nodes if n.game.tokens[-1] not in ends]
+        room = self.pair.max_length
+        open_ones = [
+            n
+            for n in nodes
+            if n.game.tokens[-1] not in ends and len(n.game.prompt) + len(n.game.tokens) < room
+        ]
         games = play(
             self.pair,
             self.task,

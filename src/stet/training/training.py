@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stet.arbiter import Arbiter, Network
+from stet.calibration.rollouts import with_room
 from stet.errors import StetError, TokenizerMismatch
 from stet.files import append_lines, drop_torn_line, json_line, read_text, write_text
 from stet.machine import machine, versions
@@ -82,6 +83,11 @@ def train(pair: Pair, request: TrainRequest, folder: Path, report: Report) -> Tr
             f"{pair.difference}; an arbiter chooses between two tokens of one vocabulary: train "
             "with a draft of the target's family."
         )
+    request = replace(
+        request,
+        task=with_room(pair, request.task.suited(pair)),
+        validation=with_room(pair, request.validation.suited(pair)),
+    )
     return Trainer(pair, request, folder, report).run()
 
 
@@ -89,8 +95,7 @@ class Trainer:
     """One training and its folder."""
 
     def __init__(self, pair: Pair, request: TrainRequest, folder: Path, report: Report) -> None:
-        suited = {name: getattr(request, name).suited(pair) for name in ("task", "validation")}
-        self.pair, self.request = pair, replace(request, **suited)
+        self.pair, self.request = pair, request
         self.folder, self.report = folder, report
         self._claim()
 
@@ -119,6 +124,14 @@ class Trainer:
             "rounds": rounds,
             "importance": self._importance(warm, sweeps),
             "settings": self.request.settings(self.pair.fingerprint),
+            "notes": {
+                part: task.note
+                for part, task in (
+                    ("task", self.request.task),
+                    ("validation", self.request.validation),
+                )
+                if task.note
+            },
             "machine": machine(),
             "versions": versions(),
             "command": self.request.command,

@@ -20,6 +20,8 @@ def terminal(found: Calibration) -> RenderableType:
     parts: list[RenderableType] = [_signals(found), _thresholds(found)]
     if found.measure.note:
         parts.append(Text(found.measure.note, style="bold"))
+    if found.task.get("note"):
+        parts.append(Text(found.task["note"]))
     parts.append(Text(found.claim))
     return Group(*parts)
 
