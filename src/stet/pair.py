@@ -101,6 +101,9 @@ class Pair:
         else:
             self._target_runner = Runner(target, **sizes, compile=at_once)
         self._draft_runner = None if draft is None else Runner(draft, **sizes, compile=at_once)
+        small = self._draft_runner
+        if small is not None and isinstance(target, LoadedModel) and difference is None:
+            small.stand_in = small.vocab_size - 1 if small.vocab_size < target.vocab_size else None
         self._costs: CurrentCosts | None = None
         if self._target_runner is not None:
             self._costs = CurrentCosts(self._target_runner, self._draft_runner)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import exp
 
 import torch
@@ -18,7 +19,7 @@ from stet.engine.watching import Watcher
 from stet.errors import StetError
 from stet.needs import Watch
 from stet.policies.base import DRAFT, Need
-from stet.sampling import Sampler, draw
+from stet.sampling import Sampler, SamplingParams, draw
 from stet.tensors import upload
 from stet.wide import logprobs_of, peak
 
@@ -61,8 +62,7 @@ class ModelDrafter:
         rows = [s.rows["draft"] for s in sequences]
         longest = max(d.count for d in drafts)
         sampler = Sampler(
-            [s.sampling for s in sequences],
-            [s.tokens for s in sequences],
+            *_readable([(s.sampling, s.tokens) for s in sequences], runner.stand_in),
             runner.vocab_size,
             device,
         )
@@ -173,6 +173,20 @@ class ModelDrafter:
                     alive[row] = False
 
         return stop
+
+
+def _readable(
+    requests: Sequence[tuple[SamplingParams, list[int]]], stand_in: int | None
+) -> tuple[list[SamplingParams], list[list[int]]]:
+    """Parameters and histories, as a draft with fewer tokens than the target can take them."""
+    params, histories = [p for p, _ in requests], [tokens for _, tokens in requests]
+    if stand_in is None:
+        return params, histories
+    biases = [{t: b for t, b in p.logit_bias.items() if t <= stand_in} for p in params]
+    return (
+        [replace(p, logit_bias=bias) for p, bias in zip(params, biases, strict=True)],
+        [[min(token, stand_in) for token in tokens] for tokens in histories],
+    )
 
 
 def _randomness(drafts: Sequence[Draft], count: int, device: torch.device) -> Tensor:

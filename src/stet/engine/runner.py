@@ -39,6 +39,8 @@ class Runner:
         max_rows: the most rows that can be allocated.
         max_length: the most tokens a row can hold.
         passes: number of forward passes so far.
+        stand_in: read in place of tokens beyond it, for a draft that has no row for some that the
+            target may write; None where it has one for all.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class Runner:
             )
         self.model = model
         self.vocab_size = model.vocab_size
+        self.stand_in: int | None = None
         self.device = model.device
         self.dtype = model.dtype
         self.max_rows = max_rows
@@ -176,6 +179,8 @@ class Runner:
             ValueError: a start beyond the valid tokens, a released row, or a row given twice.
         """
         width = tokens.shape[1]
+        if self.stand_in is not None:
+            tokens = tokens.clamp(max=self.stand_in)
         ends = self._check(rows, width, starts, counts)
         longest = max(ends)
         if longest > self.cache.capacity and self.cache.ensure(longest):

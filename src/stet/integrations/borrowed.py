@@ -108,13 +108,9 @@ def _pair(target: PreTrainedModel, draft: PreTrainedModel | None, rows: int, len
     """The pair of these models, with room for so many rows of such a length."""
     large = _load(target, "target")
     small = None if draft is None else _load(draft, "draft")
-    if small is not None and small.vocab_size != large.vocab_size:
-        # Here nobody knows which rows are padding; what is no token of the other must not be read.
-        raise CompatibilityError(
-            f"The assistant writes {small.vocab_size} different tokens and the model knows "
-            f"{large.vocab_size}; choose an assistant with the model's tokenizer, or use "
-            "stet.load_pair, which leaves out rows without a token."
-        )
+    if small is not None and small.vocab_size > large.vocab_size:
+        # What is no token of the model must not be proposed to it.
+        small = small.resized(large.vocab_size)
     limits = [m.max_length for m in (large, small) if m is not None and m.max_length is not None]
     limit = min(limits, default=max(length, DEFAULT_LENGTH))
     if length > limit:
@@ -125,7 +121,7 @@ def _pair(target: PreTrainedModel, draft: PreTrainedModel | None, rows: int, len
     of_target = _pairs.setdefault(target, WeakKeyDictionary())
     key = target if draft is None else draft
     known = of_target.get(key)
-    if known is not None and known.target is large and known.draft is small:
+    if known is not None and known.target is large and _is_same(known.draft, small):
         if rows <= known.max_batch and length <= known.max_length:
             return known
         rows, length = max(rows, known.max_batch), max(length, known.max_length)
@@ -138,6 +134,13 @@ def _pair(target: PreTrainedModel, draft: PreTrainedModel | None, rows: int, len
     pair = Pair(large, small, max_length=length, max_batch=rows, compile=False)
     of_target[key] = pair
     return pair
+
+
+def _is_same(known: LoadedModel | None, small: LoadedModel | None) -> bool:
+    """Whether two drafts are one, checked once, with as many tokens."""
+    if known is None or small is None:
+        return known is small
+    return known.model is small.model and known.vocab_size == small.vocab_size
 
 
 def _load(model: PreTrainedModel, role: Role) -> LoadedModel:
