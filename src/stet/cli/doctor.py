@@ -175,7 +175,7 @@ def _print_forecasts(diagnosis: Diagnosis) -> None:
         table.add_row(
             str(row.draft_length),
             number(row.tokens_per_pass),
-            f"{row.tokens_per_second:.0f}",
+            number(row.tokens_per_second, ".1f" if row.tokens_per_second < 10 else ".0f"),
             f"{row.speedup:.2f}x",
             "best" if is_best else "",
             style="bold" if is_best else None,

@@ -288,8 +288,7 @@ class Runner:
         ready = compiled.find(batch, tokens.shape[1], watch)
         if ready is None:
             return None
-        indices = [r.index for r in rows]
-        state = compiled.run(ready, tokens, indices, starts, ends, recorder)
+        state = compiled.run(ready, tokens, [r.index for r in rows], starts, ends, recorder)
         return self._finish(state, counts, logits, hidden)
 
     def _run(
@@ -398,10 +397,7 @@ class Runner:
         logits: Literal["all", "last", "none"],
         hidden: bool,
     ) -> Forward:
-        """For a model whose head is not known: its own logits, of which some are kept.
-
-        Where it can be told to compute only those of the last position, it is.
-        """
+        """For a model whose head is not known: its own logits; the last ones alone if it can."""
         full = counts is None or min(counts) == tokens.shape[1]
         few = self._trims and (logits == "none" or (logits == "last" and full))
         out = self.model.model(
@@ -431,10 +427,8 @@ class Runner:
         assert head is not None
         kept = state if hidden else None
         if logits == "none":
-            empty = torch.empty(
-                (state.shape[0], 0, self.vocab_size), dtype=torch.float32, device=self.device
-            )
-            return Forward(empty, kept)
+            shape = (state.shape[0], 0, self.vocab_size)
+            return Forward(state.new_empty(shape, dtype=torch.float32), kept)
         if logits == "last":
             state = last_true(state, counts)
         return Forward(head(state).float(), kept)
