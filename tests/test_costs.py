@@ -129,7 +129,19 @@ def test_a_measurement_that_fails_or_is_dropped_frees_its_rows() -> None:
     costs.work()
     costs.drop()
     assert not target.held
-    assert finish(costs) > 10
+    assert finish(costs) > 5
+
+
+@pytest.mark.parametrize(("seconds", "passes"), [(0.001, 27), (0.1, 15), (3.0, 9)])
+def test_of_a_slow_model_few_passes_are_timed(seconds: float, passes: int) -> None:
+    machine = Machine()
+    target, draft = FakeRunner(machine, seconds), FakeRunner(machine, seconds / 5)
+    runners: list[Any] = [target, draft]
+    costs = CurrentCosts(*runners, clock=machine)
+    found = costs.now()
+    assert found.draft_cost == pytest.approx(0.2)
+    assert found.position_cost == pytest.approx(0.1)
+    assert len(target.widths) + len(draft.widths) - 2 == passes
 
 
 def test_prompt_lookup_costs_nothing() -> None:

@@ -60,6 +60,12 @@ def estimate_draft_cost(target: LoadedModel, draft: LoadedModel | None) -> float
     return 0.0 if draft is None else seconds(draft) / seconds(target)
 
 
+WIDTHS = (1, 13)
+"""Tokens of the passes that are timed: what a further one adds is taken to be the same for each."""
+
+CONTEXT = 64
+
+
 class Measurement:
     """Times passes of both models, the models taking turns, one pass at a time.
 
@@ -71,6 +77,8 @@ class Measurement:
         widths: numbers of tokens in a target pass; 1 must be among them.
         context: tokens that stand in the cache.
         repeats: timings of each, of which the median counts.
+        budget: seconds after which two timings of each are enough: whoever waits for a large model
+            waits for few of its passes.
         clock: seconds; for tests.
 
     Attributes:
@@ -82,13 +90,15 @@ class Measurement:
         target: Runner,
         draft: Runner | None,
         *,
-        widths: tuple[int, ...] = (1, 2, 4, 6, 9, 13),
-        context: int = 128,
+        widths: tuple[int, ...] = WIDTHS,
+        context: int = CONTEXT,
         repeats: int = 7,
+        budget: float = 1.5,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.costs: Costs | None = None
         self._clock = clock
+        self._budget = budget
         self._timers: dict[int, Callable[[], None]] = {}  # by width; the draft's has none
         self._taken: list[tuple[Runner, Row]] = []
         try:
@@ -116,10 +126,13 @@ class Measurement:
             self.drop()
             raise
         self._seconds[key].append(self._clock() - began)
+        spent = sum(map(sum, self._seconds.values()))
+        if spent > self._budget and all(len(v) > _LEAST for v in self._seconds.values()):
+            self._left = self._left[: len(self._left) % len(self._timers)]
         if self._left:
             return
         self.drop()
-        medians = {key: median(values[_WARM:]) for key, values in self._seconds.items()}
+        medians = {key: median(_timed(values)) for key, values in self._seconds.items()}
         self.costs = Costs(
             draft=medians.pop(_DRAFT, 0.0),
             target={width: medians[width] for width in sorted(medians)},
@@ -133,15 +146,21 @@ class Measurement:
 
 
 _WARM = 2
+_LEAST = 2
 _DRAFT = 0
+
+
+def _timed(values: list[float]) -> list[float]:
+    """Without the first turns, which warm up; of few values the first alone."""
+    return values[_WARM:] if len(values) > _WARM + _LEAST else values[1:]
 
 
 def measure_costs(
     target: Runner,
     draft: Runner | None,
     *,
-    widths: tuple[int, ...] = (1, 2, 4, 6, 9, 13),
-    context: int = 128,
+    widths: tuple[int, ...] = WIDTHS,
+    context: int = CONTEXT,
     repeats: int = 7,
 ) -> Costs:
     """Time passes of both models, all at once; see `Measurement`."""

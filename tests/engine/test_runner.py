@@ -211,7 +211,7 @@ def test_lengths_that_differ_widely(family: str) -> None:
     lengths = [8, 290, 11, 9]
     for row, length, text in zip(rows, lengths, tokens, strict=True):
         run.forward([row], text[None, :length], [0], logits="none")
-    spans = run._plan(rows, 2, lengths, None, [n + 2 for n in lengths])[0].spans
+    spans = run._view(rows, 2, lengths, None, [n + 2 for n in lengths])[0].spans
     assert [(s.first, s.last) for s in spans] == [(0, 1), (1, 2), (2, 4)]
     block = torch.stack([t[n : n + 2] for t, n in zip(tokens, lengths, strict=True)])
     logits = run.forward(rows, block, lengths).logits

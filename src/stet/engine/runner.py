@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from stet.engine.attention import AlignedMasks, CacheView, Span
+from stet.engine.attention import AlignedMasks, CacheView
 from stet.engine.compiled import LONGEST, CompiledPasses
 from stet.engine.forward import Forward, last_true
 from stet.engine.kv_cache import KVCache
 from stet.engine.rows import Rows
-from stet.engine.spans import divide
+from stet.engine.views import Place, view_of
 from stet.errors import CapacityError
 from stet.row import Row
-from stet.tensors import upload
 
 if TYPE_CHECKING:
     from stet.engine.watching import Recorder
@@ -302,7 +301,7 @@ class Runner:
         hidden: bool,
         recorder: Recorder | None,
     ) -> Forward:
-        view, positions = self._plan(rows, tokens.shape[1], starts, counts, ends)
+        view, positions = self._view(rows, tokens.shape[1], starts, counts, ends)
         view.recorder = recorder
         if self.model.head is None:
             return self._whole(tokens, positions, view, counts, logits, hidden)
@@ -330,7 +329,7 @@ class Runner:
             raise ValueError("a row was given twice in one batch")
         return ends
 
-    def _plan(
+    def _view(
         self,
         rows: Sequence[Row],
         width: int,
@@ -339,42 +338,8 @@ class Runner:
         ends: Sequence[int],
     ) -> tuple[CacheView, Tensor]:
         """The view of the cache for a pass, and its position ids, [B or 1, T]."""
-        batch, cache, first = len(rows), self.cache, rows[0].index
-        start, end = starts[0], ends[0]
-        if end == start + width and (
-            batch == 1
-            or (
-                all(r.index == first + b for b, r in enumerate(rows))
-                and all(s == start for s in starts)
-                and all(e == end for e in ends)
-            )
-        ):
-            view = CacheView(
-                cache.keys,
-                cache.values,
-                [Span(0, batch, first, end, None, aligned=True)],
-                self._masks,
-                self._slots,
-                block=(first, first + batch, start, end),
-            )
-            return view, self._slots[start:end].unsqueeze(0)
-
-        indices = [r.index for r in rows]
-        table = upload([indices, list(starts), list(ends)], self.device)
-        where, begins, stops = table.unsqueeze(2).unbind(0)
-        positions = begins + self._slots[:width]
-        columns = positions
-        if counts is not None and min(counts) < width:
-            columns = positions.masked_fill(positions >= stops, cache.capacity)
-            positions = torch.minimum(positions, (stops - 1).clamp_(min=0))
-        spans = divide(indices, width, starts, ends, positions, self._span_cost)
-        if len(spans) > 4 and self.device.type != "cpu":
-            # There copying keys costs less than the launches of so many spans.
-            spans = [Span(0, batch, 0, max(1, *ends), positions, aligned=False, gather=table[0])]
-        view = CacheView(
-            cache.keys, cache.values, spans, self._masks, self._slots, rows=where, columns=columns
-        )
-        return view, positions
+        place = Place(self.cache, self._masks, self._slots, [row.index for row in rows])
+        return view_of(place, width, starts, counts, ends, self._span_cost)
 
     def _body(self, tokens: Tensor, positions: Tensor, view: CacheView) -> Tensor:
         """The last hidden state."""
