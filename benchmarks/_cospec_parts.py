@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from _cospec_overhead import measured
+from _record import RESULTS
 
 from stet import load_pair
 from stet.arbiter import DEFAULT, Arbiter, Network
@@ -76,6 +77,7 @@ class Settings:
         shares: of the test that are run; each is a run of its own.
         warm: whether warm starts are tested beside what policy gradient made of them.
         root: of everything.
+        rules: which the part `again` measures.
     """
 
     pair: str
@@ -90,6 +92,7 @@ class Settings:
     shares: Sequence[int]
     warm: bool
     root: Path
+    rules: Sequence[str] = ()
 
     @property
     def folder(self) -> Path:
@@ -262,6 +265,28 @@ def test(settings: Settings) -> None:
     for share in settings.shares:
         dealt = replace(task, questions=task.questions[share :: len(SHARES)])
         run(f"test-{share}", dealt, contenders(settings), settings)
+
+
+def again(settings: Settings) -> None:
+    """Rules that have changed, tuned and tested anew beside the target; others stay as recorded."""
+    task = load_task("stories", split="validation", count=settings.tuning)
+    swept = [name for name in settings.rules if name in SWEEPS]
+    tried = [named(name, None, **values) for name in swept for values in SWEEPS[name]]
+    run("again-tune", task, [named("exact"), *tried], settings)
+    results = records.read(settings.folder / "again-tune")
+    chosen = [named(name, name, **best_of(results, name).parameters) for name in swept]
+    rest = [name for name in settings.rules if name not in SWEEPS]
+    chosen += [named(name, name, **recorded(settings.pair, name)) for name in rest]
+    task = load_task("stories", split="test", count=settings.problems)
+    run("again-test", task, [named("target"), named("exact"), *chosen], settings)
+
+
+def recorded(pair: str, name: str) -> dict[str, Any]:
+    """The parameters that a rule was tested with."""
+    rows = json.loads((RESULTS / "cospec.json").read_text(encoding="utf-8"))["rows"]
+    places = (pair, "test", name)
+    row = next(r for r in rows if (r["pair"], r["part"], r["policy"]) == places)
+    return dict(row["parameters"])
 
 
 def inside(settings: Settings) -> None:

@@ -21,6 +21,8 @@ RATIO = 70 / 8
 """A target pass in draft passes, by the published pair's sizes, for the speed-up it would give."""
 
 PARTS = ("tune", "test", "inside", "pace", "speed", "transfer-templates", "transfer-units")
+AGAIN = {"again-tune": "tune", "again-test": "test"}
+"""Parts with new rows for single rules, and the parts whose rows they take the place of."""
 
 
 def report(settings: Settings) -> None:
@@ -48,7 +50,30 @@ def report(settings: Settings) -> None:
         )
     new = {(row["pair"], row["part"]) for row in rows}
     kept = [row for row in old.get("rows", []) if (row["pair"], row["part"]) not in new]
-    print(write("cospec", [*kept, *rows], figures, pairs=details))
+    newer = {place(row): row for name in PAIRS for row in again_of(replace(settings, pair=name))}
+    everything = [newer.pop(place(row), row) for row in [*kept, *rows]]
+    print(write("cospec", [*everything, *newer.values()], figures, pairs=details))
+
+
+def place(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["pair"], row["part"], row["policy"]
+
+
+def again_of(settings: Settings) -> list[dict[str, Any]]:
+    """The rows of the rules that a pair was asked again about."""
+    found: list[dict[str, Any]] = []
+    for folder, part in AGAIN.items():
+        if not (settings.folder / folder / records.ANSWERS).exists():
+            continue
+        results = records.read(settings.folder / folder)
+        rates = overrule_rates([settings.folder / folder])
+        summary = summarise(results, bootstrap=2_000, cost_ratio=RATIO)
+        found += [
+            row(settings.pair, part, p, results, one=False) | {"overrule_rate": rates.get(p.label)}
+            for p in summary.policies
+            if p.label not in ("target", "exact")
+        ]
+    return found
 
 
 def of_pair(settings: Settings, rows: list[dict[str, Any]]) -> dict[str, float]:

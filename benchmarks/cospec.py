@@ -11,7 +11,8 @@ right ones; `test` runs everything on test problems, `inside` puts an arbiter in
 rewrites; `pace` tunes the length of blocks and `speed` times everything one problem at a time;
 `oracle` finds what could be gained at all, and whose token was right; `curve` has every threshold;
 `transfer` runs the trained arbiters on held-out templates and on the second family; `overhead` is
-what deciding costs. Every part can be interrupted. The pairs beside the bundled one are those of
+what deciding costs; `again` tunes and tests single rules that have changed since (`--rules`), whose
+rows it replaces. Every part can be interrupted. The pairs beside the bundled one are those of
 `recipes/README.md`.
 """
 
@@ -33,6 +34,7 @@ PARTS = {
     "judge": parts.judge,
     "aim": parts.aim,
     "test": parts.test,
+    "again": parts.again,
     "inside": parts.inside,
     "oracle": parts.oracle,
     "curve": parts.curve,
@@ -58,12 +60,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", choices=parts.SEEDS, default=parts.SEEDS)
     parser.add_argument("--shares", type=int, nargs="+", choices=parts.SHARES, default=parts.SHARES)
     parser.add_argument("--warm", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--rules", nargs="+", default=[], help="of the part `again`")
     parser.add_argument("--root", type=Path, default=Path(".cache/cospec"))
     given = parser.parse_args()
     unknown = [part for part in given.parts if part not in PARTS]
     if unknown:
         parser.error(f"there is no part {unknown[0]!r}; choose from {', '.join(PARTS)}")
-    chosen = given.parts or list(PARTS)
+    chosen = given.parts or [part for part in PARTS if part != "again"]
     del given.parts
     settings = parts.Settings(**vars(given))
     settings.folder.mkdir(parents=True, exist_ok=True)
