@@ -31,6 +31,8 @@ PROBLEM = (
     "A baker sells 12 boxes of 8 rolls in the morning and 30 rolls in the afternoon. "
     "How many rolls does she sell in a day?"
 )
+BRIEFLY = "Reason in one or two short sentences, then give the number."
+"""So that calibrating and training, which write each answer many times, take minutes on a CPU."""
 
 
 @dataclass
@@ -103,6 +105,7 @@ def main() -> None:
 def run(session: Session, target: Path, models: list[str], gsm8k: Path | None) -> dict[str, float]:
     """All commands; returns the figures worth a line."""
     folder = session.folder
+    short = ["--system", BRIEFLY, "--max-new-tokens", "96"]
     task = {split: ["--task", "gsm8k", "--split", split] for split in ("test", "train")}
     if gsm8k is not None:
         for split, words in task.items():
@@ -114,80 +117,41 @@ def run(session: Session, target: Path, models: list[str], gsm8k: Path | None) -
     answered(session, "specguard", *models, "-p", "specguard", PROBLEM)
     # Code 1 says that the pair does not pay here, which is an answer too.
     doctor = session.run(
-        "doctor", "doctor", *models, "--limit", "4", "-n", "48", "--json", codes=(0, 1)
+        "doctor", "doctor", *models, *["--limit", "4", "-n", "48", "--json"], codes=(0, 1)
     )
     compare = session.run(
-        "compare",
-        "compare",
-        *task["test"],
-        *models,
-        "-n",
-        "20",
-        "-p",
-        "exact",
-        "-p",
-        "confident",
-        "--no-baselines",
-        "--batch",
-        "4",
-        "-o",
-        str(folder / "compare"),
-        "--json",
+        *("compare", "compare", *task["test"], *models),
+        *["-n", "20", "-p", "exact", "-p", "confident", "--no-baselines", "--batch", "4", "--json"],
+        *("-o", str(folder / "compare")),
     )
     session.run(
-        "calibrate",
-        "calibrate",
-        *task["train"],
-        *models,
-        "-n",
-        "20",
-        "--thresholds",
-        "2",
-        "--max-new-tokens",
-        "160",
-        "--folder",
-        str(folder / "calibration"),
-        "-o",
-        str(folder / "specguard.json"),
-        "--json",
+        *("calibrate", "calibrate", *task["train"], *models, *short),
+        *["-n", "20", "--thresholds", "2", "--json"],
+        *("--folder", str(folder / "calibration"), "-o", str(folder / "specguard.json")),
     )
     answered(session, "calibrated", *models, "-p", str(folder / "specguard.json"), PROBLEM)
     session.run(
-        "train",
-        "train",
-        *task["train"],
-        *models,
-        "-n",
-        "20",
-        "--validation",
-        "10",
-        "--validation-split",
-        "train",
-        "--sweeps",
-        "1",
-        "--rounds",
-        "1",
-        "--max-new-tokens",
-        "96",
-        "--folder",
-        str(folder / "training"),
-        "-o",
-        str(folder / "policy"),
-        "--json",
+        *("train", "train", *task["train"], *models, *short),
+        *[
+            "-n",
+            "20",
+            "--validation",
+            "10",
+            "--validation-split",
+            "train",
+            "--sweeps",
+            "1",
+            "--rounds",
+            "1",
+            "--json",
+        ],
+        *("--folder", str(folder / "training"), "-o", str(folder / "policy")),
     )
-    answered(
-        session,
-        "cospec",
-        *models,
-        "-p",
-        "cospec",
-        "--param",
-        f"arbiter={folder / 'policy'}",
-        PROBLEM,
-    )
+    cospec = ("-p", "cospec", "--param", f"arbiter={folder / 'policy'}")
+    answered(session, "cospec", *models, *cospec, PROBLEM)
     rows = {row["label"]: row for row in compare["policies"]}
-    del doctor
     return {
+        "doctor_differing_texts": float(len(doctor["differing_texts"])),
         "exact_tokens_per_pass": round(exact["counters"]["tokens_per_pass"], 2),
         "same_text": float(exact["text"] == plain["text"]),
         "compare_target_accuracy": rows["target"]["accuracy"]["value"],

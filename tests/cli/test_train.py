@@ -6,6 +6,8 @@ import pytest
 from typer.testing import CliRunner
 
 from stet.cli import app
+from stet.cli.train import _request
+from stet.evaluation.tasks import load_task
 from stet.policies import CoSpec
 
 
@@ -20,7 +22,6 @@ def call(*words):
         (("--hidden", "wide"), "hidden is 'wide'; give widths such as 32 or 64,32"),
         (("--feature", "mood"), "There is no feature 'mood'"),
         (("--method", "luck"), "method is 'luck'"),
-        (("--split", "validation"), "Learn from one split and judge on another"),
         (("--labels", "gut"), "labels is 'gut'"),
         (("--pair", "nowhere"), "There is no pair 'nowhere'"),
         (("--pair", "bundled", "--draft", "mine"), "--pair names both models"),
@@ -31,6 +32,33 @@ def test_what_cannot_be_done_is_refused_in_a_sentence(words, sentence):
     result = call(*words)
     assert result.exit_code == 2
     assert sentence in " ".join(result.output.split())
+
+
+@pytest.mark.unit
+def test_one_split_is_divided_into_questions_to_learn_from_and_to_judge_by(tmp_path):
+    lines = [json.dumps({"question": f"What is {i}?", "answer": str(i)}) for i in range(40)]
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(lines))
+    request = _request(
+        task=(str(file), None, None, 22, 12),
+        options={"seed": 3, "grader": "number"},
+        longest=17,
+        features=None,
+        hidden="0",
+        method="none",
+        sweeps=1,
+        rounds=0,
+        cost=0.01,
+        within=0.005,
+        batch=8,
+        seed=3,
+    )
+    learnt, checked = ({q.id for q in t.questions} for t in (request.task, request.validation))
+    assert (len(learnt), len(checked)) == (22, 12)
+    assert not learnt & checked
+    assert request.task.max_new_tokens == request.validation.max_new_tokens == 17
+    again = load_task(str(file), count=22, seed=3, grader="number")
+    assert {q.id for q in again.questions} == learnt
 
 
 @pytest.mark.slow

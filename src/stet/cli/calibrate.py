@@ -48,6 +48,7 @@ def command(
     problems: Annotated[
         int, typer.Option("--problems", "-n", min=20, help="How many; half of them for fitting.")
     ] = 400,
+    max_new_tokens: o.TaskLength = None,
     policy: Annotated[
         str,
         typer.Option(
@@ -173,6 +174,8 @@ def command(
         **chats.task_options(chat, system, template_arg),
     }
     loaded = _task(task, grader, options)
+    if max_new_tokens is not None:
+        loaded = replace(loaded, max_new_tokens=max_new_tokens)
     request = Request(
         loaded,
         wish or Wish("accuracy"),

@@ -101,6 +101,10 @@ TrustRemoteCode = Annotated[
         rich_help_panel=MODELS,
     ),
 ]
+TaskLength = Annotated[
+    int | None,
+    typer.Option("--max-new-tokens", min=1, help="Longest answer.", show_default="the task's own"),
+]
 SelfCheck = Annotated[
     bool,
     typer.Option(

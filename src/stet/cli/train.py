@@ -48,6 +48,7 @@ def command(
     validation: Annotated[
         int, typer.Option(min=10, help="Questions to stop and to choose by.")
     ] = 400,
+    max_new_tokens: o.TaskLength = None,
     features: Annotated[
         list[str] | None,
         typer.Option(
@@ -167,6 +168,7 @@ def command(
             "grader": grader,
             **chats.task_options(chat, system, template_arg),
         },
+        longest=max_new_tokens,
         features=features,
         hidden=hidden,
         method=method,
@@ -214,6 +216,7 @@ def _request(
     *,
     task: tuple[str, str | None, str | None, int, int],
     options: dict[str, Any],
+    longest: int | None,
     features: list[str] | None,
     hidden: str,
     method: str,
@@ -239,11 +242,19 @@ def _request(
         widths = tuple(int(w) for w in hidden.split(",") if int(w))
     except ValueError as error:
         raise OptionError(f"hidden is {hidden!r}; give widths such as 32 or 64,32.") from error
-    if chosen == judged:
-        raise OptionError("Learn from one split and judge on another: name --validation-split.")
+    if chosen == judged:  # two parts of one split, then
+        whole = load_task(name, split=chosen, count=count + watched, **options)
+        asked = max(len(whole.questions) - watched, 0)
+        parts = whole.questions[:asked], whole.questions[asked:]
+        learnt, checked = (replace(whole, questions=part) for part in parts)
+    else:
+        learnt = load_task(name, split=chosen, count=count, **options)
+        checked = load_task(name, split=judged, count=watched, **options)
+    if longest is not None:
+        learnt, checked = (replace(t, max_new_tokens=longest) for t in (learnt, checked))
     return TrainRequest(
-        load_task(name, split=chosen, count=count, **options),
-        load_task(name, split=judged, count=watched, **options),
+        learnt,
+        checked,
         features=tuple(features) if features else DEFAULT,
         fit=FitSettings(hidden=widths, cost=max(cost, 0.001)),
         gradient=GradientSettings(cost=cost),
