@@ -5,6 +5,7 @@ import pytest
 
 from stet.doctor import Measurement, Run, costs_of, diagnose, examine
 from stet.errors import OptionError, StetError
+from stet.options import PINNED
 from stet.trace import BlockRecord, Counters, RequestTrace, Settings
 
 
@@ -26,8 +27,11 @@ class Machine:
     def clock(self):
         return self.now
 
-    def generate(self, prompts, policy, *, draft_length, max_new_tokens, temperature, fit, seed):
+    def generate(
+        self, prompts, policy, *, draft_length, max_new_tokens, temperature, fit, seed, **pinned
+    ):
         assert (fit, seed) == (False, 0)  # the tests say how long an answer is
+        assert pinned == PINNED
         self.calls.append((policy, draft_length, max_new_tokens, len(prompts)))
         return [self.one(policy, draft_length, min(max_new_tokens, self.answer)) for _ in prompts]
 
