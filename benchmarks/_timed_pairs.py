@@ -11,8 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import stet
 from stet.bundled import generate as problems
 from stet.engine.drafting import ModelDrafter
-from stet.engine.engine import Engine, Request
+from stet.engine.engine import Engine
 from stet.engine.operations import Program
+from stet.engine.request import Request
 from stet.engine.runner import Runner
 from stet.limits import Limits
 from stet.models import prepare_model

@@ -12,8 +12,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from stet.block import Reading
 from stet.engine.drafting import LookupDrafter, ModelDrafter
-from stet.engine.engine import Engine, Request
+from stet.engine.engine import Engine
 from stet.engine.operations import Operation
+from stet.engine.request import Request
 from stet.engine.runner import Runner
 from stet.limits import Limits
 from stet.models.loading import prepare_model

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from stet.engine.engine import Request
 from stet.engine.operations import Program
+from stet.engine.request import Request
 from stet.errors import OptionError, StetError, TokenizerMismatch
 from stet.models.tokenizers import ADVICE
 from stet.options import shown

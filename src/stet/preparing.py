@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from stet.chat import Rendered
 from stet.draft_length import DraftLength, FixedLength, describe
-from stet.engine.engine import Request
 from stet.engine.operations import Program
+from stet.engine.request import Request
 from stet.errors import OptionError
 from stet.jobs import Job, Method, method_of
 from stet.limits import Limits

@@ -14,8 +14,9 @@ import torch
 import tiny
 from stet.block import EMPTY, Reading
 from stet.draft_length import FixedLength
-from stet.engine.engine import Engine, Request
+from stet.engine.engine import Engine
 from stet.engine.operations import Await, Draft, Join, Score
+from stet.engine.request import Request
 from stet.engine.scoring import NonFiniteError
 from stet.errors import CapacityError, OptionError
 from stet.limits import Limits

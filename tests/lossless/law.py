@@ -20,7 +20,7 @@ from scipy import stats
 
 import tiny
 from stet.draft_length import DraftLength, FixedLength
-from stet.engine.engine import Request
+from stet.engine.request import Request
 from stet.limits import Limits
 from stet.policies import Block, Exact, TokenPolicy
 from stet.programs import speculative

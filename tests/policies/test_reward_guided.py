@@ -17,8 +17,8 @@ import tiny
 from stet import trace
 from stet.bundled import generate
 from stet.draft_length import FixedLength
-from stet.engine.engine import Request
 from stet.engine.operations import Await
+from stet.engine.request import Request
 from stet.errors import OptionError
 from stet.jobs import method_of
 from stet.limits import Limits

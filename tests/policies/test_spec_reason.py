@@ -13,8 +13,8 @@ import tiny
 from stet.block import EMPTY, Block
 from stet.bundled import generate
 from stet.draft_length import FixedLength
-from stet.engine.engine import Request
 from stet.engine.operations import Score
+from stet.engine.request import Request
 from stet.engine.runner import Runner
 from stet.errors import OptionError
 from stet.jobs import method_of

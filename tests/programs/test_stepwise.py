@@ -20,9 +20,10 @@ import tiny
 from stet import trace
 from stet.draft_length import AdaptiveLength, FixedLength
 from stet.engine.drafting import OVERLAP
-from stet.engine.engine import Engine, Request
+from stet.engine.engine import Engine
 from stet.engine.kv_cache import KVCache
 from stet.engine.operations import Await, Operation
+from stet.engine.request import Request
 from stet.engine.runner import Runner
 from stet.errors import OptionError, StetError
 from stet.jobs import Job, method_of

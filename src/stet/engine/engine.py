@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -14,59 +13,15 @@ from stet.block import EMPTY
 from stet.engine.catch_up import CatchUp
 from stet.engine.drafting import OVERLAP, Drafter, ModelDrafter
 from stet.engine.failures import DeviceError, isolated, raise_device_error
-from stet.engine.operations import Await, Draft, Join, Program, Score
+from stet.engine.operations import Await, Draft, Join, Score
 from stet.engine.outside import Outside
+from stet.engine.request import Process, Request, depth_of, sequence_of
 from stet.engine.runner import Runner
 from stet.engine.scoring import NonFiniteError, score
 from stet.errors import CapacityError, StetError
 from stet.sequence import Role
 from stet.sequence import Sequence as TokenSequence
 from stet.trace import FinishReason
-
-
-@dataclass(eq=False)
-class Request:
-    """A program on its way through the engine.
-
-    Attributes:
-        sequence: what it writes to.
-        program: the decoding program over that sequence.
-        deadline: `time.monotonic()` at which it ends with what it has; None for never.
-        rows: places in each model's cache that it needs at a time; it waits until they are free.
-        on_growth: called after every round in which the sequence grew, in the engine's thread; must
-            be quick.
-        on_end: the same, once, when the request has left the engine.
-        error: what went wrong, where it failed.
-        done: whether it has left the engine.
-        seconds: from admission to the end.
-    """
-
-    sequence: TokenSequence
-    program: Program
-    deadline: float | None = None
-    rows: int = 1
-    on_growth: Callable[[Request], None] | None = None
-    on_end: Callable[[Request], None] | None = None
-    error: Exception | None = None
-    done: bool = False
-    seconds: float = 0.0
-    started: float = 0.0
-    processes: set[_Process] = field(default_factory=set["_Process"])
-    seen: int = 0
-
-
-@dataclass(eq=False, slots=True)
-class _Process:
-    """One generator at work: a request's program, or a child that it joined."""
-
-    program: Program
-    request: Request
-    parent: _Process | None = None
-    place: int = 0
-    pending: Draft | Score | None = None
-    results: list[Any] = field(default_factory=list[Any])
-    open: int = 0
-
 
 Op = TypeVar("Op", Draft, Score)
 
@@ -107,10 +62,10 @@ class Engine:
         self._rows = max_rows or min(runner.max_rows for runner in self.runners.values())
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
-        self._drafts: list[_Process] = []
-        self._scores: list[_Process] = []
-        self._work: deque[tuple[_Process, Any]] = deque()
-        self._outside: Outside[_Process] = Outside()
+        self._drafts: list[Process] = []
+        self._scores: list[Process] = []
+        self._work: deque[tuple[Process, Any]] = deque()
+        self._outside: Outside[Process] = Outside()
         self._closed = False
         self.broken: DeviceError | None = None
 
@@ -238,12 +193,10 @@ class Engine:
         self._advance()
         return progress or bool(ready)
 
-    def _prepare(
-        self, pending: list[_Process], role: Role, keep: int
-    ) -> tuple[list[_Process], bool]:
+    def _prepare(self, pending: list[Process], role: Role, keep: int) -> tuple[list[Process], bool]:
         """Bring caches up to all but the last `keep` tokens; returns who is ready."""
-        ready: list[_Process] = []
-        report = self._catch_up.run([_sequence(p) for p in pending], role, keep)
+        ready: list[Process] = []
+        report = self._catch_up.run([sequence_of(p) for p in pending], role, keep)
         for process, state in zip(pending, report.states, strict=True):
             if isinstance(state, Exception):
                 self._fail(process, state)
@@ -252,21 +205,21 @@ class Engine:
         # A sibling's failure ends its whole request.
         ready = [p for p in ready if not p.request.done]
         # Neighbours in the cache are attended together.
-        ready.sort(key=lambda process: _sequence(process).rows[role].index)
+        ready.sort(key=lambda process: sequence_of(process).rows[role].index)
         return ready, report.progress
 
     def _isolated(
         self,
-        operations: Sequence[tuple[_Process, Op]],
+        operations: Sequence[tuple[Process, Op]],
         run: Callable[[list[Op]], Sequence[Any]],
-    ) -> list[tuple[_Process, Any]]:
+    ) -> list[tuple[Process, Any]]:
         """Run a batch, such that only what is at fault fails."""
         results = isolated([op for _, op in operations], run)
         return [(process, result) for (process, _), result in zip(operations, results, strict=True)]
 
     # Programs
 
-    def _send(self, process: _Process, value: Any) -> None:
+    def _send(self, process: Process, value: Any) -> None:
         if process.request.done:
             return
         if isinstance(value, Exception):
@@ -295,7 +248,7 @@ class Engine:
                 continue
             self._start(process, operation)
 
-    def _start(self, process: _Process, operation: Any) -> None:
+    def _start(self, process: Process, operation: Any) -> None:
         match operation:
             case Draft(count=0):
                 self._work.append((process, EMPTY))
@@ -309,7 +262,7 @@ class Engine:
                 process.results = [None] * len(programs)
                 process.open = len(programs)
                 for place, program in enumerate(programs):
-                    child = _Process(program, process.request, process, place)
+                    child = Process(program, process.request, process, place)
                     process.request.processes.add(child)
                     self._work.append((child, None))
                 if not programs:
@@ -319,7 +272,7 @@ class Engine:
             case _:
                 self._fail(process, TypeError(f"a program yielded {operation!r}"))
 
-    def _ended(self, process: _Process, value: Any) -> None:
+    def _ended(self, process: Process, value: Any) -> None:
         process.request.processes.discard(process)
         parent = process.parent
         if parent is None:
@@ -330,7 +283,7 @@ class Engine:
         if not parent.open:
             self._work.append((parent, parent.results))
 
-    def _fail(self, process: _Process, error: Exception) -> None:
+    def _fail(self, process: Process, error: Exception) -> None:
         request = process.request
         if not request.done:
             request.error = error
@@ -342,7 +295,7 @@ class Engine:
         request.done = True
         request.sequence.close("cancelled")
         # Children first: closing a parent may leave a `with` block that frees their rows.
-        for process in sorted(request.processes, key=_depth, reverse=True):
+        for process in sorted(request.processes, key=depth_of, reverse=True):
             try:
                 process.program.close()
             except Exception as error:
@@ -369,7 +322,7 @@ class Engine:
             request = self._waiting.popleft()
             request.started = time.monotonic()
             self._running.append(request)
-            process = _Process(request.program, request)
+            process = Process(request.program, request)
             request.processes.add(process)
             self._work.append((process, None))
 
@@ -418,19 +371,7 @@ class Engine:
                 self.runners[role].release(row)
         sequence.rows.clear()
 
-    def _scrub(self, process: _Process) -> None:
+    def _scrub(self, process: Process) -> None:
         """Clean the rows of a sequence with values that are no numbers before they are reused."""
-        for role, row in _sequence(process).rows.items():
+        for role, row in sequence_of(process).rows.items():
             self.runners[role].scrub(row)
-
-
-def _sequence(process: _Process) -> TokenSequence:
-    assert process.pending is not None
-    return process.pending.sequence
-
-
-def _depth(process: _Process) -> int:
-    depth = 0
-    while process.parent is not None:
-        process, depth = process.parent, depth + 1
-    return depth

@@ -20,7 +20,8 @@ from typing import TypeVar
 
 import torch
 
-from stet.engine.engine import Engine, Request
+from stet.engine.engine import Engine
+from stet.engine.request import Request
 from stet.errors import CapacityError, StetError
 
 T = TypeVar("T")

@@ -1,0 +1,68 @@
+"""A request on its way through the engine, and the generators that work for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from stet.engine.operations import Draft, Program, Score
+from stet.sequence import Sequence as TokenSequence
+
+
+@dataclass(eq=False)
+class Request:
+    """A program on its way through the engine.
+
+    Attributes:
+        sequence: what it writes to.
+        program: the decoding program over that sequence.
+        deadline: `time.monotonic()` at which it ends with what it has; None for never.
+        rows: places in each model's cache that it needs at a time; it waits until they are free.
+        on_growth: called after every round in which the sequence grew, in the engine's thread; must
+            be quick.
+        on_end: the same, once, when the request has left the engine.
+        error: what went wrong, where it failed.
+        done: whether it has left the engine.
+        seconds: from admission to the end.
+    """
+
+    sequence: TokenSequence
+    program: Program
+    deadline: float | None = None
+    rows: int = 1
+    on_growth: Callable[[Request], None] | None = None
+    on_end: Callable[[Request], None] | None = None
+    error: Exception | None = None
+    done: bool = False
+    seconds: float = 0.0
+    started: float = 0.0
+    processes: set[Process] = field(default_factory=set["Process"])
+    seen: int = 0
+
+
+@dataclass(eq=False, slots=True)
+class Process:
+    """One generator at work: a request's program, or a child that it joined."""
+
+    program: Program
+    request: Request
+    parent: Process | None = None
+    place: int = 0
+    pending: Draft | Score | None = None
+    results: list[Any] = field(default_factory=list[Any])
+    open: int = 0
+
+
+def sequence_of(process: Process) -> TokenSequence:
+    """The sequence of the operation that it waits for."""
+    assert process.pending is not None
+    return process.pending.sequence
+
+
+def depth_of(process: Process) -> int:
+    """How many programs joined each other above it."""
+    depth = 0
+    while process.parent is not None:
+        process, depth = process.parent, depth + 1
+    return depth
