@@ -5,13 +5,15 @@
 Runs `stet generate`, `doctor`, `compare`, `calibrate` and `train` on two instruct models of one
 family, in bfloat16, each in a process of its own, with small numbers: it shows that they go through
 and what they print, not which policy is best. A command that fails stops the run. What the commands
-wrote stays in `--folder`; the figures go to `benchmarks/results/real.json`.
+wrote stays in `--folder`, and an interrupted run goes on there; the figures go to
+`benchmarks/results/real.json`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -37,33 +39,45 @@ BRIEFLY = "Reason in one or two short sentences, then give the number."
 
 @dataclass
 class Session:
-    """Commands run one after the other, and what came of them."""
+    """Commands run one after the other, and what came of them; none is run twice."""
 
     folder: Path
     steps: list[dict[str, Any]] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.log = self.folder / "steps.json"
+        if self.log.exists():
+            self.steps = json.loads(self.log.read_text(encoding="utf-8"))
+
     def run(self, name: str, *words: str, codes: tuple[int, ...] = (0,)) -> dict[str, Any]:
-        """Run a command that prints JSON; its last line, or all of it, is returned."""
-        command = ["stet", *words]
-        print(f"$ {' '.join(command)}", file=sys.stderr, flush=True)
+        """Run a command that prints JSON, which is returned."""
+        command = shlex.join(["stet", *words])
+        out = self.folder / f"{name}.out.json"
+        print(f"$ {command}", file=sys.stderr, flush=True)
+        if any(step["step"] == name for step in self.steps):
+            return json.loads(out.read_text(encoding="utf-8"))
         began = time.perf_counter()
         done = subprocess.run(
             [sys.executable, "-m", "stet.cli", *words], stdout=subprocess.PIPE, text=True
         )
         seconds = time.perf_counter() - began
-        (self.folder / f"{name}.out").write_text(done.stdout, encoding="utf-8")
         if done.returncode not in codes:
-            raise SystemExit(f"{' '.join(command)}: code {done.returncode}\n{done.stdout}")
-        self.steps.append(
-            {
-                "step": name,
-                "command": " ".join(words).replace(f"{self.folder}/", ""),
-                "seconds": round(seconds, 1),
-                "code": done.returncode,
-            }
-        )
+            raise SystemExit(f"{command}: code {done.returncode}\n{done.stdout}")
+        found = json.loads(done.stdout)
+        out.write_text(done.stdout, encoding="utf-8")
+        step = {"step": name, "command": command, "seconds": round(seconds, 1)}
+        step |= {"code": done.returncode} | told(found)
+        self.steps.append(step)
+        self.log.write_text(json.dumps(self.steps, indent=1), encoding="utf-8")
         print(f"  {seconds:.0f} s", file=sys.stderr, flush=True)
-        return json.loads(done.stdout) if done.stdout.strip() else {}
+        return found
+
+
+def told(found: dict[str, Any]) -> dict[str, Any]:
+    """What the result file keeps of a command's output."""
+    if "text" not in found:
+        return {}
+    return {name: found[name] for name in ("text", "finish_reason", "counters")}
 
 
 def answered(session: Session, name: str, *words: str) -> dict[str, Any]:
@@ -71,10 +85,6 @@ def answered(session: Session, name: str, *words: str) -> dict[str, Any]:
     found = session.run(name, "generate", *words, "--json")
     if not found["text"].strip():
         raise SystemExit(f"{name}: the answer is empty")
-    step = session.steps[-1]
-    step["text"] = found["text"]
-    step["finish_reason"] = found["finish_reason"]
-    step["counters"] = found["counters"]
     return found
 
 
@@ -85,14 +95,16 @@ def main() -> None:
     parser.add_argument("--draft", default="coder-0.5b")
     parser.add_argument("--gsm8k", type=Path, help="folder of test.jsonl and train.jsonl; else hub")
     parser.add_argument("--folder", type=Path, default=Path(".cache/real"))
+    parser.add_argument("--fresh", action="store_true", help="do not go on with an earlier run")
     options = parser.parse_args()
     target, draft = options.models / options.target, options.models / options.draft
     missing = [str(path) for path in (target, draft) if not (path / "config.json").is_file()]
     if missing:
         print(f"Skipped: there is no model in {' and '.join(missing)}; name the folder of models.")
         return
-    shutil.rmtree(options.folder, ignore_errors=True)
-    options.folder.mkdir(parents=True)
+    if options.fresh:
+        shutil.rmtree(options.folder, ignore_errors=True)
+    options.folder.mkdir(parents=True, exist_ok=True)
     models = ["-t", str(target), "-d", str(draft), "--dtype", "bfloat16"]
     session = Session(options.folder)
     figures = run(session, target, models, options.gsm8k)
