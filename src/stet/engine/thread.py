@@ -150,6 +150,9 @@ class EngineThread:
 
     def _run(self) -> None:
         try:
+            for runner in self.engine.runners.values():
+                if runner.device.type == "cuda":  # each thread has a current device of its own
+                    torch.cuda.set_device(runner.device)
             while not self._closed:
                 self._take_in(wait=not self.engine.busy)
                 if self.engine.busy and not self._closed:
