@@ -33,8 +33,8 @@ PROBLEM = (
     "A baker sells 12 boxes of 8 rolls in the morning and 30 rolls in the afternoon. "
     "How many rolls does she sell in a day?"
 )
-BRIEFLY = "Reason in one or two short sentences, then give the number."
-"""So that calibrating and training, which write each answer many times, take minutes on a CPU."""
+BRIEFLY = "Answer in one short sentence with the number."
+"""So that what writes many answers takes minutes on a CPU; single ones are as long as they are."""
 
 
 @dataclass
@@ -95,6 +95,9 @@ def main() -> None:
     parser.add_argument("--draft", default="coder-0.5b")
     parser.add_argument("--gsm8k", type=Path, help="folder of test.jsonl and train.jsonl; else hub")
     parser.add_argument("--folder", type=Path, default=Path(".cache/real"))
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=40, help="of comparing, calibrating and training"
+    )
     parser.add_argument("--fresh", action="store_true", help="do not go on with an earlier run")
     options = parser.parse_args()
     target, draft = options.models / options.target, options.models / options.draft
@@ -107,17 +110,19 @@ def main() -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     models = ["-t", str(target), "-d", str(draft), "--dtype", "bfloat16"]
     session = Session(options.folder)
-    figures = run(session, target, models, options.gsm8k)
+    figures = run(session, target, models, options.gsm8k, options.max_new_tokens)
     for step in session.steps:
         print(f"{step['step']:<12} {step['seconds']:>8.1f} s  code {step['code']}")
     named = {role: NAMES.get(p.name, p.name) for role, p in (("target", target), ("draft", draft))}
     print(write("real", session.steps, figures, models=named))
 
 
-def run(session: Session, target: Path, models: list[str], gsm8k: Path | None) -> dict[str, float]:
+def run(
+    session: Session, target: Path, models: list[str], gsm8k: Path | None, longest: int
+) -> dict[str, float]:
     """All commands; returns the figures worth a line."""
     folder = session.folder
-    short = ["--system", BRIEFLY, "--max-new-tokens", "96"]
+    short = ["--system", BRIEFLY, "--max-new-tokens", str(longest)]
     task = {split: ["--task", "gsm8k", "--split", split] for split in ("test", "train")}
     if gsm8k is not None:
         for split, words in task.items():
@@ -132,7 +137,7 @@ def run(session: Session, target: Path, models: list[str], gsm8k: Path | None) -
         "doctor", "doctor", *models, *["--limit", "4", "-n", "48", "--json"], codes=(0, 1)
     )
     compare = session.run(
-        *("compare", "compare", *task["test"], *models),
+        *("compare", "compare", *task["test"], *models, *short),
         *["-n", "20", "-p", "exact", "-p", "confident", "--no-baselines", "--batch", "4", "--json"],
         *("-o", str(folder / "compare")),
     )
@@ -144,19 +149,8 @@ def run(session: Session, target: Path, models: list[str], gsm8k: Path | None) -
     answered(session, "calibrated", *models, "-p", str(folder / "specguard.json"), PROBLEM)
     session.run(
         *("train", "train", *task["train"], *models, *short),
-        *[
-            "-n",
-            "20",
-            "--validation",
-            "10",
-            "--validation-split",
-            "train",
-            "--sweeps",
-            "1",
-            "--rounds",
-            "1",
-            "--json",
-        ],
+        *["-n", "20", "--validation", "10", "--validation-split", "train"],
+        *["--sweeps", "1", "--rounds", "1", "--json"],
         *("--folder", str(folder / "training"), "-o", str(folder / "policy")),
     )
     cospec = ("-p", "cospec", "--param", f"arbiter={folder / 'policy'}")
