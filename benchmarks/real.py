@@ -150,7 +150,7 @@ def run(
     session.run(
         *("train", "train", *task["train"], *models, *short),
         *["-n", "20", "--validation", "10", "--validation-split", "train"],
-        *["--sweeps", "1", "--rounds", "1", "--json"],
+        *["--sweeps", "1", "--method", "none", "--json"],
         *("--folder", str(folder / "training"), "-o", str(folder / "policy")),
     )
     cospec = ("-p", "cospec", "--param", f"arbiter={folder / 'policy'}")
