@@ -17,11 +17,11 @@ import torch
 from _timed_pairs import Setting, bundled, wide
 
 from stet.arbiter import DEFAULT, Arbiter, Network
-from stet.draft_length import FixedLength
-from stet.engine.operations import Draft, Program, Score
-from stet.limits import Limits
+from stet.core.draft_length import FixedLength
+from stet.core.limits import Limits
+from stet.core.operations import Draft, Program, Score
+from stet.core.sequence import Sequence as TokenSequence
 from stet.policies import CoSpec, Exact, TokenPolicy
-from stet.sequence import Sequence as TokenSequence
 
 HIDDEN = (32,)
 LENGTH = 5

@@ -10,8 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from stet.core.machine import machine, versions
 from stet.evaluation.summary import Estimate
-from stet.machine import machine, versions
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from stet.calibration.risk import Solution, first_errors
 from stet.calibration.rollouts import Rollouts, prompt_of
+from stet.core.files import append_lines, drop_torn_line, json_line, json_lines
+from stet.core.result import Result
+from stet.core.steps import LoopGuard
 from stet.evaluation.tasks.base import LoadedTask, Question
-from stet.files import append_lines, drop_torn_line, json_line, json_lines
-from stet.options import PINNED
 from stet.pair import Pair
 from stet.policies import SpecGuard
-from stet.result import Result
-from stet.steps import LoopGuard
+from stet.requests.options import PINNED
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from scipy.stats import binom, rankdata
 from statsmodels.stats.proportion import proportion_confint
 
 from stet.calibration.choosing import Point, Wish, choose, with_bounds
-from stet.errors import StetError
+from stet.core.errors import StetError
 
 Counts = NDArray[np.int64]
 """[K, 5]: per threshold the problems that are right and that are lost, and the steps, kept steps

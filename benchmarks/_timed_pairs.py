@@ -10,15 +10,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import stet
 from stet.bundled import generate as problems
+from stet.core.limits import Limits
+from stet.core.operations import Program
+from stet.core.sampling import SamplingParams
+from stet.core.sequence import Sequence as TokenSequence
 from stet.engine.drafting import ModelDrafter
 from stet.engine.engine import Engine
-from stet.engine.operations import Program
 from stet.engine.request import Request
 from stet.engine.runner import Runner
-from stet.limits import Limits
 from stet.models import prepare_model
-from stet.sampling import SamplingParams
-from stet.sequence import Sequence as TokenSequence
 from stet.signals import SIGNALS
 
 ROWS = 18

@@ -19,16 +19,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from stet.draft_length import FixedLength
+from stet.core.draft_length import FixedLength
+from stet.core.limits import Limits
+from stet.core.operations import Draft, Score
+from stet.core.sampling import SamplingParams
+from stet.core.sequence import Sequence
 from stet.engine.drafting import ModelDrafter
-from stet.engine.operations import Draft, Score
 from stet.engine.runner import Runner
 from stet.engine.scoring import score
-from stet.limits import Limits
 from stet.models import prepare_model
 from stet.policies import resolve
-from stet.sampling import SamplingParams
-from stet.sequence import Sequence
 
 VOCAB = 151_936
 """Tokens of Qwen2.5's vocabulary."""

@@ -24,7 +24,7 @@ from transformers import AutoModelForCausalLM
 import stet
 from stet.bundled import DRAFT, TARGET
 from stet.bundled import generate as problems
-from stet.options import PINNED
+from stet.requests.options import PINNED
 
 Answer = tuple[list[int], float]
 """Emitted tokens and the seconds they took."""

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from stet import Pair, load_pair
 from stet.bundled import generate
-from stet.inputs import Message
-from stet.options import PINNED
+from stet.requests.inputs import Message
+from stet.requests.options import PINNED
 
 NAMES = {
     "smol-135m": "HuggingFaceTB/SmolLM2-135M-Instruct (Q4_K_M, dequantised)",

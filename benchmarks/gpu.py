@@ -21,9 +21,9 @@ from tokenizers.models import WordLevel
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 import stet
+from stet.core.policy import Policy
 from stet.models import LoadedModel, prepare_model
 from stet.policies import Random
-from stet.policies.base import Policy
 
 SHAPES: dict[str, dict[str, int]] = {
     "target": {
@@ -62,7 +62,7 @@ def tokenizer(size: int) -> PreTrainedTokenizerFast:
     )
 
 
-def model(role: stet.models.model.Role, tokens: PreTrainedTokenizerFast) -> LoadedModel:
+def model(role: stet.core.model.Role, tokens: PreTrainedTokenizerFast) -> LoadedModel:
     """A model with random weights, made on the device."""
     config = Qwen2Config(
         **SHAPES[role],

@@ -22,10 +22,10 @@ from _record import write
 
 from stet import load_pair
 from stet.bundled import DRAFT, TARGET
+from stet.core.files import json_lines
 from stet.evaluation.statistics import mcnemar_p
 from stet.evaluation.tasks import load_task
-from stet.files import json_lines
-from stet.options import PINNED
+from stet.requests.options import PINNED
 
 RUN = Path(".cache/pair/target-again")
 

@@ -20,13 +20,13 @@ from _record import write
 
 import stet
 from stet import bundled
-from stet.block import Statistics
 from stet.bundled import generate, parse_answer
 from stet.calibration.quality import quality
 from stet.calibration.samples import StepSample
-from stet.options import PINNED
+from stet.core.block import Statistics
 from stet.pair import Pair
 from stet.policies import Policy, RewardGuided
+from stet.requests.options import PINNED
 from stet.rewards import ModelReward, RewardHead
 from stet.rewards.head import padded
 from stet.signals.confidence import min_logprob

@@ -30,12 +30,12 @@ from rich.progress import track
 from rich.table import Table
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from stet.block import Block
-from stet.engine.operations import Join, Program
-from stet.machine import machine
+from stet.core.block import Block
+from stet.core.machine import machine
+from stet.core.operations import Join, Program
+from stet.core.sequence import Sequence as TokenSequence
 from stet.policies import Exact, SpecGuard
 from stet.programs import stepwise
-from stet.sequence import Sequence as TokenSequence
 from stet.signals import SIGNALS
 
 DEFAULT = (*SpecGuard().signals, "grounding")

@@ -37,10 +37,10 @@ from stet.evaluation.run import Comparison, Plan
 from stet.evaluation.statistics import Resamples, ratio
 from stet.evaluation.summary import Estimate, PolicySummary
 from stet.evaluation.tasks import load_task
-from stet.jobs import rows_of
-from stet.options import PINNED
 from stet.pair import Pair
 from stet.policies import SpecGuard
+from stet.requests.jobs import rows_of
+from stet.requests.options import PINNED
 from stet.signals import SIGNALS
 
 PART_SEEDS = {

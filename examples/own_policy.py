@@ -6,19 +6,17 @@ from typing import ClassVar
 import torch
 
 import stet
-from stet.policies import Blocks, Need, Verdict, at, prefix_length, register
+from stet.policies import Blocks, TokenPolicy, Verdict, at, prefix_length, register
 
 
 @register
 @dataclass(frozen=True)
-class Shortlist:
+class Shortlist(TokenPolicy):
     """A drafted token stands if it is one of the target's `size` most probable. Not lossless."""
 
     size: int = 3
 
     name: ClassVar[str] = "shortlist"
-    lossless: ClassVar[bool] = False
-    needs: ClassVar[frozenset[Need]] = frozenset()
     reasons: ClassVar[tuple[str, ...]] = ("accepted", "corrected", "bonus", "overruled")
 
     def verify(self, blocks: Blocks) -> Verdict:

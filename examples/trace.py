@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 import stet
-from stet import trace
+from stet.core import trace
 
 PROBLEM = "Sam has 34 pens. Kai has 12 more pens than Sam. How many pens do they have in all?"
 

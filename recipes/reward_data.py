@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import stet.bundled as bundled
-from stet.files import append_lines, json_line, json_of, lines_of, write_text
-from stet.options import PINNED
+from stet.core.files import append_lines, json_line, json_of, lines_of, write_text
+from stet.core.steps import StepReader, ends_of
 from stet.pair import Pair
-from stet.seeds import mixed
-from stet.steps import StepReader, ends_of
+from stet.requests.options import PINNED
+from stet.requests.seeds import mixed
 
 MAX_NEW = 256
 ROUNDS = 3

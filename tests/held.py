@@ -11,15 +11,15 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import tiny
 from counting import VOCAB
-from stet.draft_length import FixedLength
+from stet.core.draft_length import FixedLength
+from stet.core.limits import Limits
+from stet.core.sampling import SamplingParams
 from stet.engine.drafting import ModelDrafter
 from stet.engine.engine import Engine
 from stet.engine.runner import Runner
-from stet.limits import Limits
 from stet.models import LoadedModel, plan_memory, prepare_model
 from stet.policies import Ensemble, Exact, SpecGuard
 from stet.programs import speculative, stepwise
-from stet.sampling import SamplingParams
 
 BLOCK = 8
 SAMPLED = SamplingParams(temperature=1.0, top_p=0.9, repetition_penalty=1.1)

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tongues
-from stet.codec import Codec
-from stet.errors import TokenizerMismatch
+from stet.core.errors import TokenizerMismatch
 from stet.models.tokenizers import check_exchange, difference
+from stet.text.codec import Codec
 
 CODECS = {name: Codec(make()) for name, make in tongues.KINDS.items()}
 ANY = st.characters(codec="utf-8", exclude_characters="\N{REPLACEMENT CHARACTER}")

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from stet.costs import CurrentCosts, measure_costs
-from stet.row import Row
+from stet.core.row import Row
+from stet.engine.costs import CurrentCosts, measure_costs
 
 
 class Machine:

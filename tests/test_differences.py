@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import stet
-from stet.differences import LARGEST_ROUNDING, Difference, differences
-from stet.trace import Counters, RequestTrace, Settings, TokenRecord
+from stet.core.trace import Counters, RequestTrace, Settings, TokenRecord
+from stet.doctor.differences import LARGEST_ROUNDING, Difference, differences
 
 
 def trace(tokens: list[int], top: dict[int, dict[int, float]] | None = None) -> RequestTrace:

@@ -3,10 +3,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from stet.doctor import Measurement, Run, costs_of, diagnose, examine
-from stet.errors import OptionError, StetError
-from stet.options import PINNED
-from stet.trace import BlockRecord, Counters, RequestTrace, Settings
+from stet.core.errors import OptionError, StetError
+from stet.core.trace import BlockRecord, Counters, RequestTrace, Settings
+from stet.doctor.doctor import Measurement, Run, costs_of, diagnose, examine
+from stet.requests.options import PINNED
 
 
 @dataclass

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from stet.draft_length import (
+from stet.core.draft_length import (
     LONGEST,
     AdaptiveLength,
     FixedLength,
@@ -15,7 +15,7 @@ from stet.draft_length import (
     describe,
     expected_tokens,
 )
-from stet.errors import OptionError
+from stet.core.errors import OptionError
 
 
 def history(blocks: list[tuple[int, int]]) -> History:

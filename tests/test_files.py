@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import pytest
 from pydantic import TypeAdapter
 
-from stet import files
-from stet.files import (
+from stet.core import files
+from stet.core.files import (
     FileError,
     append_lines,
     check_writable,
@@ -221,7 +221,8 @@ def test_a_folder_that_nobody_may_write_to(tmp_path):
 def test_a_killed_writer_leaves_whole_records(tmp_path):
     path = tmp_path / "records.jsonl"
     code = (
-        "import sys; from pathlib import Path; from stet.files import append_lines, json_line\n"
+        "import sys; from pathlib import Path\n"
+        "from stet.core.files import append_lines, json_line\n"
         "n = 0\n"
         "while True:\n"
         "    append_lines(Path(sys.argv[1]), [json_line({'text': 'x' * 5000 + str(n)})] * 3)\n"

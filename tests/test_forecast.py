@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stet.draft_length import expected_tokens
-from stet.forecast import Acceptance, RequestCosts, forecast
-from stet.trace import BlockRecord, Counters, RequestTrace, Settings
+from stet.core.draft_length import expected_tokens
+from stet.core.trace import BlockRecord, Counters, RequestTrace, Settings
+from stet.doctor.forecast import Acceptance, RequestCosts, forecast
 
 RATES = st.floats(0.05, 0.95)
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from families import VOCAB, save, tokenizer
-from stet.errors import OptionError, StetError
-from stet.inputs import prompt_of, prompts_of
+from stet.core.errors import OptionError, StetError
 from stet.load import load_pair
+from stet.requests.inputs import prompt_of, prompts_of
 from tiny import llama, near
 
 TEMPLATE = (

@@ -10,9 +10,9 @@ import torch
 
 import stet
 from families import VOCAB, save
-from stet.errors import OptionError, StetError
+from stet.core.errors import OptionError, StetError
 from stet.load import load_pair
-from stet.options import Asked, Options, read_options
+from stet.requests.options import Asked, Options, read_options
 from tiny import llama, near
 
 PROMPT = "how many"

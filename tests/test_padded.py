@@ -11,7 +11,7 @@ import torch
 
 import stet
 from families import WORDS, save
-from stet.errors import OptionError
+from stet.core.errors import OptionError
 from stet.pair import Pair
 from tiny import llama, near
 

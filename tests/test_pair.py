@@ -10,9 +10,9 @@ from jsonschema import Draft202012Validator
 
 import stet
 from families import WORDS, save, tokenizer
-from stet import trace
+from stet.core import trace
+from stet.core.errors import CapacityError, LoadError, OptionError, StetError, TokenizerMismatch
 from stet.engine.runner import Runner
-from stet.errors import CapacityError, LoadError, OptionError, StetError, TokenizerMismatch
 from stet.load import load_pair
 from stet.pair import COMPILE_AFTER
 from tiny import greedy, llama, near

@@ -21,8 +21,8 @@ from transformers import (
 )
 
 from lossless import law
-from stet.errors import OptionError
-from stet.sampling import Sampler, SamplingParams, draw, one_hot
+from stet.core.errors import OptionError
+from stet.core.sampling import Sampler, SamplingParams, draw, one_hot
 
 CPU = torch.device("cpu")
 VOCAB = 12

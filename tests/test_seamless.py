@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from stet.arbiter import Arbiter, Network
-from stet.draft_length import LONGEST, SHARED
+from stet.core.draft_length import LONGEST, SHARED
 from stet.load import load_pair
 from stet.policies import CoSpec, resolve, seamless
 

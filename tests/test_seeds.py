@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from families import VOCAB, save
+from stet.core.errors import OptionError
 from stet.engine.uniforms import uniforms
-from stet.errors import OptionError
 from stet.load import load_pair
-from stet.options import read_options
-from stet.seeds import drawn, mixed
+from stet.requests.options import read_options
+from stet.requests.seeds import drawn, mixed
 from tiny import llama, near
 
 

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stet.block import Block
-from stet.draft_length import FixedLength
-from stet.limits import Limits
-from stet.row import Row
-from stet.ruling import OVERRULED, Ruling
-from stet.sampling import SamplingParams
-from stet.sequence import Sequence
+from stet.core.block import Block
+from stet.core.draft_length import FixedLength
+from stet.core.limits import Limits
+from stet.core.row import Row
+from stet.core.ruling import OVERRULED, Ruling
+from stet.core.sampling import SamplingParams
+from stet.core.sequence import Sequence
 from tiny import Letters
 
 

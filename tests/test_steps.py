@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stet import bundled
-from stet.errors import OptionError
-from stet.steps import SENTENCE, Delimiter, LoopGuard, StepReader, ends_of, normalised
+from stet.core.errors import OptionError
+from stet.core.steps import SENTENCE, Delimiter, LoopGuard, StepReader, ends_of, normalised
 
 
 class Pieces:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stet.text import TextStream
+from stet.core.streaming import TextStream
 
 some = settings(max_examples=300, deadline=None, derandomize=True)
 

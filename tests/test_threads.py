@@ -15,7 +15,7 @@ import torch
 
 import stet
 from families import VOCAB, save
-from stet.errors import OptionError, StetError
+from stet.core.errors import OptionError, StetError
 from stet.load import load_pair
 from stet.policies import RewardGuided
 from tiny import llama, near

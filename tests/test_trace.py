@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 
 import stet
-from stet import trace
-from stet.errors import StetError
-from stet.trace import Counters
+from stet.core import trace
+from stet.core.errors import StetError
+from stet.core.trace import Counters
 
-SCHEMA = Path(stet.__file__).parent / "trace.schema.json"
+SCHEMA = Path(stet.__file__).parent / "core/trace.schema.json"
 
 
 def test_the_published_schema_is_the_code():
     assert json.loads(SCHEMA.read_text()) == trace.json_schema(), (
         "the format changed: raise trace.VERSION and run "
-        "`python -m stet.trace > src/stet/trace.schema.json`"
+        "`python -m stet.core.trace > src/stet/core/trace.schema.json`"
     )
 
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from stet.core.blocks import DRAFT
 from stet.engine.uniforms import uniforms
 from stet.policies import ACCEPT, NEXT
-from stet.policies.base import DRAFT
 
 ALPHA = 1e-4
 

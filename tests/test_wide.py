@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from stet import wide
-from stet.sampling import Sampler, SamplingParams
+from stet.core import wide
+from stet.core.sampling import Sampler, SamplingParams
 
 SIZES = [wide.LARGE, wide.LARGE + 37, 151_936]
 """With and without a last group that is shorter."""

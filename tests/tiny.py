@@ -10,20 +10,20 @@ from typing import Any, ClassVar
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from stet.block import Reading
+from stet.core.block import Reading
+from stet.core.limits import Limits
+from stet.core.model import LoadedModel
+from stet.core.needs import Need
+from stet.core.operations import Operation
+from stet.core.sampling import SamplingParams
+from stet.core.sequence import Sequence
 from stet.engine.drafting import LookupDrafter, ModelDrafter
 from stet.engine.engine import Engine
-from stet.engine.operations import Operation
 from stet.engine.request import Request
 from stet.engine.runner import Runner
-from stet.limits import Limits
 from stet.models.loading import prepare_model
-from stet.models.model import LoadedModel
-from stet.needs import Need
 from stet.policies import Judgement, Step, TokenPolicy
 from stet.programs import speculative
-from stet.sampling import SamplingParams
-from stet.sequence import Sequence
 
 
 def llama(

@@ -15,27 +15,27 @@ from typing import TYPE_CHECKING, Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
-    from stet.draft_length import AdaptiveLength, FixedLength
-    from stet.errors import StetError
+    from stet.core.draft_length import AdaptiveLength, FixedLength
+    from stet.core.errors import StetError
+    from stet.core.result import Chunk, Result
     from stet.integrations.transformers import custom_generate
     from stet.load import load_pair
     from stet.pair import Pair
     from stet.policies import Block, CoSpec, Exact, SpecGuard
-    from stet.remote import RemoteTarget
-    from stet.result import Chunk, Result
+    from stet.remote.target import RemoteTarget
 
 _HOMES = {
-    "AdaptiveLength": "stet.draft_length",
+    "AdaptiveLength": "stet.core.draft_length",
     "Block": "stet.policies",
-    "Chunk": "stet.result",
+    "Chunk": "stet.core.result",
     "CoSpec": "stet.policies",
     "Exact": "stet.policies",
-    "FixedLength": "stet.draft_length",
+    "FixedLength": "stet.core.draft_length",
     "Pair": "stet.pair",
-    "RemoteTarget": "stet.remote",
-    "Result": "stet.result",
+    "RemoteTarget": "stet.remote.target",
+    "Result": "stet.core.result",
     "SpecGuard": "stet.policies",
-    "StetError": "stet.errors",
+    "StetError": "stet.core.errors",
     "custom_generate": "stet.integrations.transformers",
     "load_pair": "stet.load",
 }

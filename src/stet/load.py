@@ -9,15 +9,15 @@ from typing import Any, Literal
 import torch
 
 from stet.bundled import DRAFT, TARGET
-from stet.draft_length import LONGEST
-from stet.errors import OptionError
+from stet.core.draft_length import LONGEST
+from stet.core.errors import OptionError
+from stet.core.model import LoadedModel
 from stet.models.defaults import GenerationDefaults, generation_defaults
 from stet.models.loading import load_model
 from stet.models.memory import plan_memory
-from stet.models.model import LoadedModel
 from stet.models.tokenizers import check_exchange, difference
 from stet.pair import LOOKUP, SPARE_ROWS, Pair
-from stet.remote import RemoteTarget
+from stet.remote.target import RemoteTarget
 
 DEFAULT_LENGTH = 4096
 """Tokens of a sequence where neither the user nor the models set a lower limit."""

@@ -11,30 +11,30 @@ from contextlib import closing
 from functools import cached_property, partial
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
-from stet.chat import Rendered
-from stet.client import RemoteClient
-from stet.costs import Costs, CurrentCosts, estimate_draft_cost
-from stet.delivery import Events, delivered
-from stet.draft_length import LONGEST, SHARED, AdaptiveLength
+from stet.core.draft_length import LONGEST, SHARED, AdaptiveLength
+from stet.core.errors import OptionError
+from stet.core.model import LoadedModel
+from stet.core.result import Chunk, Result
+from stet.core.sequence import Role
 from stet.engine.compiled import WIDTHS
+from stet.engine.costs import Costs, CurrentCosts, estimate_draft_cost
 from stet.engine.drafting import LookupDrafter, ModelDrafter
 from stet.engine.engine import Engine
 from stet.engine.runner import Runner
 from stet.engine.thread import EngineThread
-from stet.errors import OptionError
-from stet.inputs import Message, Prompt, prompts_of
-from stet.jobs import Job
 from stet.models.defaults import GenerationDefaults
 from stet.models.fingerprint import fingerprint
-from stet.models.model import LoadedModel
-from stet.options import Options
 from stet.policies import Policy
-from stet.preparing import Preparer, context_of
-from stet.prompts import Prompts
-from stet.remote import RemoteTarget
-from stet.result import Chunk, Result
-from stet.sequence import Role
-from stet.vocabulary import Vocabulary
+from stet.remote.client import RemoteClient
+from stet.remote.target import RemoteTarget
+from stet.requests.chat import Rendered
+from stet.requests.delivery import Events, delivered
+from stet.requests.inputs import Message, Prompt, prompts_of
+from stet.requests.jobs import Job
+from stet.requests.options import Options
+from stet.requests.preparing import Preparer, context_of
+from stet.requests.prompts import Prompts
+from stet.text.vocabulary import Vocabulary
 
 T = TypeVar("T")
 

@@ -16,7 +16,7 @@ from stet.calibration.report.terminal import terminal
 from stet.calibration.request import Request
 from stet.calibration.result import Calibration
 from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
-from stet.errors import OptionError, StetError
+from stet.core.errors import OptionError, StetError
 from stet.evaluation.tasks import load_task
 from stet.load import load_pair
 from stet.policies import SpecGuard

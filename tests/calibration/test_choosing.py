@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import binom
 
 from stet.calibration.choosing import Point, Wish, choose, with_bounds
-from stet.errors import StetError
+from stet.core.errors import StetError
 
 POINTS = [
     Point(0.2, 100, 80, 0.2, 0.9, 12),

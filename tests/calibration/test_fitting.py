@@ -7,7 +7,7 @@ import pytest
 
 from stet.calibration.fitting import fit, score
 from stet.calibration.samples import StepSample
-from stet.errors import StetError
+from stet.core.errors import StetError
 
 
 def made(count=400, seed=0):

@@ -19,7 +19,7 @@ from stet.calibration.report.words import best_first, label, role
 from stet.calibration.result import Calibration
 from stet.calibration.yardstick import TARGETS_ANSWER, TARGETS_TEXT, YARDSTICKS
 from stet.cli import app
-from stet.errors import OptionError
+from stet.core.errors import OptionError
 
 GOALS = [
     Wish("accuracy"),

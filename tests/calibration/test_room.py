@@ -6,7 +6,7 @@ import pytest
 
 from stet.calibration.labels import ByStep, Proposal
 from stet.calibration.rollouts import Prefix, Rollouts, prompt_of, with_room
-from stet.errors import OptionError
+from stet.core.errors import OptionError
 from stet.evaluation.tasks import load_task
 from stet.load import load_pair
 

@@ -15,7 +15,7 @@ from stet.calibration.yardstick import (
     with_own_answers,
     yardstick_of,
 )
-from stet.errors import OptionError, StetError
+from stet.core.errors import OptionError, StetError
 from stet.evaluation.graders import resolve_grader
 from stet.evaluation.tasks.base import LoadedTask, Question
 from stet.policies import SpecGuard

@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 import stet
-from stet.errors import StetError
-from stet.result import Chunk
-from stet.trace import BlockRecord, Counters, RequestTrace, Settings, TokenRecord
+from stet.core.errors import StetError
+from stet.core.result import Chunk
+from stet.core.trace import BlockRecord, Counters, RequestTrace, Settings, TokenRecord
 
 WORDS = ("Six", " times", " seven", " is", " 42", ".")
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from stet.errors import CompatibilityError
+from stet.core.errors import CompatibilityError
 
 PROBE = """
 import sys

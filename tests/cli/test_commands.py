@@ -81,7 +81,7 @@ def test_doctor_as_json(run, pair, described, tmp_path):
 
 
 def test_doctor_advises_against_a_pair_with_exit_code_1(run, pair, described, monkeypatch):
-    from stet import doctor
+    from stet.doctor import doctor
 
     diagnose = doctor.diagnose
 

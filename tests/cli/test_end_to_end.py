@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 import stet
 from families import VOCAB, build
-from stet import trace
+from stet.core import trace
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 ."
 

@@ -49,7 +49,7 @@ def test_options_reach_the_pair(run, pair):
 
 
 def test_every_option_is_one_that_the_pair_knows(run, pair):
-    from stet.options import Options
+    from stet.requests.options import Options
 
     run("generate", "hello")
     assert set(pair.calls[0][2]) <= set(Options.__annotations__)
@@ -245,7 +245,7 @@ def test_ctrl_c_while_streaming(run, pair):
 
 
 def test_the_trace_is_written_and_read_back(run, pair, tmp_path):
-    from stet import trace
+    from stet.core import trace
 
     file = tmp_path / "trace.jsonl"
     run("generate", "hello", "--no-chat", "--trace", file)

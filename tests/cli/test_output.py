@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from stet.cli.output import coloured, cut_short, legend, plain, summary
-from stet.trace import Counters, TokenRecord
+from stet.core.trace import Counters, TokenRecord
 
 
 def records(*pieces):

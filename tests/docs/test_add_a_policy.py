@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from stet.limits import Limits
+from stet.core.limits import Limits
 from stet.policies.registry import POLICIES, resolve
 from tiny import engine, llama, near, request, run
 

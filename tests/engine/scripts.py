@@ -13,11 +13,12 @@ from typing import Any, ClassVar
 import torch
 
 import tiny
-from stet.block import EMPTY
-from stet.engine.operations import Draft, Join, Program, Score
-from stet.limits import Limits
+from stet.core.block import EMPTY
+from stet.core.limits import Limits
+from stet.core.operations import Draft, Join, Program, Score
+from stet.core.policy import TokenPolicy
+from stet.core.sequence import Sequence
 from stet.policies import STANDARD_REASONS, Blocks, Exact, Need, Verdict, at
-from stet.sequence import Sequence
 
 VOCAB = 40
 TARGET = tiny.llama(vocab=VOCAB, seed=21)
@@ -30,7 +31,7 @@ Action = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Keep:
+class Keep(TokenPolicy):
     """Keeps a given number of drafted tokens, right or wrong; then the target's choice follows."""
 
     tokens: int

@@ -12,18 +12,19 @@ import pytest
 import torch
 
 import tiny
-from stet.block import EMPTY, Reading
-from stet.draft_length import FixedLength
+from stet.core.block import EMPTY, Reading
+from stet.core.draft_length import FixedLength
+from stet.core.errors import CapacityError, OptionError
+from stet.core.limits import Limits
+from stet.core.operations import Await, Draft, Join, Score
+from stet.core.policy import TokenPolicy
+from stet.core.sampling import SamplingParams
+from stet.core.sequence import Sequence
 from stet.engine.engine import Engine
-from stet.engine.operations import Await, Draft, Join, Score
 from stet.engine.request import Request
 from stet.engine.scoring import NonFiniteError
-from stet.errors import CapacityError, OptionError
-from stet.limits import Limits
 from stet.policies import HOLD, STANDARD_REASONS, Blocks, Exact, Need, Verdict
 from stet.programs import autoregressive, drafting, speculative
-from stet.sampling import SamplingParams
-from stet.sequence import Sequence
 
 VOCAB = 30
 TARGET = tiny.llama(vocab=VOCAB, seed=41)
@@ -488,7 +489,7 @@ def test_a_draft_alone_writes_its_own_text_in_chunks():
 
 
 @dataclass(frozen=True)
-class AlwaysDraft:
+class AlwaysDraft(TokenPolicy):
     """Keeps every drafted token and holds the next one back, except where nothing was drafted."""
 
     name: ClassVar[str] = "always-draft"

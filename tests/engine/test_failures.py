@@ -7,10 +7,10 @@ import pytest
 import torch
 
 import tiny
+from stet.core.errors import CapacityError, StetError
+from stet.core.limits import Limits
 from stet.engine.failures import DeviceError, is_device_error, is_out_of_memory, isolated
 from stet.engine.runner import Runner
-from stet.errors import CapacityError, StetError
-from stet.limits import Limits
 from stet.pair import Pair
 from stet.policies import Exact
 from stet.programs import autoregressive

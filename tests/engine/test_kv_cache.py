@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from stet.core.errors import CapacityError
 from stet.engine.attention import AlignedMasks, additive_mask
 from stet.engine.kv_cache import KVCache, LayerShape
-from stet.errors import CapacityError
 
 pytestmark = pytest.mark.unit
 

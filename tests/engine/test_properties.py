@@ -8,14 +8,14 @@ from hypothesis import strategies as st
 
 import tiny
 from engine import scripts
-from stet.block import EMPTY
-from stet.draft_length import AdaptiveLength, FixedLength
-from stet.engine.operations import Draft, Join, Score
-from stet.limits import Limits
+from stet.core.block import EMPTY
+from stet.core.draft_length import AdaptiveLength, FixedLength
+from stet.core.limits import Limits
+from stet.core.operations import Draft, Join, Score
+from stet.core.sampling import SamplingParams
+from stet.core.sequence import Sequence
 from stet.policies import Block, Exact
 from stet.programs import speculative
-from stet.sampling import SamplingParams
-from stet.sequence import Sequence
 
 few = settings(max_examples=20, deadline=None, derandomize=True)
 

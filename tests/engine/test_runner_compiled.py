@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from families import VOCAB, build
+from stet.core.needs import Watch
+from stet.core.operations import Draft
+from stet.core.sequence import Sequence
 from stet.engine import compiled
 from stet.engine.drafting import ModelDrafter
-from stet.engine.operations import Draft
 from stet.engine.runner import Runner
 from stet.engine.watching import Recorder
 from stet.models import prepare_model
-from stet.needs import Watch
-from stet.sequence import Sequence
 
 BATCHES = [
     ([0], [30], None),

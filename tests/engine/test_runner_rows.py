@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from families import CONTEXT, VOCAB, build
+from stet.core.errors import CapacityError
+from stet.core.row import Row
 from stet.engine.runner import Runner
-from stet.errors import CapacityError
 from stet.models import LoadedModel, prepare_model
-from stet.row import Row
 
 pytestmark = pytest.mark.unit
 

@@ -12,16 +12,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import tiny
 from counting import VOCAB, allocations
-from stet.block import Block
+from stet.core.block import Block
+from stet.core.limits import Limits
+from stet.core.operations import Draft, Score
+from stet.core.sampling import SamplingParams
+from stet.core.sequence import Sequence
 from stet.engine.drafting import ModelDrafter
-from stet.engine.operations import Draft, Score
 from stet.engine.runner import Runner
 from stet.engine.scoring import score
-from stet.limits import Limits
 from stet.models import LoadedModel, prepare_model
 from stet.policies import Exact
-from stet.sampling import SamplingParams
-from stet.sequence import Sequence
 
 DRAFTED = 3
 WIDTH = 96

@@ -5,6 +5,7 @@ import random
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from stet.core.trace import BlockRecord, Counters, RequestTrace, Settings, TokenRecord
 from stet.evaluation.records import (
     TRACES,
     Answer,
@@ -13,7 +14,6 @@ from stet.evaluation.records import (
     Results,
     Run,
 )
-from stet.trace import BlockRecord, Counters, RequestTrace, Settings, TokenRecord
 
 SEEDS = [1, 2]
 HOSTILE = '<script>alert("from the model")</script>'

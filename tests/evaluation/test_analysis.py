@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stet.errors import OptionError, StetError
+from stet.core.errors import OptionError, StetError
+from stet.core.trace import Counters
 from stet.evaluation import records
 from stet.evaluation.analysis import summarise
 from stet.evaluation.records import Answer, PolicyEntry, QuestionEntry, Results, Run
 from stet.evaluation.summary import Estimate
-from stet.trace import Counters
 
 QUESTIONS, SEEDS, BATCH = 40, [3, 8], 4
 POLICIES = {

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stet.errors import OptionError
+from stet.core.errors import OptionError
 from stet.evaluation.contenders import baselines, contender, defaults, distinct, parse, read_file
 from stet.policies import Ensemble, available
 

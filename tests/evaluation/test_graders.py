@@ -14,7 +14,7 @@ from typing import ClassVar
 import pytest
 
 from stet.bundled import generate
-from stet.errors import OptionError, StetError
+from stet.core.errors import OptionError, StetError
 from stet.evaluation.graders import (
     AnswerLine,
     Choice,
@@ -99,7 +99,7 @@ def test_an_entry_point_of_another_package_is_found(own: type, monkeypatch: pyte
             return Elsewhere
 
     monkeypatch.setattr(GRADERS, "_entry_points_loaded", False)
-    monkeypatch.setattr("stet.registry.entry_points", lambda group: [Entry()])
+    monkeypatch.setattr("stet.core.registry.entry_points", lambda group: [Entry()])
     assert isinstance(resolve_grader("elsewhere"), Elsewhere)
 
 

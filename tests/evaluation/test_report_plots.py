@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evaluation.report_example import example
-from stet.errors import StetError
+from stet.core.errors import StetError
 from stet.evaluation.report import write_report
 from stet.evaluation.report.drawing import laid_out, new_figure, style
 from stet.evaluation.report.frontier import front, points

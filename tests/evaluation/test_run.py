@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from families import VOCAB, save
-from stet.chat import Chat, Rendered
-from stet.errors import OptionError, StetError
+from stet.core.errors import OptionError, StetError
 from stet.evaluation import records
 from stet.evaluation.contenders import contender, parse
 from stet.evaluation.graders.base import Grader
@@ -18,6 +17,7 @@ from stet.evaluation.run import Comparison, Plan
 from stet.evaluation.tasks.base import LoadedTask, Question
 from stet.evaluation.voting import Grade, grade
 from stet.load import load_pair
+from stet.requests.chat import Chat, Rendered
 from tiny import llama, near
 
 WORDS = ("a", "b", "c d", "e f", "how many", "g h", "b b")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from stet.errors import StetError
+from stet.core.errors import StetError
 from stet.evaluation import statistics as s
 from stet.evaluation.statistics import Resamples
 

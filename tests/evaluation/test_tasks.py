@@ -14,8 +14,7 @@ from typing import ClassVar
 import pytest
 
 from stet.bundled import TARGET, generate
-from stet.chat import Chat
-from stet.errors import OptionError, StetError
+from stet.core.errors import OptionError, StetError
 from stet.evaluation.graders import AnswerLine, Choice, Number
 from stet.evaluation.graders.registry import GRADERS
 from stet.evaluation.tasks import (
@@ -28,6 +27,7 @@ from stet.evaluation.tasks import (
     register,
 )
 from stet.evaluation.tasks.registry import TASKS
+from stet.requests.chat import Chat
 
 GSM8K = [
     {
@@ -509,7 +509,7 @@ def test_an_entry_point_of_another_package_is_found(
             return Elsewhere
 
     monkeypatch.setattr(TASKS, "_entry_points_loaded", False)
-    monkeypatch.setattr("stet.registry.entry_points", lambda group: [Entry()])
+    monkeypatch.setattr("stet.core.registry.entry_points", lambda group: [Entry()])
     assert load_task("elsewhere").name == "elsewhere"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stet import trace
+from stet.core import trace
 from stet.policies.registry import POLICIES
 
 FOLDER = Path(__file__).parents[2] / "examples"
@@ -61,8 +61,8 @@ def test_own_policy(run):
 def test_a_shortlist_of_everything_lets_everything_stand():
     import torch
 
+    from stet.core.sampling import Sampler, SamplingParams
     from stet.policies import Blocks
-    from stet.sampling import Sampler, SamplingParams
 
     shortlist = runpy.run_path(str(FOLDER / "own_policy.py"))["Shortlist"]
     POLICIES._classes.pop("shortlist", None)

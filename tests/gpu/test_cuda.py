@@ -14,13 +14,13 @@ from transformers import AutoModelForCausalLM
 
 import stet
 from stet.bundled import TARGET, generate
+from stet.core.result import Result
 from stet.engine import scoring
 from stet.engine.uniforms import uniforms
 from stet.evaluation.tasks import load_task
 from stet.models.memory import available_bytes
 from stet.pair import Pair
 from stet.policies import CoSpec, available
-from stet.result import Result
 from stet.training.request import TrainRequest
 from stet.training.training import train
 

@@ -12,7 +12,7 @@ from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
 import stet
-from stet.errors import OptionError, StetError
+from stet.core.errors import OptionError, StetError
 from tiny import llama, near
 
 REASON = "needs the lm-evaluation-harness (400 MB): pip install 'stet-decoding[lm-eval]'"

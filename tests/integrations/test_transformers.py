@@ -20,7 +20,7 @@ from transformers.generation import (
 
 import stet
 from families import VOCAB, build
-from stet.errors import CompatibilityError, OptionError, StetError
+from stet.core.errors import CompatibilityError, OptionError, StetError
 from stet.integrations import borrowed
 from stet.policies import TokenPolicy
 from tiny import llama, near

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from lossless import law
+from stet.core.blocks import DRAFT
+from stet.core.sampling import Sampler, SamplingParams, draw
 from stet.engine.uniforms import uniforms
 from stet.policies import Blocks, TokenPolicy, at
-from stet.policies.base import DRAFT
-from stet.sampling import Sampler, SamplingParams, draw
 
 VOCAB = 3
 START = 0

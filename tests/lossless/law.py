@@ -19,12 +19,12 @@ import torch
 from scipy import stats
 
 import tiny
-from stet.draft_length import DraftLength, FixedLength
+from stet.core.draft_length import DraftLength, FixedLength
+from stet.core.limits import Limits
+from stet.core.sampling import SamplingParams
 from stet.engine.request import Request
-from stet.limits import Limits
 from stet.policies import Block, Exact, TokenPolicy
 from stet.programs import speculative
-from stet.sampling import SamplingParams
 
 FAMILY_ALPHA = 1e-3
 """The chance that a correct program fails any test of a family; seeds are fixed all the same."""

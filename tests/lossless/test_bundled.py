@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 
 import stet
 from stet.bundled import TARGET, generate
+from stet.core.result import Result
 from stet.engine.runner import Runner
 from stet.pair import Pair
-from stet.result import Result
 
 pytestmark = [
     pytest.mark.slow,

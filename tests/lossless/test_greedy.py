@@ -7,11 +7,11 @@ from functools import cache
 import pytest
 
 import tiny
-from stet.draft_length import AdaptiveLength, DraftLength, FixedLength
-from stet.limits import Limits
+from stet.core.draft_length import AdaptiveLength, DraftLength, FixedLength
+from stet.core.limits import Limits
+from stet.core.sampling import SamplingParams
 from stet.policies import Block, Exact, TokenPolicy
 from stet.programs import autoregressive
-from stet.sampling import SamplingParams
 
 VOCAB, COUNT = 50, 24
 TARGET = tiny.llama(vocab=VOCAB, seed=5)

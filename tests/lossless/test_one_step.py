@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from lossless import law
+from stet.core.blocks import DRAFT
+from stet.core.sampling import Sampler, SamplingParams, draw
 from stet.policies import ACCEPT, NEXT, Block, Blocks, Exact, TokenPolicy
-from stet.policies.base import DRAFT
-from stet.sampling import Sampler, SamplingParams, draw
 
 ROWS = 8192
 KINDS = ("random", "zeros", "equal", "near-disjoint", "disjoint")

@@ -14,8 +14,8 @@ import pytest
 import tiny
 from lossless import law
 from lossless.law import HOT, SHARP, WARM, Case, both
-from stet.draft_length import AdaptiveLength, FixedLength
-from stet.sampling import SamplingParams
+from stet.core.draft_length import AdaptiveLength, FixedLength
+from stet.core.sampling import SamplingParams
 
 LENGTHS = [
     *both(length=FixedLength(1)),

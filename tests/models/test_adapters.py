@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 
 import stet
 from families import VOCAB, WORDS, save, tokenizer
-from stet.errors import CompatibilityError, LoadError
+from stet.core.errors import CompatibilityError, LoadError
 from stet.models import adapters, load_model
 
 peft = pytest.importorskip("peft")

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 import stet
 from families import WORDS, save
-from stet.options import PINNED
 from stet.pair import Pair
+from stet.requests.options import PINNED
 from tiny import llama, near
 
 PROMPT = "how many"
@@ -72,8 +72,8 @@ def test_what_applied_is_in_the_trace(pair: Pair, tmp_path: Path) -> None:
     assert sampling["repetition_penalty"] == 1.3, "the target's, whichever model writes"
     assert sampling["logit_bias"] == {"44": -math.inf, "47": -math.inf, "48": -math.inf}
     assert sampling["temperature"] == 0.0
-    stet.trace.write([result.trace], tmp_path / "trace.jsonl")
-    assert stet.trace.read(tmp_path / "trace.jsonl") == [result.trace]
+    stet.core.trace.write([result.trace], tmp_path / "trace.jsonl")
+    assert stet.core.trace.read(tmp_path / "trace.jsonl") == [result.trace]
 
 
 def test_a_requests_own_value_wins(pair: Pair) -> None:

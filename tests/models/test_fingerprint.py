@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import stet
-from stet.errors import OptionError
+from stet.core.errors import OptionError
 from stet.models.fingerprint import fingerprint
 from tiny import llama, loaded, near
 

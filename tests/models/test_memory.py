@@ -7,8 +7,8 @@ import dataclasses
 import pytest
 
 from families import build
+from stet.core.errors import MemoryPlanError
 from stet.engine.runner import Runner
-from stet.errors import MemoryPlanError
 from stet.models import memory, plan_memory, prepare_model
 
 pytestmark = pytest.mark.unit

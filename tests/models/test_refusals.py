@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from families import build, config, save, tokenizer
-from stet.errors import CompatibilityError, LoadError, MemoryPlanError
+from stet.core.errors import CompatibilityError, LoadError, MemoryPlanError
 from stet.models import compatibility, files, load_model, prepare_model
 
 pytestmark = pytest.mark.unit

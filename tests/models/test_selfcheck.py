@@ -28,8 +28,8 @@ from transformers import (
 
 from families import FAMILIES, build
 from real import real_model
+from stet.core.errors import CompatibilityError
 from stet.engine import attention, kv_cache
-from stet.errors import CompatibilityError
 from stet.models import load_model, prepare_model
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 
 from families import VOCAB, WORDS, build, save, tokenizer
 from stet import load_pair
-from stet.errors import TokenizerMismatch
+from stet.core.errors import TokenizerMismatch
 from stet.models import check_same_tokenizer, load_model, tokenizer_hash
 from stet.models.tokenizers import difference
 

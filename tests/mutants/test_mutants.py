@@ -15,16 +15,16 @@ import torch
 from engine import scripts
 from lossless import chains, law
 from lossless.law import Case
-from stet.block import whole
-from stet.draft_length import FixedLength
+from stet.core.block import whole
+from stet.core.draft_length import FixedLength
+from stet.core.sampling import Sampler, SamplingParams, draw
+from stet.core.sequence import Sequence
 from stet.engine import scoring
 from stet.engine.drafting import ModelDrafter
 from stet.engine.runner import Runner
 from stet.policies import ACCEPT, NEXT, Block, Blocks, Exact, Need, Verdict, at, prefix_length
 from stet.policies import block as block_module
 from stet.policies import exact as exact_module
-from stet.sampling import Sampler, SamplingParams, draw
-from stet.sequence import Sequence
 
 Patch = pytest.MonkeyPatch
 

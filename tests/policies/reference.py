@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from stet.core.sampling import Sampler, SamplingParams
 from stet.policies import ACCEPT, Blocks
-from stet.sampling import Sampler, SamplingParams
 
 
 def choose(weights: np.ndarray, u: float) -> int:

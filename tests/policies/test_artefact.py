@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from stet.errors import OptionError
+from stet.core.errors import OptionError
 from stet.evaluation.contenders import parse
 from stet.policies import SpecGuard, resolve
 from stet.policies.artefact import read_artefact

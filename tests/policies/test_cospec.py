@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from stet.arbiter import DEFAULT, FEATURES, Arbiter, Network
-from stet.draft_length import AdaptiveLength, FixedLength
-from stet.errors import LoadError, OptionError
-from stet.limits import Limits
+from stet.core.draft_length import AdaptiveLength, FixedLength
+from stet.core.errors import LoadError, OptionError
+from stet.core.limits import Limits
+from stet.core.sampling import SamplingParams
 from stet.policies import AutoJudge, Confident, CoSpec, Exact, resolve
-from stet.sampling import SamplingParams
 from tiny import engine, greedy, llama, near, request, run, seeded
 
 COUNT = 24
@@ -418,7 +418,7 @@ def test_a_copy_on_a_device_follows_the_weights():
 
 
 def test_logits_are_joined_once_and_not_held_twice():
-    from stet.block import Steps
+    from stet.core.block import Steps
 
     parts = [torch.randn(2, 1, 5) for _ in range(3)]
     found, expected = Steps(parts), torch.cat(parts, 1)

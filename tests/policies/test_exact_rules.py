@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from policies import reference
+from stet.core.sampling import Sampler, SamplingParams
 from stet.policies import Block, Blocks, Exact
 from stet.policies.exact import or_else
-from stet.sampling import Sampler, SamplingParams
 
 RULES = [(Exact(), reference.exact), (Block(), reference.block)]
 

@@ -10,12 +10,15 @@ import pytest
 import torch
 
 import tiny
-from stet.draft_length import FixedLength
-from stet.engine.operations import Operation
-from stet.errors import StetError
-from stet.jobs import method_of
-from stet.limits import Limits
-from stet.needs import Need, Watch
+from stet.core.draft_length import FixedLength
+from stet.core.errors import StetError
+from stet.core.limits import Limits
+from stet.core.needs import Need, Watch
+from stet.core.operations import Operation
+from stet.core.policy import TokenPolicy
+from stet.core.sampling import SamplingParams
+from stet.core.sequence import Sequence
+from stet.core.step_policy import StepPolicy
 from stet.policies import (
     Blocks,
     Candidate,
@@ -27,8 +30,7 @@ from stet.policies import (
 )
 from stet.policies.arbitration import choices
 from stet.policies.exact import greedy_match, rejection_sampling
-from stet.sampling import SamplingParams
-from stet.sequence import Sequence
+from stet.requests.jobs import method_of
 
 TARGET = tiny.llama(vocab=30, layers=1)
 DRAFT = tiny.near(TARGET, 0.1)
@@ -37,7 +39,7 @@ ALL = frozenset(Need)
 
 
 @dataclass(frozen=True)
-class Reads:
+class Reads(TokenPolicy):
     """The exact rule of a policy that also reads something."""
 
     read: Callable[[Blocks], Any]
@@ -121,7 +123,7 @@ def test_copied_text_is_certain_of_its_tokens_alone_and_in_company():
 
 
 @dataclass(frozen=True)
-class ReadsSteps:
+class ReadsSteps(StepPolicy):
     """Lets all steps stand and reads something of each."""
 
     read: Callable[[Candidate], Any]

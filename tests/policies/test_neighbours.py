@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from stet.draft_length import AdaptiveLength, FixedLength
-from stet.errors import OptionError
-from stet.limits import Limits
+from stet.core.draft_length import AdaptiveLength, FixedLength
+from stet.core.errors import OptionError
+from stet.core.limits import Limits
 from stet.policies import Confident, CoSD, FLy, Fuzzy, Random, TopK, Typical, resolve
 from tiny import engine, greedy, llama, near, request, run
 

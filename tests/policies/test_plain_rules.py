@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from stet.draft_length import FixedLength
-from stet.errors import OptionError
-from stet.limits import Limits
+from stet.core.blocks import Blocks
+from stet.core.draft_length import FixedLength
+from stet.core.errors import OptionError
+from stet.core.limits import Limits
+from stet.core.ruling import OVERRULED
+from stet.core.sampling import Sampler, SamplingParams
 from stet.policies import Cascade, Confident, Ensemble, Exact, resolve
-from stet.policies.base import Blocks
 from stet.programs import cascade, drafting
-from stet.ruling import OVERRULED
-from stet.sampling import Sampler, SamplingParams
 from tiny import engine, greedy, llama, near, request, run, seeded
 
 COUNT = 24

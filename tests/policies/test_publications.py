@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from stet.arbiter import Arbiter, Network
+from stet.core.sampling import Sampler, SamplingParams
 from stet.policies import (
     AutoJudge,
     Block,
@@ -29,7 +30,6 @@ from stet.policies import (
     TopK,
     Typical,
 )
-from stet.sampling import Sampler, SamplingParams
 
 Rows = list[list[float]]
 

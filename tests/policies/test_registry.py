@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from stet.errors import OptionError
+from stet.core.errors import OptionError
 from stet.policies import (
     Block,
     Exact,
@@ -99,5 +99,56 @@ def test_an_entry_point_of_another_package_is_found(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(POLICIES, "_classes", dict(POLICIES._classes))
     monkeypatch.setattr(POLICIES, "_entry_points_loaded", False)
-    monkeypatch.setattr("stet.registry.entry_points", lambda group: [Entry()])
+    monkeypatch.setattr("stet.core.registry.entry_points", lambda group: [Entry()])
     assert resolve("elsewhere") == Elsewhere()
+
+
+# What is refused at once
+
+
+def test_a_class_that_derives_from_no_kind_of_policy_is_refused():
+    class Plain:
+        name: ClassVar[str] = "plain"
+
+    with pytest.raises(OptionError, match="derive it from one of TokenPolicy, StepPolicy"):
+        register(Plain)
+
+
+def test_a_policy_without_its_method_is_refused():
+    class Idle(TokenPolicy):
+        name: ClassVar[str] = "idle"
+
+    with pytest.raises(OptionError, match="no method 'verify'"):
+        register(Idle)
+
+
+def test_a_policy_without_a_name_is_refused():
+    class Nameless(TokenPolicy):
+        def verify(self, blocks):
+            raise NotImplementedError
+
+    with pytest.raises(OptionError, match="no `name`"):
+        register(Nameless)
+
+
+@pytest.mark.parametrize(
+    ("attribute", "value", "advice"),
+    [
+        ("hold", True, "is it 'holds'"),
+        ("need", frozenset(), "is it 'needs'"),
+        ("seemless", property(lambda self: True), "is it 'seamless'"),
+        ("verifies", lambda self, blocks: None, "is it 'verify'"),
+        ("window", 3, "begin the names of your own with _"),
+    ],
+)
+def test_a_misspelt_attribute_is_refused(attribute, value, advice):
+    kind = type("Odd", (Exact,), {"name": "odd", attribute: value})
+    with pytest.raises(OptionError, match=advice):
+        register(kind)
+
+
+def test_methods_and_private_names_of_its_own_are_a_policy_s_business(
+    own: type, monkeypatch: pytest.MonkeyPatch
+):
+    kind = type("Fine", (own,), {"name": "fine", "_size": 3, "measure": lambda self: self._size})
+    assert register(kind) in available()

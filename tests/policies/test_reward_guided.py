@@ -14,15 +14,16 @@ import torch
 
 import stet
 import tiny
-from stet import trace
 from stet.bundled import generate
-from stet.draft_length import FixedLength
-from stet.engine.operations import Await
+from stet.core import trace
+from stet.core.draft_length import FixedLength
+from stet.core.errors import OptionError
+from stet.core.limits import Limits
+from stet.core.needs import Need
+from stet.core.operations import Await
+from stet.core.sampling import SamplingParams
+from stet.core.sequence import Sequence
 from stet.engine.request import Request
-from stet.errors import OptionError
-from stet.jobs import method_of
-from stet.limits import Limits
-from stet.needs import Need
 from stet.policies import (
     Candidate,
     Judgement,
@@ -33,10 +34,9 @@ from stet.policies import (
     parameters,
     resolve,
 )
+from stet.requests.jobs import method_of
 from stet.rewards import RewardHead
 from stet.rewards.head import HeadNet
-from stet.sampling import SamplingParams
-from stet.sequence import Sequence
 
 TARGET = tiny.llama(vocab=26, layers=1, seed=47)
 DRAFT = tiny.near(TARGET, 0.05)

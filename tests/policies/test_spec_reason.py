@@ -10,19 +10,19 @@ import torch
 
 import families
 import tiny
-from stet.block import EMPTY, Block
 from stet.bundled import generate
-from stet.draft_length import FixedLength
-from stet.engine.operations import Score
+from stet.core.block import EMPTY, Block
+from stet.core.draft_length import FixedLength
+from stet.core.errors import OptionError
+from stet.core.limits import Limits
+from stet.core.operations import Score
+from stet.core.sampling import SamplingParams
+from stet.core.sequence import Sequence
 from stet.engine.request import Request
 from stet.engine.runner import Runner
-from stet.errors import OptionError
-from stet.jobs import method_of
-from stet.limits import Limits
 from stet.load import load_pair
 from stet.policies import Exact, SpecReason, StepPolicy, available, resolve
-from stet.sampling import SamplingParams
-from stet.sequence import Sequence
+from stet.requests.jobs import method_of
 
 VOCAB = len(families.WORDS)
 TARGET = tiny.llama(vocab=VOCAB, layers=1, seed=12)

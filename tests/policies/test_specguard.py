@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from stet.arbiter import Arbiter, Network
-from stet.block import Block, Reading, Statistics
 from stet.bundled import generate
-from stet.engine.operations import Operation, Score
-from stet.errors import OptionError, StetError
-from stet.jobs import method_of
+from stet.core.block import Block, Reading, Statistics
+from stet.core.errors import OptionError, StetError
+from stet.core.needs import Need
+from stet.core.operations import Operation, Score
+from stet.core.sampling import SamplingParams
+from stet.core.sequence import Sequence
 from stet.load import load_pair
-from stet.needs import Need
 from stet.policies import (
     Candidate,
     Confident,
@@ -35,8 +36,7 @@ from stet.policies import (
     parameters,
     resolve,
 )
-from stet.sampling import SamplingParams
-from stet.sequence import Sequence
+from stet.requests.jobs import method_of
 from stet.signals import SIGNALS, centrality
 
 

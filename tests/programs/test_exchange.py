@@ -16,23 +16,24 @@ import torch
 import stet
 import tiny
 import tongues
-from stet import trace
-from stet.chat import Rendered
-from stet.draft_length import FixedLength
+from stet.core import trace
+from stet.core.draft_length import FixedLength
+from stet.core.errors import OptionError, TokenizerMismatch
+from stet.core.operations import Await, Operation
+from stet.core.sequence import Sequence
+from stet.core.step_policy import StepPolicy
+from stet.core.steps import LoopGuard, StepReader, ends_of
 from stet.engine.drafting import OVERLAP
-from stet.engine.operations import Await, Operation
 from stet.engine.runner import Runner
-from stet.errors import OptionError, TokenizerMismatch
 from stet.models.loading import prepare_model
 from stet.models.tokenizers import difference
-from stet.options import read_options
 from stet.pair import Pair
 from stet.policies import Judgement, RewardGuided, SpecGuard, SpecReason, Step
 from stet.programs.exchange import UNREADABLE, UNTRANSLATABLE
 from stet.programs.parts import CUT_SHORT
-from stet.sequence import Sequence
-from stet.steps import LoopGuard, StepReader, ends_of
-from stet.vocabulary import Vocabulary
+from stet.requests.chat import Rendered
+from stet.requests.options import read_options
+from stet.text.vocabulary import Vocabulary
 
 COUNT, LENGTH = 40, 400
 ENDS = (" ", "\n", "e", ".")
@@ -209,7 +210,7 @@ def expected(
 
 
 @dataclass(frozen=True)
-class Watching:
+class Watching(StepPolicy):
     """Keeps and rewrites in turns, and compares both lists of tokens at every step."""
 
     kinds: tuple[str, str]
@@ -598,7 +599,7 @@ def test_a_rejected_step_opens_the_rewrite_and_changes_no_text():
 
 # Records
 
-SCHEMA = json.loads((Path(stet.__file__).parent / "trace.schema.json").read_text())
+SCHEMA = json.loads((Path(stet.__file__).parent / "core/trace.schema.json").read_text())
 
 
 @names

@@ -10,11 +10,15 @@ from typing import Any, ClassVar
 import pytest
 
 import tongues
-from stet.block import Block, Reading
-from stet.codec import Codec
-from stet.engine.operations import Await, Draft, Join, Operation, Program, Score
-from stet.errors import StetError
-from stet.limits import Limits
+from stet.core.block import Block, Reading
+from stet.core.errors import StetError
+from stet.core.limits import Limits
+from stet.core.operations import Await, Draft, Join, Operation, Program, Score
+from stet.core.ruling import Ruling
+from stet.core.sampling import SamplingParams
+from stet.core.sequence import Sequence
+from stet.core.step_policy import StepPolicy
+from stet.core.steps import ends_of
 from stet.policies import Judgement, Step
 from stet.programs.correspondence import (
     CUT,
@@ -25,18 +29,15 @@ from stet.programs.correspondence import (
     dictation,
 )
 from stet.programs.exchange import UNREADABLE, UNTRANSLATABLE, Mirror, exchange
-from stet.remote import Completion
-from stet.ruling import Ruling
-from stet.sampling import SamplingParams
-from stet.sequence import Sequence
-from stet.steps import ends_of
+from stet.remote.target import Completion
+from stet.text.codec import Codec
 
 TARGET, DRAFT = tongues.byte_level(400), tongues.byte_level(300)
 PROMPT = "Ann has 3 boxes.\n"
 
 
 @dataclass(frozen=True)
-class Scripted:
+class Scripted(StepPolicy):
     """Keeps the steps that it is told to keep, and may have the target read them first."""
 
     keeps: tuple[bool, ...]

@@ -17,24 +17,24 @@ import torch
 
 import stet
 import tiny
-from stet import trace
-from stet.draft_length import AdaptiveLength, FixedLength
+from stet.core import trace
+from stet.core.draft_length import AdaptiveLength, FixedLength
+from stet.core.errors import OptionError, StetError
+from stet.core.limits import Limits
+from stet.core.model import LoadedModel
+from stet.core.operations import Await, Operation
+from stet.core.sampling import SamplingParams
+from stet.core.sequence import Sequence
+from stet.core.steps import ends_of
 from stet.engine.drafting import OVERLAP
 from stet.engine.engine import Engine
 from stet.engine.kv_cache import KVCache
-from stet.engine.operations import Await, Operation
 from stet.engine.request import Request
 from stet.engine.runner import Runner
-from stet.errors import OptionError, StetError
-from stet.jobs import Job, method_of
-from stet.limits import Limits
-from stet.models.model import LoadedModel
 from stet.pair import Pair
 from stet.policies import Block, Exact, Judgement, Policy, SpecGuard, Step, parameters
 from stet.programs.parts import CUT_SHORT
-from stet.sampling import SamplingParams
-from stet.sequence import Sequence
-from stet.steps import ends_of
+from stet.requests.jobs import Job, method_of
 
 VOCAB, COUNT, ROOM = 40, 32, 240
 TARGET = tiny.llama(vocab=VOCAB, layers=1, seed=47)
@@ -733,7 +733,7 @@ SETTINGS = trace.Settings(
     {},
     "",
 )
-SCHEMA = json.loads((Path(stet.__file__).parent / "trace.schema.json").read_text())
+SCHEMA = json.loads((Path(stet.__file__).parent / "core/trace.schema.json").read_text())
 
 
 @pytest.mark.parametrize(

@@ -18,16 +18,17 @@ import pytest
 
 import stet
 import tiny
-from stet import RemoteTarget, load_pair, trace
+from stet import RemoteTarget, load_pair
 from stet.bundled import DRAFT, TARGET, generate
-from stet.client import LARGEST, LONGEST_PAUSE, RemoteClient, RemoteError, _message
-from stet.delivery import delivered
-from stet.errors import OptionError, StetError
+from stet.core import trace
+from stet.core.errors import OptionError, StetError
 from stet.pair import Pair
 from stet.policies import SpecGuard
 from stet.programs.correspondence import WRITTEN
 from stet.programs.parts import CUT_SHORT
-from stet.remote import Completion, completion_of
+from stet.remote.client import LARGEST, LONGEST_PAUSE, RemoteClient, RemoteError, _message
+from stet.remote.target import Completion, completion_of
+from stet.requests.delivery import delivered
 
 pytestmark = pytest.mark.slow
 

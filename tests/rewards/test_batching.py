@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from stet.errors import OptionError, StetError
+from stet.core.errors import OptionError, StetError
 from stet.rewards.batching import Batcher
 
 WAIT = 20

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import tiny
-from stet.engine.operations import Await
-from stet.errors import StetError
+from stet.core.errors import StetError
+from stet.core.operations import Await
+from stet.core.sequence import Sequence
 from stet.policies import Candidate, Step
 from stet.rewards import FunctionReward, Reward
-from stet.sequence import Sequence
 from tiny import Letters
 
 

@@ -11,12 +11,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import tiny
-from stet.errors import LoadError, OptionError
-from stet.needs import Need
+from stet.core.errors import LoadError, OptionError
+from stet.core.needs import Need
+from stet.core.sequence import Sequence
 from stet.policies import Candidate, RewardGuided, Step
 from stet.rewards import RewardHead, load_reward
 from stet.rewards.head import HeadNet, padded
-from stet.sequence import Sequence
 
 
 def head(width: int = 6, seed: int = 0, pair: str | None = "p") -> RewardHead:

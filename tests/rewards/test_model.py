@@ -21,7 +21,7 @@ from transformers import (
 )
 
 import families
-from stet.errors import CompatibilityError, LoadError, OptionError, StetError
+from stet.core.errors import CompatibilityError, LoadError, OptionError, StetError
 from stet.rewards import ModelReward, as_reward, load_reward
 from stet.rewards.load import BUNDLED, HEAD
 

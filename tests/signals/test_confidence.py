@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stet import block
-from stet.block import EMPTY, Block, DraftBatch, Statistics
-from stet.needs import Need
+from stet.core import block
+from stet.core.block import EMPTY, Block, DraftBatch, Statistics
+from stet.core.needs import Need
+from stet.core.sequence import Sequence
 from stet.policies import Candidate
-from stet.sequence import Sequence
 from stet.signals import CONFIDENCE, SIGNALS, agreeing
 from stet.signals.confidence import LOW, WORST
 

@@ -11,14 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import tiny
 from families import VOCAB, build
-from stet import block
+from stet.core import block
+from stet.core.limits import Limits
+from stet.core.sampling import SamplingParams
 from stet.engine import drafting, watching
 from stet.engine.engine import Engine
 from stet.engine.runner import Runner
-from stet.limits import Limits
 from stet.policies import Exact, SpecGuard
 from stet.programs import stepwise
-from stet.sampling import SamplingParams
 from stet.signals import SIGNALS
 
 pytestmark = pytest.mark.unit

@@ -14,18 +14,18 @@ from torch import Tensor
 
 import tiny
 from families import FAMILIES, VOCAB, build
+from stet.core.errors import OptionError
+from stet.core.limits import Limits
+from stet.core.needs import Watch
+from stet.core.operations import Draft
+from stet.core.sampling import SamplingParams
+from stet.core.sequence import Sequence
 from stet.engine.drafting import ModelDrafter
-from stet.engine.operations import Draft
 from stet.engine.runner import Runner
 from stet.engine.watching import Recorder
-from stet.errors import OptionError
-from stet.limits import Limits
 from stet.models import prepare_model
-from stet.needs import Watch
 from stet.policies import Exact, SpecGuard
 from stet.programs import stepwise
-from stet.sampling import SamplingParams
-from stet.sequence import Sequence
 from stet.signals.base import SIGNALS
 from stet.signals.grounding import GROUNDING, PUBLISHED, Grounding
 

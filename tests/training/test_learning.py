@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from stet.arbiter import Network
-from stet.errors import StetError
-from stet.trace import Counters, DisputeRecord
+from stet.core.errors import StetError
+from stet.core.trace import Counters, DisputeRecord
 from stet.training.branches import Branches
 from stet.training.fitting import FitSettings, fit, loss_of
 from stet.training.gradient import (

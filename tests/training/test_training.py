@@ -8,7 +8,7 @@ import torch
 
 from stet.arbiter import DEFAULT, Arbiter, Network
 from stet.calibration.rollouts import prompt_of
-from stet.errors import OptionError, StetError
+from stet.core.errors import OptionError, StetError
 from stet.evaluation.graders import AnswerLine, FunctionGrader, MathVerify
 from stet.evaluation.tasks import load_task
 from stet.load import load_pair

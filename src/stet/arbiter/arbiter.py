@@ -19,10 +19,10 @@ from torch import Tensor
 from stet.arbiter.features import measure, named, needs_of
 from stet.arbiter.network import Network, PlainNetwork
 from stet.arbiter.position import Position, Spot
-from stet.errors import LoadError, OptionError
-from stet.files import write_text
-from stet.needs import Need
-from stet.parsing import first_problem
+from stet.core.errors import LoadError, OptionError
+from stet.core.files import write_text
+from stet.core.needs import Need
+from stet.core.parsing import first_problem
 
 SETTINGS, WEIGHTS = "arbiter.json", "arbiter.safetensors"
 """The files of an arbiter."""

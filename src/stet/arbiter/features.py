@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from stet.arbiter.position import DRAFT, TARGET, Position, Spot
-from stet.errors import OptionError
-from stet.needs import Need
+from stet.core.errors import OptionError
+from stet.core.needs import Need
 
 TOP = 5
 """Tokens of each model whose overlap is counted."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stet.arbiter.arbiter import SETTINGS, WEIGHTS, Arbiter
-from stet.errors import LoadError, OptionError
+from stet.core.errors import LoadError, OptionError
 
 BUNDLED = "bundled"
 """The name of the arbiter that ships for the bundled pair."""

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from stet.policies.arbitration import Choices
-    from stet.policies.base import Blocks
+    from stet.core.blocks import Blocks
+    from stet.core.verification import Choices
 
 
 @dataclass(eq=False)

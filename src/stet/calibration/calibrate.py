@@ -24,12 +24,12 @@ from stet.calibration.yardstick import (
     Yardstick,
     with_own_answers,
 )
-from stet.errors import StetError, TokenizerMismatch
+from stet.core.errors import StetError, TokenizerMismatch
+from stet.core.files import read_text, write_text
+from stet.core.machine import machine, versions
 from stet.evaluation.contenders import Contender, contender
 from stet.evaluation.records import Results
 from stet.evaluation.run import Comparison, Plan
-from stet.files import read_text, write_text
-from stet.machine import machine, versions
 from stet.policies import SpecGuard, parameters
 
 if TYPE_CHECKING:

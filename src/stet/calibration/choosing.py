@@ -13,7 +13,7 @@ from typing import Literal
 from scipy.stats import binom
 
 from stet.calibration.yardstick import ANSWERS, Yardstick
-from stet.errors import StetError
+from stet.core.errors import StetError
 
 MOST = 20
 """Thresholds tried at most; the bound on risk is corrected for their number."""

@@ -11,17 +11,17 @@ from stet.calibration import samples
 from stet.calibration.labels import ByAnswer, Labeller, Proposal
 from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
 from stet.calibration.samples import ProblemSample, StepSample
-from stet.errors import OptionError
-from stet.files import drop_torn_line
-from stet.options import PINNED, Options
-from stet.seeds import mixed
+from stet.core.errors import OptionError
+from stet.core.files import drop_torn_line
+from stet.requests.options import PINNED, Options
+from stet.requests.seeds import mixed
 
 if TYPE_CHECKING:
+    from stet.core.result import Result
+    from stet.core.trace import StepRecord
     from stet.evaluation.tasks.base import LoadedTask, Question
     from stet.pair import Pair
     from stet.policies import SpecGuard
-    from stet.result import Result
-    from stet.trace import StepRecord
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from scipy.special import expit
 
 from stet.calibration.quality import Quality, quality
 from stet.calibration.samples import StepSample
-from stet.errors import StetError
+from stet.core.errors import StetError
 from stet.policies.specguard import TARGET_MARGIN
 from stet.signals import SIGNALS
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from stet.calibration.rollouts import Prefix, Rollouts
-from stet.options import PINNED
-from stet.steps import Delimiter, ends_of, normalised
+from stet.core.steps import Delimiter, ends_of, normalised
+from stet.requests.options import PINNED
 
 if TYPE_CHECKING:
     from stet.pair import Pair

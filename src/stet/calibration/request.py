@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stet.calibration.choosing import MOST, Wish
 from stet.calibration.yardstick import TARGETS_TEXT, Yardstick, yardstick_of
-from stet.errors import OptionError
+from stet.core.errors import OptionError
 from stet.policies import SpecGuard
 from stet.signals import SIGNALS
 

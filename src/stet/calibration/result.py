@@ -11,9 +11,9 @@ from stet.calibration.choosing import Point, Wish
 from stet.calibration.quality import Quality
 from stet.calibration.reliability import Reliability
 from stet.calibration.yardstick import YARDSTICKS, Yardstick
-from stet.errors import OptionError
-from stet.files import json_line, write_text
-from stet.parsing import first_problem
+from stet.core.errors import OptionError
+from stet.core.files import json_line, write_text
+from stet.core.parsing import first_problem
 
 VERSION = 2
 

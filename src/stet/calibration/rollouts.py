@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from stet.errors import OptionError
-from stet.options import PINNED
-from stet.seeds import mixed
+from stet.core.errors import OptionError
+from stet.requests.options import PINNED
+from stet.requests.seeds import mixed
 
 if TYPE_CHECKING:
     from stet.evaluation.graders import Grader

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from stet.files import append_lines, json_line, read_records
+from stet.core.files import append_lines, json_line, read_records
 
 
 @dataclass(frozen=True, slots=True)

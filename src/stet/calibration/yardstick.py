@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from stet.calibration.rollouts import prompt_of, with_room
-from stet.errors import StetError
+from stet.core.errors import StetError
+from stet.core.files import append_lines, drop_torn_line, json_line, read_records
+from stet.core.steps import normalised
 from stet.evaluation.graders import Grader
-from stet.files import append_lines, drop_torn_line, json_line, read_records
-from stet.options import PINNED
-from stet.steps import normalised
+from stet.requests.options import PINNED
 
 if TYPE_CHECKING:
     from stet.evaluation.tasks.base import LoadedTask, Question

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from stet.cli.output import StdoutClosed, check_stdout, show_error
-from stet.errors import StetError
+from stet.core.errors import StetError
 
 EXAMPLES = """
 [bold]Examples[/bold]

@@ -13,7 +13,7 @@ import typer
 from stet.cli import chat as chats
 from stet.cli import options as o
 from stet.cli.output import out, print_json, stages
-from stet.files import check_writable
+from stet.core.files import check_writable
 
 if TYPE_CHECKING:
     from stet.calibration.choosing import Wish
@@ -149,7 +149,7 @@ def command(
     from stet.calibration.choosing import Wish
     from stet.calibration.request import Request
     from stet.calibration.result import Calibration
-    from stet.errors import OptionError
+    from stet.core.errors import OptionError
     from stet.evaluation.contenders import parse
     from stet.policies import SpecGuard
 
@@ -247,7 +247,7 @@ def _wish(
     accurate: bool,
 ) -> Wish | None:
     from stet.calibration.choosing import Wish
-    from stet.errors import OptionError
+    from stet.core.errors import OptionError
 
     given: list[Wish] = [Wish("accuracy")] if accurate else []
     if accuracy is not None:

@@ -10,13 +10,13 @@ import typer
 
 from stet.cli.options import pair_of
 from stet.cli.output import err
-from stet.errors import OptionError
-from stet.parsing import value_of
+from stet.core.errors import OptionError
+from stet.core.parsing import value_of
 
 if TYPE_CHECKING:
-    from stet.chat import Chat
-    from stet.inputs import Prompt
     from stet.pair import Pair
+    from stet.requests.chat import Chat
+    from stet.requests.inputs import Prompt
 
 PANEL = "Chat"
 
@@ -54,7 +54,7 @@ def chat_of(in_chat: bool | None, system: str | None, arguments: Sequence[str] |
     Raises:
         OptionError: they are given for prompts that are no chats.
     """
-    from stet.chat import Chat
+    from stet.requests.chat import Chat
 
     given = dict(pair_of(text, "--template-arg") for text in arguments or ())
     if in_chat is False and (system is not None or given):
@@ -89,7 +89,7 @@ def inputs(
     Raises:
         OptionError: a chat was asked for, and there is no template, or it refuses it.
     """
-    from stet.chat import has_template
+    from stet.requests.chat import has_template
 
     asked = chat.system is not None or bool(chat.arguments)
     if in_chat is None:

@@ -16,8 +16,8 @@ from rich.live import Live
 from stet.cli import chat as chats
 from stet.cli import options as o
 from stet.cli.output import a_table, err, number, out, plain, print_json
-from stet.errors import OptionError
-from stet.files import check_writable
+from stet.core.errors import OptionError
+from stet.core.files import check_writable
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -23,12 +23,12 @@ from stet.cli.output import (
     print_json,
     progress,
 )
-from stet.trace import Counters
+from stet.core.trace import Counters
 
 if TYPE_CHECKING:
     from stet.bundled import Problem
+    from stet.core.result import Result
     from stet.pair import Pair
-    from stet.result import Result
 
 POLICIES = ("target", "draft", "exact", "confident", "specguard.bundled", "cospec")
 

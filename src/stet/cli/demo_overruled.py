@@ -14,9 +14,9 @@ from stet.cli.output import out
 
 if TYPE_CHECKING:
     from stet.bundled import Problem
+    from stet.core.result import Result
+    from stet.core.trace import DisputeRecord
     from stet.pair import Pair
-    from stet.result import Result
-    from stet.trace import DisputeRecord
 
 POLICY = "cospec"
 PICKED = 47
@@ -85,7 +85,7 @@ def _shown(pair: Pair, task: Problem, alone: Result, *, picked: bool) -> Overrul
 
 def overruled_answer(found: Overruled) -> Panel:
     """The answer with every token that stands against the target's, and what was thought of it."""
-    from stet.ruling import OVERRULED
+    from stet.core.ruling import OVERRULED
 
     result, body = found.result, Text()
     body.append(f"{found.task.text}\n\n", style="dim")

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from rich.panel import Panel
 from rich.text import Text
 
-from stet.steps import normalised
+from stet.core.steps import normalised
 
 if TYPE_CHECKING:
     from stet.bundled import Problem
-    from stet.result import Result
-    from stet.trace import StepRecord
+    from stet.core.result import Result
+    from stet.core.trace import StepRecord
 
 
 def caught_step(

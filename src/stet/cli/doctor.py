@@ -11,11 +11,11 @@ import typer
 from stet.cli import chat as chats
 from stet.cli import options as o
 from stet.cli.output import a_table, number, out, print_json, progress
-from stet.forecast import LENGTHS
+from stet.doctor.forecast import LENGTHS
 
 if TYPE_CHECKING:
-    from stet.differences import Difference
-    from stet.doctor import Diagnosis
+    from stet.doctor.differences import Difference
+    from stet.doctor.doctor import Diagnosis
     from stet.pair import Pair
 
 PATIENCE = 300.0
@@ -78,8 +78,8 @@ def command(
     whether rounding explains them.
     """
     target, draft = o.models_of(both, target, draft)
-    from stet import doctor
-    from stet.differences import differences
+    from stet.doctor import doctor
+    from stet.doctor.differences import differences
 
     texts, source = _samples(prompts, limit)
     how = chats.chat_of(chat, system, template_arg)

@@ -26,14 +26,14 @@ from stet.cli.output import (
     show_error,
     summary,
 )
-from stet.errors import OptionError, StetError
-from stet.files import check_writable, decoded, has_halves
-from stet.trace import Counters
+from stet.core.errors import OptionError, StetError
+from stet.core.files import check_writable, decoded, has_halves
+from stet.core.trace import Counters
 
 if TYPE_CHECKING:
-    from stet.inputs import Prompt
+    from stet.core.result import Result
     from stet.pair import Pair
-    from stet.result import Result
+    from stet.requests.inputs import Prompt
 
 POLICY = "Policy"
 
@@ -376,6 +376,6 @@ def _record(prompt: str, result: Result, *, with_tokens: bool) -> dict[str, Any]
 def _write_trace(result: Result, path: Path | None) -> None:
     if path is None:
         return
-    from stet import trace
+    from stet.core import trace
 
     trace.write([result.trace], path)

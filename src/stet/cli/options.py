@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stet.cli.output import err
-from stet.errors import OptionError
-from stet.files import FileError, decoded, json_of, lines_of
-from stet.parsing import value_of
+from stet.core.errors import OptionError
+from stet.core.files import FileError, decoded, json_of, lines_of
+from stet.core.parsing import value_of
 
 if TYPE_CHECKING:
     from stet.pair import Pair
@@ -193,7 +193,7 @@ def load(
     what = " and ".join(Path(place).name for place in places) or "the bundled pair"
     with err.status(f"Loading {what} ..."):
         import stet
-        from stet.jobs import rows_of
+        from stet.requests.jobs import rows_of
 
         each = max((rows_of(policy) for policy in policies), default=1)
         whole: str | stet.RemoteTarget | None = target

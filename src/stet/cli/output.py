@@ -19,14 +19,14 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from stet.errors import StetError
-from stet.files import has_halves
+from stet.core.errors import StetError
+from stet.core.files import has_halves
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from stet.result import Result
-    from stet.trace import Counters, FinishReason, TokenRecord
+    from stet.core.result import Result
+    from stet.core.trace import Counters, FinishReason, TokenRecord
 
 
 class StdoutError(StetError):

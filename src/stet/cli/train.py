@@ -13,7 +13,7 @@ import typer
 from stet.cli import chat as chats
 from stet.cli import options as o
 from stet.cli.output import a_table, out, print_json, stages
-from stet.files import check_writable
+from stet.core.files import check_writable
 
 if TYPE_CHECKING:
     from stet.training.training import Trained
@@ -228,7 +228,7 @@ def _request(
     seed: int,
 ) -> Any:
     from stet.arbiter import DEFAULT
-    from stet.errors import OptionError
+    from stet.core.errors import OptionError
     from stet.evaluation.tasks import load_task
     from stet.training.fitting import FitSettings
     from stet.training.gradient import GradientSettings
@@ -271,7 +271,7 @@ def _request(
 def _with_labels(pair: Any, request: Any, labels: str, folder: Path) -> Any:
     """The request with the target's own answers as right ones, if that is asked for."""
     from stet.calibration.yardstick import with_own_answers
-    from stet.errors import OptionError
+    from stet.core.errors import OptionError
 
     if labels not in ("answers", "target"):
         raise OptionError(f"labels is {labels!r}; choose from answers, target.")

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from stet.core.errors import CapacityError
+from stet.core.row import Row
+from stet.core.sequence import Role
+from stet.core.sequence import Sequence as TokenSequence
+from stet.core.tensors import upload
 from stet.engine.failures import isolated, raise_device_error
 from stet.engine.runner import Runner
-from stet.errors import CapacityError
-from stet.row import Row
-from stet.sequence import Role
-from stet.sequence import Sequence as TokenSequence
-from stet.tensors import upload
 
 
 @dataclass(frozen=True, slots=True)

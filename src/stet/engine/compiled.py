@@ -23,14 +23,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from stet.engine.attention import AlignedMasks, CacheView, Span
+from stet.core.tensors import upload
+from stet.engine.attention import CacheView, Span
 from stet.engine.background import Background
 from stet.engine.kv_cache import KVCache
+from stet.engine.masks import AlignedMasks
 from stet.engine.watching import Recorder, WatchedLayer
-from stet.tensors import upload
 
 if TYPE_CHECKING:
-    from stet.models.model import LoadedModel
+    from stet.core.model import LoadedModel
 
 WIDTHS = (1, 2, 4, 8, 16, 32)
 """Widths that are compiled: a block may have any length, and each graph takes long to make."""

@@ -10,18 +10,18 @@ from math import exp
 import torch
 from torch import Tensor
 
-from stet.block import EMPTY, Block, DraftBatch, Steps
+from stet.core.block import EMPTY, Block, DraftBatch, Steps
+from stet.core.blocks import DRAFT
+from stet.core.errors import StetError
+from stet.core.needs import Need, Watch
+from stet.core.operations import Draft
+from stet.core.sampling import Sampler, SamplingParams, draw
+from stet.core.tensors import upload
+from stet.core.wide import logprobs_of, peak
 from stet.engine.forward import last_true
-from stet.engine.operations import Draft
 from stet.engine.runner import Runner
 from stet.engine.uniforms import uniforms
 from stet.engine.watching import Watcher
-from stet.errors import StetError
-from stet.needs import Watch
-from stet.policies.base import DRAFT, Need
-from stet.sampling import Sampler, SamplingParams, draw
-from stet.tensors import upload
-from stet.wide import logprobs_of, peak
 
 OVERLAP = 2
 """Tokens at a sequence's end that the draft always reads again.

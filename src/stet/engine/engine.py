@@ -9,19 +9,19 @@ from typing import Any, TypeVar
 
 import torch
 
-from stet.block import EMPTY
+from stet.core.block import EMPTY
+from stet.core.errors import CapacityError, StetError
+from stet.core.operations import Await, Draft, Join, Score
+from stet.core.sequence import Role
+from stet.core.sequence import Sequence as TokenSequence
+from stet.core.trace import FinishReason
 from stet.engine.catch_up import CatchUp
 from stet.engine.drafting import OVERLAP, Drafter, ModelDrafter
 from stet.engine.failures import DeviceError, isolated, raise_device_error
-from stet.engine.operations import Await, Draft, Join, Score
 from stet.engine.outside import Outside
 from stet.engine.request import Process, Request, depth_of, sequence_of
 from stet.engine.runner import Runner
 from stet.engine.scoring import NonFiniteError, score
-from stet.errors import CapacityError, StetError
-from stet.sequence import Role
-from stet.sequence import Sequence as TokenSequence
-from stet.trace import FinishReason
 
 Op = TypeVar("Op", Draft, Score)
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from stet.errors import CapacityError, StetError
+from stet.core.errors import CapacityError, StetError
 
 T = TypeVar("T")
 R = TypeVar("R")

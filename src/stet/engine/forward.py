@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stet.tensors import upload
+from stet.core.tensors import upload
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from stet.block import Block, DraftBatch, Steps, whole
-from stet.sampling import one_hot
-from stet.tensors import upload
+from stet.core.block import Block, DraftBatch, Steps, whole
+from stet.core.sampling import one_hot
+from stet.core.tensors import upload
 
 
 def gather(blocks: Sequence[Block], vocab_size: int, device: torch.device) -> DraftBatch:

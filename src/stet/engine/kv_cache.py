@@ -3,40 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from stet.errors import CapacityError
-
-
-@dataclass(frozen=True, slots=True)
-class LayerShape:
-    """What one attention layer of a model keeps per token.
-
-    Attributes:
-        query_heads: number of query heads.
-        key_heads: number of key (and value) heads.
-        key_size: elements of a key.
-        value_size: elements of a value.
-        dtype: of keys and values.
-        device: where the layer runs.
-        window: length of its sliding window; None for full attention.
-    """
-
-    query_heads: int
-    key_heads: int
-    key_size: int
-    value_size: int
-    dtype: torch.dtype
-    device: torch.device
-    window: int | None = None
-
-    @property
-    def bytes_per_token(self) -> int:
-        """Bytes of cache for one token of one row."""
-        return self.key_heads * (self.key_size + self.value_size) * self.dtype.itemsize
+from stet.core.errors import CapacityError
+from stet.core.model import LayerShape
 
 
 class KVCache:

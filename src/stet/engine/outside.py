@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any, Generic, TypeVar
 
-from stet.errors import StetError
+from stet.core.errors import StetError
 
 W = TypeVar("W")
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from stet.engine.operations import Draft, Program, Score
-from stet.sequence import Sequence as TokenSequence
+from stet.core.operations import Draft, Program, Score
+from stet.core.sequence import Sequence as TokenSequence
 
 
 @dataclass(eq=False)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from stet.core.errors import CapacityError
+from stet.core.row import Row
 from stet.engine.kv_cache import KVCache
-from stet.errors import CapacityError
-from stet.row import Row
 
 
 class Rows:

@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from stet.engine.attention import AlignedMasks, CacheView
+from stet.core.errors import CapacityError
+from stet.core.row import Row
+from stet.engine.attention import CacheView
 from stet.engine.compiled import LONGEST, CompiledPasses
 from stet.engine.forward import Forward, last_true
 from stet.engine.kv_cache import KVCache
+from stet.engine.masks import AlignedMasks
 from stet.engine.rows import Rows
 from stet.engine.views import Place, view_of
-from stet.errors import CapacityError
-from stet.row import Row
 
 if TYPE_CHECKING:
+    from stet.core.model import LoadedModel
     from stet.engine.watching import Recorder
-    from stet.models.model import LoadedModel
 
 
 class Runner:

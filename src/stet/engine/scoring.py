@@ -9,20 +9,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stet.block import Block, DraftBatch, Reading, whole
+from stet.core.block import Block, DraftBatch, Reading, whole
+from stet.core.blocks import Blocks
+from stet.core.errors import StetError
+from stet.core.needs import Need
+from stet.core.operations import Score
+from stet.core.policy import TokenPolicy
+from stet.core.ruling import Ruling
+from stet.core.sampling import Sampler
+from stet.core.tensors import at, upload
+from stet.core.trace import DisputeRecord
+from stet.core.verification import Verdict
+from stet.core.wide import best, log_total, logprobs_of
 from stet.engine.failures import isolated
 from stet.engine.forward import Forward
 from stet.engine.gathering import gather
-from stet.engine.operations import Score
 from stet.engine.runner import Runner
 from stet.engine.uniforms import uniforms
-from stet.errors import StetError
-from stet.policies.base import Blocks, Need, TokenPolicy, Verdict, at
-from stet.ruling import Ruling
-from stet.sampling import Sampler
-from stet.tensors import upload
-from stet.trace import DisputeRecord
-from stet.wide import best, log_total, logprobs_of
 
 
 class NonFiniteError(StetError):

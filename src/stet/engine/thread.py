@@ -20,9 +20,9 @@ from typing import TypeVar
 
 import torch
 
+from stet.core.errors import CapacityError, StetError
 from stet.engine.engine import Engine
 from stet.engine.request import Request
-from stet.errors import CapacityError, StetError
 
 T = TypeVar("T")
 
@@ -131,7 +131,7 @@ class EngineThread:
         if threading.current_thread() is self._thread:
             raise StetError(
                 "A pair was used from inside one of its own rounds, by a policy or a program; let "
-                "it await a coroutine (stet.engine.operations.Await) that does so."
+                "it await a coroutine (stet.core.operations.Await) that does so."
             )
 
     def _post(self, item: Callable[[], None]) -> None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stet.engine.attention import AlignedMasks, CacheView, Span
+from stet.core.tensors import upload
+from stet.engine.attention import CacheView, Span
 from stet.engine.kv_cache import KVCache
+from stet.engine.masks import AlignedMasks
 from stet.engine.spans import divide
-from stet.tensors import upload
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,12 +14,12 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from stet.engine.attention import additive_mask
+from stet.core.needs import Watch
+from stet.core.row import Row
+from stet.core.tensors import upload
 from stet.engine.forward import last_true
 from stet.engine.kv_cache import KVCache
-from stet.needs import Watch
-from stet.row import Row
-from stet.tensors import upload
+from stet.engine.masks import additive_mask
 
 
 @dataclass(frozen=True, slots=True)

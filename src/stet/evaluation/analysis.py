@@ -14,7 +14,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from stet.errors import OptionError, StetError
+from stet.core.errors import OptionError, StetError
+from stet.core.trace import Counters
 from stet.evaluation import statistics
 from stet.evaluation.paired import Key, Pair, Paired, facts_of, signal_value, tables_of
 from stet.evaluation.recommend import recommend
@@ -30,7 +31,6 @@ from stet.evaluation.summary import (
     Summary,
     Work,
 )
-from stet.trace import Counters
 
 BINS = 20
 """Of a signal's histogram."""

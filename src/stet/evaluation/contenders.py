@@ -15,13 +15,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from stet.errors import OptionError, StetError
+from stet.core.errors import OptionError, StetError
+from stet.core.files import FileError, read_text
+from stet.core.parsing import value_of
+from stet.core.step_policy import StepPolicy
 from stet.evaluation.records import PolicyEntry
-from stet.files import FileError, read_text
-from stet.jobs import method_of
-from stet.parsing import value_of
 from stet.policies import Policy, available, parameters, resolve
 from stet.policies.artefact import SUFFIX, read_artefact
+from stet.requests.jobs import method_of
 
 ALONE = ("target", "draft")
 """Names of decoding with one model alone."""
@@ -97,7 +98,7 @@ def contender(
         name: "target", "draft", "majority", a policy's name, or a file made by calibration.
         values: its parameters.
         label: what the run calls it; by default its name and what is not a default.
-        options: options of its requests beside the run's (see `stet.options.Options`).
+        options: options of its requests beside the run's (see `stet.requests.options.Options`).
 
     Raises:
         OptionError: for an unknown name or parameter, or a value out of range.
@@ -257,9 +258,9 @@ def defaults(
             method = method_of(item.policy, None, has_draft=has_draft)
             if method.pair is not None and not (bundled if fitted is None else fitted):
                 continue  # it needs a reward of this pair's own
-            if bundled and getattr(item.policy, "asks_target", False):
+            if bundled and isinstance(item.policy, StepPolicy) and item.policy.asks_target:
                 continue  # the bundled target cannot answer
-            if getattr(item.policy, "control", False):
+            if isinstance(item.policy, Policy) and item.policy.control:
                 continue  # says something beside another policy at the same rate alone
         except (StetError, TypeError):
             continue  # it has to be calibrated or trained first, or needs a draft model

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from stet.errors import StetError
+from stet.core.errors import StetError
 from stet.evaluation import records, statistics
 from stet.evaluation.records import Answer, PolicyEntry, Results, Run
 from stet.evaluation.summary import Estimate

@@ -13,10 +13,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from stet.errors import StetError
-from stet.files import json_line, read_records, read_text
-from stet.parsing import first_problem
-from stet.trace import Counters
+from stet.core.errors import StetError
+from stet.core.files import json_line, read_records, read_text
+from stet.core.parsing import first_problem
+from stet.core.trace import Counters
 
 VERSION = 1
 

@@ -17,21 +17,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stet.errors import OptionError, StetError
+from stet.core.errors import OptionError, StetError
+from stet.core.files import append_lines, drop_torn_line, json_line, write_text
+from stet.core.machine import machine, versions
 from stet.evaluation import records
 from stet.evaluation.contenders import Contender
 from stet.evaluation.records import Answer, QuestionEntry, Results, Run
 from stet.evaluation.voting import Sampled, grade, vote
-from stet.files import append_lines, drop_torn_line, json_line, write_text
-from stet.machine import machine, versions
-from stet.options import PINNED
-from stet.seeds import mixed
+from stet.requests.options import PINNED
+from stet.requests.seeds import mixed
 
 if TYPE_CHECKING:
+    from stet.core.result import Result
     from stet.evaluation.tasks.base import LoadedTask, Question
-    from stet.inputs import Prompt
     from stet.pair import Pair
-    from stet.result import Result
+    from stet.requests.inputs import Prompt
 
 WARM_UP_TOKENS = 32
 

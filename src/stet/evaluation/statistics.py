@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from stet.errors import StetError
+from stet.core.errors import StetError
 from stet.evaluation.summary import Estimate
 
 try:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from stet.trace import Counters
+from stet.core.trace import Counters
 
 if TYPE_CHECKING:
+    from stet.core.result import Result
     from stet.evaluation.graders.base import Grader
-    from stet.result import Result
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from weakref import WeakKeyDictionary
 from torch import nn
 from transformers import PreTrainedModel
 
+from stet.core.errors import CompatibilityError, OptionError, StetError
+from stet.core.model import LoadedModel, Role
 from stet.engine import attention
-from stet.errors import CompatibilityError, OptionError, StetError
 from stet.load import DEFAULT_LENGTH
 from stet.models.compatibility import rotary_scalings
 from stet.models.loading import prepare_model
 from stet.models.memory import plan_memory
-from stet.models.model import LoadedModel, Role
 from stet.pair import Pair
 
 _MOST_ROWS = 16

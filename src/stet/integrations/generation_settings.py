@@ -26,8 +26,8 @@ from transformers.generation.stopping_criteria import (
     MaxTimeCriteria,
 )
 
-from stet.errors import OptionError
-from stet.options import Options
+from stet.core.errors import OptionError
+from stet.requests.options import Options
 
 # Fields that arrive here as logits processors or stopping criteria, or that shape the output.
 _SUPPORTED = frozenset(

@@ -31,15 +31,15 @@ from lm_eval.models.utils import (
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm
 
-from stet.errors import OptionError, StetError
+from stet.core.errors import OptionError, StetError
+from stet.core.result import Result
+from stet.core.trace import Counters
 from stet.integrations.loglikelihood import Continuation, Score, score
-from stet.jobs import method_of
 from stet.load import load_pair
-from stet.options import PINNED, Options
 from stet.pair import Pair
-from stet.result import Result
-from stet.seeds import mixed
-from stet.trace import Counters
+from stet.requests.jobs import method_of
+from stet.requests.options import PINNED, Options
+from stet.requests.seeds import mixed
 
 _log = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from stet.core.row import Row
+from stet.core.tensors import upload
 from stet.engine.runner import Runner
-from stet.row import Row
-from stet.tensors import upload
 
 if TYPE_CHECKING:
     from stet.pair import Pair

@@ -9,14 +9,14 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from stet.draft_length import DraftLength
-from stet.errors import OptionError, StetError
+from stet.core.draft_length import DraftLength
+from stet.core.errors import OptionError, StetError
+from stet.core.result import Result
 from stet.integrations.borrowed import borrowed_pair
 from stet.integrations.generation_settings import check_inputs, options_of
-from stet.jobs import method_of
 from stet.pair import LOOKUP
 from stet.policies import Policy
-from stet.result import Result
+from stet.requests.jobs import method_of
 
 
 def custom_generate(
@@ -35,7 +35,7 @@ def custom_generate(
         policy: a policy or its name; "target" and "draft" decode with one model alone.
         assistant_model: the draft, a model with the same tokenizer; "lookup" to copy from the text
             so far.
-        draft_length: tokens per block, "auto", or a rule from `stet.draft_length`.
+        draft_length: tokens per block, "auto", or a rule from `stet.core.draft_length`.
         policy_parameters: parameters of a policy that is given by name.
 
     Returns:

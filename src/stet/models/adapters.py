@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import safe_open
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from stet.errors import CompatibilityError, LoadError
+from stet.core.errors import CompatibilityError, LoadError
 from stet.models.files import ADAPTER, ADAPTER_WEIGHTS, has_weights
 
 _SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt", ADAPTER_WEIGHTS]

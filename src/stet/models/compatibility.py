@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from stet.core.errors import CompatibilityError
+from stet.core.model import LayerShape
 from stet.engine import attention
-from stet.engine.kv_cache import LayerShape
-from stet.errors import CompatibilityError
 
 PROBE = "stet_probe"
 """Name of the recording attention function in transformers' `AttentionInterface`."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from stet.models.model import LoadedModel
+from stet.core.model import LoadedModel
 
 _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "begin_suppress_tokens": (),

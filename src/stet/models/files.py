@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from stet.errors import LoadError, MemoryPlanError
+from stet.core.errors import LoadError, MemoryPlanError
 from stet.models.memory import available_bytes, readable
 
 WEIGHTS = "model.safetensors"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from stet.remote import RemoteTarget
+from stet.remote.target import RemoteTarget
 
 if TYPE_CHECKING:
-    from stet.models.model import LoadedModel
+    from stet.core.model import LoadedModel
 
 _IGNORED = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 _SAMPLED = 64

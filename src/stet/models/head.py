@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
+from stet.core.model import LogitHead
 from stet.engine import attention
-from stet.models.model import LogitHead
 
 _STATES = 3
 _LARGE = 16.0

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
+from stet.core.errors import CompatibilityError
+from stet.core.model import LoadedModel
+from stet.core.row import Row
 from stet.engine import attention
-from stet.errors import CompatibilityError
-from stet.models.model import LoadedModel
-from stet.row import Row
 
 REFERENCE = "stet_reference"
 """Name of the model's own attention, recorded, in transformers' `AttentionInterface`."""

@@ -15,7 +15,8 @@ from transformers import (
     PreTrainedModel,
 )
 
-from stet.errors import CompatibilityError, LoadError
+from stet.core.errors import CompatibilityError, LoadError
+from stet.core.model import LoadedModel, Role
 from stet.models.adapters import adapter_of, check_peft, merged, without_adapter
 from stet.models.compatibility import (
     check_class,
@@ -26,7 +27,6 @@ from stet.models.compatibility import (
 )
 from stet.models.files import check_room, folder_of
 from stet.models.head import split_head
-from stet.models.model import LoadedModel, Role
 from stet.models.selfcheck import check_faithful
 from stet.models.tokenizers import token_count
 

@@ -8,10 +8,10 @@ from typing import Any
 import psutil
 import torch
 
+from stet.core.errors import MemoryPlanError
+from stet.core.model import LoadedModel
+from stet.core.wide import LARGE
 from stet.engine.scoring import most_positions
-from stet.errors import MemoryPlanError
-from stet.models.model import LoadedModel
-from stet.wide import LARGE
 
 _PREFILL = 1024
 """Tokens of a pass over prompts: a batch of them shares the room of two chunks."""

@@ -25,9 +25,9 @@ from contextlib import ExitStack
 import torch
 from torch import Tensor, nn
 
-from stet.errors import CapacityError, CompatibilityError
+from stet.core.errors import CapacityError, CompatibilityError
+from stet.core.model import LoadedModel
 from stet.models.layerwise import CHECKED, REFERENCE, Check, Layer, Part
-from stet.models.model import LoadedModel
 from stet.models.shortened import WINDOW, cut_windows, skippable, skipped
 
 LENGTH = 16

@@ -6,9 +6,9 @@ import hashlib
 import json
 from typing import Any
 
-from stet.codec import Codec
-from stet.errors import TokenizerMismatch
-from stet.models.model import LoadedModel
+from stet.core.errors import TokenizerMismatch
+from stet.core.model import LoadedModel
+from stet.text.codec import Codec
 
 # Texts whose encodings differ when normalisation, splitting, digits or white space are treated
 # differently, although the vocabulary is the same.

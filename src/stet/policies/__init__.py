@@ -1,25 +1,19 @@
 """Verification policies: the rules that decide which drafted text stands."""
 
-from stet.policies.autojudge import AutoJudge
-from stet.policies.base import (
-    ACCEPT,
-    ARBITRATE,
-    HOLD,
-    NEXT,
+from stet.core.blocks import ACCEPT, ARBITRATE, NEXT, Blocks
+from stet.core.needs import Need
+from stet.core.policy import (
     STANDARD_REASONS,
     AnswerPolicy,
-    Blocks,
-    Disputes,
-    Need,
     Policy,
     TokenPolicy,
-    Verdict,
-    at,
-    holds,
     parameters,
     prefix_length,
-    seamless,
 )
+from stet.core.step_policy import Candidate, Judgement, Step, StepPolicy
+from stet.core.tensors import at
+from stet.core.verification import HOLD, Disputes, Verdict
+from stet.policies.autojudge import AutoJudge
 from stet.policies.block import Block
 from stet.policies.cascade import Cascade
 from stet.policies.confident import Confident
@@ -34,7 +28,6 @@ from stet.policies.registry import available, register, resolve
 from stet.policies.reward_guided import RewardGuided
 from stet.policies.spec_reason import SpecReason
 from stet.policies.specguard import SpecGuard
-from stet.policies.stepping import Candidate, Judgement, Step, StepPolicy
 from stet.policies.top_k import TopK
 from stet.policies.typical import Typical
 
@@ -73,10 +66,8 @@ __all__ = [
     "Verdict",
     "at",
     "available",
-    "holds",
     "parameters",
     "prefix_length",
     "register",
     "resolve",
-    "seamless",
 ]

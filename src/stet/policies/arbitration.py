@@ -8,32 +8,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stet.policies.base import HOLD, NEXT, Blocks, Disputes, Need, Verdict, prefix_length
+from stet.core.blocks import NEXT, Blocks
+from stet.core.needs import Need
+from stet.core.policy import prefix_length
+from stet.core.ruling import OVERRULED
+from stet.core.sampling import draw
+from stet.core.verification import HOLD, Choices, Disputes, Verdict
 from stet.policies.exact import accepted, or_else
-from stet.ruling import OVERRULED
-from stet.sampling import draw
 
 REASONS = ("accepted", "corrected", "bonus", OVERRULED)
 """Of an arbitrating policy: `overruled` is a drafted token that stands against the target's."""
 
 _OVERRULED = REASONS.index(OVERRULED)
-
-
-@dataclass(frozen=True, slots=True)
-class Choices:
-    """What each model wants at each position of a batch of blocks.
-
-    At temperature 0 the models agree where the drafted token is the target's first choice. When
-    sampling they agree where the exact rule would accept the drafted token, and the target's own
-    token is what that rule would draw instead.
-
-    Attributes:
-        agree: [B, K] bool.
-        target: [B, K + 1] int64, the token the target would put at each position.
-    """
-
-    agree: Tensor
-    target: Tensor
 
 
 def choices(blocks: Blocks) -> Choices:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stet.errors import OptionError
+from stet.core.errors import OptionError
 
 SUFFIX = ".json"
 """Of a name that means such a file."""

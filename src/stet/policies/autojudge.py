@@ -30,4 +30,4 @@ class AutoJudge(CoSpec):
     """
 
     name: ClassVar[str] = "autojudge"
-    shipped: ClassVar[Path] = AUTOJUDGE
+    _shipped: ClassVar[Path] = AUTOJUDGE

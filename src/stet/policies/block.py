@@ -8,15 +8,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stet.policies.base import ACCEPT, NEXT, STANDARD_REASONS, Blocks, Need, Verdict, at
+from stet.core.blocks import ACCEPT, NEXT, Blocks
+from stet.core.needs import Need
+from stet.core.policy import STANDARD_REASONS, TokenPolicy
+from stet.core.sampling import draw
+from stet.core.tensors import at
+from stet.core.verification import Verdict
 from stet.policies.exact import greedy_match, or_else
 from stet.policies.registry import register
-from stet.sampling import draw
 
 
 @register
 @dataclass(frozen=True)
-class Block:
+class Block(TokenPolicy):
     """Rule on the block as a whole: the longest prefix whose joint probability stands is kept.
 
     The emitted text follows the target's distribution exactly; at temperature 0 the rule is the

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from stet.errors import OptionError
+from stet.core.errors import OptionError
+from stet.core.policy import AnswerPolicy
 from stet.policies.registry import register
 
 STATISTICS = ("mean", "min")
@@ -15,7 +16,7 @@ STATISTICS = ("mean", "min")
 
 @register
 @dataclass(frozen=True)
-class Cascade:
+class Cascade(AnswerPolicy):
     """The draft answers alone; where it was not sure enough, the target answers instead.
 
     Source: the two-model case of the cascade of Chen et al., "FrugalGPT", arXiv 2305.05176, with

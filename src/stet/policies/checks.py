@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from stet.errors import OptionError
-from stet.steps import ends_of
+from stet.core.errors import OptionError
+from stet.core.steps import ends_of
 
 
 def check_drafting(policy: Any) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from stet.core.blocks import Blocks
+from stet.core.needs import Need
+from stet.core.policy import TokenPolicy
+from stet.core.verification import Verdict
 from stet.policies.arbitration import REASONS, choices, disputed, settle
-from stet.policies.base import Blocks, Need, Verdict
 from stet.policies.registry import register
 
 
 @register
 @dataclass(frozen=True)
-class Confident:
+class Confident(TokenPolicy):
     """Where the models disagree, the draft's token stands if the draft is surer of its own.
 
     That is, if p_draft(d) > p_target(t) + margin, with raw probabilities of the draft's token d and

@@ -6,16 +6,19 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from stet.errors import OptionError
+from stet.core.blocks import Blocks
+from stet.core.errors import OptionError
+from stet.core.needs import Need
+from stet.core.policy import TokenPolicy
+from stet.core.verification import Verdict
 from stet.policies.arbitration import REASONS, choices, disputed, settle
-from stet.policies.base import Blocks, Need, Verdict
 from stet.policies.checks import check_share
 from stet.policies.registry import register
 
 
 @register
 @dataclass(frozen=True)
-class CoSD:
+class CoSD(TokenPolicy):
     """Where the models disagree, the draft's token d stands against the target's t by two numbers.
 
     That is, if p_draft(d) > alpha * p_target(t) and p_target(t) < beta, with raw probabilities.

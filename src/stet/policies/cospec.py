@@ -8,16 +8,19 @@ from typing import Any, ClassVar
 
 from stet.arbiter import BUNDLED, Arbiter, as_arbiter, shipped_arbiter
 from stet.bundled import COSPEC
-from stet.errors import OptionError
+from stet.core.blocks import Blocks
+from stet.core.errors import OptionError
+from stet.core.needs import Need
+from stet.core.policy import TokenPolicy
+from stet.core.verification import Verdict
 from stet.policies.arbitration import REASONS
-from stet.policies.base import Blocks, Need, Verdict
 from stet.policies.registry import register
 from stet.policies.weighing import Above, arbitrate
 
 
 @register
 @dataclass(frozen=True)
-class CoSpec:
+class CoSpec(TokenPolicy):
     """A trained arbiter decides, for every disagreement of a block at once, whose token stands.
 
     At temperature 0 the models disagree where the drafted token is not the target's first choice;
@@ -46,7 +49,7 @@ class CoSpec:
     name: ClassVar[str] = "cospec"
     lossless: ClassVar[bool] = False
     reasons: ClassVar[tuple[str, ...]] = REASONS
-    shipped: ClassVar[Path] = COSPEC
+    _shipped: ClassVar[Path] = COSPEC
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -108,7 +111,7 @@ class CoSpec:
     def _arbiter(self) -> Arbiter:
         """The arbiter itself; a name is loaded when it is first used, and once."""
         return (
-            shipped_arbiter(self.shipped) if self.arbiter == BUNDLED else as_arbiter(self.arbiter)
+            shipped_arbiter(self._shipped) if self.arbiter == BUNDLED else as_arbiter(self.arbiter)
         )
 
     # What the program asks

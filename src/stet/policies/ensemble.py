@@ -9,19 +9,22 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stet.errors import OptionError
+from stet.core.blocks import Blocks
+from stet.core.errors import OptionError
+from stet.core.needs import Need
+from stet.core.policy import TokenPolicy
+from stet.core.ruling import OVERRULED
+from stet.core.verification import Verdict
 from stet.policies.arbitration import hold_after_whole
-from stet.policies.base import Blocks, Need, Verdict
 from stet.policies.exact import greedy_match, rejection_sampling
 from stet.policies.registry import register
-from stet.ruling import OVERRULED
 
 SPACES = ("logprobs", "probs")
 
 
 @register
 @dataclass(frozen=True)
-class Ensemble:
+class Ensemble(TokenPolicy):
     """Decode from a weighted mean of both models' predictions, with the draft's blocks as a guess.
 
     The emitted text is that of the mean alone (its most probable tokens at temperature 0, samples

@@ -7,23 +7,18 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from stet.policies.base import (
-    ACCEPT,
-    NEXT,
-    STANDARD_REASONS,
-    Blocks,
-    Need,
-    Verdict,
-    at,
-    prefix_length,
-)
+from stet.core.blocks import ACCEPT, NEXT, Blocks
+from stet.core.needs import Need
+from stet.core.policy import STANDARD_REASONS, TokenPolicy, prefix_length
+from stet.core.sampling import draw
+from stet.core.tensors import at
+from stet.core.verification import Verdict
 from stet.policies.registry import register
-from stet.sampling import draw
 
 
 @register
 @dataclass(frozen=True)
-class Exact:
+class Exact(TokenPolicy):
     """Keep a drafted token with probability min(1, p/q), else resample from what p has left.
 
     The emitted text follows the target's distribution exactly; at temperature 0 it is the target's

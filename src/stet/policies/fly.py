@@ -9,16 +9,19 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stet.errors import OptionError
-from stet.policies.arbitration import REASONS, Choices, choices, settle
-from stet.policies.base import Blocks, Need, Verdict
+from stet.core.blocks import Blocks
+from stet.core.errors import OptionError
+from stet.core.needs import Need
+from stet.core.policy import TokenPolicy
+from stet.core.verification import Choices, Verdict
+from stet.policies.arbitration import REASONS, choices, settle
 from stet.policies.checks import check_count
 from stet.policies.registry import register
 
 
 @register
 @dataclass(frozen=True)
-class FLy:
+class FLy(TokenPolicy):
     """Where the models disagree, the draft's token stands if the disagreement looks harmless.
 
     That is, if the target is unsure there (-sum p log p over its `top` most probable tokens, in

@@ -8,9 +8,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from stet.errors import OptionError
+from stet.core.blocks import Blocks
+from stet.core.errors import OptionError
+from stet.core.needs import Need
+from stet.core.policy import TokenPolicy
+from stet.core.verification import Verdict
 from stet.policies.arbitration import REASONS, choices, settle, where_disputed
-from stet.policies.base import Blocks, Need, Verdict
 from stet.policies.registry import register
 
 DIVERGENCES = ("kl", "js", "tv")
@@ -18,7 +21,7 @@ DIVERGENCES = ("kl", "js", "tv")
 
 @register
 @dataclass(frozen=True)
-class Fuzzy:
+class Fuzzy(TokenPolicy):
     """Where the models disagree, the draft's token stands if their distributions are close.
 
     Source: Holsman et al., "Fuzzy Speculative Decoding for a Tunable Accuracy-Runtime Tradeoff",

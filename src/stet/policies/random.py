@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from stet.core.blocks import ARBITRATE, Blocks
+from stet.core.needs import Need
+from stet.core.policy import TokenPolicy
+from stet.core.verification import Verdict
 from stet.policies.arbitration import REASONS, choices, settle
-from stet.policies.base import ARBITRATE, Blocks, Need, Verdict
 from stet.policies.checks import check_share
 from stet.policies.registry import register
 
 
 @register
 @dataclass(frozen=True)
-class Random:
+class Random(TokenPolicy):
     """Where the models disagree, the draft's token stands by chance.
 
     What a policy gains over this one at the same rate is what it knows. The chance is the request's

@@ -2,14 +2,69 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import fields, is_dataclass
+from difflib import get_close_matches
+from typing import Any, TypeVar
 
-from stet.errors import OptionError
+from stet.core.errors import OptionError
+from stet.core.policy import AnswerPolicy, Policy, TokenPolicy
+from stet.core.registry import Registry
+from stet.core.step_policy import StepPolicy
 from stet.policies.artefact import SUFFIX, read_artefact
-from stet.policies.base import Policy
-from stet.registry import Registry
 
-POLICIES: Registry[Policy] = Registry("policy", "stet.policies")
+KINDS: tuple[type[Policy], ...] = (TokenPolicy, StepPolicy, AnswerPolicy)
+"""What a policy derives from."""
+
+C = TypeVar("C", bound=type[Any])
+
+
+class PolicyRegistry(Registry[Policy]):
+    """Policies by name. One that is not what it seems to be is refused when it is registered."""
+
+    def register(self, cls: C) -> C:
+        """Class decorator: make a policy available under its name.
+
+        Raises:
+            OptionError: another class has that name; it derives from none of the kinds of policies
+                or lacks its kind's method; or it has an attribute that no policy has.
+        """
+        check_class(cls)
+        return super().register(cls)
+
+
+def check_class(cls: type[Any]) -> None:
+    """Refuse a class that would fail as a policy, or silently not be what it says.
+
+    Raises:
+        OptionError: with the name of what is wrong.
+    """
+    kind = next((kind for kind in KINDS if issubclass(cls, kind)), None)
+    listed = ", ".join(kind.__name__ for kind in KINDS)
+    if kind is None:
+        raise OptionError(f"{cls.__name__} is no policy; derive it from one of {listed}.")
+    missing = sorted(getattr(cls, "__abstractmethods__", ()))
+    if missing:
+        raise OptionError(f"{cls.__name__} has no method {missing[0]!r}, which decides.")
+    if not isinstance(getattr(cls, "name", None), str):
+        raise OptionError(f"{cls.__name__} has no `name`, by which it could be called.")
+    known = {name for name in dir(kind) if not name.startswith("_")} | {"name"}
+    own = {f.name for f in fields(cls)} if is_dataclass(cls) else set[str]()
+    above = {id(base) for base in kind.__mro__}
+    for place in (base for base in cls.__mro__ if id(base) not in above):
+        for name, value in vars(place).items():
+            if name.startswith("_") or name in known or name in own:
+                continue
+            near = get_close_matches(name, known, n=1, cutoff=0.8)
+            acts = callable(value) or hasattr(value, "__get__")  # a method or a property
+            if near or not acts:
+                advice = f"is it {near[0]!r}?" if near else "begin the names of your own with _."
+                raise OptionError(
+                    f"{cls.__name__} sets {name!r}, which is neither a parameter nor anything that "
+                    f"a {kind.__name__} has; {advice}"
+                )
+
+
+POLICIES = PolicyRegistry("policy", "stet.policies")
 
 register = POLICIES.register
 available = POLICIES.available

@@ -6,23 +6,23 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from stet.engine.operations import Operation
-from stet.errors import OptionError
-from stet.needs import Need
+from stet.core.errors import OptionError
+from stet.core.needs import Need
+from stet.core.operations import Operation
+from stet.core.sampling import SamplingParams
+from stet.core.step_policy import Candidate, Judgement, Step, StepPolicy
+from stet.core.steps import LOOP, Delimiter
 from stet.policies.checks import check_drafting
 from stet.policies.registry import register
-from stet.policies.stepping import Candidate, Judgement, Step
 from stet.rewards import FunctionReward, Reward, as_reward
-from stet.sampling import SamplingParams
 from stet.signals import agreeing
-from stet.steps import LOOP, Delimiter
 
 KEPT, REWRITTEN = "step rewarded", "step rewritten"
 
 
 @register
 @dataclass(frozen=True)
-class RewardGuided:
+class RewardGuided(StepPolicy):
     """A process reward model rates the draft's step; below a threshold the target writes it.
 
     What the target writes is not rated. Source: Liao et al., "Reward-Guided Speculative Decoding

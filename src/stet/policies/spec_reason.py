@@ -8,17 +8,17 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, ClassVar
 
-from stet.block import EMPTY
-from stet.engine.operations import Join, Operation, Score
-from stet.errors import OptionError
-from stet.needs import Need
+from stet.core.block import EMPTY
+from stet.core.errors import OptionError
+from stet.core.needs import Need
+from stet.core.operations import Join, Operation, Score
+from stet.core.sampling import SamplingParams
+from stet.core.sequence import Sequence as TokenSequence
+from stet.core.step_policy import Candidate, Judgement, Step, StepPolicy
+from stet.core.steps import LOOP, Delimiter
 from stet.policies.checks import check_drafting
 from stet.policies.registry import register
-from stet.policies.stepping import Candidate, Judgement, Step
-from stet.sampling import SamplingParams
-from stet.sequence import Sequence as TokenSequence
 from stet.signals import agreeing
-from stet.steps import LOOP, Delimiter
 
 KEPT, REWRITTEN = "step found useful", "step rewritten"
 SCORINGS = ("expected", "likeliest")
@@ -32,7 +32,7 @@ QUESTION = (
 
 @register
 @dataclass(frozen=True)
-class SpecReason:
+class SpecReason(StepPolicy):
     """The target rates the draft's step from 0 to 9 with one token; below 7 it writes the step.
 
     A question follows the step on a copy of the text, and the target's probabilities of the ten

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from stet.bundled import SPECGUARD
-from stet.engine.operations import Await, Operation
-from stet.errors import OptionError
-from stet.needs import Need, Watch
+from stet.core.errors import OptionError
+from stet.core.needs import Need, Watch
+from stet.core.operations import Await, Operation
+from stet.core.sampling import SamplingParams
+from stet.core.step_policy import Candidate, Judgement, Step, StepPolicy, selected
+from stet.core.steps import LOOP, Delimiter
 from stet.policies.artefact import read_artefact
 from stet.policies.checks import check_drafting
 from stet.policies.registry import register
-from stet.policies.stepping import Candidate, Judgement, Step, selected
 from stet.rewards.batching import Batcher
-from stet.sampling import SamplingParams
 from stet.signals import SIGNALS, Signal, agreeing, centrality
 from stet.signals.confidence import min_logprob
-from stet.steps import LOOP, Delimiter
 
 SELECTORS = ("vote", "medoid", "first")
 SCORERS = ("draft", "target")
@@ -38,7 +38,7 @@ CONFIRMED, REFUSED = "step confirmed by the target", "step refused by the target
 
 @register
 @dataclass(frozen=True)
-class SpecGuard:
+class SpecGuard(StepPolicy):
     """The draft writes candidates of a step, the most consistent is picked, its signals decide.
 
     A weighted mean of signals, each brought to 0 .. 1, is held against a threshold: at or above it

@@ -8,17 +8,20 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from stet.errors import OptionError
+from stet.core.blocks import Blocks
+from stet.core.errors import OptionError
+from stet.core.needs import Need
+from stet.core.policy import TokenPolicy
+from stet.core.verification import Verdict
+from stet.core.wide import best
 from stet.policies.arbitration import REASONS, choices, settle, where_disputed
-from stet.policies.base import Blocks, Need, Verdict
 from stet.policies.checks import check_count
 from stet.policies.registry import register
-from stet.wide import best
 
 
 @register
 @dataclass(frozen=True)
-class TopK:
+class TopK(TokenPolicy):
     """Where the models disagree, the draft's token stands if the target ranks it high.
 
     That is, if it is among the target's `k` most probable tokens and its raw log-probability is at

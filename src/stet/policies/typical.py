@@ -7,16 +7,19 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from stet.core.blocks import Blocks
+from stet.core.needs import Need
+from stet.core.policy import TokenPolicy
+from stet.core.verification import Verdict
+from stet.core.wide import entropy, logprobs_of
 from stet.policies.arbitration import REASONS, choices, settle, where_disputed
-from stet.policies.base import Blocks, Need, Verdict
 from stet.policies.checks import check_share
 from stet.policies.registry import register
-from stet.wide import entropy, logprobs_of
 
 
 @register
 @dataclass(frozen=True)
-class Typical:
+class Typical(TokenPolicy):
     """Where the models disagree, the draft's token d stands if the target finds it typical.
 
     That is, if p_target(d) > min(epsilon, delta * exp(-H)), with the target's raw probability and

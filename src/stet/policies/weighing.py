@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from stet.arbiter import Arbiter, Position, Spot
-from stet.policies.arbitration import Choices, choices, reasons_of, settle
-from stet.policies.base import HOLD, Blocks, Disputes, Verdict
+from stet.core.blocks import Blocks
+from stet.core.verification import HOLD, Choices, Disputes, Verdict
+from stet.policies.arbitration import choices, reasons_of, settle
 
 FEW = 3
 """Disagreements that are decided one by one rather than together."""

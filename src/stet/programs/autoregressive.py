@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stet.block import EMPTY
-from stet.engine.operations import Draft, Program, Score
-from stet.policies.base import TokenPolicy
+from stet.core.block import EMPTY
+from stet.core.operations import Draft, Program, Score
+from stet.core.policy import TokenPolicy
+from stet.core.sequence import Sequence
 from stet.programs.speculative import never
-from stet.sequence import Sequence
 
 
 def autoregressive(

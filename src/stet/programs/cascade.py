@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from stet.engine.operations import Draft, Program
-from stet.policies.base import AnswerPolicy, Need, TokenPolicy
+from stet.core.needs import Need
+from stet.core.operations import Draft, Program
+from stet.core.policy import AnswerPolicy, TokenPolicy
+from stet.core.sequence import Sequence
 from stet.programs.speculative import speculative
-from stet.sequence import Sequence
 
 
 def cascade(sequence: Sequence, policy: AnswerPolicy, inner: TokenPolicy) -> Program:

@@ -7,12 +7,14 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stet.block import Reading
-from stet.client import RemoteClient
-from stet.codec import Codec
-from stet.engine.operations import Await, Join, Operation, Program
-from stet.errors import StetError
-from stet.policies.stepping import Candidate, Step, StepPolicy, guard_of, selected
+from stet.core.block import Reading
+from stet.core.errors import StetError
+from stet.core.operations import Await, Join, Operation, Program
+from stet.core.sampling import SamplingParams
+from stet.core.sequence import Sequence
+from stet.core.step_policy import Candidate, Step, StepPolicy, selected
+from stet.core.steps import SENTENCE, Delimiter, Ends, LoopGuard, ends_of
+from stet.core.trace import StepRecord
 from stet.programs.exchange import append
 from stet.programs.parts import (
     conclude,
@@ -23,10 +25,8 @@ from stet.programs.parts import (
     record_of,
     ruled,
 )
-from stet.sampling import SamplingParams
-from stet.sequence import Sequence
-from stet.steps import SENTENCE, Delimiter, Ends, ends_of
-from stet.trace import StepRecord
+from stet.remote.client import RemoteClient
+from stet.text.codec import Codec
 
 WRITTEN = "written by the target"
 """The reason of every token whose text a remote target wrote."""
@@ -178,7 +178,7 @@ def correspondence(sequence: Sequence, target: Correspondent, policy: StepPolicy
         target: writes the steps that do not stand.
         policy: judges the steps by what the draft knows of them.
     """
-    ends, guard = ends_of(policy.delimiter), guard_of(policy)
+    ends, guard = ends_of(policy.delimiter), LoopGuard(policy.loop_after)
     while not sequence.finished:
         text, kept = yield from _step(sequence, target, policy, ends)
         if guard.stuck(text, drafted=kept):

@@ -6,20 +6,15 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stet.block import EMPTY, Block
-from stet.codec import Codec
-from stet.draft_length import LONGEST
-from stet.engine.operations import Join, Operation, Program, Score
+from stet.core.block import EMPTY, Block
+from stet.core.draft_length import LONGEST
+from stet.core.operations import Join, Operation, Program, Score
+from stet.core.ruling import Ruling
+from stet.core.sequence import Sequence
+from stet.core.step_policy import Candidate, Judgement, Step, StepPolicy, selected
+from stet.core.steps import Ends, LoopGuard, StepReader, ends_of
+from stet.core.trace import Origin, StepRecord
 from stet.policies.exact import Exact
-from stet.policies.stepping import (
-    Candidate,
-    Judgement,
-    Step,
-    StepPolicy,
-    guard_of,
-    selected,
-    speculates,
-)
 from stet.programs.autoregressive import autoregressive
 from stet.programs.parts import (
     Reader,
@@ -30,10 +25,7 @@ from stet.programs.parts import (
     record_of,
     ruled,
 )
-from stet.ruling import Ruling
-from stet.sequence import Sequence
-from stet.steps import Ends, StepReader, ends_of
-from stet.trace import Origin, StepRecord
+from stet.text.codec import Codec
 
 UNTRANSLATABLE = "step cannot be said in the target's tokens"
 """Why the target writes a step that the policy was never shown."""
@@ -102,7 +94,7 @@ def exchange(sequence: Sequence, mirror: Mirror, policy: StepPolicy) -> Program:
         mirror: the same in the draft's, with nothing written yet.
         policy: judges the steps.
     """
-    ends, guard = ends_of(policy.delimiter), guard_of(policy)
+    ends, guard = ends_of(policy.delimiter), LoopGuard(policy.loop_after)
     mirror.sequence.release = sequence.release
     try:
         while not sequence.finished:
@@ -177,7 +169,7 @@ def _step(
         record.draft_tokens = sum(len(c.tokens) for c in written)
         if kept:
             side.adopt(chosen.sequence)
-    mends = not kept and policy.target_candidates == 1 and speculates(policy)
+    mends = not kept and policy.target_candidates == 1 and policy.speculate
     ruling = reader.take(chosen if mends else None)
     if kept:
         text = chosen.text

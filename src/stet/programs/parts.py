@@ -11,23 +11,16 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from stet.block import Block, Reading, Statistics
-from stet.engine.operations import Draft, Operation, Score
-from stet.errors import StetError
-from stet.needs import Need
-from stet.policies.base import TokenPolicy
-from stet.policies.stepping import (
-    Candidate,
-    Judgement,
-    StepPolicy,
-    doubted,
-    read_statistics,
-    watched,
-)
-from stet.ruling import Ruling
-from stet.sequence import Sequence
-from stet.steps import Ends, StepReader
-from stet.trace import CandidateRecord, Counters, StepRecord
+from stet.core.block import Block, Reading, Statistics
+from stet.core.errors import StetError
+from stet.core.needs import Need
+from stet.core.operations import Draft, Operation, Score
+from stet.core.policy import TokenPolicy
+from stet.core.ruling import Ruling
+from stet.core.sequence import Sequence
+from stet.core.step_policy import Candidate, Judgement, StepPolicy
+from stet.core.steps import Ends, StepReader
+from stet.core.trace import CandidateRecord, Counters, StepRecord
 
 CUT_SHORT = "step cut short"
 """Why the target writes a step that a policy would have kept: its candidate breaks off."""
@@ -77,7 +70,7 @@ def drafted(
     reader = StepReader(sequence.decoder, ends, policy.step_tokens)
     parts: list[_Part] = []
     logprobs: list[float] = []
-    watch, doubt = watched(policy), doubted(policy, sequence.sampling)
+    watch, doubt = policy.watch, policy.doubt(sequence.sampling)
     needs = policy.needs if doubt is None else policy.needs | {Need.DRAFT_LOGPROBS}
 
     def complete(written: list[int]) -> bool:
@@ -132,7 +125,7 @@ class _Part:
     def of(cls, block: Block, policy: StepPolicy) -> _Part:
         """A block, without its distributions."""
         found = block.statistics if Need.DRAFT_LOGPROBS in policy.needs else None
-        statistics = None if found is None else found.only(read_statistics(policy))
+        statistics = None if found is None else found.only(policy.statistics)
         return cls(statistics, block.hidden, block.attention)
 
 
@@ -146,7 +139,7 @@ def _candidate(sequence: Sequence, parts: list[_Part], policy: StepPolicy) -> Ca
     if Need.DRAFT_HIDDEN in policy.needs:
         states = [h for part in parts if (h := part.hidden) is not None]
         hidden = torch.cat(states)[:count].float()
-    watch = watched(policy)
+    watch = policy.watch
     if watch is not None:
         seen = [a for part in parts if (a := part.attention) is not None]
         attention = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stet.engine.operations import Draft, Program, Score
-from stet.policies.base import TokenPolicy, holds, seamless
-from stet.sequence import Sequence
+from stet.core.operations import Draft, Program, Score
+from stet.core.policy import TokenPolicy
+from stet.core.sequence import Sequence
 
 
 def never(sequence: Sequence) -> bool:
@@ -29,10 +29,10 @@ def speculative(
         ended: whether the sequence is long enough.
         until: makes, for each block, what ends its drafting early; see `Draft.until`.
     """
-    bonus = not holds(policy)
+    bonus = not policy.holds
     # A limit only cuts. Where a text depends on where its blocks end, the last one is as long as
     # it would be without the limit; elsewhere nothing need be drafted that is cut.
-    beyond = not (sequence.sampling.greedy and seamless(policy))
+    beyond = not (sequence.sampling.greedy and policy.seamless)
     while not (sequence.finished or ended(sequence)):
         size = sequence.block_size(bonus=bonus, beyond=beyond)
         block = yield Draft(sequence, size, until and until(), needs=policy.needs)

@@ -7,19 +7,16 @@ from copy import copy
 from dataclasses import replace
 from typing import Any
 
-from stet.block import Block
-from stet.draft_length import LONGEST
-from stet.engine.operations import Join, Operation, Program, Score
-from stet.policies.base import TokenPolicy
+from stet.core.block import Block
+from stet.core.draft_length import LONGEST
+from stet.core.operations import Join, Operation, Program, Score
+from stet.core.policy import TokenPolicy
+from stet.core.ruling import Ruling
+from stet.core.sequence import Sequence
+from stet.core.step_policy import Candidate, Step, StepPolicy, selected
+from stet.core.steps import Ends, LoopGuard, StepReader, ends_of
+from stet.core.trace import StepRecord
 from stet.policies.exact import Exact
-from stet.policies.stepping import (
-    Candidate,
-    Step,
-    StepPolicy,
-    guard_of,
-    selected,
-    speculates,
-)
 from stet.programs.autoregressive import autoregressive
 from stet.programs.parts import (
     Reader,
@@ -32,10 +29,6 @@ from stet.programs.parts import (
     ruled,
 )
 from stet.programs.speculative import speculative
-from stet.ruling import Ruling
-from stet.sequence import Sequence
-from stet.steps import Ends, StepReader, ends_of
-from stet.trace import StepRecord
 
 
 def stepwise(sequence: Sequence, policy: StepPolicy, inner: TokenPolicy) -> Program:
@@ -48,7 +41,7 @@ def stepwise(sequence: Sequence, policy: StepPolicy, inner: TokenPolicy) -> Prog
             candidate, which opens a rewrite, it is the exact rule that rules: nothing was kept of
             how it was drafted.
     """
-    ends, guard = ends_of(policy.delimiter), guard_of(policy)
+    ends, guard = ends_of(policy.delimiter), LoopGuard(policy.loop_after)
     while not sequence.finished:
         text, kept = yield from _step(sequence, policy, inner, ends)
         if guard.stuck(text, drafted=kept):
@@ -79,9 +72,9 @@ def _step(
             text = chosen.text
             explain(chosen.sequence, judgement.reason)
             sequence.adopt(chosen.sequence, scored=reader.has_read(chosen))
-        elif policy.target_candidates == 1 and speculates(policy):
+        elif policy.target_candidates == 1 and policy.speculate:
             sequence.take_cache(chosen.sequence, "draft")
-    mends = not kept and policy.target_candidates == 1 and speculates(policy)
+    mends = not kept and policy.target_candidates == 1 and policy.speculate
     ruling = reader.take(chosen if mends else None)
     if mends:
         candidate = yield from _mended(sequence, policy, inner, ends, chosen.tokens, ruling)
@@ -160,7 +153,7 @@ def _written(
         ahead = copy(reader)
         return lambda drafted: ahead.read(sequence.answer + drafted) is not None
 
-    if speculates(policy):
+    if policy.speculate:
         yield from speculative(sequence, inner, complete, completed_by_draft)
     else:
         yield from autoregressive(sequence, inner, complete)

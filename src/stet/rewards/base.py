@@ -7,13 +7,13 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from stet.engine.operations import Operation
-from stet.errors import StetError
-from stet.needs import Need
+from stet.core.errors import StetError
+from stet.core.needs import Need
+from stet.core.operations import Operation
 
 if TYPE_CHECKING:
-    from stet.policies.stepping import Step
-    from stet.sequence import Sequence as TokenSequence
+    from stet.core.sequence import Sequence as TokenSequence
+    from stet.core.step_policy import Step
 
 
 @runtime_checkable

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Generic, TypeVar
 
-from stet.errors import OptionError, StetError
+from stet.core.errors import OptionError, StetError
 
 Q = TypeVar("Q")
 A = TypeVar("A")

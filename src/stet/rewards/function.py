@@ -8,14 +8,14 @@ from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from stet.engine.operations import Await, Operation
-from stet.errors import StetError
-from stet.needs import Need
+from stet.core.errors import StetError
+from stet.core.needs import Need
+from stet.core.operations import Await, Operation
 from stet.rewards.base import Passage, checked, passages
 from stet.rewards.batching import Batcher, failure
 
 if TYPE_CHECKING:
-    from stet.policies.stepping import Step
+    from stet.core.step_policy import Step
 
 Function = Callable[[str, str, str], float | Awaitable[float]]
 """From prompt, text of the steps that stand, and candidate to a reward from 0 to 1."""

@@ -15,15 +15,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from stet.engine.operations import Operation
-from stet.errors import LoadError, OptionError
-from stet.files import write_text
-from stet.needs import Need
-from stet.parsing import first_problem
-from stet.tensors import upload
+from stet.core.errors import LoadError, OptionError
+from stet.core.files import write_text
+from stet.core.needs import Need
+from stet.core.operations import Operation
+from stet.core.parsing import first_problem
+from stet.core.tensors import upload
 
 if TYPE_CHECKING:
-    from stet.policies.stepping import Step
+    from stet.core.step_policy import Step
 
 SETTINGS, WEIGHTS = "head.json", "head.safetensors"
 """The files of a head."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stet.bundled import REWARD, REWARD_HEAD
-from stet.errors import LoadError, OptionError
+from stet.core.errors import LoadError, OptionError
 from stet.rewards.base import Reward
 from stet.rewards.function import Function, FunctionReward
 from stet.rewards.head import SETTINGS, RewardHead

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from stet.engine.operations import Await, Operation
-from stet.errors import CompatibilityError, LoadError, StetError
-from stet.needs import Need
+from stet.core.errors import CompatibilityError, LoadError, StetError
+from stet.core.needs import Need
+from stet.core.operations import Await, Operation
+from stet.core.tensors import upload
 from stet.rewards.base import checked, passages
 from stet.rewards.batching import Batcher
-from stet.tensors import upload
 
 if TYPE_CHECKING:
-    from stet.policies.stepping import Step
+    from stet.core.step_policy import Step
 
 SEQUENCE, TOKEN = "ForSequenceClassification", "ForTokenClassification"
 """Ends of the names of the architectures that can be read."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stet.steps import normalised
+from stet.core.steps import normalised
 
 
 def agreeing(texts: Sequence[str]) -> list[float]:

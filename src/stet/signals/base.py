@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stet.needs import Need, Watch
+from stet.core.needs import Need, Watch
 from stet.signals.agreement import agreeing
 from stet.signals.confidence import BEST, CONFIDENCE
 from stet.signals.grounding import GROUNDING
 
 if TYPE_CHECKING:
-    from stet.policies.stepping import Candidate
+    from stet.core.step_policy import Candidate
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Signal:
             these log-probabilities; None: any.
         best_of_favourites: whether `best` holds only where each token is the most probable one of
             its raw distribution, which penalties and biases may change.
-        reads: which of a candidate's statistics it is made of (`stet.block.STATISTICS`).
+        reads: which of a candidate's statistics it is made of (`stet.core.block.STATISTICS`).
     """
 
     name: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from stet.block import Statistics
+from stet.core.block import Statistics
 
 WORST = 3
 """Tokens that `worst_logprob` averages over."""

@@ -41,12 +41,12 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from stet.errors import OptionError
-from stet.needs import Watch
+from stet.core.errors import OptionError
+from stet.core.needs import Watch
 from stet.signals.confidence import LOW
 
 if TYPE_CHECKING:
-    from stet.policies.stepping import Candidate
+    from stet.core.step_policy import Candidate
 
 STATISTICS = ("min", "mean", "low")
 PLACES = ("heads", "mean")

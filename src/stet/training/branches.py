@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stet.calibration.rollouts import Prefix, Rollouts
-from stet.errors import StetError
-from stet.trace import DisputeRecord
+from stet.core.errors import StetError
+from stet.core.trace import DisputeRecord
 from stet.training.playing import Game, Playing, play
 
 if TYPE_CHECKING:

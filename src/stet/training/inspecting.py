@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import rankdata
 
-from stet.errors import StetError
+from stet.core.errors import StetError
 from stet.training.branches import Branches
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stet.arbiter import Arbiter
-from stet.files import FileError, read_text
-from stet.parsing import first_problem
+from stet.core.files import FileError, read_text
+from stet.core.parsing import first_problem
 from stet.policies.weighing import Above
 from stet.training.playing import Game, Playing, play
 

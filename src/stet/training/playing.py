@@ -11,12 +11,15 @@ from torch import Tensor
 
 from stet.arbiter import Arbiter
 from stet.calibration.rollouts import prompt_of
-from stet.errors import OptionError
-from stet.options import PINNED
+from stet.core.blocks import ARBITRATE, Blocks
+from stet.core.errors import OptionError
+from stet.core.needs import Need
+from stet.core.policy import TokenPolicy
+from stet.core.trace import Counters, DisputeRecord
+from stet.core.verification import Verdict
 from stet.policies.arbitration import REASONS
-from stet.policies.base import ARBITRATE, Blocks, Need, Verdict
 from stet.policies.weighing import Above, Rule, arbitrate
-from stet.trace import Counters, DisputeRecord
+from stet.requests.options import PINNED
 
 if TYPE_CHECKING:
     from stet.evaluation.tasks.base import LoadedTask, Question
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Playing:
+class Playing(TokenPolicy):
     """`cospec` that records what each decision was reckoned from, and may decide by chance.
 
     Attributes:

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from stet.arbiter import DEFAULT, needs_of
-from stet.errors import OptionError
+from stet.core.errors import OptionError
 from stet.training.fitting import FitSettings
 from stet.training.gradient import GradientSettings
 

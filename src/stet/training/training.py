@@ -19,10 +19,10 @@ from safetensors.torch import load_file, save_file
 
 from stet.arbiter import Arbiter, Network
 from stet.calibration.rollouts import with_room
-from stet.errors import StetError, TokenizerMismatch
-from stet.files import append_lines, drop_torn_line, json_line, read_text, write_text
-from stet.machine import machine, versions
-from stet.seeds import mixed
+from stet.core.errors import StetError, TokenizerMismatch
+from stet.core.files import append_lines, drop_torn_line, json_line, read_text, write_text
+from stet.core.machine import machine, versions
+from stet.requests.seeds import mixed
 from stet.training.branches import Brancher, Branches
 from stet.training.fitting import fit
 from stet.training.gradient import gathered, improve, improve_by_flips

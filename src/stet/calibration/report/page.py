@@ -8,10 +8,10 @@ from stet.calibration.choosing import Point
 from stet.calibration.report.plots import plots
 from stet.calibration.report.words import asked, best_first, chosen, label, role, share
 from stet.calibration.result import Calibration
+from stet.core.files import write_text
 from stet.evaluation import report
 from stet.evaluation.report.html import settings_text
 from stet.evaluation.report.table import MISSING, number
-from stet.files import write_text
 
 _HERE = Path(__file__).parent
 _SHARED = Path(report.__file__).parent

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from stet.errors import OptionError
+from stet.core.errors import OptionError
 from stet.evaluation.graders.base import Grader
 from stet.evaluation.graders.notation import plain
 from stet.evaluation.graders.registry import register

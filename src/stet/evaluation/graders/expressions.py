@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stet.errors import StetError
+from stet.core.errors import StetError
 
 PATIENCE = 120.0
 """Seconds after which a process that has not ended by its own limits is ended."""

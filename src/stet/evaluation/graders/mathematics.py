@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
-from stet.errors import StetError
+from stet.core.errors import StetError
 from stet.evaluation.graders.base import Grader
 from stet.evaluation.graders.expressions import ask, available
 from stet.evaluation.graders.notation import canonical

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
-from stet.errors import OptionError
+from stet.core.errors import OptionError
+from stet.core.registry import Registry
 from stet.evaluation.graders.base import Grader
 from stet.evaluation.graders.function import FunctionGrader
-from stet.registry import Registry
 
 GRADERS: Registry[Grader] = Registry("grader", "stet.graders", value="setting")
 

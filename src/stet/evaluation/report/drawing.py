@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from stet.errors import StetError
+from stet.core.errors import StetError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

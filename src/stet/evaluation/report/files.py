@@ -10,10 +10,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from stet.core.files import write_bytes, write_text
 from stet.evaluation.records import Results
 from stet.evaluation.report.markdown import markdown
 from stet.evaluation.summary import Estimate, PolicySummary, Summary
-from stet.files import write_bytes, write_text
 
 
 def write_report(results: Results, summary: Summary, folder: Path) -> list[Path]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from stet.chat import Chat
-from stet.errors import StetError
+from stet.core.errors import StetError
 from stet.evaluation.graders import Grader
+from stet.requests.chat import Chat
 
 if TYPE_CHECKING:
     from stet.pair import Pair

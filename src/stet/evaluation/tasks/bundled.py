@@ -6,7 +6,7 @@ import json
 from typing import ClassVar
 
 from stet.bundled import SPLITS, TARGET, generate
-from stet.errors import OptionError
+from stet.core.errors import OptionError
 from stet.evaluation.tasks.base import Item, Source, Task
 from stet.evaluation.tasks.registry import register
 from stet.evaluation.tasks.word_problems import WordProblems

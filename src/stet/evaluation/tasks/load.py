@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from stet.chat import Chat
-from stet.errors import OptionError
+from stet.core.errors import OptionError
 from stet.evaluation.graders import Grader, resolve_grader
 from stet.evaluation.tasks.base import Item, LoadedTask, Question, Source, Task, TaskError
 from stet.evaluation.tasks.dataset import SUFFIXES
 from stet.evaluation.tasks.jsonl import HIDDEN, JsonLines
 from stet.evaluation.tasks.prompts import Prompter
 from stet.evaluation.tasks.registry import available_tasks, find_task
+from stet.requests.chat import Chat
 
 NO_GRADER = "none"
 

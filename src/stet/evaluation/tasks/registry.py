@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from stet.core.registry import Registry
 from stet.evaluation.tasks.base import Task
-from stet.registry import Registry
 
 TASKS: Registry[Task] = Registry("task", "stet.tasks")
 

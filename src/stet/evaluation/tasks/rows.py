@@ -10,8 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from stet.core.files import FileError, decoded, json_of
 from stet.evaluation.tasks.base import TaskError
-from stet.files import FileError, decoded, json_of
 
 Row = Mapping[str, Any]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from stet.arbiter import FEATURES
+from stet.core.files import write_text
 from stet.evaluation import report
-from stet.files import write_text
 from stet.training.report.plots import plots
 
 _HERE = Path(__file__).parent

@@ -1,0 +1,1 @@
+"""What everything stands on: tokens, blocks and rules, and what passes between them."""

@@ -1,0 +1,206 @@
+"""How many tokens to draft before the target looks.
+
+A rule here sees a sequence's own history alone, and costs that are frozen when the rule is made, so
+that a request's blocks never depend on its batch-mates or on the mood of the machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
+
+from stet.core.errors import OptionError
+
+LONGEST = 32
+"""No block is longer: beyond this a draft is almost never kept whole."""
+
+SHARED = 15
+"""No block is longer by default: in a batch, the others wait for the longest."""
+
+
+@dataclass(slots=True)
+class History:
+    """What one sequence's blocks have shown so far, older ones counting for less.
+
+    Attributes:
+        stood: drafted tokens that were kept (discounted).
+        fell: blocks that broke at a drafted token (discounted).
+        overruled: drafted tokens that were kept against the target's (discounted).
+    """
+
+    stood: float = 0.0
+    fell: float = 0.0
+    overruled: float = 0.0
+
+    def add(self, drafted: int, kept: int, overruled: int = 0) -> None:
+        """Take in one ruled block."""
+        fade = 0.9
+        self.stood = fade * self.stood + kept
+        self.fell = fade * self.fell + (kept < drafted)
+        self.overruled = fade * self.overruled + overruled
+
+    @property
+    def leniency(self) -> float:
+        """The estimated chance that a token stands with which the target disagrees.
+
+        0 under a policy that never lets one stand. A draft that doubts a token then need not end
+        its block: a lenient policy is worth longer blocks.
+        """
+        return self.overruled / (self.overruled + self.fell + 1.0)
+
+
+class DraftLength(Protocol):
+    """A rule for the length of the next block."""
+
+    @property
+    def longest(self) -> int:
+        """The longest block that the rule may ask for."""
+        ...
+
+    def next_block(self, history: History) -> int:
+        """Tokens to draft now, at least 1."""
+        ...
+
+    def floor(self, history: History) -> float:
+        """Drafting ends once a whole block is less likely than this to stand, as the draft sees it.
+
+        0 for never. Looked at where that costs no wait for the device. The token that took the
+        block below the floor stays in it: dropping a token that was already drawn would bend the
+        distribution of what stands.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FixedLength:
+    """Always the same number of tokens.
+
+    Attributes:
+        tokens: the length of a block.
+        min_confidence: drafting ends early once the draft gives its block less than this.
+    """
+
+    tokens: int = 5
+    min_confidence: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse lengths that make no sense."""
+        if not 1 <= self.tokens <= LONGEST:
+            raise OptionError(f"The draft length is {self.tokens}; it must be 1 to {LONGEST}.")
+        _check_confidence(self.min_confidence)
+
+    @property
+    def longest(self) -> int:
+        """The longest block that the rule may ask for."""
+        return self.tokens
+
+    def next_block(self, history: History) -> int:
+        """Tokens to draft now."""
+        del history
+        return self.tokens
+
+    def floor(self, history: History) -> float:
+        """The given confidence."""
+        del history
+        return self.min_confidence
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptiveLength:
+    """The length that promises most tokens per second, given how this sequence's blocks fared.
+
+    Acceptance is estimated from the sequence's own blocks on top of a prior; the expected tokens of
+    a block of K at acceptance a are (1 - a**(K + 1)) / (1 - a) (Leviathan et al., 2023), and its
+    cost is one target pass plus K draft passes.
+
+    By confidence, the draft itself says when to stop: a further token is worth its cost while the
+    probability that the block stands up to there, as the draft sees it, exceeds the cost of the
+    token times the tokens that a unit of cost brings on average. That fits greedy decoding, where
+    a draft that is sure is mostly right; a sampled token of low probability is no worse than
+    others, so there the history decides alone.
+
+    Attributes:
+        draft_cost: seconds of a draft pass, in target passes of one token.
+        position_cost: what each further drafted token adds to the target's pass, likewise.
+        longest: the longest block ever drafted.
+        by_confidence: let the draft's confidence end a block.
+        min_confidence: never go on below this confidence in the block.
+        prior_acceptance: the estimate before anything was seen.
+        prior_weight: how many blocks' worth of evidence the prior counts for.
+    """
+
+    draft_cost: float = 0.2
+    position_cost: float = 0.02
+    longest: int = SHARED
+    by_confidence: bool = False
+    min_confidence: float = 0.0
+    prior_acceptance: float = 0.8
+    prior_weight: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Refuse values that make no sense."""
+        if not 1 <= self.longest <= LONGEST:
+            raise OptionError(f"The longest draft is {self.longest}; it must be 1 to {LONGEST}.")
+        if self.draft_cost < 0 or self.position_cost < 0:
+            raise OptionError("Costs of drafting must not be negative.")
+        if not 0 < self.prior_acceptance < 1:
+            raise OptionError("The prior acceptance must lie between 0 and 1.")
+        _check_confidence(self.min_confidence)
+
+    def acceptance(self, history: History) -> float:
+        """The estimated probability that a drafted token stands."""
+        prior_stood = self.prior_weight * self.prior_acceptance / (1 - self.prior_acceptance)
+        stood = history.stood + prior_stood
+        return stood / (stood + history.fell + self.prior_weight)
+
+    def next_block(self, history: History) -> int:
+        """Tokens to draft now."""
+        if self.by_confidence:
+            return self.longest
+        acceptance = self.acceptance(history)
+        return best_length(acceptance, self.draft_cost, self.position_cost, self.longest)
+
+    def floor(self, history: History) -> float:
+        """The confidence at which one more token no longer pays."""
+        if not self.by_confidence:
+            return self.min_confidence
+        acceptance = self.acceptance(history)
+        cost = self.draft_cost + self.position_cost
+        length = best_length(acceptance, self.draft_cost, self.position_cost, self.longest)
+        rate = expected_tokens(acceptance, length) / (1 + length * cost)
+        return max(self.min_confidence, min(cost * rate / acceptance, 0.9))
+
+
+def expected_tokens(acceptance: float, length: int) -> float:
+    """Expected tokens of a block, its next token included, if each stands independently."""
+    if acceptance >= 1:
+        return length + 1.0
+    return (1 - acceptance ** (length + 1)) / (1 - acceptance)
+
+
+def best_length(
+    acceptance: float, draft_cost: float, position_cost: float, longest: int = LONGEST
+) -> int:
+    """The block length with most expected tokens per cost, at least 1.
+
+    Args:
+        acceptance: probability that a drafted token stands.
+        draft_cost: a draft pass in target passes.
+        position_cost: a further position of the target's pass in target passes.
+        longest: lengths beyond this are not considered.
+    """
+
+    def rate(length: int) -> float:
+        return expected_tokens(acceptance, length) / (1 + length * (draft_cost + position_cost))
+
+    return max(range(1, longest + 1), key=rate)
+
+
+def describe(rule: DraftLength) -> dict[str, Any]:
+    """The rule by name with its numbers, for the trace."""
+    return {"rule": type(rule).__name__, **asdict(rule)}  # type: ignore[call-overload]
+
+
+def _check_confidence(value: float) -> None:
+    if not 0 <= value < 1:
+        raise OptionError(f"min_confidence is {value}; it must be at least 0 and below 1.")

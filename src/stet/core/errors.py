@@ -1,0 +1,39 @@
+"""The errors Stet raises: one sentence each that says what is wrong and what to do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class StetError(Exception):
+    """Base of every error that a user can cause or must act on.
+
+    Attributes:
+        result: where a request failed under way, what it had written until then: a `stet.Result`.
+    """
+
+    result: Any = None
+
+
+class LoadError(StetError):
+    """A model could not be loaded: missing files, unreadable weights, an unknown name."""
+
+
+class CompatibilityError(LoadError):
+    """A model, or a pair of models, that Stet cannot run faithfully."""
+
+
+class TokenizerMismatch(CompatibilityError):
+    """Two models whose tokenizers differ, where token ids must mean the same text."""
+
+
+class CapacityError(StetError):
+    """No room: all rows of a runner are taken, or a sequence is longer than its cache."""
+
+
+class OptionError(StetError):
+    """An option that is unknown or out of range."""
+
+
+class MemoryPlanError(LoadError):
+    """The models and their caches do not fit into the memory of the device."""

@@ -1,0 +1,141 @@
+"""A model that is ready to be driven by a runner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from stet.bundled import TARGET
+
+Role = Literal["target", "draft"]
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What one attention layer of a model keeps per token.
+
+    Attributes:
+        query_heads: number of query heads.
+        key_heads: number of key (and value) heads.
+        key_size: elements of a key.
+        value_size: elements of a value.
+        dtype: of keys and values.
+        device: where the layer runs.
+        window: length of its sliding window; None for full attention.
+    """
+
+    query_heads: int
+    key_heads: int
+    key_size: int
+    value_size: int
+    dtype: torch.dtype
+    device: torch.device
+    window: int | None = None
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of cache for one token of one row."""
+        return self.key_heads * (self.key_size + self.value_size) * self.dtype.itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class LogitHead:
+    """How a model turns its last hidden state into logits.
+
+    Attributes:
+        linear: the output embedding.
+        factor: logits are multiplied by it.
+        softcap: logits are then squashed to (-softcap, softcap) by tanh.
+        size: logits from here on belong to no token and are cut off; None: all are kept.
+    """
+
+    linear: nn.Module
+    factor: float = 1.0
+    softcap: float | None = None
+    size: int | None = None
+
+    def __call__(self, hidden: Tensor) -> Tensor:
+        """Logits [..., V] of hidden states [..., D].
+
+        As a matrix: given a slice of a longer pass, whose strides do not let its first dimensions
+        be taken for one, `linear` would copy the whole weight for each of its rows.
+        """
+        logits: Tensor = self.linear(hidden.reshape(-1, hidden.shape[-1]))
+        if self.size is not None:
+            # Of the product, not of the weight: accelerators like even widths.
+            logits = logits[:, : self.size]
+        logits = logits.unflatten(0, hidden.shape[:-1])
+        if self.factor != 1.0:
+            logits = logits * self.factor
+        if self.softcap is not None:
+            logits = torch.tanh(logits / self.softcap) * self.softcap
+        return logits
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedModel:
+    """A checked model with its tokenizer; made by `load_model` or `prepare_model`.
+
+    Attributes:
+        model: the transformers model, its attention set to Stet's.
+        tokenizer: its tokenizer; None where nobody needs one.
+        name: folder or hub name it was loaded from.
+        revision: git revision on the hub, where one was asked for.
+        role: what it was loaded as.
+        max_length: the most tokens a sequence may have; None when the model sets no limit.
+        layers: what each attention layer caches per token.
+        vocab_size: tokens that it can read and write and its tokenizer knows, and the width of the
+            logits it is run with. Many models pad their vocabulary; such rows mean nothing.
+        rows: ids for which there is a row both in its embedding and in its head.
+        body: the model without its head, when `head` is known; otherwise None.
+        head: the head by itself; None when only the whole model gives right logits.
+        adapter: hash of the adapter that was merged into its weights; None without one.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    revision: str | None
+    role: Role
+    max_length: int | None
+    layers: tuple[LayerShape, ...]
+    vocab_size: int
+    rows: int
+    body: Any
+    head: LogitHead | None
+    adapter: str | None = None
+
+    def resized(self, size: int) -> LoadedModel:
+        """The same model with so many tokens, at most `rows`."""
+        head = self.head if self.head is None else replace(self.head, size=size)
+        return replace(self, vocab_size=size, head=head)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Name, revision and dtype, as traces and results record them."""
+        path = Path(self.name)
+        # A folder is named by its last part: a trace tells what ran, not where it lay.
+        name = f"bundled/{path.name}" if path.parent == TARGET.parent else path.name
+        name = name if path.is_dir() else self.name
+        return {"name": name, "revision": self.revision, "dtype": str(self.dtype)}
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go in."""
+        device: torch.device = self.model.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the computation."""
+        return self.layers[0].dtype
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of weights and buffers, shared ones counted once."""
+        tensors = {id(t): t for t in (*self.model.parameters(), *self.model.buffers())}
+        return sum(t.nbytes for t in tensors.values())

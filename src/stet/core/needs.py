@@ -1,0 +1,61 @@
+"""What the engine can be asked to keep of a model's work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from stet.core.errors import StetError
+
+
+class Need(Enum):
+    """What a policy asks the engine to keep. Nothing else is computed."""
+
+    DRAFT_PROBS = "draft_probs"
+    """The distributions that drafted tokens were drawn from, after the sampling transforms."""
+    DRAFT_LOGPROBS = "draft_logprobs"
+    """The draft's raw log-probabilities, before any transform."""
+    TARGET_HIDDEN = "target_hidden"
+    """The target's last hidden states at the block's positions."""
+    DRAFT_HIDDEN = "draft_hidden"
+    """The draft's last hidden states at the positions it drafted from."""
+
+
+def undeclared(what: str, need: Need) -> StetError:
+    """That a policy reads what it did not ask for: it may be there by chance, or be something else.
+
+    Args:
+        what: what it reads.
+        need: what it has to declare.
+    """
+    return StetError(
+        f"This policy reads {what} and does not declare it; add Need.{need.name} to its `needs`."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Which attention to keep of the draft's writing. Nothing else is computed.
+
+    Attributes:
+        layers: of the last layers, how many; all where the model has fewer.
+        floors: the weights are averaged over heads once for each of these; a head's weight below
+            the floor counts as 0 in that mean.
+    """
+
+    layers: int
+    floors: frozenset[float] = frozenset({0.0})
+
+    @classmethod
+    def union(cls, watches: Iterable[Watch | None]) -> Watch | None:
+        """What serves all of them; None where none asks for anything."""
+        asked = [watch for watch in watches if watch is not None]
+        if not asked:
+            return None
+        if all(watch is asked[0] for watch in asked):
+            return asked[0]
+        return cls(
+            max(watch.layers for watch in asked),
+            frozenset[float]().union(*(watch.floors for watch in asked)),
+        )

@@ -1,0 +1,78 @@
+"""The four operations that programs are made of, and their results.
+
+A program is a generator for one sequence: it yields an operation, is sent the operation's result,
+and never sees a batch. The engine runs the operations of all live programs together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from stet.core.block import Block
+from stet.core.needs import Need, Watch
+from stet.core.sequence import Sequence
+
+if TYPE_CHECKING:
+    from stet.core.policy import TokenPolicy
+
+
+@dataclass(slots=True, eq=False)
+class Draft:
+    """The draft writes up to `count` tokens after the sequence. Result: a `Block`.
+
+    Attributes:
+        until: ends the drafting early: called with the tokens drafted so far, where looking costs
+            no wait for the device.
+        doubt: the same, called with the draft's raw log-probability of each of these tokens.
+        floor: drafting ends below this confidence in the block; None: as the sequence's rule says.
+        needs: what to keep for the policy that will rule.
+        watch: which attention to keep for it; None: none.
+    """
+
+    sequence: Sequence
+    count: int
+    until: Callable[[list[int]], bool] | None = None
+    doubt: Callable[[list[float]], bool] | None = None
+    floor: float | None = None
+    needs: frozenset[Need] = field(default_factory=frozenset[Need])
+    watch: Watch | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Score:
+    """One target pass over a block, and the policy's ruling. Result: a `Ruling`.
+
+    Without a policy the result is a `Reading`: what the target thinks of the block's tokens. With
+    `choices` as well it is a list of floats: the target's raw log-probability, in nats, of each of
+    these tokens as the one right after the block.
+
+    Attributes:
+        reading: with a policy, let the ruling hold a reading as well.
+        choices: without a policy, tokens to be weighed against each other.
+    """
+
+    sequence: Sequence
+    block: Block
+    policy: TokenPolicy | None
+    reading: bool = False
+    choices: tuple[int, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class Join:
+    """Run programs side by side. Result: the list of their return values."""
+
+    programs: list[Program]
+
+
+@dataclass(slots=True, eq=False)
+class Await:
+    """Wait for something outside the engine without holding anyone up. Result: its value."""
+
+    awaitable: Awaitable[Any]
+
+
+Operation = Draft | Score | Join | Await
+Program = Generator[Operation, Any, Any]

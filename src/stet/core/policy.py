@@ -1,0 +1,117 @@
+"""What a verification policy is: base classes for rules on tokens and on whole answers.
+
+A token policy sees a whole batch of drafted blocks as tensors and rules on all of them at once. It
+knows nothing of engines, models or tokenizers, so a new rule is one small file. Rules on steps of
+reasoning are in `stet.core.step_policy`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from stet.core.blocks import Blocks
+from stet.core.needs import Need
+from stet.core.verification import Verdict
+
+STANDARD_REASONS = ("accepted", "corrected", "bonus")
+"""Reasons of a policy that says no more than what happened."""
+
+
+class Policy(ABC):
+    """A rule that can be named where a policy is asked for.
+
+    Derive from `TokenPolicy`, `StepPolicy` or `AnswerPolicy`, as a frozen dataclass whose fields
+    are the rule's parameters, each with a default.
+
+    Attributes:
+        name: what users call it; unique in the registry.
+        lossless: whether the emitted text follows the target's own distribution exactly, as far as
+            a pass over a block gives the logits that passes over single tokens give: in half
+            precision rounding decides near ties otherwise.
+        aliases: further names.
+        presets: class methods that make one with other defaults, named as `NAME.PRESET`.
+        control: whether it is there to hold others against, so that nobody is advised to use it.
+    """
+
+    name: ClassVar[str]
+    lossless: ClassVar[bool] = False
+    aliases: ClassVar[tuple[str, ...]] = ()
+    presets: ClassVar[tuple[str, ...]] = ()
+    control: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the engine must keep for it."""
+        return frozenset()
+
+    @property
+    def seamless(self) -> bool:
+        """Whether it writes the same greedy text wherever blocks end, up to rounding.
+
+        A lossless policy does. Another one does if it rules on each token by what is known at its
+        position alone, and holds the token after a whole block back (`TokenPolicy.holds`).
+        """
+        return self.lossless
+
+    @property
+    def pair(self) -> str | None:
+        """Fingerprint of the only pair that it may be used with; None for any."""
+        return None
+
+    @property
+    def other_pair(self) -> str:
+        """What to tell who uses it with another pair than `pair`."""
+        return (
+            f"This {self.name} was calibrated for another pair; calibrate it for this one (`stet "
+            "calibrate`), or give its parameters without `pair`."
+        )
+
+
+class TokenPolicy(Policy):
+    """A rule on drafted blocks.
+
+    Attributes:
+        reasons: the words that explain its decisions, see `Verdict.reasons`.
+    """
+
+    reasons: ClassVar[tuple[str, ...]] = STANDARD_REASONS
+
+    @property
+    def holds(self) -> bool:
+        """Whether it holds the token after a whole block back for its next ruling.
+
+        Its blocks may then fill an answer to its end.
+        """
+        return False
+
+    @abstractmethod
+    def verify(self, blocks: Blocks) -> Verdict:
+        """Rule on a batch of blocks, as tensors, without a host sync."""
+
+
+class AnswerPolicy(Policy):
+    """A rule on the draft's whole answer: it stands, or the target writes its own."""
+
+    @abstractmethod
+    def keeps(self, logprobs: Sequence[float]) -> bool:
+        """Whether an answer stands, by the draft's raw log-probability of each token, in nats."""
+
+
+def parameters(policy: Policy) -> dict[str, Any]:
+    """A policy's parameters by name, as a trace or report records them.
+
+    Of a parameter that is a part with a `name` of its own, such as a reward model, that is what is
+    recorded.
+    """
+    values = {f.name: getattr(policy, f.name) for f in fields(policy)}  # type: ignore[arg-type]
+    return {field: getattr(value, "name", value) for field, value in values.items()}
+
+
+def prefix_length(stands: Tensor) -> Tensor:
+    """How many tokens stand before the first that does not: bool [B, K] to int64 [B]."""
+    return stands.long().cumprod(1).sum(1)

@@ -1,0 +1,386 @@
+"""One sequence: its tokens, where each came from, and when it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from collections.abc import Sequence as SequenceOf
+from contextlib import contextmanager
+from dataclasses import replace
+from math import exp
+
+from stet.core.block import Block
+from stet.core.draft_length import History
+from stet.core.limits import Limits
+from stet.core.row import Places
+from stet.core.row import Role as Role
+from stet.core.ruling import DRAFTED, OVERRULED, Ruling
+from stet.core.sampling import SamplingParams
+from stet.core.streaming import Decoder, TextStream
+from stet.core.trace import BlockRecord, Counters, FinishReason, Origin, StepRecord
+
+
+class Sequence(Places):
+    """A prompt and the answer that grows after it.
+
+    The token list only grows, except where a program cuts it back itself; the caches follow
+    by lowering how much of them is valid, so nothing is ever computed twice.
+
+    Args:
+        prompt: the prompt's tokens, at least one.
+        sampling: how tokens are chosen.
+        limits: when it ends.
+        decoder: turns tokens into text; needed for stop strings and streaming alone.
+    """
+
+    def __init__(
+        self,
+        prompt: list[int],
+        sampling: SamplingParams | None = None,
+        limits: Limits | None = None,
+        decoder: Decoder | None = None,
+    ) -> None:
+        self.tokens = list(prompt)
+        self.prompt_length = len(prompt)
+        self.sampling = sampling or SamplingParams()
+        self.limits = limits or Limits()
+        self.decoder = decoder
+        self.origins: list[Origin] = []
+        self.reasons: list[str] = []
+        self.p_target: list[float | None] = []
+        self.p_draft: list[float | None] = []
+        self.top_logprobs: list[dict[int, float] | None] = []
+        self.blocks: list[BlockRecord] = []
+        self.counters = Counters()
+        self.history = History()
+        self.round = 0
+        self.finish_reason: FinishReason | None = None
+        self.rows = {}
+        self.parent = None
+        self.only_child = False
+        self.steps: list[StepRecord] = []
+        self.release: Callable[[Sequence], None] = _nothing_to_release
+        self._forks = 0
+        self.stream = self._new_stream()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the answer is complete."""
+        return self.finish_reason is not None
+
+    @property
+    def answer(self) -> list[int]:
+        """The emitted tokens."""
+        return self.tokens[self.prompt_length :]
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that may still be emitted."""
+        return self.prompt_length + self.limits.max_new_tokens - len(self.tokens)
+
+    @property
+    def room(self) -> int:
+        """Tokens that have a place behind what stands, whether they may be emitted or not."""
+        most = max(self.limits.max_new_tokens, self.limits.room or 0)
+        return self.prompt_length + most - len(self.tokens)
+
+    def block_size(self, *, bonus: bool = True, beyond: bool = False) -> int:
+        """Tokens to draft for the next block.
+
+        Args:
+            bonus: a token follows a whole block in the same ruling; leave room for it.
+            beyond: the block may reach beyond what may still be emitted, as far as there is room.
+        """
+        left = self.room if beyond else self.remaining
+        return min(self.limits.draft_length.next_block(self.history), left - bonus)
+
+    def floor(self) -> float:
+        """The confidence in a block at which drafting ends; 0 for never."""
+        return self.limits.draft_length.floor(self.history)
+
+    def commit(self, item: Ruling | Block) -> None:
+        """Take in what stands: a ruling's tokens, or a block nobody needs to verify."""
+        if isinstance(item, Ruling):
+            self._commit_ruling(item)
+        else:
+            self._commit_block(item)
+        self.round += 1
+
+    def _commit_ruling(self, ruling: Ruling) -> None:
+        start = len(self.tokens)
+        drafted, kept = ruling.drafted, ruling.kept
+        tokens = drafted[:kept]
+        origins: list[Origin] = ["draft"] * kept
+        if ruling.next_token is not None:
+            tokens.append(ruling.next_token)
+            origins.append("target")
+        emitted = self._emit(tokens, origins, ruling.reasons)
+        self._record(emitted, ruling.p_target, ruling.p_draft, ruling.top_logprobs)
+        # Both caches hold the drafted tokens; they agree with the text as far as it kept them.
+        self._agree(start + min(kept, emitted))
+
+        counters = self.counters
+        counters.target_passes += 1
+        counters.target_seconds += ruling.target_seconds
+        counters.draft_seconds += ruling.draft_seconds
+        counters.draft_passes += ruling.draft_passes
+        if drafted:
+            stood = min(kept, emitted)
+            counters.drafts += 1
+            counters.drafted_tokens += len(drafted)
+            counters.kept_tokens += stood
+            counters.count_kept([1] * stood)
+            overruled = [i for i in range(kept) if ruling.reasons[i] == OVERRULED]
+            self.history.add(len(drafted), kept, len(overruled))
+            self.blocks.append(
+                BlockRecord(
+                    position=start - self.prompt_length,
+                    drafted=drafted,
+                    kept=kept,
+                    overruled=overruled,
+                    # Behind the end of the answer it was never written.
+                    next_token=ruling.next_token if emitted > kept else None,
+                    disputes=ruling.disputes,
+                )
+            )
+
+    def _commit_block(self, block: Block) -> None:
+        start = len(self.tokens)
+        tokens = block.tokens
+        emitted = self._emit(tokens, ["draft"] * len(tokens), [DRAFTED] * len(tokens))
+        logprobs = block.logprobs if self.limits.probabilities else None
+        self._record(emitted, None, logprobs and [exp(p) for p in logprobs], None)
+        self._agree(start + emitted)
+        self.counters.draft_passes += block.length
+        self.counters.draft_seconds += block.seconds
+
+    def _emit(self, tokens: list[int], origins: list[Origin], reasons: list[str]) -> int:
+        """Append tokens up to the first that ends the answer; returns how many."""
+        count = min(len(tokens), self.remaining)
+        ended: FinishReason | None = "length" if len(tokens) >= self.remaining else None
+        stops = self.limits.stop_token_ids
+        for i in range(count):
+            is_stop_token = tokens[i] in stops
+            if is_stop_token or (self.stream is not None and self.stream.push(tokens[i])):
+                count, ended = i + 1, "stop"
+                break
+        self.tokens += tokens[:count]
+        self.origins += origins[:count]
+        self.reasons += reasons[:count]
+        self.counters.emitted_tokens += count
+        if ended is not None:
+            self.finish_reason = ended
+        return count
+
+    def _record(
+        self,
+        count: int,
+        p_target: list[float] | None,
+        p_draft: SequenceOf[float | None] | None,
+        top_logprobs: list[dict[int, float]] | None,
+    ) -> None:
+        if self.limits.probabilities:
+            nothing = [None] * count
+            self.p_target += nothing if p_target is None else p_target[:count]
+            self.p_draft += nothing if p_draft is None else p_draft[:count]
+        if self.limits.top_logprobs:
+            self.top_logprobs += [None] * count if top_logprobs is None else top_logprobs[:count]
+
+    def _agree(self, length: int) -> None:
+        """Both caches agree with the first `length` tokens at most."""
+        for row in self.rows.values():
+            row.valid = min(row.valid, length)
+
+    def truncate(self, length: int) -> None:
+        """Cut the answer back to its first `length` tokens, as if the rest was never written.
+
+        What it cost stays counted; kept tokens are those that are still part of the answer.
+        """
+        end, before = self.prompt_length + length, len(self.answer)
+        if end >= len(self.tokens):
+            return
+        del self.tokens[end:]
+        for record in (
+            self.origins,
+            self.reasons,
+            self.p_target,
+            self.p_draft,
+            self.top_logprobs,
+        ):
+            del record[length:]
+        self.counters.emitted_tokens = length
+        for i, block in enumerate(self.blocks):
+            left = max(length - block.position, 0)
+            if left <= block.kept:
+                # Of a block that ended the answer, tokens after the end were never counted.
+                stood = min(block.kept, before - block.position)
+                self.counters.uncount_kept(range(left, stood))
+                self.blocks[i] = replace(
+                    block,
+                    kept=left,
+                    overruled=[at for at in block.overruled if at < left],
+                    next_token=None,
+                    disputes=[d for d in block.disputes if d.at < left],
+                )
+        self.finish_reason = None
+        self._agree(end)
+        self.stream = self._new_stream()
+        if self.stream is not None:
+            for token in self.answer:
+                self.stream.push(token)
+
+    @contextmanager
+    def fork(
+        self, count: int, sampling: SamplingParams | None = None, *, bounded: bool = True
+    ) -> Generator[list[Sequence]]:
+        """Candidates that continue this sequence, each with randomness of its own.
+
+        They share what both caches hold of this sequence: several are given copies of it, a single
+        one takes this sequence's place in the caches for as long as it lives. Leaving the context
+        frees what was not adopted.
+
+        Args:
+            count: how many.
+            sampling: how they choose tokens; None: as this sequence. Seeds are given anyway.
+            bounded: whether this sequence's limit and stop strings end them, too. Otherwise only
+                the end of the room does, and both cut what is adopted: what is judged as a whole
+                must not depend on where it will be cut.
+        """
+        children = [self._child(i, sampling or self.sampling) for i in range(count)]
+        if not bounded:
+            for child in children:
+                child.limits = replace(
+                    child.limits, max_new_tokens=self.room, stop_strings=(), stream=False
+                )
+                child.stream = None
+        for child in children:
+            child.only_child = count == 1
+        self._forks += 1
+        try:
+            yield children
+        finally:
+            for child in children:
+                child.give_back()
+                child.release(child)
+
+    @contextmanager
+    def aside(self, tokens: SequenceOf[int]) -> Generator[Sequence]:
+        """Put a question about this text to the target: a copy in which other tokens follow it.
+
+        An end of sequence that ends the text is left out of the copy. What the target's cache
+        reads of the text stays there, what it reads of the question does not; passes are charged
+        to this sequence.
+
+        Args:
+            tokens: the question.
+        """
+        child = self._child(0, self.sampling)
+        child.only_child = True
+        if child.tokens[-1] in self.limits.stop_token_ids:
+            del child.tokens[-1]
+            child.prompt_length -= 1
+        child.tokens += tokens
+        try:
+            yield child
+        finally:
+            child.give_back()
+            child.release(child)
+            self.charge(child)
+
+    def _child(self, index: int, sampling: SamplingParams) -> Sequence:
+        # Any injective mix does: the seed goes through a hash before it is used.
+        seed = hash((self.sampling.seed, self.round, self._forks, index))
+        limits = replace(self.limits, max_new_tokens=self.remaining, room=self.room)
+        child = Sequence(self.tokens, replace(sampling, seed=seed), limits, self.decoder)
+        child.parent = self
+        child.release = self.release
+        child.history = replace(self.history)
+        return child
+
+    def adopt(self, child: Sequence, *, scored: bool = False) -> None:
+        """Continue with what a candidate wrote, as far as it may stand, and with its caches.
+
+        Args:
+            child: one of this sequence's forks.
+            scored: the target's cache of this sequence has read the candidate's tokens already.
+        """
+        self._cut(child)
+        written = child.answer
+        # A cache that is not replaced by the candidate's may have looked ahead at other text.
+        read = len(written) if scored else 0
+        for role, row in self.rows.items():
+            row.valid = min(row.valid, len(self.tokens) + (read if role == "target" else 0))
+        self.tokens += written
+        self.origins += child.origins
+        self.reasons += child.reasons
+        self.p_target += child.p_target
+        self.p_draft += child.p_draft
+        self.top_logprobs += child.top_logprobs
+        for block in child.blocks:
+            shift = child.prompt_length - self.prompt_length
+            self.blocks.append(replace(block, position=block.position + shift))
+        self.counters.add(child.counters)
+        self.finish_reason = child.finish_reason
+        self.history = child.history
+        self.round += 1
+        for role, row in child.rows.items():
+            mine = self.rows.get(role)
+            self.rows[role] = row
+            if mine is not None:
+                child.rows[role] = mine
+        child.rows = {r: row for r, row in child.rows.items() if self.rows.get(r) is not row}
+
+    def _cut(self, child: Sequence) -> None:
+        """Cut a candidate where this sequence ends, of which it need not know.
+
+        A stop string may also begin before the candidate, which then cannot see it.
+        """
+        answer, left = child.answer, self.remaining
+        if self.stream is not None:
+            for count, token in enumerate(answer[:left], 1):
+                if token not in self.limits.stop_token_ids and self.stream.push(token):
+                    child.truncate(count)
+                    child.finish_reason = "stop"
+                    return
+        if len(answer) > left:
+            child.truncate(left)
+            child.finish_reason = "length"
+        elif len(answer) == left:
+            child.close("length")
+
+    def charge_pass(self, seconds: float) -> None:
+        """Count a pass of the target that nothing was ruled on by."""
+        self.counters.target_passes += 1
+        self.counters.target_seconds += seconds
+
+    def charge(self, other: Sequence) -> None:
+        """Count what was spent on a candidate that was not adopted."""
+        mine, theirs = self.counters, other.counters
+        mine.target_passes += theirs.target_passes
+        mine.draft_passes += theirs.draft_passes
+        mine.target_seconds += theirs.target_seconds
+        mine.draft_seconds += theirs.draft_seconds
+
+    def close(self, reason: FinishReason) -> None:
+        """End the sequence for a reason from outside, unless it has ended already."""
+        if self.finish_reason is None:
+            self.finish_reason = reason
+
+    def text(self) -> str:
+        """The answer as text, without the stop token or stop string that ended it."""
+        if self.stream is not None and self.limits.stop_strings:
+            self.stream.finish()
+            return self.stream.text
+        tokens = self.answer
+        if tokens and tokens[-1] in self.limits.stop_token_ids:
+            tokens = tokens[:-1]
+        return "" if self.decoder is None else self.decoder.decode(tokens, skip_special_tokens=True)
+
+    def _new_stream(self) -> TextStream | None:
+        if self.decoder is None or not (self.limits.stop_strings or self.limits.stream):
+            return None
+        return TextStream(self.decoder, self.limits.stop_strings, self.limits.special)
+
+
+def _nothing_to_release(sequence: Sequence) -> None:
+    """Before the engine has given a sequence rows there is nothing to free."""
+    del sequence

@@ -1,0 +1,332 @@
+"""What happened and why, as typed records.
+
+One `RequestTrace` per request holds every emitted token with its origin and reason, every block
+with what stood of it, and the counters. It is written as JSON lines, one request a line, in the
+format that `trace.schema.json` describes; `VERSION` changes whenever lines that were written before
+can no longer be read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from stet.core.files import append_lines, json_line, read_records
+
+VERSION = 2
+
+Origin = Literal["draft", "target"]
+"""Who wrote an emitted token."""
+
+FinishReason = Literal["stop", "length", "loop", "cancelled", "timeout", "error"]
+"""Why a request ended: a stop token or string, its token limit, going in circles, or something from
+outside."""
+
+
+@dataclass(slots=True)
+class TokenRecord:
+    """One emitted token.
+
+    Attributes:
+        id: the token.
+        text: the token alone as text; a token that is part of a character shows as a replacement.
+        origin: who wrote it.
+        reason: why it stands, in the policy's words.
+        p_target: the target's raw probability of it, where recorded.
+        p_draft: the draft's raw probability of it, where recorded and the draft had an opinion.
+        top_logprobs: the target's n most probable tokens here with their raw log-probabilities,
+            where asked for.
+    """
+
+    id: int
+    text: str
+    origin: Origin
+    reason: str
+    p_target: float | None = None
+    p_draft: float | None = None
+    top_logprobs: dict[int, float] | None = None
+
+
+@dataclass(slots=True)
+class DisputeRecord:
+    """A position at which the models disagreed and an arbitrating policy decided.
+
+    Attributes:
+        at: position in the block.
+        draft: the draft's token.
+        target: the token that the target would have put there.
+        score: the probability that the draft's token is the one to keep, as the policy reckons it.
+        stands: whether the draft's token stands.
+        features: what the policy reckoned from, where it was asked to record that.
+    """
+
+    at: int
+    draft: int
+    target: int
+    score: float
+    stands: bool
+    features: list[float] = field(default_factory=list[float])
+
+
+@dataclass(slots=True)
+class BlockRecord:
+    """One drafted block and the ruling on it.
+
+    Attributes:
+        position: index of the block's first token among the emitted tokens.
+        drafted: the drafted tokens.
+        kept: how many of them stand.
+        overruled: positions in the block where the draft's token stands against the target's.
+        next_token: the token that follows the kept ones; None where the policy held it back or the
+            answer ended before it.
+        disputes: what an arbitrating policy came to decide in it, where it says so.
+    """
+
+    position: int
+    drafted: list[int]
+    kept: int
+    overruled: list[int]
+    next_token: int | None
+    disputes: list[DisputeRecord] = field(default_factory=list[DisputeRecord])
+
+
+@dataclass(slots=True)
+class CandidateRecord:
+    """One candidate of a step.
+
+    Attributes:
+        text: what it says.
+        ids: its tokens.
+        signals: the models' own numbers about it, raw, by name.
+    """
+
+    text: str
+    ids: list[int]
+    signals: dict[str, float]
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """One step of reasoning and the decision about it.
+
+    Attributes:
+        position: index of the step's first token among the emitted tokens.
+        tokens: tokens of the step as it stands.
+        decision: "kept" for the draft's, "rewritten" for the target's; in a shadow run, what would
+            have been decided.
+        reason: why, in the policy's words.
+        candidates: the draft's candidates.
+        chosen: which of them was judged.
+        signals: raw signals of that one.
+        normalised: the same as the score takes them, from 0 (worst) to 1.
+        score: what was compared with the threshold; None where nothing was.
+        threshold: the score from which on a step stands.
+        target_candidates: texts of the target's candidates, where it rewrote the step.
+        draft_tokens: tokens the draft wrote for this step, all candidates together.
+        target_tokens: tokens the target wrote for it, likewise.
+        draft_seconds: time in the draft.
+        target_seconds: time in the target.
+    """
+
+    position: int
+    tokens: int
+    decision: Literal["kept", "rewritten"]
+    reason: str
+    candidates: list[CandidateRecord]
+    chosen: int
+    signals: dict[str, float]
+    normalised: dict[str, float]
+    score: float | None = None
+    threshold: float | None = None
+    target_candidates: list[str] = field(default_factory=list[str])
+    draft_tokens: int = 0
+    target_tokens: int = 0
+    draft_seconds: float = 0.0
+    target_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a request cost and gained. Kept tokens are counted where they were emitted.
+
+    Attributes:
+        emitted_tokens: tokens in the answer.
+        drafts: blocks of at least one token that were ruled on.
+        drafted_tokens: tokens in those blocks.
+        kept_tokens: of these, the ones that are part of the answer.
+        kept_per_position: the same by position in the block.
+        target_passes: forward passes of the target after the prompt.
+        draft_passes: forward passes of the draft after the prompt.
+        target_seconds: time in the target, shared evenly among the rows of a batch.
+        draft_seconds: time in the draft, likewise.
+        steps: steps of reasoning that were ruled on.
+        kept_steps: of these, the draft's that stand.
+    """
+
+    emitted_tokens: int = 0
+    drafts: int = 0
+    drafted_tokens: int = 0
+    kept_tokens: int = 0
+    kept_per_position: list[int] = field(default_factory=list[int])
+    target_passes: int = 0
+    draft_passes: int = 0
+    target_seconds: float = 0.0
+    draft_seconds: float = 0.0
+    steps: int = 0
+    kept_steps: int = 0
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """Kept share of the drafted tokens; None where nothing was drafted."""
+        return self.kept_tokens / self.drafted_tokens if self.drafted_tokens else None
+
+    @property
+    def mean_acceptance_length(self) -> float | None:
+        """Tokens per ruled block, its next token included: 1 + kept / drafts."""
+        return 1 + self.kept_tokens / self.drafts if self.drafts else None
+
+    @property
+    def tokens_per_pass(self) -> float | None:
+        """Emitted tokens per forward pass of the target; None where it was never run."""
+        return self.emitted_tokens / self.target_passes if self.target_passes else None
+
+    def add(self, other: Counters) -> None:
+        """Add another request's counts to these."""
+        for name in _SUMMED:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.count_kept(other.kept_per_position)
+
+    def count_kept(self, per_position: Iterable[int]) -> None:
+        """Add to the kept tokens per position."""
+        for position, count in enumerate(per_position):
+            if position == len(self.kept_per_position):
+                self.kept_per_position.append(0)
+            self.kept_per_position[position] += count
+
+    def uncount_kept(self, positions: Iterable[int]) -> None:
+        """Take back kept tokens that are no longer part of the answer."""
+        for position in positions:
+            self.kept_tokens -= 1
+            self.kept_per_position[position] -= 1
+
+    def as_metrics(self) -> dict[str, Any]:
+        """These counts under vLLM's per-request names (`metrics.speculative_decoding`)."""
+        drafts = self.drafts
+        longest = len(self.kept_per_position)
+        # Exactly n kept: blocks that kept position n - 1 less those that kept position n.
+        at_least = [drafts, *self.kept_per_position, 0]
+        histogram = [at_least[n] - at_least[n + 1] for n in range(longest + 1)]
+        return {
+            "mean_acceptance_length": self.mean_acceptance_length,
+            "draft_acceptance_rate": self.acceptance_rate,
+            "acceptance_histogram": histogram if drafts else [],
+            "num_spec_steps": drafts,
+            "num_accepted_draft_tokens": self.kept_tokens,
+            "num_draft_tokens": self.drafted_tokens,
+        }
+
+
+_SUMMED = (
+    "emitted_tokens",
+    "drafts",
+    "drafted_tokens",
+    "kept_tokens",
+    "target_passes",
+    "draft_passes",
+    "target_seconds",
+    "draft_seconds",
+    "steps",
+    "kept_steps",
+)
+
+
+@dataclass(slots=True)
+class Settings:
+    """What a run needs to be repeated.
+
+    Attributes:
+        policy: name and parameters of the policy.
+        lossless: whether the policy promises the target's own distribution.
+        sampling: the sampling parameters.
+        draft_length: the rule that chose the blocks' lengths, with the costs it reckoned with.
+        target: name and revision of the target.
+        draft: name and revision of the draft; None for prompt lookup.
+        stet: version of this software.
+        chat: the chat template that made the prompt: its SHA-256, and the arguments it was given;
+            None for a prompt that was used as it is.
+    """
+
+    policy: dict[str, Any]
+    lossless: bool
+    sampling: dict[str, Any]
+    draft_length: dict[str, Any]
+    target: dict[str, Any]
+    draft: dict[str, Any] | None
+    stet: str
+    chat: dict[str, Any] | None = None
+
+
+@dataclass(slots=True)
+class RequestTrace:
+    """Everything that happened to one request."""
+
+    request: int
+    settings: Settings
+    prompt: str
+    prompt_tokens: int
+    text: str
+    finish_reason: FinishReason
+    seconds: float
+    tokens: list[TokenRecord]
+    blocks: list[BlockRecord]
+    counters: Counters
+    steps: list[StepRecord] = field(default_factory=list[StepRecord])
+    version: int = VERSION
+
+    def to_json(self) -> str:
+        """This trace as one line of JSON."""
+        return json_line(asdict(self), default=_name)
+
+
+def _name(value: Any) -> str:
+    """A parameter that is a function, say, as a trace can hold it."""
+    return getattr(value, "__qualname__", None) or repr(value)
+
+
+@cache
+def _adapter() -> Any:
+    from pydantic import ConfigDict, TypeAdapter, with_config
+
+    return TypeAdapter(with_config(ConfigDict(extra="forbid"))(RequestTrace))
+
+
+def json_schema() -> dict[str, Any]:
+    """The published schema of one line of a trace file."""
+    schema = _adapter().json_schema()
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def write(traces: Iterable[RequestTrace], path: Path) -> None:
+    """Append traces to a JSONL file.
+
+    Raises:
+        FileError: it cannot be written; it is left as it was.
+    """
+    append_lines(path, (trace.to_json() for trace in traces), durable=False)
+
+
+def read(path: Path) -> list[RequestTrace]:
+    """The traces of a JSONL file; a last line that an interrupted write cut short is left out.
+
+    Raises:
+        FileError: naming the first line that is not a trace of this version.
+    """
+    return list(read_records(path, _adapter(), f"a trace of version {VERSION}"))
+
+
+if __name__ == "__main__":  # python -m stet.core.trace > src/stet/core/trace.schema.json
+    print(json.dumps(json_schema(), indent=1))

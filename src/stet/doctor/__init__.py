@@ -1,0 +1,1 @@
+"""Whether a pair is sound and pays on this machine."""

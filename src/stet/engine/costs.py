@@ -1,0 +1,282 @@
+"""What a pass of each model costs here: measured, frozen in each request, measured again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+
+from stet.core.model import LoadedModel
+from stet.core.row import Row
+from stet.engine.runner import Runner
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Seconds of forward passes at batch 1.
+
+    Attributes:
+        draft: one token of the draft; 0 for prompt lookup.
+        target: the target by number of tokens in the pass, ascending.
+    """
+
+    draft: float
+    target: dict[int, float]
+
+    @property
+    def draft_cost(self) -> float:
+        """A draft pass in target passes of one token."""
+        return self.draft / self.target[1]
+
+    @property
+    def position_cost(self) -> float:
+        """What a further token adds to the target's pass, in passes of one token, at least 0."""
+        widest = max(self.target)
+        slope = (self.target[widest] - self.target[1]) / max(widest - 1, 1)
+        return max(slope / self.target[1], 0.0)
+
+
+# Seconds that a layer takes however small it is, and bytes of weights read per second.
+_LAYER_SECONDS = {"cpu": 3e-4, "cuda": 3e-5}
+_BANDWIDTH = {"cpu": 2e10, "cuda": 2e12}
+
+
+def estimate_draft_cost(target: LoadedModel, draft: LoadedModel | None) -> float:
+    """A draft pass in target passes, reckoned from the models' sizes alone.
+
+    Coarse, but the same on every run: a sampled text depends on where its blocks end, so what
+    chooses their length must not be a measurement if a seed is to give the same text again.
+    """
+
+    def seconds(model: LoadedModel) -> float:
+        kind = model.device.type
+        layer = _LAYER_SECONDS.get(kind, _LAYER_SECONDS["cuda"])
+        bandwidth = _BANDWIDTH.get(kind, _BANDWIDTH["cuda"])
+        return len(model.layers) * layer + model.parameter_bytes / bandwidth
+
+    return 0.0 if draft is None else seconds(draft) / seconds(target)
+
+
+WIDTHS = (1, 13)
+"""Tokens of the passes that are timed: what a further one adds is taken to be the same for each."""
+
+CONTEXT = 64
+
+
+class Measurement:
+    """Times passes of both models, the models taking turns, one pass at a time.
+
+    Needs a free row in each runner until it is finished or dropped.
+
+    Args:
+        target: the target's runner.
+        draft: the draft's, None for prompt lookup.
+        widths: numbers of tokens in a target pass; 1 must be among them.
+        context: tokens that stand in the cache.
+        repeats: timings of each, of which the median counts.
+        budget: seconds after which two timings of each are enough: whoever waits for a large model
+            waits for few of its passes.
+        clock: seconds; for tests.
+
+    Attributes:
+        costs: what was measured, once finished.
+    """
+
+    def __init__(
+        self,
+        target: Runner,
+        draft: Runner | None,
+        *,
+        widths: tuple[int, ...] = WIDTHS,
+        context: int = CONTEXT,
+        repeats: int = 7,
+        budget: float = 1.5,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.costs: Costs | None = None
+        self._clock = clock
+        self._budget = budget
+        self._timers: dict[int, Callable[[], None]] = {}  # by width; the draft's has none
+        self._taken: list[tuple[Runner, Row]] = []
+        try:
+            length = min(context, target.max_length - max(widths) - 1)
+            row = _filled(target, length, self._taken)
+            for width in widths:
+                self._timers[width] = _pass(target, row, length, width)
+            if draft is not None:
+                length = min(context, draft.max_length - 2)
+                self._timers[_DRAFT] = _pass(draft, _filled(draft, length, self._taken), length, 1)
+        except BaseException:
+            self.drop()
+            raise
+        self._seconds: dict[int, list[float]] = {key: [] for key in self._timers}
+        # The first turns warm up.
+        self._left = [key for _ in range(repeats + _WARM) for key in self._timers]
+
+    def step(self) -> None:
+        """Run one pass; after the last one `costs` are known and the rows free."""
+        key = self._left.pop(0)
+        began = self._clock()
+        try:
+            self._timers[key]()
+        except BaseException:
+            self.drop()
+            raise
+        self._seconds[key].append(self._clock() - began)
+        spent = sum(map(sum, self._seconds.values()))
+        if spent > self._budget and all(len(v) > _LEAST for v in self._seconds.values()):
+            self._left = self._left[: len(self._left) % len(self._timers)]
+        if self._left:
+            return
+        self.drop()
+        medians = {key: median(_timed(values)) for key, values in self._seconds.items()}
+        self.costs = Costs(
+            draft=medians.pop(_DRAFT, 0.0),
+            target={width: medians[width] for width in sorted(medians)},
+        )
+
+    def drop(self) -> None:
+        """Give the rows back."""
+        for runner, held in self._taken:
+            runner.release(held)
+        self._taken.clear()
+
+
+_WARM = 2
+_LEAST = 2
+_DRAFT = 0
+
+
+def _timed(values: list[float]) -> list[float]:
+    """Without the first turns, which warm up; of few values the first alone."""
+    return values[_WARM:] if len(values) > _WARM + _LEAST else values[1:]
+
+
+def measure_costs(
+    target: Runner,
+    draft: Runner | None,
+    *,
+    widths: tuple[int, ...] = WIDTHS,
+    context: int = CONTEXT,
+    repeats: int = 7,
+) -> Costs:
+    """Time passes of both models, all at once; see `Measurement`."""
+    measuring = Measurement(target, draft, widths=widths, context=context, repeats=repeats)
+    while measuring.costs is None:
+        measuring.step()
+    return measuring.costs
+
+
+class CurrentCosts:
+    """What passes cost now: measured once, and again when more of them are compiled.
+
+    What a request was begun with stays with it. Not thread-safe: used by whoever runs the models.
+
+    Args:
+        target: the target's runner.
+        draft: the draft's, None for prompt lookup.
+        clock: seconds; for tests.
+    """
+
+    def __init__(
+        self,
+        target: Runner,
+        draft: Runner | None,
+        *,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._runners = target, draft
+        self._clock = clock
+        self._latest: Costs | None = None
+        self._measured = -1
+        self._measuring: tuple[int, Measurement] | None = None
+
+    @property
+    def latest(self) -> Costs | None:
+        """The newest costs; None before the first measurement."""
+        return self._latest
+
+    @property
+    def stale(self) -> bool:
+        """Whether there is something to measure: nothing was yet, or more is compiled by now.
+
+        Not while something is being compiled: that takes the processor's time, and there is more
+        to come.
+        """
+        if self._latest is None:
+            return True
+        runners = [runner for runner in self._runners if runner is not None]
+        return not any(r.compiling for r in runners) and self._generation() != self._measured
+
+    def now(self) -> Costs:
+        """The newest costs; measured on the spot, which takes dozens of passes, if there are none.
+
+        Newer ones are what `work` is for.
+        """
+        while self._latest is None:
+            self.work()
+        return self._latest
+
+    def work(self) -> bool:
+        """Run one pass of a measurement, if there is anything to measure; returns whether it did.
+
+        Called between rounds it delays each of some dozens of rounds by a pass.
+        """
+        if self._measuring is None and not self.stale:
+            return False
+        try:
+            self._step()
+        except Exception:
+            self._measuring = None
+            if self._latest is None:
+                raise
+            # The old ones still serve; no request is to fail for want of better ones.
+            self._measured = self._generation()
+        return True
+
+    def renew(self) -> None:
+        """`work`, once there are costs: the first are measured for whoever asks for them."""
+        if self._latest is not None:
+            self.work()
+
+    def _step(self) -> None:
+        if self._measuring is None:
+            target, draft = self._runners
+            measuring = Measurement(target, draft, clock=self._clock)
+            self._measuring = self._generation(), measuring
+        generation, measuring = self._measuring
+        measuring.step()
+        if measuring.costs is not None:
+            self._latest, self._measured = measuring.costs, generation
+            self._measuring = None
+
+    def drop(self) -> None:
+        """Give up a measurement that is under way, and free its rows."""
+        if self._measuring is not None:
+            self._measuring[1].drop()
+            self._measuring = None
+
+    def _generation(self) -> int:
+        return sum(runner.compiled_passes for runner in self._runners if runner is not None)
+
+
+def _filled(runner: Runner, length: int, taken: list[tuple[Runner, Row]]) -> Row:
+    row = runner.allocate()
+    taken.append((runner, row))
+    tokens = torch.zeros(1, length, dtype=torch.long, device=runner.device)
+    runner.forward([row], tokens, [0], logits="none")
+    return row
+
+
+def _pass(runner: Runner, row: Row, start: int, width: int) -> Callable[[], None]:
+    tokens = torch.zeros(1, width, dtype=torch.long, device=runner.device)
+
+    def run() -> None:
+        runner.forward([row], tokens, [start])
+        if runner.device.type == "cuda":
+            torch.cuda.synchronize(runner.device)
+
+    return run

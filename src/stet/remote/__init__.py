@@ -1,0 +1,1 @@
+"""A target model behind an endpoint, and asking it."""

@@ -1,0 +1,1 @@
+"""Text and tokens: there and back without a change."""
