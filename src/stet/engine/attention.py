@@ -19,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from stet.engine.masks import AlignedMasks, additive_mask
+
 if TYPE_CHECKING:
-    from stet.engine.masks import AlignedMasks, additive_mask
-from stet.engine.watching import Recorder
+    from stet.engine.watching import Recorder
 
 NAME = "stet"
 """Name of `attend` in transformers' `AttentionInterface`."""
