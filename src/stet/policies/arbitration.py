@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from stet.core.blocks import NEXT, Blocks
 from stet.core.needs import Need
-from stet.core.policy import prefix_length
+from stet.core.policy import TokenPolicy, prefix_length
 from stet.core.ruling import OVERRULED
 from stet.core.sampling import draw
 from stet.core.verification import HOLD, Choices, Disputes, Verdict
@@ -140,3 +142,29 @@ def reasons_of(agree: list[list[bool]], kept: list[int], lengths: list[int]) -> 
 def hold_after_whole(blocks: Blocks, kept: Tensor, following: Tensor) -> Tensor:
     """The next tokens [B], held back after a whole block; an empty one has nothing to wait for."""
     return following.masked_fill((kept == blocks.lengths) & (blocks.lengths > 0), HOLD)
+
+
+class MismatchPolicy(TokenPolicy):
+    """A rule that decides, where draft and target disagree, whose token stands.
+
+    A rule of this kind is one method, `accepts`: tokens on which the models agree stand, those that
+    it accepts stand against the target's, and the block ends at the first that it does not. By
+    default the token after a whole block is held back, so that it is ruled on too, and the rule
+    goes by what is known at each position alone; one that does not says so (`holds`, `seamless`).
+    """
+
+    lossless: ClassVar[bool] = False
+    needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS})
+    reasons: ClassVar[tuple[str, ...]] = REASONS
+    holds: ClassVar[bool] = True
+    seamless: ClassVar[bool] = True
+
+    @abstractmethod
+    def accepts(self, blocks: Blocks, found: Choices) -> Tensor:
+        """[B, K] bool: where the draft's token stands if the models disagree; K is at least 1."""
+
+    def verify(self, blocks: Blocks) -> Verdict:
+        """Rule on a batch of blocks."""
+        found = choices(blocks)
+        overrule = self.accepts(blocks, found) if blocks.drafted.shape[1] else found.agree
+        return settle(blocks, found, overrule, hold=self.holds)

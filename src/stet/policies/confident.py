@@ -5,17 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from stet.core.blocks import Blocks
 from stet.core.needs import Need
-from stet.core.policy import TokenPolicy
-from stet.core.verification import Verdict
-from stet.policies.arbitration import REASONS, choices, disputed, settle
+from stet.core.verification import Choices
+from stet.policies.arbitration import MismatchPolicy, disputed
 from stet.policies.registry import register
 
 
 @register
 @dataclass(frozen=True)
-class Confident(TokenPolicy):
+class Confident(MismatchPolicy):
     """Where the models disagree, the draft's token stands if the draft is surer of its own.
 
     That is, if p_draft(d) > p_target(t) + margin, with raw probabilities of the draft's token d and
@@ -28,17 +29,10 @@ class Confident(TokenPolicy):
     margin: float = 0.0
 
     name: ClassVar[str] = "confident"
-    lossless: ClassVar[bool] = False
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS, Need.DRAFT_LOGPROBS})
-    reasons: ClassVar[tuple[str, ...]] = REASONS
-    holds: ClassVar[bool] = True
-    seamless: ClassVar[bool] = True
 
-    def verify(self, blocks: Blocks) -> Verdict:
-        """Rule on a batch of blocks."""
-        found = choices(blocks)
-        if not blocks.drafted.shape[1]:
-            return settle(blocks, found, found.agree)
+    def accepts(self, blocks: Blocks, found: Choices) -> Tensor:
+        """See `MismatchPolicy`."""
         of = disputed(blocks, found)
         p_draft, p_target = of.draft_draft.exp(), of.target_target.exp()
-        return settle(blocks, found, p_draft > p_target + self.margin)
+        return p_draft > p_target + self.margin

@@ -6,19 +6,20 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from torch import Tensor
+
 from stet.core.blocks import Blocks
 from stet.core.errors import OptionError
 from stet.core.needs import Need
-from stet.core.policy import TokenPolicy
-from stet.core.verification import Verdict
-from stet.policies.arbitration import REASONS, choices, disputed, settle
+from stet.core.verification import Choices
+from stet.policies.arbitration import MismatchPolicy, disputed
 from stet.policies.checks import check_share
 from stet.policies.registry import register
 
 
 @register
 @dataclass(frozen=True)
-class CoSD(TokenPolicy):
+class CoSD(MismatchPolicy):
     """Where the models disagree, the draft's token d stands against the target's t by two numbers.
 
     That is, if p_draft(d) > alpha * p_target(t) and p_target(t) < beta, with raw probabilities.
@@ -40,11 +41,7 @@ class CoSD(TokenPolicy):
     beta: float = 0.5
 
     name: ClassVar[str] = "cosd"
-    lossless: ClassVar[bool] = False
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS, Need.DRAFT_LOGPROBS})
-    reasons: ClassVar[tuple[str, ...]] = REASONS
-    holds: ClassVar[bool] = True
-    seamless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -56,11 +53,8 @@ class CoSD(TokenPolicy):
             raise OptionError(f"alpha is {self.alpha}; it must not be negative.")
         check_share(self, "beta")
 
-    def verify(self, blocks: Blocks) -> Verdict:
-        """Rule on a batch of blocks."""
-        found = choices(blocks)
-        if not blocks.drafted.shape[1]:
-            return settle(blocks, found, found.agree)
+    def accepts(self, blocks: Blocks, found: Choices) -> Tensor:
+        """See `MismatchPolicy`."""
         of = disputed(blocks, found)
         p_draft, p_target = of.draft_draft.exp(), of.target_target.exp()
-        return settle(blocks, found, (p_draft > self.alpha * p_target) & (p_target < self.beta))
+        return (p_draft > self.alpha * p_target) & (p_target < self.beta)

@@ -11,17 +11,15 @@ from torch import Tensor
 
 from stet.core.blocks import Blocks
 from stet.core.errors import OptionError
-from stet.core.needs import Need
-from stet.core.policy import TokenPolicy
-from stet.core.verification import Choices, Verdict
-from stet.policies.arbitration import REASONS, choices, settle
+from stet.core.verification import Choices
+from stet.policies.arbitration import MismatchPolicy
 from stet.policies.checks import check_count
 from stet.policies.registry import register
 
 
 @register
 @dataclass(frozen=True)
-class FLy(TokenPolicy):
+class FLy(MismatchPolicy):
     """Where the models disagree, the draft's token stands if the disagreement looks harmless.
 
     That is, if the target is unsure there (-sum p log p over its `top` most probable tokens, in
@@ -44,9 +42,8 @@ class FLy(TokenPolicy):
     top: int = 3
 
     name: ClassVar[str] = "fly"
-    lossless: ClassVar[bool] = False
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS})
-    reasons: ClassVar[tuple[str, ...]] = REASONS
+    holds: ClassVar[bool] = False
+    seamless: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -59,18 +56,14 @@ class FLy(TokenPolicy):
         check_count(self, "window")
         check_count(self, "top", least=2)
 
-    def verify(self, blocks: Blocks) -> Verdict:
-        """Rule on a batch of blocks."""
-        found = choices(blocks)
+    def accepts(self, blocks: Blocks, found: Choices) -> Tensor:
+        """See `MismatchPolicy`."""
         width = blocks.drafted.shape[1]
-        if not width:
-            return settle(blocks, found, found.agree, hold=False)
         top = min(self.top, blocks.raw_target_logits.shape[-1])
         best = blocks.target_best(top)[0][:, :width]
         # A token without any probability adds 0, not 0 times infinity.
         doubt = -(best.exp() * best.clamp(min=torch.finfo(best.dtype).min)).sum(-1)
-        relaxed = (doubt >= self.entropy) & self._followed(blocks, found)
-        return settle(blocks, found, relaxed, hold=False)
+        return (doubt >= self.entropy) & self._followed(blocks, found)
 
     def _followed(self, blocks: Blocks, found: Choices) -> Tensor:
         """[B, K]: whether the models agree on what follows, far enough from the block's end."""

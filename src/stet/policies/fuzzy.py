@@ -11,9 +11,8 @@ from torch import Tensor
 from stet.core.blocks import Blocks
 from stet.core.errors import OptionError
 from stet.core.needs import Need
-from stet.core.policy import TokenPolicy
-from stet.core.verification import Verdict
-from stet.policies.arbitration import REASONS, choices, settle, where_disputed
+from stet.core.verification import Choices
+from stet.policies.arbitration import MismatchPolicy, where_disputed
 from stet.policies.registry import register
 
 DIVERGENCES = ("kl", "js", "tv")
@@ -21,7 +20,7 @@ DIVERGENCES = ("kl", "js", "tv")
 
 @register
 @dataclass(frozen=True)
-class Fuzzy(TokenPolicy):
+class Fuzzy(MismatchPolicy):
     """Where the models disagree, the draft's token stands if their distributions are close.
 
     Source: Holsman et al., "Fuzzy Speculative Decoding for a Tunable Accuracy-Runtime Tradeoff",
@@ -42,11 +41,7 @@ class Fuzzy(TokenPolicy):
     divergence: str = "js"
 
     name: ClassVar[str] = "fuzzy"
-    lossless: ClassVar[bool] = False
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS, Need.DRAFT_LOGPROBS})
-    reasons: ClassVar[tuple[str, ...]] = REASONS
-    holds: ClassVar[bool] = True
-    seamless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -60,12 +55,9 @@ class Fuzzy(TokenPolicy):
             listed = ", ".join(DIVERGENCES)
             raise OptionError(f"divergence is {self.divergence!r}; choose from {listed}.")
 
-    def verify(self, blocks: Blocks) -> Verdict:
-        """Rule on a batch of blocks."""
-        found = choices(blocks)
-        if not blocks.drafted.shape[1]:
-            return settle(blocks, found, found.agree)
-        return settle(blocks, found, where_disputed(blocks, found, self._stands, draft=True))
+    def accepts(self, blocks: Blocks, found: Choices) -> Tensor:
+        """See `MismatchPolicy`."""
+        return where_disputed(blocks, found, self._stands, draft=True)
 
     def _stands(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
         """[N], see `where_disputed`."""

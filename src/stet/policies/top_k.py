@@ -10,18 +10,16 @@ from torch import Tensor
 
 from stet.core.blocks import Blocks
 from stet.core.errors import OptionError
-from stet.core.needs import Need
-from stet.core.policy import TokenPolicy
-from stet.core.verification import Verdict
+from stet.core.verification import Choices
 from stet.core.wide import best
-from stet.policies.arbitration import REASONS, choices, settle, where_disputed
+from stet.policies.arbitration import MismatchPolicy, where_disputed
 from stet.policies.checks import check_count
 from stet.policies.registry import register
 
 
 @register
 @dataclass(frozen=True)
-class TopK(TokenPolicy):
+class TopK(MismatchPolicy):
     """Where the models disagree, the draft's token stands if the target ranks it high.
 
     That is, if it is among the target's `k` most probable tokens and its raw log-probability is at
@@ -41,11 +39,6 @@ class TopK(TokenPolicy):
     delta: float = 1.0
 
     name: ClassVar[str] = "top-k"
-    lossless: ClassVar[bool] = False
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS})
-    reasons: ClassVar[tuple[str, ...]] = REASONS
-    holds: ClassVar[bool] = True
-    seamless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -57,10 +50,9 @@ class TopK(TokenPolicy):
         if not (self.delta >= 0 and math.isfinite(self.delta)):
             raise OptionError(f"delta is {self.delta}; it must not be negative.")
 
-    def verify(self, blocks: Blocks) -> Verdict:
-        """Rule on a batch of blocks."""
-        found = choices(blocks)
-        return settle(blocks, found, where_disputed(blocks, found, self._stands))
+    def accepts(self, blocks: Blocks, found: Choices) -> Tensor:
+        """See `MismatchPolicy`."""
+        return where_disputed(blocks, found, self._stands)
 
     def _stands(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
         """[N], see `where_disputed`."""

@@ -8,18 +8,16 @@ from typing import ClassVar
 from torch import Tensor
 
 from stet.core.blocks import Blocks
-from stet.core.needs import Need
-from stet.core.policy import TokenPolicy
-from stet.core.verification import Verdict
+from stet.core.verification import Choices
 from stet.core.wide import entropy, logprobs_of
-from stet.policies.arbitration import REASONS, choices, settle, where_disputed
+from stet.policies.arbitration import MismatchPolicy, where_disputed
 from stet.policies.checks import check_share
 from stet.policies.registry import register
 
 
 @register
 @dataclass(frozen=True)
-class Typical(TokenPolicy):
+class Typical(MismatchPolicy):
     """Where the models disagree, the draft's token d stands if the target finds it typical.
 
     That is, if p_target(d) > min(epsilon, delta * exp(-H)), with the target's raw probability and
@@ -40,11 +38,6 @@ class Typical(TokenPolicy):
     delta: float = 0.3
 
     name: ClassVar[str] = "typical"
-    lossless: ClassVar[bool] = False
-    needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS})
-    reasons: ClassVar[tuple[str, ...]] = REASONS
-    holds: ClassVar[bool] = True
-    seamless: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -54,10 +47,9 @@ class Typical(TokenPolicy):
         """
         check_share(self, "epsilon", "delta")
 
-    def verify(self, blocks: Blocks) -> Verdict:
-        """Rule on a batch of blocks."""
-        found = choices(blocks)
-        return settle(blocks, found, where_disputed(blocks, found, self._stands))
+    def accepts(self, blocks: Blocks, found: Choices) -> Tensor:
+        """See `MismatchPolicy`."""
+        return where_disputed(blocks, found, self._stands)
 
     def _stands(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
         """[N], see `where_disputed`."""
