@@ -132,7 +132,7 @@ class Pair:
         )
         # A pair that nobody holds any more takes its thread with it.
         weakref.finalize(self, self._thread.stop).atexit = False
-        self._helpers = ThreadPoolExecutor(4, thread_name_prefix="stet-aside")
+        self._helpers = ThreadPoolExecutor(4, thread_name_prefix="stet-helper")
         self._measuring = threading.Lock()
 
     def __repr__(self) -> str:
@@ -250,11 +250,11 @@ class Pair:
         another one.
         """
         many, single = prompts_of(prompts)
-        jobs = await self._aside(lambda: self._jobs(many, policy, options))
+        jobs = await self._in_helper_thread(lambda: self._jobs(many, policy, options))
         with Events(self._thread, jobs, stream=False) as events:
             while await events.next():
                 pass
-        results = await self._aside(lambda: [job.result() for job in jobs])
+        results = await self._in_helper_thread(lambda: [job.result() for job in jobs])
         if not single:
             return results
         jobs[0].raise_error()
@@ -264,10 +264,10 @@ class Pair:
         self, prompt: Prompt, policy: str | Policy = "exact", **options: Unpack[Options]
     ) -> AsyncIterator[Chunk]:
         """`stream` for event loops."""
-        (job,) = await self._aside(lambda: self._jobs([prompt], policy, options, stream=True))
+        (job,) = await self._in_helper_thread(lambda: self._jobs([prompt], policy, options, stream=True))
         with Events(self._thread, [job], stream=True) as events:
             while (event := await events.next()) is not None:
-                piece = event[1] or await self._aside(job.news)
+                piece = event[1] or await self._in_helper_thread(job.news)
                 if piece is not None:
                     yield piece
             job.raise_error()
@@ -381,7 +381,7 @@ class Pair:
         """Tokens that end an answer."""
         return self._vocabularies["target"].ends
 
-    async def _aside(self, function: Callable[[], T]) -> T:
+    async def _in_helper_thread(self, function: Callable[[], T]) -> T:
         """Call a function in another thread than the event loop's."""
         return await asyncio.get_running_loop().run_in_executor(self._helpers, function)
 

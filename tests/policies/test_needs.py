@@ -28,7 +28,7 @@ from stet.policies import (
     Step,
     Verdict,
 )
-from stet.policies.arbitration import choices
+from stet.policies.arbitration import find_mismatches
 from stet.policies.exact import greedy_match, rejection_sampling
 from stet.requests.jobs import method_of
 

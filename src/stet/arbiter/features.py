@@ -51,13 +51,13 @@ def _overlap(at: Position) -> Tensor:
 
 def _earlier(at: Position) -> Tensor:
     """Disagreements before in the block: where this one is reached, all of them were overruled."""
-    differs = ((~at.found.agree) & at.blocks.present).long()
+    differs = ((~at.mismatches.agree) & at.blocks.present).long()
     return (differs.cumsum(1) - differs)[at.rows, at.places]
 
 
 def _followed(at: Position) -> Tensor:
     """Drafted tokens right behind this one with which the target agrees."""
-    agrees = at.found.agree & at.blocks.present
+    agrees = at.mismatches.agree & at.blocks.present
     count = torch.zeros_like(at.blocks.drafted)
     running = torch.zeros_like(at.blocks.lengths)
     for place in range(agrees.shape[1] - 1, -1, -1):

@@ -21,7 +21,7 @@ class Position:
 
     Attributes:
         blocks: the batch.
-        found: what each model wants.
+        mismatches: what each model wants.
         rows: [N] int64, the block of each.
         places: [N] int64, its position in the block.
         draft: [N] int64, d.
@@ -29,7 +29,7 @@ class Position:
     """
 
     blocks: Blocks
-    found: Choices
+    mismatches: Choices
     rows: Tensor
     places: Tensor
     draft: Tensor

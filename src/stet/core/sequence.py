@@ -263,7 +263,7 @@ class Sequence(Places):
                 child.release(child)
 
     @contextmanager
-    def aside(self, tokens: SequenceOf[int]) -> Generator[Sequence]:
+    def side_query(self, tokens: SequenceOf[int]) -> Generator[Sequence]:
         """Put a question about this text to the target: a copy in which other tokens follow it.
 
         An end of sequence that ends the text is left out of the copy. What the target's cache

@@ -16,7 +16,7 @@ from stet.core.policy import TokenPolicy, prefix_length
 from stet.core.ruling import OVERRULED
 from stet.core.sampling import draw
 from stet.core.verification import HOLD, Choices, Disputes, Verdict
-from stet.policies.exact import accepted, or_else
+from stet.policies.exact import acceptance_mask, or_else
 
 REASONS = ("accepted", "corrected", "bonus", OVERRULED)
 """Of an arbitrating policy: `overruled` is a drafted token that stands against the target's."""
@@ -24,7 +24,7 @@ REASONS = ("accepted", "corrected", "bonus", OVERRULED)
 _OVERRULED = REASONS.index(OVERRULED)
 
 
-def choices(blocks: Blocks) -> Choices:
+def find_mismatches(blocks: Blocks) -> Choices:
     """Where the models disagree, and over what; needs `Need.DRAFT_PROBS`."""
     # Greedy blocks do not read them; said all the same, or it would come out in company alone.
     blocks.require(Need.DRAFT_PROBS, "where the models disagree")
@@ -36,7 +36,7 @@ def choices(blocks: Blocks) -> Choices:
     residual = or_else(blocks.less_draft(p).clamp_(min=0), p)
     uniforms = blocks.uniform(NEXT, positions)
     target = draw(residual.reshape(-1, vocabulary), uniforms.reshape(-1)).view(rows, positions)
-    return Choices(accepted(blocks, p), target)
+    return Choices(acceptance_mask(blocks, p), target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,10 @@ class Disputed:
     draft_target: Tensor
 
 
-def disputed(blocks: Blocks, found: Choices) -> Disputed:
+def mismatch_logprobs(blocks: Blocks, mismatches: Choices) -> Disputed:
     """What both models think of both tokens; needs `Need.DRAFT_LOGPROBS`."""
     width = blocks.drafted.shape[1]
-    both = torch.stack([found.target[:, :width], blocks.drafted], 2)
+    both = torch.stack([mismatches.target[:, :width], blocks.drafted], 2)
     p = blocks.raw_target_logits[:, :width].gather(2, both) - blocks.target_total[:, :width, None]
     q = blocks.draft_logprobs_of(both)
     return Disputed(p[..., 0], p[..., 1], q[..., 1], q[..., 0])
@@ -67,7 +67,7 @@ def disputed(blocks: Blocks, found: Choices) -> Disputed:
 
 def where_disputed(
     blocks: Blocks,
-    found: Choices,
+    mismatches: Choices,
     stands: Callable[[Tensor, Tensor, Tensor], Tensor],
     *,
     draft: bool = False,
@@ -79,7 +79,7 @@ def where_disputed(
 
     Args:
         blocks: the blocks.
-        found: what each model wants.
+        mismatches: what each model wants.
         stands: the rule: of N positions the target's logits [N, V], the draft's [N, V] and the
             drafted tokens [N, 1], to [N] bool. It overwrites nothing.
         draft: whether it reads the draft's logits; otherwise it is given the target's in their
@@ -90,10 +90,10 @@ def where_disputed(
     if target.device.type != "cpu":
         p = target[:, :width].flatten(0, 1)
         q = blocks.raw_draft_logits.flatten(0, 1) if draft else p
-        return stands(p, q, tokens.flatten(0, 1)).view_as(found.agree)
-    result = torch.zeros_like(found.agree)
+        return stands(p, q, tokens.flatten(0, 1)).view_as(mismatches.agree)
+    result = torch.zeros_like(mismatches.agree)
     # One by one: a copy of several rows takes longer than what is done with them.
-    for row, place in ((~found.agree) & blocks.present).nonzero().tolist():
+    for row, place in ((~mismatches.agree) & blocks.present).nonzero().tolist():
         p = target[row, place][None]
         q = blocks.draft_row(row, place)[None] if draft else p
         result[row, place] = stands(p, q, tokens[row, place][None])[0]
@@ -102,11 +102,11 @@ def where_disputed(
 
 def settle(
     blocks: Blocks,
-    found: Choices,
+    mismatches: Choices,
     overrule: Tensor,
     *,
     hold: bool = True,
-    disputes: Disputes | None = None,
+    scored: Disputes | None = None,
 ) -> Verdict:
     """Keep drafted tokens while the models agree or the target is overruled.
 
@@ -115,28 +115,28 @@ def settle(
 
     Args:
         blocks: the blocks.
-        found: what each model wants.
+        mismatches: what each model wants.
         overrule: [B, K] bool, where the drafted token stands if they disagree.
         hold: False for rules published without holding back: the target's own token then follows a
             whole block.
-        disputes: what was weighed, for the record.
+        scored: what was weighed, for the record.
     """
-    kept = prefix_length((found.agree | overrule) & blocks.present)
-    own = found.target.gather(1, kept[:, None]).squeeze(1)
+    kept = prefix_length((mismatches.agree | overrule) & blocks.present)
+    own = mismatches.target.gather(1, kept[:, None]).squeeze(1)
     whole = kept == blocks.lengths
-    reasons = torch.zeros_like(found.target)
-    reasons[:, :-1] = torch.where(found.agree, 0, _OVERRULED)
+    reasons = torch.zeros_like(mismatches.target)
+    reasons[:, :-1] = torch.where(mismatches.agree, 0, _OVERRULED)
     reasons.scatter_(1, kept[:, None], torch.where(whole, 2, 1)[:, None])
     following = hold_after_whole(blocks, kept, own) if hold else own
-    return Verdict(kept, following, reasons, disputes)
+    return Verdict(kept, following, reasons, scored)
 
 
 def reasons_of(agree: list[list[bool]], kept: list[int], lengths: list[int]) -> Tensor:
     """The same reasons, of numbers on the host: [B, K + 1]."""
-    found = [[0 if same else _OVERRULED for same in row] + [0] for row in agree]
-    for row, count, length in zip(found, kept, lengths, strict=True):
+    reasons = [[0 if same else _OVERRULED for same in row] + [0] for row in agree]
+    for row, count, length in zip(reasons, kept, lengths, strict=True):
         row[count] = 2 if count == length else 1
-    return torch.tensor(found)
+    return torch.tensor(reasons)
 
 
 def hold_after_whole(blocks: Blocks, kept: Tensor, following: Tensor) -> Tensor:
@@ -160,11 +160,11 @@ class MismatchPolicy(TokenPolicy):
     seamless: ClassVar[bool] = True
 
     @abstractmethod
-    def accepts(self, blocks: Blocks, found: Choices) -> Tensor:
+    def accepts(self, blocks: Blocks, mismatches: Choices) -> Tensor:
         """[B, K] bool: where the draft's token stands if the models disagree; K is at least 1."""
 
     def verify(self, blocks: Blocks) -> Verdict:
         """Rule on a batch of blocks."""
-        found = choices(blocks)
-        overrule = self.accepts(blocks, found) if blocks.drafted.shape[1] else found.agree
-        return settle(blocks, found, overrule, hold=self.holds)
+        mismatches = find_mismatches(blocks)
+        overrule = self.accepts(blocks, mismatches) if blocks.drafted.shape[1] else mismatches.agree
+        return settle(blocks, mismatches, overrule, hold=self.holds)

@@ -10,7 +10,7 @@ from torch import Tensor
 from stet.core.blocks import Blocks
 from stet.core.needs import Need
 from stet.core.verification import Choices
-from stet.policies.arbitration import MismatchPolicy, disputed
+from stet.policies.arbitration import MismatchPolicy, mismatch_logprobs
 from stet.policies.registry import register
 
 
@@ -31,8 +31,8 @@ class Confident(MismatchPolicy):
     name: ClassVar[str] = "confident"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS, Need.DRAFT_LOGPROBS})
 
-    def accepts(self, blocks: Blocks, found: Choices) -> Tensor:
+    def accepts(self, blocks: Blocks, mismatches: Choices) -> Tensor:
         """See `MismatchPolicy`."""
-        of = disputed(blocks, found)
+        of = mismatch_logprobs(blocks, mismatches)
         p_draft, p_target = of.draft_draft.exp(), of.target_target.exp()
         return p_draft > p_target + self.margin

@@ -12,7 +12,7 @@ from stet.core.blocks import Blocks
 from stet.core.errors import OptionError
 from stet.core.needs import Need
 from stet.core.verification import Choices
-from stet.policies.arbitration import MismatchPolicy, disputed
+from stet.policies.arbitration import MismatchPolicy, mismatch_logprobs
 from stet.policies.checks import check_share
 from stet.policies.registry import register
 
@@ -53,8 +53,8 @@ class CoSD(MismatchPolicy):
             raise OptionError(f"alpha is {self.alpha}; it must not be negative.")
         check_share(self, "beta")
 
-    def accepts(self, blocks: Blocks, found: Choices) -> Tensor:
+    def accepts(self, blocks: Blocks, mismatches: Choices) -> Tensor:
         """See `MismatchPolicy`."""
-        of = disputed(blocks, found)
+        of = mismatch_logprobs(blocks, mismatches)
         p_draft, p_target = of.draft_draft.exp(), of.target_target.exp()
         return (p_draft > self.alpha * p_target) & (p_target < self.beta)

@@ -43,14 +43,14 @@ class Exact(TokenPolicy):
 
 def rejection_sampling(blocks: Blocks, probs: Tensor) -> Verdict:
     """Emit tokens that follow `probs` [B, K + 1, V], keeping as many drafted ones as it allows."""
-    kept = prefix_length(accepted(blocks, probs) & blocks.present)
+    kept = prefix_length(acceptance_mask(blocks, probs) & blocks.present)
     # What p has left after q took its share; nothing was drafted after a whole block.
     p = at(probs, kept)
     residual = p.sub(blocks.draft_share(kept)).clamp_(min=0)
     return Verdict(kept, draw(or_else(residual, p), blocks.uniform(NEXT, 1)[:, 0]))
 
 
-def accepted(blocks: Blocks, probs: Tensor) -> Tensor:
+def acceptance_mask(blocks: Blocks, probs: Tensor) -> Tensor:
     """[B, K] bool: where a drafted token passes the test u < p/q."""
     width = blocks.drafted.shape[1]
     token = blocks.drafted[..., None]

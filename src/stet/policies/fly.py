@@ -56,20 +56,20 @@ class FLy(MismatchPolicy):
         check_count(self, "window")
         check_count(self, "top", least=2)
 
-    def accepts(self, blocks: Blocks, found: Choices) -> Tensor:
+    def accepts(self, blocks: Blocks, mismatches: Choices) -> Tensor:
         """See `MismatchPolicy`."""
         width = blocks.drafted.shape[1]
         top = min(self.top, blocks.raw_target_logits.shape[-1])
         best = blocks.target_best(top)[0][:, :width]
         # A token without any probability adds 0, not 0 times infinity.
         doubt = -(best.exp() * best.clamp(min=torch.finfo(best.dtype).min)).sum(-1)
-        return (doubt >= self.entropy) & self._followed(blocks, found)
+        return (doubt >= self.entropy) & self._followed(blocks, mismatches)
 
-    def _followed(self, blocks: Blocks, found: Choices) -> Tensor:
+    def _followed(self, blocks: Blocks, mismatches: Choices) -> Tensor:
         """[B, K]: whether the models agree on what follows, far enough from the block's end."""
         width = blocks.drafted.shape[1]
         places = torch.arange(width, device=blocks.drafted.device)
-        agreed = (found.agree & blocks.present).long().cumsum(1)
+        agreed = (mismatches.agree & blocks.present).long().cumsum(1)
         last = (places + self.window - 1).clamp(max=width - 1)
         following = agreed[:, last] - agreed
         inside = places < (blocks.lengths[:, None] - self.window)

@@ -55,9 +55,9 @@ class Fuzzy(MismatchPolicy):
             listed = ", ".join(DIVERGENCES)
             raise OptionError(f"divergence is {self.divergence!r}; choose from {listed}.")
 
-    def accepts(self, blocks: Blocks, found: Choices) -> Tensor:
+    def accepts(self, blocks: Blocks, mismatches: Choices) -> Tensor:
         """See `MismatchPolicy`."""
-        return where_disputed(blocks, found, self._stands, draft=True)
+        return where_disputed(blocks, mismatches, self._stands, draft=True)
 
     def _stands(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
         """[N], see `where_disputed`."""

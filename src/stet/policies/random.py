@@ -40,7 +40,7 @@ class Random(MismatchPolicy):
         """
         check_share(self, "rate")
 
-    def accepts(self, blocks: Blocks, found: Choices) -> Tensor:
+    def accepts(self, blocks: Blocks, mismatches: Choices) -> Tensor:
         """See `MismatchPolicy`."""
-        del found
+        del mismatches
         return blocks.uniform(ARBITRATE, blocks.drafted.shape[1]) < self.rate

@@ -147,7 +147,7 @@ class SpecReason(StepPolicy):
         """
         ended = bool(candidate) and candidate[-1] in text.limits.stop_token_ids
         said = candidate[:-1] if ended else candidate
-        with text.aside((*said, *asked.tokens)) as sequence:
+        with text.side_query((*said, *asked.tokens)) as sequence:
             logprobs: list[float] = yield Score(sequence, EMPTY, None, choices=asked.digits)
         share = sum(math.exp(value) for value in logprobs)
         return {"utility": self.utility(logprobs), "digit_probability": share}

@@ -50,9 +50,9 @@ class TopK(MismatchPolicy):
         if not (self.delta >= 0 and math.isfinite(self.delta)):
             raise OptionError(f"delta is {self.delta}; it must not be negative.")
 
-    def accepts(self, blocks: Blocks, found: Choices) -> Tensor:
+    def accepts(self, blocks: Blocks, mismatches: Choices) -> Tensor:
         """See `MismatchPolicy`."""
-        return where_disputed(blocks, found, self._stands)
+        return where_disputed(blocks, mismatches, self._stands)
 
     def _stands(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
         """[N], see `where_disputed`."""

@@ -47,9 +47,9 @@ class Typical(MismatchPolicy):
         """
         check_share(self, "epsilon", "delta")
 
-    def accepts(self, blocks: Blocks, found: Choices) -> Tensor:
+    def accepts(self, blocks: Blocks, mismatches: Choices) -> Tensor:
         """See `MismatchPolicy`."""
-        return where_disputed(blocks, found, self._stands)
+        return where_disputed(blocks, mismatches, self._stands)
 
     def _stands(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
         """[N], see `where_disputed`."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from stet.arbiter import Arbiter, Position, Spot
 from stet.core.blocks import Blocks
 from stet.core.verification import HOLD, Choices, Disputes, Verdict
-from stet.policies.arbitration import choices, reasons_of, settle
+from stet.policies.arbitration import find_mismatches, reasons_of, settle
 
 FEW = 3
 """Disagreements that are decided one by one rather than together."""
@@ -68,26 +68,26 @@ def arbitrate(
         hold: hold the token after a whole block back, see `settle`.
         keep: also keep what it reckoned from, for the record.
     """
-    found = choices(blocks)
+    mismatches = find_mismatches(blocks)
     if not blocks.drafted.shape[1]:
-        return settle(blocks, found, found.agree, hold=hold)
+        return settle(blocks, mismatches, mismatches.agree, hold=hold)
     if kind_of(blocks.drafted) == "cpu":
-        return _Walk(blocks, found, arbiter, stands, hold, keep).verdict()
-    shape, device = found.agree.shape, found.agree.device
+        return _Walk(blocks, mismatches, arbiter, stands, hold, keep).verdict()
+    shape, device = mismatches.agree.shape, mismatches.agree.device
     rows = torch.arange(shape[0], device=device).repeat_interleave(shape[1])
-    places = (torch.ones_like(found.agree).cumsum(1) - 1).flatten()
-    target = found.target[:, :-1]
-    at = Position(blocks, found, rows, places, blocks.drafted.flatten(), target.flatten())
+    places = (torch.ones_like(mismatches.agree).cumsum(1) - 1).flatten()
+    target = mismatches.target[:, :-1]
+    at = Position(blocks, mismatches, rows, places, blocks.drafted.flatten(), target.flatten())
     features = arbiter.describe(at)
     score = arbiter.odds(features).sigmoid()
-    disputes = Disputes(
-        (~found.agree) & blocks.present,
+    scored = Disputes(
+        (~mismatches.agree) & blocks.present,
         target,
         score.view(shape),
         features.view(*shape, -1) if keep else None,
     )
     overrule = stands.many(score, rows, places).view(shape)
-    return settle(blocks, found, overrule, hold=hold, disputes=disputes)
+    return settle(blocks, mismatches, overrule, hold=hold, scored=scored)
 
 
 class _Walk:
@@ -99,38 +99,38 @@ class _Walk:
     def __init__(
         self,
         blocks: Blocks,
-        found: Choices,
+        mismatches: Choices,
         arbiter: Arbiter,
         stands: Rule,
         hold: bool,
         keep: bool,
     ) -> None:
-        self._blocks, self._found, self._arbiter = blocks, found, arbiter
+        self._blocks, self._mismatches, self._arbiter = blocks, mismatches, arbiter
         self._stands, self._hold = stands, hold
         self._drafted: list[list[int]] = blocks.drafted.tolist()
-        self._target: list[list[int]] = found.target.tolist()
+        self._target: list[list[int]] = mismatches.target.tolist()
         self._lengths: list[int] = blocks.lengths.tolist()
-        count, width = found.agree.shape
+        count, width = mismatches.agree.shape
         self._scores = [[0.0] * width for _ in range(count)]
         self._features = torch.zeros(count, width, arbiter.network.inputs) if keep else None
 
     def verdict(self) -> Verdict:
         """The ruling."""
         kept = list(self._lengths)
-        agree: list[list[bool]] = self._found.agree.tolist()
+        agree: list[list[bool]] = self._mismatches.agree.tolist()
         waiting = {
             row: places
             for row, length in enumerate(self._lengths)
             if (places := [place for place in range(length) if not agree[row][place]])
         }
-        disputes = None
+        scored = None
         if waiting:
             self._ask(waiting, kept)
-            disputes = Disputes(
-                ~self._found.agree
+            scored = Disputes(
+                ~self._mismatches.agree
                 if self._blocks.full
-                else (~self._found.agree) & self._blocks.present,
-                self._found.target[:, :-1],
+                else (~self._mismatches.agree) & self._blocks.present,
+                self._mismatches.target[:, :-1],
                 torch.tensor(self._scores),
                 self._features,
             )
@@ -138,8 +138,8 @@ class _Walk:
             HOLD if self._hold and 0 < length == n else tokens[n]
             for tokens, n, length in zip(self._target, kept, self._lengths, strict=True)
         ]
-        reasons = reasons_of(agree, kept, self._lengths) if disputes is not None else None
-        return Verdict(torch.tensor(kept), torch.tensor(own), reasons, disputes)
+        reasons = reasons_of(agree, kept, self._lengths) if scored is not None else None
+        return Verdict(torch.tensor(kept), torch.tensor(own), reasons, scored)
 
     def _ask(self, waiting: dict[int, list[int]], kept: list[int]) -> None:
         """Decide, and write where blocks end into `kept`."""
@@ -165,7 +165,7 @@ class _Walk:
         rows, places, draft, target = torch.tensor(
             [(r, p, self._drafted[r][p], self._target[r][p]) for r, p in asked]
         ).unbind(1)
-        at = Position(self._blocks, self._found, rows, places, draft, target)
+        at = Position(self._blocks, self._mismatches, rows, places, draft, target)
         features = self._arbiter.describe(at)
         if self._features is not None:
             self._features[rows, places] = features
