@@ -52,12 +52,12 @@ class Timed:
     Attributes:
         times: of each policy.
         rounds: how many there were.
-        disputes: disagreements that the arbiter was asked about.
+        mismatches: disagreements that the arbiter was asked about.
     """
 
     times: dict[str, Times]
     rounds: int = 0
-    disputes: int = 0
+    mismatches: int = 0
 
 
 def measured() -> list[dict[str, Any]]:
@@ -67,7 +67,7 @@ def measured() -> list[dict[str, Any]]:
     policies: dict[str, TokenPolicy] = {
         "exact": Exact(),
         "again": Exact(),  # what the measurement itself is worth
-        "cospec": CoSpec(arbiter, threshold=1.0, hold=False),
+        "cospec": CoSpec(arbiter, threshold=1.0, defers_bonus=False),
     }
     return [_row(name, policies) for name in PAIRS]
 
@@ -87,7 +87,7 @@ def _row(name: str, policies: dict[str, TokenPolicy]) -> dict[str, Any]:
         "pair": name,
         "answers": answers,
         "rounds": timed.rounds,
-        "disagreements_decided": timed.disputes,
+        "disagreements_decided": timed.mismatches,
         "milliseconds_of_a_round": round(1000 * whole / timed.rounds, 4),
         "milliseconds_of_the_target": round(1000 * in_target / timed.rounds, 4),
         "milliseconds_of_the_arbiter": round(1000 * extra / timed.rounds, 4),
@@ -110,16 +110,16 @@ def _rounds(
     while not sequence.finished:
         size = sequence.block_size(bonus=True)
         seen: dict[str, list[Times]] = {name: [] for name in names}
-        ruling = None
+        acceptance = None
         for repeat in range(repeats):
             turn = repeat % len(names)
             for name in (*names[turn:], *names[:turn]):
                 policy = policies[name]
                 block = yield Draft(sequence, size, needs=policy.needs)
-                ruling = yield Score(sequence, block, policy)
-                seen[name].append(Times(block.seconds, ruling.target_seconds))
+                acceptance = yield Score(sequence, block, policy)
+                seen[name].append(Times(block.seconds, acceptance.target_seconds))
                 if name == "cospec" and not repeat:
-                    timed.disputes += len(ruling.disputes)
+                    timed.mismatches += len(acceptance.mismatches)
         base = seen["exact"]
         for name, times in seen.items():
             if name != "exact":
@@ -128,8 +128,8 @@ def _rounds(
             timed.times[name].draft += median(t.draft for t in times)
             timed.times[name].target += median(t.target for t in times)
         timed.rounds += 1
-        assert ruling is not None
-        sequence.commit(ruling)
+        assert acceptance is not None
+        sequence.commit(acceptance)
 
 
 def _sequence(setting: Setting, number: int) -> TokenSequence:

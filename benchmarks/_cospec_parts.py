@@ -14,7 +14,7 @@ from _record import RESULTS
 
 from stet import load_pair
 from stet.arbiter import DEFAULT, Arbiter, Network
-from stet.calibration.yardstick import with_own_answers
+from stet.calibration.label_source import with_own_answers
 from stet.evaluation import records
 from stet.evaluation.contenders import Contender, contender
 from stet.evaluation.run import Comparison, Plan
@@ -24,8 +24,8 @@ from stet.pair import Pair
 from stet.training.branches import Brancher, Branches
 from stet.training.measuring import Measured, Measuring, choose
 from stet.training.oracle import Oracle
-from stet.training.playing import Playing
 from stet.training.request import CURVE, TrainRequest
+from stet.training.rollout_policy import RolloutPolicy
 from stet.training.training import train
 
 STUDY = Path(__file__).parent / "pairs"
@@ -240,11 +240,11 @@ def arbiters(settings: Settings) -> list[Contender]:
     return found
 
 
-def overrule_rate(settings: Settings) -> float:
+def accepted_mismatch_rate(settings: Settings) -> float:
     """Of the first seed's arbiter, on its validation questions."""
     record = json.loads((settings.folder / "train-0" / "training.json").read_text())
     chosen = record["chosen"]
-    return float(chosen["overruled"] / chosen["disputes"])
+    return float(chosen["accepted_mismatches"] / chosen["mismatches"])
 
 
 def contenders(settings: Settings) -> list[Contender]:
@@ -254,7 +254,7 @@ def contenders(settings: Settings) -> list[Contender]:
         named("draft"),
         named("exact"),
         *tuned(settings),
-        named("random", "random", rate=round(overrule_rate(settings), 3)),
+        named("random", "random", rate=round(accepted_mismatch_rate(settings), 3)),
         *arbiters(settings),
     ]
 
@@ -408,7 +408,7 @@ def oracle(settings: Settings) -> None:
     task = load_task("stories", split="test", count=settings.oracle)
     places = range(len(task.questions))
     never = Arbiter(Network(len(DEFAULT)).requires_grad_(False), DEFAULT)
-    branches = Brancher(pair, task, Playing(never, 1.0), settings.batch).collect(
+    branches = Brancher(pair, task, RolloutPolicy(never, 1.0), settings.batch).collect(
         settings.folder / "oracle-branches",
         places,
         lambda done: tell("oracle, branches", done, len(places)),
@@ -441,7 +441,7 @@ def agreements(branches: Branches, settings: Settings) -> dict[str, Any]:
         for name, place in (("warm start", "warm"), ("cospec", "policy")):
             arbiter = Arbiter.load(folder / place)
             bar = warm_threshold(folder) if place == "warm" else arbiter.threshold
-            picks[f"{name} {seed}"] = arbiter.odds(telling.features).sigmoid() > bar
+            picks[f"{name} {seed}"] = arbiter.logits_of(telling.features).sigmoid() > bar
     return {
         "finished_by": "the target",
         "cells": branches.cells(),

@@ -66,10 +66,11 @@ def again_of(settings: Settings) -> list[dict[str, Any]]:
         if not (settings.folder / folder / records.ANSWERS).exists():
             continue
         results = records.read(settings.folder / folder)
-        rates = overrule_rates([settings.folder / folder])
+        rates = accepted_mismatch_rates([settings.folder / folder])
         summary = summarise(results, bootstrap=2_000, cost_ratio=RATIO)
         found += [
-            row(settings.pair, part, p, results, one=False) | {"overrule_rate": rates.get(p.label)}
+            row(settings.pair, part, p, results, one=False)
+            | {"accepted_mismatch_rate": rates.get(p.label)}
             for p in summary.policies
             if p.label not in ("target", "exact")
         ]
@@ -87,13 +88,13 @@ def of_pair(settings: Settings, rows: list[dict[str, Any]]) -> dict[str, float]:
         folders = [f for f in folders if (f / records.ANSWERS).exists()]
         if folders:
             runs[part] = joined([records.read(folder) for folder in folders])
-            rates[part] = overrule_rates(folders)
+            rates[part] = accepted_mismatch_rates(folders)
     tables: dict[str, dict[str, dict[str, Any]]] = {}
     for part, results in runs.items():
         summary = summarise(results, bootstrap=2_000, cost_ratio=RATIO)
         tables[part] = {
             p.label: row(settings.pair, part, p, results, one=part in ("pace", "speed"))
-            | {"overrule_rate": rates[part].get(p.label)}
+            | {"accepted_mismatch_rate": rates[part].get(p.label)}
             for p in summary.policies
         }
         rows += tables[part].values()
@@ -131,7 +132,7 @@ def joined(shares: Sequence[records.Results]) -> records.Results:
     return records.Results(replace(first.run, questions=questions), answers, None)
 
 
-def overrule_rates(folders: Sequence[Path]) -> dict[str, float]:
+def accepted_mismatch_rates(folders: Sequence[Path]) -> dict[str, float]:
     """For each contender, of the disagreements it decided, those in which the draft's token stands.
 
     A block that broke off is one in which the target's stood.
@@ -142,7 +143,7 @@ def overrule_rates(folders: Sequence[Path]) -> dict[str, float]:
         for line in records.read_traces(folder):
             label = line["policy"]
             for block in line["trace"]["blocks"]:
-                stood[label] = stood.get(label, 0) + len(block["overruled"])
+                stood[label] = stood.get(label, 0) + len(block["accepted_mismatches"])
                 fell[label] = fell.get(label, 0) + (block["kept"] < len(block["drafted"]))
     return {
         label: round(stood[label] / (stood[label] + fell[label]), 4)
@@ -171,7 +172,7 @@ def of_test(
         "tokens_per_pass_best_plain_rule": table[rule]["tokens_per_pass"],
         "modelled_speedup_70b_8b": mean(r["modelled_speedup_70b_8b"] for r in ours),
         "modelled_speedup_70b_8b_exact": table["exact"]["modelled_speedup_70b_8b"],
-        "overrule_rate": mean(r["overrule_rate"] for r in ours),
+        "accepted_mismatch_rate": mean(r["accepted_mismatch_rate"] for r in ours),
         "problems": len(results.run.questions),
         "seeds": len(ours),
     }

@@ -130,11 +130,11 @@ def on_policy(pair: Pair, name: str, policy: str | Policy, problems: list[Any]) 
     processor, wall = time.process_time() - processor, time.perf_counter() - wall
     right = sum(parse_answer(r.text) == p.answer for r, p in zip(results, problems, strict=True))
     steps = sum(r.counters.steps for r in results)
-    kept = sum(r.counters.kept_steps for r in results)
+    kept = sum(r.counters.accepted_steps for r in results)
     return {
         "policy": name,
         "accuracy": round(right / len(problems), 4),
-        "kept_steps": round(kept / steps, 4) if steps else None,
+        "accepted_steps": round(kept / steps, 4) if steps else None,
         "processor_seconds": round(processor / len(problems), 4),
         "wall_seconds": round(wall / len(problems), 4),
         "target_passes": round(statistics.mean(r.counters.target_passes for r in results), 2),

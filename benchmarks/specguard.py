@@ -349,7 +349,7 @@ def row(part: str, policy: PolicySummary, results: records.Results) -> dict[str,
     """What the table shows of a contender in a part."""
     answers = [a for a in results.answers if a.policy == policy.label]
     steps = sum(a.counters.steps for a in answers)
-    kept = sum(a.counters.kept_steps for a in answers)
+    kept = sum(a.counters.accepted_steps for a in answers)
     difference = policy.difference
     batch_speed = policy.speed.throughput_speedup
     one_speed = policy.speed.latency_speedup
@@ -364,7 +364,7 @@ def row(part: str, policy: PolicySummary, results: records.Results) -> dict[str,
         "target_passes": round(policy.work.target_passes, 3),
         "target_tokens": round(policy.work.target_tokens, 2),
         "draft_passes": round(policy.work.draft_passes, 2),
-        "kept_steps": round(kept / steps, 4) if steps else None,
+        "accepted_steps": round(kept / steps, 4) if steps else None,
     }
 
 
@@ -405,7 +405,7 @@ def report(settings: Settings) -> None:
         "relative_gain_over_exact": round(accuracy("greedy", "specguard") / exact - 1, 4),
         "p_value_over_exact": round(guarded.difference.p_values[0], 4),
         "accuracy_best_plain_rule": accuracy("greedy", best),
-        "target_step_share": round(1 - kept["kept_steps"], 4),
+        "target_step_share": round(1 - kept["accepted_steps"], 4),
         "problems": summaries["greedy"].questions,
     }
     if "sampled" in runs:

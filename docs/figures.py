@@ -136,7 +136,7 @@ def cospec() -> str:
         if gain is not None:
             change = f"{100 * gain['value']:+.1f} (+{row['gained']} -{row['lost']})"
             p = f"{row['p_values'][0]:.2g}"
-        rate, fast = row["overrule_rate"], speeds.get(name)
+        rate, fast = row["accepted_mismatch_rate"], speeds.get(name)
         rows.append(
             [
                 f"`{name}`",
@@ -149,7 +149,7 @@ def cospec() -> str:
             ]
         )
     heading = ["policy", "right answers (95 %)", "points over target", "McNemar's p"]
-    heading += ["tokens per pass", "overruled", "speed-up, one at a time"]
+    heading += ["tokens per pass", "accepted_mismatch", "speed-up, one at a time"]
     figures = found["figures"]
     return (
         table(heading, rows)
@@ -356,14 +356,14 @@ def specguard() -> str:
             continue
         accuracy, speed = row["accuracy"], row["speed_over_exact"]
         interval = f"({100 * accuracy['low']:.1f}-{100 * accuracy['high']:.1f})"
-        kept = row["kept_steps"]
+        accepted = row["accepted_steps"]
         rows.append(
             [
                 f"`{row['policy']}`",
                 f"{accuracy['value']:.1%} {interval}",
                 f"{speed['value']:.2f}x",
                 f"{row['target_passes']:.1f}",
-                "" if kept is None else f"{kept:.0%}",
+                "" if accepted is None else f"{accepted:.0%}",
             ]
         )
     text = table(["policy", "right", "speed over exact", "target passes", "steps kept"], rows)
@@ -496,7 +496,7 @@ def reward_guided() -> str:
     rows = []
     for row in found["rows"]:
         if "policy" in row:
-            kept = row["kept_steps"]
+            accepted = row["accepted_steps"]
             name = f"`{row['policy']}`"
             if "reward" in row:
                 name = f"`{row['reward']}`, threshold {row['threshold']:g}"
@@ -504,7 +504,7 @@ def reward_guided() -> str:
                 [
                     name,
                     f"{row['accuracy']:.1%}",
-                    "-" if kept is None else f"{kept:.0%}",
+                    "-" if accepted is None else f"{accepted:.0%}",
                     f"{row['target_passes']:.1f}",
                     f"{1000 * row['processor_seconds']:.0f} ms",
                 ]

@@ -23,7 +23,7 @@ def main():
         print(result.text.strip())
         print(
             f"  {counters.emitted_tokens} tokens in {counters.target_passes} target passes: "
-            f"{counters.kept_tokens} of {counters.drafted_tokens} drafted tokens were kept"
+            f"{counters.accepted_tokens} of {counters.drafted_tokens} drafted tokens were kept"
         )
         # Every token knows who wrote it and why it stands.
         last = result.tokens[-1]

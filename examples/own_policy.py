@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 
 import stet
-from stet.policies import Blocks, TokenPolicy, Verdict, at, prefix_length, register
+from stet.policies import Blocks, TokenPolicy, Verification, at, prefix_length, register
 
 
 @register
@@ -17,22 +17,24 @@ class Shortlist(TokenPolicy):
     size: int = 3
 
     name: ClassVar[str] = "shortlist"
-    reasons: ClassVar[tuple[str, ...]] = ("accepted", "corrected", "bonus", "overruled")
+    reasons: ClassVar[tuple[str, ...]] = ("accepted", "recovered", "bonus", "accepted_mismatch")
 
-    def verify(self, blocks: Blocks) -> Verdict:
+    def verify(self, blocks: Blocks) -> Verification:
         """Rule on B blocks of up to K tokens at once."""
         drafted, own = blocks.drafted, blocks.target_tokens  # [B, K], [B, K + 1]
         logprobs = blocks.target_logprobs[:, : drafted.shape[1]]  # [B, K, V]
         better = logprobs > logprobs.gather(2, drafted[..., None])
-        stands = better.sum(2) < self.size
-        kept = prefix_length(stands & blocks.present)  # [B]
+        shortlisted = better.sum(2) < self.size
+        accepted = prefix_length(shortlisted & blocks.present)  # [B]
 
         # Why: kept tokens are the target's own choice or stand against it; the token after them
         # corrects the draft or follows a whole block.
         reasons = torch.zeros_like(own)
         reasons[:, :-1] = torch.where(drafted == own[:, :-1], 0, 3)
-        after = torch.where(kept < blocks.lengths, 1, 2)
-        return Verdict(kept, at(own, kept), reasons.scatter(1, kept[:, None], after[:, None]))
+        after = torch.where(accepted < blocks.lengths, 1, 2)
+        return Verification(
+            accepted, at(own, accepted), reasons.scatter(1, accepted[:, None], after[:, None])
+        )
 
 
 def main():
@@ -44,8 +46,11 @@ def main():
         counters = result.counters
         print(policy)
         print(result.text.strip())
-        overruled = sum(token.reason == "overruled" for token in result.tokens)
-        print(f"  {counters.acceptance_rate or 0:.0%} kept, {overruled} against the target\n")
+        accepted_mismatches = sum(token.reason == "accepted_mismatch" for token in result.tokens)
+        print(
+            f"  {counters.acceptance_rate or 0:.0%} accepted, "
+            f"{accepted_mismatches} against the target\n"
+        )
 
 
 if __name__ == "__main__":

@@ -27,13 +27,20 @@ def main():
         for block in record.blocks:
             # The answer may end inside a block.
             emitted = record.tokens[block.position : block.position + len(block.drafted) + 1]
-            for i in block.overruled:
+            for i in block.accepted_mismatches:
                 if i < len(emitted):
                     (wanted,) = emitted[i].top_logprobs
-                    show("overruled", emitted[i], pair.tokenizer.decode([wanted]), "the target")
-            if block.next_token is not None and block.kept < min(len(block.drafted), len(emitted)):
-                refused = pair.tokenizer.decode([block.drafted[block.kept]])
-                show("corrected", emitted[block.kept], refused, "the draft")
+                    show(
+                        "accepted_mismatch",
+                        emitted[i],
+                        pair.tokenizer.decode([wanted]),
+                        "the target",
+                    )
+            if block.next_token is not None and block.accepted < min(
+                len(block.drafted), len(emitted)
+            ):
+                refused = pair.tokenizer.decode([block.drafted[block.accepted]])
+                show("recovered", emitted[block.accepted], refused, "the draft")
         counters = record.counters
         rest = record.seconds - counters.target_seconds - counters.draft_seconds
         print(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import tongues
 from stet.core.errors import TokenizerMismatch
-from stet.models.tokenizers import check_exchange, difference
+from stet.models.tokenizers import check_text_exchange, difference
 from stet.text.codec import Codec
 
 CODECS = {name: Codec(make()) for name, make in tongues.KINDS.items()}
@@ -101,7 +101,7 @@ def test_a_pair_that_cannot_exchange_text_is_refused():
     one, two = tongues.byte_level(300), tongues.lowercasing()
     found = difference(one, two)
     assert found is not None
-    check_exchange(one, tongues.unigram(), found)
+    check_text_exchange(one, tongues.unigram(), found)
     for pair in ((one, two), (two, one)):
         with pytest.raises(TokenizerMismatch, match="'the answer is 42"):
-            check_exchange(*pair, found)
+            check_text_exchange(*pair, found)

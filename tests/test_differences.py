@@ -14,7 +14,7 @@ from stet.doctor.differences import LARGEST_ROUNDING, Difference, differences
 
 
 def trace(tokens: list[int], top: dict[int, dict[int, float]] | None = None) -> RequestTrace:
-    records = [TokenRecord(t, f"<{t}>", "target", "corrected") for t in tokens]
+    records = [TokenRecord(t, f"<{t}>", "target", "recovered") for t in tokens]
     for place, values in (top or {}).items():
         records[place].top_logprobs = values
     settings = Settings({}, True, {}, {}, {}, None, "0")

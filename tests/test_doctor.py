@@ -42,19 +42,19 @@ class Machine:
         self.now += self.reading * (2 if policy == "exact" else 1)
         while emitted < n_tokens:
             drafted = min(length, n_tokens - emitted - 1) if policy == "exact" else 0
-            kept = 0
-            while kept < drafted and rng.random() < self.acceptance:
-                kept += 1
+            accepted = 0
+            while accepted < drafted and rng.random() < self.acceptance:
+                accepted += 1
             if drafted:
-                blocks.append(BlockRecord(emitted, [0] * drafted, kept, [], 0))
-            emitted += kept + 1
+                blocks.append(BlockRecord(emitted, [0] * drafted, accepted, [], 0))
+            emitted += accepted + 1
             counters.target_passes += 1
             counters.target_seconds += self.target + self.per_position * drafted
             counters.draft_seconds += self.draft * drafted
             counters.draft_passes += drafted
             counters.drafts += drafted > 0
             counters.drafted_tokens += drafted
-            counters.kept_tokens += kept
+            counters.accepted_tokens += accepted
         counters.emitted_tokens = n_tokens
         self.now += counters.target_seconds + counters.draft_seconds
         self.now += self.overhead * counters.target_passes

@@ -20,8 +20,8 @@ from stet.core.errors import OptionError
 
 def history(blocks: list[tuple[int, int]]) -> History:
     made = History()
-    for drafted, kept in blocks:
-        made.add(drafted, kept)
+    for drafted, accepted in blocks:
+        made.add(drafted, accepted)
     return made
 
 
@@ -33,12 +33,12 @@ def test_a_fixed_length_is_fixed():
 
 
 def test_expected_tokens_is_what_a_simulation_gives():
-    chance = random.Random(0)
+    probability = random.Random(0)
     for acceptance, length in [(0.3, 4), (0.8, 5), (0.95, 10)]:
         total = 0
         for _ in range(20_000):
             tokens = 1
-            while tokens <= length and chance.random() < acceptance:
+            while tokens <= length and probability.random() < acceptance:
                 tokens += 1
             total += tokens
         assert expected_tokens(acceptance, length) == pytest.approx(total / 20_000, rel=0.02)
@@ -75,13 +75,13 @@ def test_adaptive_lengths_follow_the_history_and_stay_in_bounds():
 def test_the_estimate_starts_at_the_prior_and_finds_the_truth():
     rule = AdaptiveLength(prior_acceptance=0.7)
     assert rule.acceptance(History()) == pytest.approx(0.7)
-    chance = random.Random(1)
+    probability = random.Random(1)
     past, found = History(), []
     for _ in range(4000):
-        kept = 0
-        while kept < 6 and chance.random() < 0.85:
-            kept += 1
-        past.add(6, kept)
+        accepted = 0
+        while accepted < 6 and probability.random() < 0.85:
+            accepted += 1
+        past.add(6, accepted)
         found.append(rule.acceptance(past))
     assert sum(found) / len(found) == pytest.approx(0.85, abs=0.03)
 
@@ -136,9 +136,9 @@ def test_leniency_is_learnt_from_overrules_alone():
     assert past.leniency == 0
     lenient = History()
     for _ in range(40):
-        lenient.add(8, 8, overruled=2)
+        lenient.add(8, 8, accepted_mismatches=2)
     assert 0.9 < lenient.leniency < 1
     mixed = History()
     for _ in range(40):
-        mixed.add(8, 4, overruled=1)  # one stands, one falls
+        mixed.add(8, 4, accepted_mismatches=1)  # one stands, one falls
     assert mixed.leniency == pytest.approx(0.5, abs=0.05)

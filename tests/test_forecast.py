@@ -22,7 +22,9 @@ def trace(n_tokens, *blocks, rounds=None):
         finish_reason="stop",
         seconds=0.0,
         tokens=[None] * n_tokens,
-        blocks=[BlockRecord(at, [0] * drafted, kept, [], 0) for at, drafted, kept in blocks],
+        blocks=[
+            BlockRecord(at, [0] * drafted, accepted, [], 0) for at, drafted, accepted in blocks
+        ],
         counters=Counters(drafts=len(blocks), target_passes=rounds or len(blocks)),
     )
 
@@ -32,7 +34,7 @@ def test_acceptance_counts_what_stood_and_where_blocks_broke():
     assert found.stood == (2, 1, 1)
     assert found.fell == (1, 1, 0)
     assert found.rate == 4 / 6
-    assert found.kept_share == pytest.approx((2 / 3, 1 / 3, 1 / 3))
+    assert found.accepted_share == pytest.approx((2 / 3, 1 / 3, 1 / 3))
 
 
 def test_a_short_block_says_nothing_about_what_it_did_not_draft():

@@ -7,7 +7,7 @@ import pytest
 from stet.arbiter import Arbiter, Network
 from stet.core.draft_length import LONGEST, SHARED
 from stet.load import load_pair
-from stet.policies import CoSpec, resolve, seamless
+from stet.policies import CoSpec, block_invariant, resolve
 
 
 @pytest.mark.unit
@@ -16,17 +16,17 @@ def test_policies_that_depend_on_where_blocks_end_do_not_claim_otherwise():
     tests/policies, where each writes the same text with blocks of several lengths.
     """
     for name in ("exact", "block", "confident", "ensemble", "cosd", "fuzzy", "top-k", "typical"):
-        assert seamless(resolve(name)), name
+        assert block_invariant(resolve(name)), name
     for name in ("random", "fly", "cascade", "specguard"):
-        assert not seamless(resolve(name)), name
+        assert not block_invariant(resolve(name)), name
 
 
 @pytest.mark.unit
 def test_an_arbiter_that_looks_at_its_block_or_lets_the_bonus_go_is_not_seamless():
-    assert seamless(CoSpec())
-    assert not seamless(CoSpec(hold=False))
+    assert block_invariant(CoSpec())
+    assert not block_invariant(CoSpec(defers_bonus=False))
     looks = Arbiter(Network(1).requires_grad_(False), ("place",))
-    assert not seamless(CoSpec(looks))
+    assert not block_invariant(CoSpec(looks))
 
 
 def test_blocks_may_be_longer_for_one_request_at_a_time():
@@ -34,5 +34,5 @@ def test_blocks_may_be_longer_for_one_request_at_a_time():
     assert alone.auto_length().longest == LONGEST - 1
     assert together.auto_length().longest == SHARED
     # Other texts depend on where blocks end, and stay the same whatever the pair was loaded for.
-    assert alone.auto_length(seamless=False) == together.auto_length(seamless=False)
+    assert alone.auto_length(block_invariant=False) == together.auto_length(block_invariant=False)
     assert alone.auto_length(greedy=False) == together.auto_length(greedy=False)

@@ -6,19 +6,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stet.core.acceptance import ACCEPTED_MISMATCH, Acceptance
 from stet.core.block import Block
 from stet.core.draft_length import FixedLength
 from stet.core.limits import Limits
 from stet.core.row import Row
-from stet.core.ruling import OVERRULED, Ruling
 from stet.core.sampling import SamplingParams
 from stet.core.sequence import Sequence
 from tiny import Letters
 
 
-def ruling(drafted: list[int], kept: int, following: int | None, **more) -> Ruling:
-    reasons = ["accepted"] * kept + ["corrected"]
-    return Ruling(drafted, kept, following, more.pop("reasons", reasons), **more)
+def acceptance(drafted: list[int], accepted: int, following: int | None, **more) -> Acceptance:
+    reasons = ["accepted"] * accepted + ["recovered"]
+    return Acceptance(drafted, accepted, following, more.pop("reasons", reasons), **more)
 
 
 def sequence(count: int = 20, **limits) -> Sequence:
@@ -27,17 +27,17 @@ def sequence(count: int = 20, **limits) -> Sequence:
 
 def test_a_ruling_appends_what_stands_and_what_follows():
     s = sequence()
-    s.commit(ruling([1, 2, 3], 2, 7))
+    s.commit(acceptance([1, 2, 3], 2, 7))
     assert s.answer == [1, 2, 7]
     assert s.origins == ["draft", "draft", "target"]
-    assert s.reasons == ["accepted", "accepted", "corrected"]
+    assert s.reasons == ["accepted", "accepted", "recovered"]
     assert (s.round, s.remaining, s.finished) == (1, 17, False)
     assert s.text() == "bch"
 
 
 def test_a_token_that_is_held_back_does_not_appear():
     s = sequence()
-    s.commit(ruling([1, 2, 3], 2, None))
+    s.commit(acceptance([1, 2, 3], 2, None))
     assert s.answer == [1, 2]
     assert s.blocks[0].next_token is None
 
@@ -53,41 +53,41 @@ def test_a_block_that_nobody_verifies_is_the_drafts_own():
 
 def test_tokens_beyond_the_limit_are_dropped():
     s = sequence(4, probabilities=True)
-    s.commit(ruling([1, 2, 3], 3, 7, p_target=[0.1, 0.2, 0.3, 0.4]))
+    s.commit(acceptance([1, 2, 3], 3, 7, p_target=[0.1, 0.2, 0.3, 0.4]))
     assert (s.finish_reason, s.answer) == ("length", [1, 2, 3, 7])
     s = sequence(2, probabilities=True)
-    s.commit(ruling([1, 2, 3], 3, 7, p_target=[0.1, 0.2, 0.3, 0.4]))
+    s.commit(acceptance([1, 2, 3], 3, 7, p_target=[0.1, 0.2, 0.3, 0.4]))
     assert (s.finish_reason, s.answer, s.p_target) == ("length", [1, 2], [0.1, 0.2])
-    assert (s.counters.kept_tokens, s.counters.emitted_tokens) == (2, 2)
+    assert (s.counters.accepted_tokens, s.counters.emitted_tokens) == (2, 2)
 
 
 def test_nothing_follows_a_stop_token_and_its_text_is_left_out():
     s = sequence(stop_token_ids=frozenset({2, 5}))
-    s.commit(ruling([1, 2, 3], 3, 7))
+    s.commit(acceptance([1, 2, 3], 3, 7))
     assert (s.finish_reason, s.answer, s.text()) == ("stop", [1, 2], "b")
-    assert s.counters.kept_per_position == [1, 1]
+    assert s.counters.accepted_per_position == [1, 1]
 
 
 def test_a_stop_string_may_begin_in_one_ruling_and_end_in_the_next():
     s = sequence(stop_strings=("cde",))
-    s.commit(ruling([1, 2], 2, 3))
+    s.commit(acceptance([1, 2], 2, 3))
     assert not s.finished
-    s.commit(ruling([4, 5], 2, 6))
+    s.commit(acceptance([4, 5], 2, 6))
     assert (s.finish_reason, s.answer, s.text()) == ("stop", [1, 2, 3, 4], "b")
 
 
 def test_a_stop_on_the_last_token_is_a_stop():
     s = sequence(2, stop_token_ids=frozenset({3}))
-    s.commit(ruling([1], 1, 3))
+    s.commit(acceptance([1], 1, 3))
     assert s.finish_reason == "stop"
 
 
 def test_the_next_block_leaves_room_for_the_targets_token():
     s = sequence(6, draft_length=FixedLength(4))
     assert s.block_size() == 4
-    s.commit(ruling([1, 2], 2, 3))
+    s.commit(acceptance([1, 2], 2, 3))
     assert s.block_size() == 2
-    s.commit(ruling([1], 1, 3))
+    s.commit(acceptance([1], 1, 3))
     assert s.block_size() == 0
 
 
@@ -95,7 +95,7 @@ def test_both_caches_agree_as_far_as_the_text_does():
     s = sequence()
     target, draft = Row(0, valid=6), Row(0, valid=5)
     s.rows = {"target": target, "draft": draft}
-    s.commit(ruling([1, 2, 3, 4], 1, 7))
+    s.commit(acceptance([1, 2, 3, 4], 1, 7))
     assert (target.valid, draft.valid) == (3, 3)
     target.valid = draft.valid = 20
     s.truncate(1)
@@ -104,10 +104,12 @@ def test_both_caches_agree_as_far_as_the_text_does():
 
 def test_overruled_positions_are_recorded():
     s = sequence()
-    s.commit(ruling([1, 2, 3], 3, 4, reasons=["accepted", OVERRULED, "accepted", "bonus"]))
+    s.commit(
+        acceptance([1, 2, 3], 3, 4, reasons=["accepted", ACCEPTED_MISMATCH, "accepted", "bonus"])
+    )
     (block,) = s.blocks
-    assert (block.position, block.drafted, block.kept) == (0, [1, 2, 3], 3)
-    assert (block.overruled, block.next_token) == ([1], 4)
+    assert (block.position, block.drafted, block.accepted) == (0, [1, 2, 3], 3)
+    assert (block.accepted_mismatches, block.next_token) == ([1], 4)
 
 
 pieces = st.lists(
@@ -122,10 +124,10 @@ pieces = st.lists(
 def test_truncating_is_as_if_the_rest_was_never_written(many: list, cut: int, stop: list[str]):
     limits = Limits(25, frozenset({5}), tuple(stop), probabilities=True, stream=True)
     s = Sequence([9], limits=limits, decoder=Letters())
-    for drafted, kept, following in many:
+    for drafted, accepted, following in many:
         if not s.finished:
-            kept = min(kept, len(drafted))
-            s.commit(ruling(drafted, kept, following, p_target=[0.5] * (kept + 1)))
+            accepted = min(accepted, len(drafted))
+            s.commit(acceptance(drafted, accepted, following, p_target=[0.5] * (accepted + 1)))
     before = list(s.answer)
     s.truncate(cut)
     assert s.answer == before[:cut]
@@ -136,7 +138,7 @@ def test_truncating_is_as_if_the_rest_was_never_written(many: list, cut: int, st
         assert not s.finished
         # What ended it can end it again.
         for token in before[cut:]:
-            s.commit(ruling([], 0, token, p_target=[0.5]))
+            s.commit(acceptance([], 0, token, p_target=[0.5]))
         assert s.answer == before
 
 
@@ -147,7 +149,7 @@ def test_forks_are_seeded_apart_and_repeatably():
         for _ in range(3):
             with s.fork(3) as children:
                 found += [c.sampling.seed for c in children]
-            s.commit(ruling([], 0, 1))
+            s.commit(acceptance([], 0, 1))
         return found
 
     assert seeds(4) == seeds(4)
@@ -156,12 +158,12 @@ def test_forks_are_seeded_apart_and_repeatably():
 
 def test_adopting_a_candidate_takes_over_everything_it_wrote():
     s = sequence(10, probabilities=True, stop_strings=("zz",))
-    s.commit(ruling([1], 1, 2, p_target=[0.5, 0.6]))
+    s.commit(acceptance([1], 1, 2, p_target=[0.5, 0.6]))
     released: list[Sequence] = []
     s.release = released.append
     with s.fork(2) as children:
         assert [c.remaining for c in children] == [8, 8]
-        children[1].commit(ruling([3, 4], 1, 5, p_target=[0.1, 0.2]))
+        children[1].commit(acceptance([3, 4], 1, 5, p_target=[0.1, 0.2]))
         s.adopt(children[1])
     assert released == children
     assert s.answer == [1, 2, 3, 5]
@@ -176,7 +178,7 @@ def test_adopting_a_candidate_takes_over_everything_it_wrote():
 def test_a_finished_candidate_finishes_its_parent():
     s = sequence(10, stop_token_ids=frozenset({0}))
     with s.fork(1) as (child,):
-        child.commit(ruling([], 0, 0))
+        child.commit(acceptance([], 0, 0))
         s.adopt(child)
     assert s.finish_reason == "stop"
 
@@ -184,7 +186,7 @@ def test_a_finished_candidate_finishes_its_parent():
 @pytest.mark.parametrize("reason", ["cancelled", "timeout", "error"])
 def test_closing_does_not_change_how_it_ended(reason):
     s = sequence(1)
-    s.commit(ruling([], 0, 3))
+    s.commit(acceptance([], 0, 3))
     s.close(reason)
     assert s.finish_reason == "length"
     s = sequence()
@@ -197,7 +199,7 @@ def test_closing_does_not_change_how_it_ended(reason):
 
 def test_a_single_candidate_works_in_its_parents_place_and_gives_it_back():
     s = sequence()
-    s.commit(ruling([], 0, 1))
+    s.commit(acceptance([], 0, 1))
     rows = s.rows = {"target": Row(0, valid=3), "draft": Row(1, valid=9)}
     own, released = dict(rows), []
     s.release = lambda child: released.append(dict(child.rows))
@@ -219,7 +221,7 @@ def test_an_adopted_candidate_keeps_the_place_that_it_borrowed():
     s.rows = {"draft": place}
     with s.fork(1) as (child,):
         child.borrow("draft")
-        child.commit(ruling([], 0, 4))
+        child.commit(acceptance([], 0, 4))
         place.valid = 3
         s.adopt(child)
     assert (s.rows, place.valid) == ({"draft": place}, 3)
@@ -235,7 +237,7 @@ def test_of_several_candidates_none_takes_its_parents_place():
         assert [c.borrow("draft") for c in children] == [None, None]
         for child, row in zip(children, theirs, strict=True):
             child.rows["draft"] = row
-            child.commit(ruling([], 0, 4))
+            child.commit(acceptance([], 0, 4))
         s.adopt(children[1])
     assert s.rows == {"draft": theirs[1]}
     assert released == [theirs[0], mine]
@@ -255,13 +257,13 @@ def test_a_cache_that_has_read_the_adopted_text_stays_as_far_as_it_did(scored: b
 
 def test_a_stop_string_may_begin_before_the_candidate_that_completes_it():
     s = sequence(stop_strings=("cde",), stream=True)
-    s.commit(ruling([1, 2], 2, 3))
+    s.commit(acceptance([1, 2], 2, 3))
     with s.fork(1) as (child,):
-        child.commit(ruling([4, 5, 6], 3, 7))
+        child.commit(acceptance([4, 5, 6], 3, 7))
         assert not child.finished
         s.adopt(child)
     assert (s.finish_reason, s.answer, s.text()) == ("stop", [1, 2, 3, 4], "b")
-    assert (s.counters.emitted_tokens, s.counters.kept_tokens) == (4, 3)
+    assert (s.counters.emitted_tokens, s.counters.accepted_tokens) == (4, 3)
     assert len(s.origins) == len(s.reasons) == 4
     assert s.stream is not None
     assert s.stream.take(final=True) == "b"
@@ -272,25 +274,29 @@ def test_what_was_spent_on_other_candidates_is_charged():
     with s.fork(2) as (first, second):
         for child in (first, second):
             more = {"target_seconds": 0.5, "draft_seconds": 0.25, "draft_passes": 2}
-            child.commit(ruling([1, 2], 1, 3, **more))
+            child.commit(acceptance([1, 2], 1, 3, **more))
         s.adopt(first)
         s.charge(second)
     assert (s.counters.target_passes, s.counters.draft_passes) == (2, 4)
     assert (s.counters.target_seconds, s.counters.draft_seconds) == (1.0, 0.5)
     # Tokens are counted where they are part of the answer.
-    assert (s.counters.emitted_tokens, s.counters.drafts, s.counters.kept_tokens) == (2, 1, 1)
+    assert (s.counters.emitted_tokens, s.counters.drafts, s.counters.accepted_tokens) == (2, 1, 1)
 
 
 def test_cutting_back_takes_kept_tokens_off_the_counts():
     s = sequence()
-    s.commit(ruling([1, 2, 3], 3, 4, reasons=["accepted", OVERRULED, OVERRULED, "bonus"]))
-    s.commit(ruling([5, 6], 2, 7))
+    s.commit(
+        acceptance(
+            [1, 2, 3], 3, 4, reasons=["accepted", ACCEPTED_MISMATCH, ACCEPTED_MISMATCH, "bonus"]
+        )
+    )
+    s.commit(acceptance([5, 6], 2, 7))
     s.truncate(5)
-    assert (s.counters.kept_tokens, s.counters.kept_per_position) == (4, [2, 1, 1])
-    assert [(b.kept, b.next_token) for b in s.blocks] == [(3, 4), (1, None)]
+    assert (s.counters.accepted_tokens, s.counters.accepted_per_position) == (4, [2, 1, 1])
+    assert [(b.accepted, b.next_token) for b in s.blocks] == [(3, 4), (1, None)]
     s.truncate(2)
-    assert (s.counters.kept_tokens, s.counters.kept_per_position) == (2, [1, 1, 0])
-    assert [(b.kept, b.overruled, b.next_token) for b in s.blocks] == [
+    assert (s.counters.accepted_tokens, s.counters.accepted_per_position) == (2, [1, 1, 0])
+    assert [(b.accepted, b.accepted_mismatches, b.next_token) for b in s.blocks] == [
         (2, [1], None),
         (0, [], None),
     ]

@@ -170,12 +170,12 @@ def test_stop_strings_with_special_tokens_are_found_as_in_the_whole_text(
     named = decoder.decode(tokens)
     found = [at for s in stop if (at := named.find(s)) >= 0]
     assert stream.stopped == bool(found)
-    kept = named[: min(found)] if found else named
+    accepted = named[: min(found)] if found else named
     for name in NAMES.values():
-        kept = kept.replace(name, "")
+        accepted = accepted.replace(name, "")
     # A name that a stop string begins inside of was a token, and leaves no letters behind.
     if not any(s in name for s in stop for name in NAMES.values()):
-        assert stream.text == handed_out == kept
+        assert stream.text == handed_out == accepted
     if not found:
         assert taken == len(tokens)
 

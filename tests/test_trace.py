@@ -28,13 +28,13 @@ def test_a_line_that_is_no_trace_is_named(tmp_path):
 
 
 def test_counters_add_up_and_speak_vllms_names():
-    one = Counters(emitted_tokens=7, drafts=3, drafted_tokens=9, kept_tokens=4, target_passes=3)
-    one.kept_per_position = [2, 1, 1]
+    one = Counters(emitted_tokens=7, drafts=3, drafted_tokens=9, accepted_tokens=4, target_passes=3)
+    one.accepted_per_position = [2, 1, 1]
     total = Counters()
     total.add(one)
     total.add(one)
     assert total.emitted_tokens == 14
-    assert total.kept_per_position == [4, 2, 2]
+    assert total.accepted_per_position == [4, 2, 2]
     metrics = total.as_metrics()
     # Of six blocks two kept nothing, two one token, none two, and two all three.
     assert metrics["acceptance_histogram"] == [2, 2, 0, 2]

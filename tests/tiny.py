@@ -22,7 +22,7 @@ from stet.engine.engine import Engine
 from stet.engine.request import Request
 from stet.engine.runner import Runner
 from stet.models.loading import prepare_model
-from stet.policies import Judgement, Step, TokenPolicy
+from stet.policies import Step, StepDecision, TokenPolicy
 from stet.programs import speculative
 
 
@@ -164,10 +164,10 @@ class Stumps:
         del candidates
         return 0
 
-    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+    def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         """All stand."""
         yield from ()
-        return Judgement(0, stands=True, reason="fine")
+        return StepDecision(0, accepted=True, reason="fine")
 
 
 def unread(place: int) -> Generator[Operation, Any, Reading]:

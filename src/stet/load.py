@@ -15,7 +15,7 @@ from stet.core.model import LoadedModel
 from stet.models.defaults import GenerationDefaults, generation_defaults
 from stet.models.loading import load_model
 from stet.models.memory import plan_memory
-from stet.models.tokenizers import check_exchange, difference
+from stet.models.tokenizers import check_text_exchange, difference
 from stet.pair import LOOKUP, SPARE_ROWS, Pair
 from stet.remote.target import RemoteTarget
 
@@ -101,7 +101,7 @@ def load_pair(
         if apart is None:
             small = small.resized(large.vocab_size)
         else:
-            check_exchange(large, small, apart)
+            check_text_exchange(large, small, apart)
     defaults = GenerationDefaults() if large is None else generation_defaults(large)
     if defaults.ignored:
         warnings.warn(

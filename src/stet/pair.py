@@ -264,7 +264,9 @@ class Pair:
         self, prompt: Prompt, policy: str | Policy = "exact", **options: Unpack[Options]
     ) -> AsyncIterator[Chunk]:
         """`stream` for event loops."""
-        (job,) = await self._in_helper_thread(lambda: self._jobs([prompt], policy, options, stream=True))
+        (job,) = await self._in_helper_thread(
+            lambda: self._jobs([prompt], policy, options, stream=True)
+        )
         with Events(self._thread, [job], stream=True) as events:
             while (event := await events.next()) is not None:
                 piece = event[1] or await self._in_helper_thread(job.news)
@@ -316,7 +318,7 @@ class Pair:
         """
         return self._thread.call(function).result()
 
-    def auto_length(self, greedy: bool = True, seamless: bool = True) -> AdaptiveLength:
+    def auto_length(self, greedy: bool = True, block_invariant: bool = True) -> AdaptiveLength:
         """The rule behind `draft_length="auto"`, with this pair's costs frozen in it.
 
         Greedy text that is the same wherever blocks end leaves the choice to measured costs, and
@@ -326,13 +328,13 @@ class Pair:
 
         Args:
             greedy: whether it is for requests at temperature 0.
-            seamless: whether their policy writes the same text wherever blocks end.
+            block_invariant: whether their policy writes the same text wherever blocks end.
         """
         # Looking at the draft's confidence would make a GPU wait for the host at every token.
         if isinstance(self.target, RemoteTarget):
             raise OptionError("A remote target reads no blocks, so none has a best length.")
         look = greedy and self.draft is not None and self.target.device.type == "cpu"
-        if not (greedy and seamless):
+        if not (greedy and block_invariant):
             cost = _coarse(estimate_draft_cost(self.target, self.draft))
             return AdaptiveLength(draft_cost=cost, by_confidence=look)
         return AdaptiveLength(

@@ -4,11 +4,11 @@ import random
 from dataclasses import replace
 
 from stet.calibration.choosing import Point, Wish, choose, with_bounds
+from stet.calibration.label_source import ANSWERS, LabelSource
 from stet.calibration.quality import Quality
 from stet.calibration.reliability import reliability
 from stet.calibration.result import Calibration
 from stet.calibration.samples import StepSample
-from stet.calibration.yardstick import ANSWERS, Yardstick
 
 POINTS = [
     Point(0.25, 200, 165, 0.21, 0.78, 16),
@@ -18,17 +18,17 @@ POINTS = [
 ]
 
 
-def example(goal: Wish | None = None, yardstick: Yardstick = ANSWERS) -> Calibration:
+def example(goal: Wish | None = None, label_source: LabelSource = ANSWERS) -> Calibration:
     """A calibration for a bound of 10 %, or for something else."""
     wish = goal or Wish("risk", 0.1, 0.05)
     points = POINTS if wish.goal == "risk" else [replace(p, losses=None) for p in POINTS]
     if wish.goal == "risk":
         points = with_bounds(points, wish.value)
-    chosen = choose(points, wish, yardstick)
-    chance = random.Random(5)
-    scores = [chance.random() ** 0.5 for _ in range(400)]
+    chosen = choose(points, wish, label_source)
+    probability = random.Random(5)
+    scores = [probability.random() ** 0.5 for _ in range(400)]
     steps = [
-        StepSample(f"p{i // 4}", i % 4, 9, {}, chance.random() < 0.6 + 0.4 * s, True)
+        StepSample(f"p{i // 4}", i % 4, 9, {}, probability.random() < 0.6 + 0.4 * s, True)
         for i, s in enumerate(scores)
     ]
     return Calibration(
@@ -40,7 +40,7 @@ def example(goal: Wish | None = None, yardstick: Yardstick = ANSWERS) -> Calibra
             "pair": "c0ffee",
         },
         wish=wish,
-        yardstick=yardstick.name,
+        label_source=label_source.name,
         chosen=chosen,
         points=points,
         references={
@@ -56,7 +56,7 @@ def example(goal: Wish | None = None, yardstick: Yardstick = ANSWERS) -> Calibra
         wrong_way=["grounding"],
         score=Quality("score", 0.92, 0.88, 0.95, 0.91),
         reliability=reliability(steps, scores),
-        claim=f"Of new problems at most {wish.value:.1%} {yardstick.risk}.",
+        claim=f"Of new problems at most {wish.value:.1%} {label_source.risk}.",
         task={
             "name": "stories",
             "fitted_on": 100,

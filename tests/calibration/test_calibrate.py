@@ -122,7 +122,7 @@ def test_without_right_answers_the_target_is_the_yardstick(pair, task, tmp_path)
     bare = replace(task, questions=[replace(q, reference=None) for q in task.questions])
     request = Request(bare, Wish("risk", 0.6, 0.2), SpecGuard(), thresholds=2, batch=12)
     made = calibrate(pair, request, tmp_path / "work", lambda *_: None)
-    assert made.yardstick == "target's answer"
+    assert made.label_source == "target's answer"
     assert "disagrees with the target" in made.claim
     # The target always agrees with itself, and so does what promises its distribution.
     assert {p.accuracy for p in made.references.values()} == {1.0}
@@ -140,7 +140,7 @@ def test_without_a_grader_the_targets_own_steps_are_the_yardstick(pair, task, tm
     )
     request = Request(bare, Wish("keep", 0.0), SpecGuard(), thresholds=2, batch=12)
     made = calibrate(pair, request, tmp_path / "work", lambda *_: None)
-    assert made.yardstick == "target's text"
+    assert made.label_source == "target's text"
     assert made.task["labels"] == "the target writes the same step from the same prefix"
     found = samples.read(tmp_path / "work" / "steps.jsonl")
     labels = [s.good for p in found for s in p.steps]

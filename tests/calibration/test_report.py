@@ -13,11 +13,11 @@ from typer.testing import CliRunner
 
 from calibration.report_example import example
 from stet.calibration.choosing import Wish
+from stet.calibration.label_source import LABEL_SOURCES, TARGETS_ANSWER, TARGETS_TEXT
 from stet.calibration.report import page, terminal, write_page
 from stet.calibration.report.plots import plots
 from stet.calibration.report.words import best_first, label, role
 from stet.calibration.result import Calibration
-from stet.calibration.yardstick import TARGETS_ANSWER, TARGETS_TEXT, YARDSTICKS
 from stet.cli import app
 from stet.core.errors import OptionError
 
@@ -113,16 +113,16 @@ def test_every_goal_has_its_words_and_plots(goal):
 
 
 @pytest.mark.parametrize("goal", GOALS[::2], ids=lambda w: w.goal)
-@pytest.mark.parametrize("yardstick", [TARGETS_ANSWER, TARGETS_TEXT], ids=lambda y: y.name)
-def test_without_right_answers_nothing_is_called_right(goal, yardstick):
-    made = example(goal, yardstick)
+@pytest.mark.parametrize("label_source", [TARGETS_ANSWER, TARGETS_TEXT], ids=lambda y: y.name)
+def test_without_right_answers_nothing_is_called_right(goal, label_source):
+    made = example(goal, label_source)
     words = words_of(page(made))
     console = Console(width=100, file=None, record=True, force_terminal=False)
     with console.capture() as shown:
         console.print(terminal(made))
     for said in (words, " ".join(shown.get().split())):
-        assert yardstick.note in said
-        rest = said.replace(yardstick.note, "")
+        assert label_source.note in said
+        rest = said.replace(label_source.note, "")
         assert "as the target" in rest
         assert not re.search(r"\bright\b(?! way)|\brightly\b|first error|accuracy, %", rest), rest
     if goal.goal == "risk":
@@ -178,7 +178,7 @@ def test_a_calibration_is_read_back_as_it_was(found, tmp_path):
     [
         ({"version": 1}, "version 1, not 2"),
         ({"points": "none"}, "not a calibration"),
-        ({"yardstick": "yes"}, "there is no yardstick 'yes'"),
+        ({"label_source": "yes"}, "there is no label source 'yes'"),
     ],
 )
 def test_other_files_are_refused_in_a_sentence(found, tmp_path, change, sentence):
@@ -214,7 +214,7 @@ def test_the_page_is_written_again_without_running_anything(found, tmp_path, mon
 
 
 def test_a_name_for_every_yardstick():
-    assert {y.name for y in YARDSTICKS.values()} == set(YARDSTICKS)
+    assert {y.name for y in LABEL_SOURCES.values()} == set(LABEL_SOURCES)
 
 
 def test_half_a_surrogate_pair_is_written(found, tmp_path):

@@ -57,7 +57,7 @@ def test_a_trace_is_a_solution():
     trace = {
         "tokens": [{"id": i} for i in (5, 6, 7)],
         "steps": [
-            {"position": 0, "tokens": 2, "decision": "kept"},
+            {"position": 0, "tokens": 2, "decision": "accepted"},
             {"position": 2, "tokens": 1, "decision": "rewritten"},
         ],
     }

@@ -29,7 +29,7 @@ class FakeResult:
     def tokens(self):
         origins = ["draft", "draft", "target"] * 2
         return [
-            TokenRecord(i, word, origin, "accepted" if origin == "draft" else "corrected")
+            TokenRecord(i, word, origin, "accepted" if origin == "draft" else "recovered")
             for i, (word, origin) in enumerate(zip(WORDS, origins, strict=True))
         ]
 
@@ -39,8 +39,8 @@ class FakeResult:
             emitted_tokens=6,
             drafts=2,
             drafted_tokens=2 * self.drafted,
-            kept_tokens=4,
-            kept_per_position=[2, 2],
+            accepted_tokens=4,
+            accepted_per_position=[2, 2],
             target_passes=2,
             draft_passes=2 * self.drafted,
             target_seconds=0.2,

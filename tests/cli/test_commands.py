@@ -88,7 +88,7 @@ def test_doctor_advises_against_a_pair_with_exit_code_1(run, pair, described, mo
     def pessimist(*measured):
         found = diagnose(*measured)
         advice = "Do not use this pair here: it would be slower."
-        return doctor.replace(found, verdict="avoid", advice=advice)
+        return doctor.replace(found, verification="avoid", advice=advice)
 
     monkeypatch.setattr(doctor, "diagnose", pessimist)
     result = run("doctor", "-t", "big", "-d", "small", "--limit", 1)

@@ -159,7 +159,7 @@ def test_json_with_origin_has_a_record_per_token(run, pair):
         for line in run("generate", "hello", "--json", "--show-origin").stdout.splitlines()
     ]
     assert [token["origin"] for token in record["tokens"]][:3] == ["draft", "draft", "target"]
-    assert record["tokens"][2]["reason"] == "corrected"
+    assert record["tokens"][2]["reason"] == "recovered"
 
 
 def test_origin_without_styles_is_marked_by_brackets(run, pair):

@@ -27,18 +27,18 @@ def test_the_documented_policy_is_registered_and_runs(plausible):
     prompts = [[3, 1, 4], [1, 5, 9, 2, 6], [5, 3]]
     limits = Limits(max_new_tokens=30)
 
-    def kept(policy):
+    def accepted(policy):
         requests = [request(p, policy, limits) for p in prompts]
         run(engine(target, near(target, 0.05)), requests)
-        return sum(r.sequence.counters.kept_tokens for r in requests)
+        return sum(r.sequence.counters.accepted_tokens for r in requests)
 
     # A bar of zero keeps all that the draft writes, a bar of one nearly nothing.
-    assert kept(plausible(epsilon=0.0)) > kept(plausible(epsilon=1.0, delta=1.0))
+    assert accepted(plausible(epsilon=0.0)) > accepted(plausible(epsilon=1.0, delta=1.0))
 
 
 def test_its_reasons_reach_the_tokens(plausible):
     target = llama()
     item = request([3, 1, 4], plausible(epsilon=0.0), Limits(max_new_tokens=12))
     run(engine(target, near(target, 0.05)), [item])
-    assert set(item.sequence.reasons) <= {"plausible", "corrected", "bonus"}
+    assert set(item.sequence.reasons) <= {"plausible", "recovered", "bonus"}
     assert "plausible" in item.sequence.reasons

@@ -18,7 +18,7 @@ from stet.core.limits import Limits
 from stet.core.operations import Draft, Join, Program, Score
 from stet.core.policy import TokenPolicy
 from stet.core.sequence import Sequence
-from stet.policies import STANDARD_REASONS, Blocks, Exact, Need, Verdict, at
+from stet.policies import STANDARD_REASONS, Blocks, Exact, Need, Verification, at
 
 VOCAB = 40
 TARGET = tiny.llama(vocab=VOCAB, seed=21)
@@ -41,9 +41,9 @@ class Keep(TokenPolicy):
     needs: ClassVar[frozenset[Need]] = frozenset()
     reasons: ClassVar[tuple[str, ...]] = STANDARD_REASONS
 
-    def verify(self, blocks: Blocks) -> Verdict:
-        kept = blocks.lengths.clamp(max=self.tokens)
-        return Verdict(kept, at(blocks.target_tokens, kept))
+    def verify(self, blocks: Blocks) -> Verification:
+        accepted = blocks.lengths.clamp(max=self.tokens)
+        return Verification(accepted, at(blocks.target_tokens, accepted))
 
 
 def program(sequence: Sequence, script: list[Action]) -> Program:

@@ -23,7 +23,7 @@ from stet.core.sequence import Sequence
 from stet.engine.engine import Engine
 from stet.engine.request import Request
 from stet.engine.scoring import NonFiniteError
-from stet.policies import HOLD, STANDARD_REASONS, Blocks, Exact, Need, Verdict
+from stet.policies import DEFERRED, STANDARD_REASONS, Blocks, Exact, Need, Verification
 from stet.programs import autoregressive, drafting, speculative
 
 VOCAB = 30
@@ -221,23 +221,26 @@ class Fussy(Exact):
     hated: int = 3
     how: str = "raise"
 
-    def verify(self, blocks: Blocks) -> Verdict:
+    def verify(self, blocks: Blocks) -> Verification:
         guilty = blocks.lengths == self.hated
-        verdict = super().verify(blocks)
+        verification = super().verify(blocks)
         if not guilty.any():
-            return verdict
+            return verification
         if self.how == "raise":
             raise ValueError("three is too many")
         if self.how == "shape":
-            return Verdict(verdict.kept[:-1], verdict.next_token)
+            return Verification(verification.accepted[:-1], verification.next_token)
         if self.how == "too many kept":
-            return Verdict(torch.where(guilty, 99, verdict.kept), verdict.next_token)
+            return Verification(
+                torch.where(guilty, 99, verification.accepted), verification.next_token
+            )
         if self.how == "nothing":
-            return Verdict(
-                torch.where(guilty, 0, verdict.kept), torch.where(guilty, HOLD, verdict.next_token)
+            return Verification(
+                torch.where(guilty, 0, verification.accepted),
+                torch.where(guilty, DEFERRED, verification.next_token),
             )
         reasons = torch.where(guilty, 77, 0)[:, None].expand(-1, blocks.drafted.shape[1] + 1)
-        return Verdict(verdict.kept, verdict.next_token, reasons)
+        return Verification(verification.accepted, verification.next_token, reasons)
 
 
 @pytest.mark.parametrize("how", ["raise", "shape", "too many kept", "nothing", "reasons"])
@@ -497,10 +500,10 @@ class AlwaysDraft(TokenPolicy):
     needs: ClassVar[frozenset[Need]] = frozenset()
     reasons: ClassVar[tuple[str, ...]] = STANDARD_REASONS
 
-    def verify(self, blocks: Blocks) -> Verdict:
+    def verify(self, blocks: Blocks) -> Verification:
         nothing = blocks.lengths == 0
-        return Verdict(
-            blocks.lengths, torch.where(nothing, blocks.target_tokens[:, 0], torch.tensor(HOLD))
+        return Verification(
+            blocks.lengths, torch.where(nothing, blocks.target_tokens[:, 0], torch.tensor(DEFERRED))
         )
 
 
@@ -516,7 +519,7 @@ def test_a_policy_may_hold_the_next_token_back(tokens: int):
         assert sequence.answer[:-1] == drafted
         assert sequence.answer[-1:] == tiny.greedy(TARGET, PROMPTS[n] + drafted, 1)
         counters = sequence.counters
-        assert counters.kept_tokens == counters.drafted_tokens == count - 1
+        assert counters.accepted_tokens == counters.drafted_tokens == count - 1
         assert counters.target_passes == math.ceil((count - 1) / tokens) + 1
         assert all(block.next_token is None for block in sequence.blocks)
 
@@ -527,10 +530,10 @@ def test_counters_add_up():
     for request in requests:
         sequence, counters = request.sequence, request.sequence.counters
         assert counters.emitted_tokens == len(sequence.answer) == 17
-        assert counters.kept_tokens == sequence.origins.count("draft")
+        assert counters.accepted_tokens == sequence.origins.count("draft")
         assert counters.target_passes == sequence.origins.count("target")
-        assert counters.kept_tokens == sum(counters.kept_per_position)
-        assert counters.kept_tokens <= counters.drafted_tokens
+        assert counters.accepted_tokens == sum(counters.accepted_per_position)
+        assert counters.accepted_tokens <= counters.drafted_tokens
         assert counters.drafts == len(sequence.blocks) <= counters.target_passes
         assert counters.drafted_tokens == sum(len(b.drafted) for b in sequence.blocks)
         assert counters.draft_passes == counters.drafted_tokens
@@ -538,10 +541,10 @@ def test_counters_add_up():
         assert counters.draft_seconds > 0
         assert all(p is not None and 0 < p <= 1 for p in sequence.p_target)
         for block in sequence.blocks:
-            emitted = sequence.answer[block.position : block.position + block.kept]
-            assert emitted == block.drafted[: block.kept]
-            assert sequence.answer[block.position + block.kept] == block.next_token
-            assert block.overruled == []
+            emitted = sequence.answer[block.position : block.position + block.accepted]
+            assert emitted == block.drafted[: block.accepted]
+            assert sequence.answer[block.position + block.accepted] == block.next_token
+            assert block.accepted_mismatches == []
         for origin, reason in zip(sequence.origins, sequence.reasons, strict=True):
             assert (origin == "draft") == (reason == "accepted")
 
@@ -572,8 +575,8 @@ def test_the_target_can_be_asked_what_it_thinks_of_a_block(ruled: bool):
     def scoring(sequence: Sequence, policy: Exact):
         block = yield Draft(sequence, 4)
         if ruled:
-            ruling = yield Score(sequence, block, policy, reading=True)
-            found.append(ruling.reading)
+            acceptance = yield Score(sequence, block, policy, reading=True)
+            found.append(acceptance.reading)
         else:
             found.append((yield Score(sequence, block, None)))
         sequence.commit(block)

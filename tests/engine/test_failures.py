@@ -189,7 +189,7 @@ def test_a_fault_outside_of_any_request_ends_those_at_work_alone(monkeypatch):
         machine.submit(request)
     machine.step()
     with monkeypatch.context() as patched:
-        patched.setattr(machine._catch_up, "run", lambda *_: 1 / 0)
+        patched.setattr(machine._prefill, "run", lambda *_: 1 / 0)
         machine.step()
     assert [type(request.error) for request in requests] == [ZeroDivisionError] * 3
     assert all(runner.rows_in_use == 0 for runner in machine.runners.values())

@@ -60,11 +60,11 @@ def test_windows_and_positions_matter(family: str) -> None:
     assert (whole - short).abs().max() > 0.05
     if any(layer.window for layer in loaded(family).layers):
         config = model.config
-        kept, config.sliding_window = config.sliding_window, WINDOW - 1
+        accepted, config.sliding_window = config.sliding_window, WINDOW - 1
         try:
             assert (whole - expected(family, tokens)[0, -1]).abs().max() > 0.05
         finally:
-            config.sliding_window = kept
+            config.sliding_window = accepted
 
 
 def test_prefill(family: str) -> None:

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from families import VOCAB, build
-from stet.core.needs import Watch
+from stet.core.needs import AttentionCapture
 from stet.core.operations import Draft
 from stet.core.sequence import Sequence
 from stet.engine import compiled
+from stet.engine.attention_capture import Recorder
 from stet.engine.drafting import ModelDrafter
 from stet.engine.runner import Runner
-from stet.engine.watching import Recorder
 from stet.models import prepare_model
 
 BATCHES = [
@@ -87,12 +87,12 @@ def test_a_batch_may_be_the_whole_cache(rows: int) -> None:
 def test_a_watched_pass_is_compiled_too_and_weighs_the_same() -> None:
     """Windows, soft caps and grouped heads; a single row and a ragged batch."""
     loaded = prepare_model(build("gemma2"), name="gemma2", role="draft", self_check=False)
-    watch = Watch(2, frozenset({0.0, 0.02}))
+    capture = AttentionCapture(2, frozenset({0.0, 0.02}))
     results = []
     for fast in (False, True):
         runner = Runner(loaded, max_rows=4, max_length=64, compile=fast)
         if fast:
-            assert runner.warm_up([1, 2], watch=watch.layers)
+            assert runner.warm_up([1, 2], capture=capture.layers)
             assert not runner._compiled.find(1, 1)  # nobody asked for one without
             monitored = runner._compiled.run
             ran = []
@@ -113,7 +113,7 @@ def test_a_watched_pass_is_compiled_too_and_weighs_the_same() -> None:
             counts = [6, 2, 4][: len(lengths)]
             with torch.inference_mode(), torch.compiler.set_stance("fail_on_recompile"):
                 blocks = ModelDrafter(runner).run(
-                    [Draft(s, n, watch=watch) for s, n in zip(sequences, counts, strict=True)]
+                    [Draft(s, n, capture=capture) for s, n in zip(sequences, counts, strict=True)]
                 )
             results.append([(block.tokens, block.attention) for block in blocks])
             for sequence in sequences:
@@ -122,7 +122,7 @@ def test_a_watched_pass_is_compiled_too_and_weighs_the_same() -> None:
     for plain, ours in zip(results[:2], results[2:], strict=True):
         for (tokens, wanted), (same, found) in zip(plain, ours, strict=True):
             assert tokens == same
-            for floor in watch.floors:
+            for floor in capture.floors:
                 torch.testing.assert_close(found[floor], wanted[floor], atol=1e-4, rtol=0)
 
 

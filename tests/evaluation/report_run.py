@@ -102,14 +102,14 @@ def trace(
         if kind.keep is not None:
             while kept < LENGTH and kept < len(rest) and chance.random() < kind.keep:
                 kept += 1
-        position, drafted, overruled = len(tokens), [], []
+        position, drafted, accepted_mismatches = len(tokens), [], []
         for index, piece in enumerate(rest[: kept + 1]):
             draft = index < kept or kind.label == "draft"
             p_target = round(chance.betavariate(6, 1), 4)
-            reason = "accepted" if draft else "corrected" if kept < LENGTH else "bonus"
+            reason = "accepted" if draft else "recovered" if kept < LENGTH else "bonus"
             if draft and not kind.lossless and chance.random() < 0.04:
                 p_target, reason = round(chance.uniform(0.05, 0.4), 4), "tolerated"
-                overruled.append(index)
+                accepted_mismatches.append(index)
             token = TokenRecord(
                 sum(map(ord, piece)),
                 piece,
@@ -121,7 +121,7 @@ def trace(
             tokens.append(token)
             drafted.append(token.id)
         if kind.keep is not None:
-            blocks.append(BlockRecord(position, drafted, kept, overruled, None))
+            blocks.append(BlockRecord(position, drafted, kept, accepted_mismatches, None))
         rest = rest[kept + 1 :]
     settings = Settings({"name": kind.name}, kind.lossless, {}, {}, {}, {}, "0.1.0")
     return RequestTrace(

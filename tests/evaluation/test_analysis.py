@@ -78,17 +78,17 @@ def counters_of(rng, label, tokens):
     if label in {"target", "majority"}:
         tokens *= 5 if label == "majority" else 1
         return Counters(emitted_tokens=tokens, target_passes=tokens, target_seconds=0.9 * seconds)
-    kept = round(tokens * POLICIES[label][3])
-    passes = tokens - kept
-    first = min(kept, passes)
+    accepted = round(tokens * POLICIES[label][3])
+    passes = tokens - accepted
+    first = min(accepted, passes)
     return Counters(
         emitted_tokens=tokens,
         drafts=passes,
-        drafted_tokens=kept + passes,
-        kept_tokens=kept,
-        kept_per_position=[first, kept - first],
+        drafted_tokens=accepted + passes,
+        accepted_tokens=accepted,
+        accepted_per_position=[first, accepted - first],
         target_passes=passes,
-        draft_passes=kept + passes,
+        draft_passes=accepted + passes,
         target_seconds=0.6 * seconds,
         draft_seconds=0.3 * seconds,
     )
@@ -102,7 +102,13 @@ def a_trace(rng, answer, draft_share):
         for _ in range(n)
     ]
     blocks = [
-        {"position": at, "drafted": [1, 1, 1], "kept": 3, "overruled": [0, 2], "next_token": 1}
+        {
+            "position": at,
+            "drafted": [1, 1, 1],
+            "accepted": 3,
+            "accepted_mismatches": [0, 2],
+            "next_token": 1,
+        }
         for at in (0, 4, n - 2)  # the last block's third token was not emitted
     ]
     steps = [
@@ -360,7 +366,7 @@ def test_work_by_brute_force(folder, summary, lines, label):
     total = {
         name: sum(r["counters"][name] for r in rows)
         for name in rows[0]["counters"]
-        if name != "kept_per_position"
+        if name != "accepted_per_position"
     }
     n, emitted = len(rows), total["emitted_tokens"]
     assert found.tokens == pytest.approx(emitted / n)
@@ -368,28 +374,28 @@ def test_work_by_brute_force(folder, summary, lines, label):
     assert found.draft_passes == pytest.approx(total["draft_passes"] / n)
     assert found.target_passes_per_token == pytest.approx(total["target_passes"] / emitted)
     assert found.drafted_tokens == pytest.approx(total["drafted_tokens"] / n)
-    by_draft = {"target": 0, "majority": 0, "draft": emitted}.get(label, total["kept_tokens"])
-    overruled = None
+    by_draft = {"target": 0, "majority": 0, "draft": emitted}.get(label, total["accepted_tokens"])
+    accepted_mismatches = None
     if label == "cospec":
         traces = [json.loads(x) for x in (folder / records.TRACES).read_text().splitlines()]
         by_draft = sum(t["origin"] == "draft" for x in traces for t in x["trace"]["tokens"])
-        assert by_draft != total["kept_tokens"]
-        overruled = 5.0  # six a request, of which the last was not emitted
+        assert by_draft != total["accepted_tokens"]
+        accepted_mismatches = 5.0  # six a request, of which the last was not emitted
     assert found.draft_tokens == pytest.approx(by_draft / n)
     assert found.target_tokens == pytest.approx((emitted - by_draft) / n)
-    assert found.overruled == overruled
+    assert found.accepted_mismatches == accepted_mismatches
     if total["target_passes"]:
         assert found.tokens_per_pass == pytest.approx(emitted / total["target_passes"])
     else:
         assert found.tokens_per_pass is None
     if total["drafts"]:
         assert found.acceptance_rate == pytest.approx(
-            total["kept_tokens"] / total["drafted_tokens"]
+            total["accepted_tokens"] / total["drafted_tokens"]
         )
-        kept = [sum(r["counters"]["kept_per_position"][i] for r in rows) for i in (0, 1)]
-        assert found.kept_per_position == pytest.approx([k / total["drafts"] for k in kept])
+        accepted = [sum(r["counters"]["accepted_per_position"][i] for r in rows) for i in (0, 1)]
+        assert found.accepted_per_position == pytest.approx([k / total["drafts"] for k in accepted])
     else:
-        assert (found.acceptance_rate, found.kept_per_position) == (None, [])
+        assert (found.acceptance_rate, found.accepted_per_position) == (None, [])
 
 
 def test_signals_by_brute_force(folder, summary, lines):
@@ -469,7 +475,7 @@ def test_without_traces_counters_tell_who_wrote_what(folder):
     policies = by_label(summarise(results, bootstrap=10))
     work = policies["cospec"].work
     assert work.draft_tokens == pytest.approx(work.acceptance_rate * work.drafted_tokens)
-    assert work.overruled is None
+    assert work.accepted_mismatches is None
     assert policies["draft"].work.target_tokens == 0
     assert policies["target"].work.draft_tokens == 0
     assert [h.of for h in policies["cospec"].signals] == ["answers"]
@@ -535,29 +541,29 @@ def test_cost_ratios_that_are_none(ratio):
 def test_an_incomplete_run_compares_what_both_have_answered(folder):
     results = records.read(folder)
     # The reference stopped early with seed 8, cospec in the middle of seed 3, draft never began.
-    kept = [
+    accepted = [
         a
         for a in results.answers
         if not (a.policy == "target" and a.seed == 8 and int(a.question[1:]) >= 12)
         and not (a.policy == "cospec" and (a.seed == 8 or int(a.question[1:]) >= 22))
         and a.policy != "draft"
     ]
-    summary = summarise(replace(results, answers=kept), bootstrap=200)
+    summary = summarise(replace(results, answers=accepted), bootstrap=200)
     policies = by_label(summary)
     assert list(policies) == [x for x in POLICIES if x != "draft"]
     assert policies["target"].answers == policies["exact"].answers == 52
     cospec = policies["cospec"]
     assert cospec.answers == 22
-    right = {a.key[1:]: a.right for a in kept if a.policy == "cospec"}
-    reference = {a.key[1:]: a.right for a in kept if a.policy == "target"}
+    right = {a.key[1:]: a.right for a in accepted if a.policy == "cospec"}
+    reference = {a.key[1:]: a.right for a in accepted if a.policy == "target"}
     assert cospec.accuracy.value == pytest.approx(sum(right.values()) / 22)
     assert cospec.difference.gain.value == pytest.approx(
         sum(right[k] - reference[k] for k in right) / 22
     )
     assert cospec.difference.p_values[1] == 1.0  # nothing of the second seed
     # Five whole chunks of cospec; its sixth has only two of four answers.
-    seconds = {a.chunk: a.chunk_seconds for a in kept if a.policy == "cospec" and a.chunk < 5}
-    theirs = {a.chunk: a.chunk_seconds for a in kept if a.policy == "target" and a.chunk < 5}
+    seconds = {a.chunk: a.chunk_seconds for a in accepted if a.policy == "cospec" and a.chunk < 5}
+    theirs = {a.chunk: a.chunk_seconds for a in accepted if a.policy == "target" and a.chunk < 5}
     assert cospec.speed.throughput_speedup.value == pytest.approx(
         sum(theirs.values()) / sum(seconds.values())
     )

@@ -160,8 +160,8 @@ def test_csv_round_trip(summary):
         assert float(row["latency_speedup"]) == policy.speed.latency_speedup.value
         assert float(row["seconds"]) == policy.speed.seconds
         assert json.loads(row["parameters"]) == policy.parameters
-        kept = [float(share) for share in filter(None, row["kept_per_position"].split(";"))]
-        assert kept == policy.work.kept_per_position
+        accepted = [float(share) for share in filter(None, row["accepted_per_position"].split(";"))]
+        assert accepted == policy.work.accepted_per_position
         if policy.difference is None:
             assert row["difference"] == row["p_values"] == ""
         else:

@@ -217,8 +217,8 @@ def test_changes(run):
     origins = {piece.origin for change in found["steps"].shown for piece in change.mine.pieces}
     assert origins == {"draft", "target"}
     pieces = [piece for change in found["steps"].shown for piece in change.mine.pieces]
-    assert all("tolerated" in piece.tip for piece in pieces if piece.overruled)
-    assert any(piece.overruled for piece in pieces)
+    assert all("tolerated" in piece.tip for piece in pieces if piece.accepted_mismatches)
+    assert any(piece.accepted_mismatches for piece in pieces)
 
 
 def test_where_two_answers_part(run):
@@ -254,7 +254,7 @@ def test_tokens_that_are_parts_of_characters(run, tmp_path):
                 "seed": 1,
                 "trace": {
                     "tokens": [{"text": t, "origin": "draft", "reason": "accepted"} for t in names],
-                    "blocks": [{"position": 1, "overruled": [0]}],
+                    "blocks": [{"position": 1, "accepted_mismatches": [0]}],
                 },
             }
             file.write(json.dumps(line) + "\n")
@@ -268,7 +268,7 @@ def test_tokens_that_are_parts_of_characters(run, tmp_path):
     (change,) = found.shown
     assert [piece.text for piece in change.mine.pieces] == ["é is", ""]
     assert [piece.text for piece in change.theirs.pieces] == ["é is", " ", "5"]
-    assert change.mine.pieces[0].overruled
+    assert change.mine.pieces[0].accepted_mismatches
     assert change.mine.pieces[-1].shown == "∎"
     assert change.parting.startswith("They part at token 2: exact has the end; target has ' '")
 
@@ -304,7 +304,7 @@ def test_no_grader_no_changes_no_signals(run):
             changes=[],
             signals=[],
             groups={},
-            work=replace(p.work, kept_per_position=[]),
+            work=replace(p.work, accepted_per_position=[]),
         )
         for p in summary.policies
     ]

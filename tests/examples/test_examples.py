@@ -31,10 +31,10 @@ def test_generate(run):
     assert said.count("How many") == 2
     found = re.findall(r"(\d+) tokens in (\d+) target passes: (\d+) of (\d+) drafted", said)
     assert len(found) == 2
-    for emitted, passes, kept, drafted in (map(int, numbers) for numbers in found):
+    for emitted, passes, accepted, drafted in (map(int, numbers) for numbers in found):
         assert 0 < passes <= emitted <= 128
-        assert kept <= drafted
-        assert emitted <= kept + passes
+        assert accepted <= drafted
+        assert emitted <= accepted + passes
     assert len(re.findall(r"by the (draft|target), (accepted|corrected|bonus)", said)) == 2
 
 
@@ -74,12 +74,12 @@ def test_a_shortlist_of_everything_lets_everything_stand():
         sampler=Sampler([SamplingParams()] * 2, [[], []], 4, torch.device("cpu")),
         uniforms=lambda slot, count: torch.zeros(2, count),
     )
-    kept = {size: shortlist(size).verify(blocks).kept.tolist() for size in (1, 2, 3, 4)}
-    assert kept == {1: [0, 1], 2: [1, 1], 3: [2, 1], 4: [2, 1]}
-    verdict = shortlist(2).verify(blocks)
-    words = [[shortlist.reasons[i] for i in row] for row in verdict.reasons.tolist()]
-    assert [row[: n + 1] for row, n in zip(words, kept[2], strict=True)] == [
-        ["overruled", "corrected"],
+    accepted = {size: shortlist(size).verify(blocks).accepted.tolist() for size in (1, 2, 3, 4)}
+    assert accepted == {1: [0, 1], 2: [1, 1], 3: [2, 1], 4: [2, 1]}
+    verification = shortlist(2).verify(blocks)
+    words = [[shortlist.reasons[i] for i in row] for row in verification.reasons.tolist()]
+    assert [row[: n + 1] for row, n in zip(words, accepted[2], strict=True)] == [
+        ["accepted_mismatch", "recovered"],
         ["accepted", "bonus"],
     ]
 
@@ -100,9 +100,9 @@ def test_trace(run, tmp_path):
         for block in record.blocks:
             assert block.position < len(record.tokens)
     reasons = [token.reason for record in (exact, confident) for token in record.tokens]
-    assert said.count("overruled: ") == reasons.count("overruled")
-    assert "overruled" not in [token.reason for token in exact.tokens]
-    assert said.count("corrected: ") == reasons.count("corrected")
+    assert said.count("overruled: ") == reasons.count("accepted_mismatch")
+    assert "accepted_mismatch" not in [token.reason for token in exact.tokens]
+    assert said.count("corrected: ") == reasons.count("recovered")
     assert said.count("s in the target") == 2
 
 

@@ -72,7 +72,7 @@ def emitted(
             probs.append(draft[previous[-1]].softmax(-1))
             previous.append(draw(probs[-1], u[:, step]))
         drafted = torch.stack(previous[1:], 1)
-        verdict = policy.verify(
+        verification = policy.verify(
             Blocks(
                 drafted=drafted,
                 lengths=torch.full((rows,), block),
@@ -84,10 +84,10 @@ def emitted(
             )
         )
         written = torch.cat([drafted, drafted[:, :1]], 1)
-        written.scatter_(1, verdict.kept[:, None], verdict.next_token[:, None])
+        written.scatter_(1, verification.accepted[:, None], verification.next_token[:, None])
         places = (lengths[:, None] + torch.arange(block + 1)).clamp(max=text.shape[1] - 1)
         text = torch.where(active[:, None], text.scatter(1, places, written), text)
-        lengths = torch.where(active, lengths + verdict.kept + 1, lengths)
+        lengths = torch.where(active, lengths + verification.accepted + 1, lengths)
     return Counter(tuple(row) for row in text[:, 1 : count + 1].tolist())
 
 

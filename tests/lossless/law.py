@@ -214,9 +214,9 @@ def sampled(case: Case, done: list[Request]) -> Sample:
         tables.append((Counter(answers), law))
     counters = [r.sequence.counters for r in done]
     drafted = sum(c.drafted_tokens for c in counters)
-    kept = sum(c.kept_tokens for c in counters)
+    accepted = sum(c.accepted_tokens for c in counters)
     rounds = sum(c.target_passes for c in counters) / len(done)
-    return Sample(tables, kept / max(drafted, 1), rounds)
+    return Sample(tables, accepted / max(drafted, 1), rounds)
 
 
 def sample(case: Case, first_seed: int = 0) -> Sample:

@@ -71,9 +71,9 @@ def test_speculating_16_at_a_time_gives_the_targets_text(prompts, plain, wide, d
     assert all(r.finish_reason in ("stop", "length") for r in results)
     # It speculated, and it paid.
     drafted = sum(r.counters.drafted_tokens for r in results)
-    kept = sum(r.counters.kept_tokens for r in results)
+    accepted = sum(r.counters.accepted_tokens for r in results)
     passes = sum(r.counters.target_passes for r in results)
-    assert 0.1 < kept / drafted < 1
+    assert 0.1 < accepted / drafted < 1
     assert passes < 0.7 * sum(len(answer) for answer in plain)
 
 
@@ -187,7 +187,7 @@ def block_path(pair: Pair, text: list[int], result: Result, position: int) -> to
         start = len(text) + block.position - 1
         fed = torch.tensor([[tokens[start], *block.drafted]])
         logits = runner.forward([row], fed, [start]).logits[0]
-        if block.position <= position <= block.position + block.kept:
+        if block.position <= position <= block.position + block.accepted:
             return logits[position - block.position]
     # The last token of a full answer follows an empty block.
     start = len(text) + position - 1

@@ -98,9 +98,9 @@ def test_a_model_that_drafts_for_itself_is_kept_whole(policy: TokenPolicy, tempe
     tiny.run(machine, requests)
     for request in requests:
         counters = request.sequence.counters
-        assert counters.kept_tokens == counters.drafted_tokens == 24
+        assert counters.accepted_tokens == counters.drafted_tokens == 24
         assert counters.target_passes == 4
-        assert counters.kept_per_position == [4] * 6
+        assert counters.accepted_per_position == [4] * 6
         assert request.sequence.origins.count("target") == 4
 
 

@@ -72,12 +72,12 @@ class Outcome:
 
     Attributes:
         drafted: [B, K], the blocks.
-        kept: [B], how much stood.
+        accepted: [B], how much stood.
         next_token: [B], what followed.
     """
 
     drafted: np.ndarray
-    kept: np.ndarray
+    accepted: np.ndarray
     next_token: np.ndarray
 
 
@@ -104,8 +104,10 @@ def rule(made: World, policy: TokenPolicy, length: int, temperature: float, seed
         full=True,
         draft_probs=torch.stack(probs, 1),
     )
-    verdict = policy.verify(blocks)
-    return Outcome(blocks.drafted.numpy(), verdict.kept.numpy(), verdict.next_token.numpy())
+    verification = policy.verify(blocks)
+    return Outcome(
+        blocks.drafted.numpy(), verification.accepted.numpy(), verification.next_token.numpy()
+    )
 
 
 def _rows(table: dict[tuple[int, ...], np.ndarray], prefixes: list[tuple[int, ...]]):
@@ -121,8 +123,8 @@ def first_tokens(made: World, outcome: Outcome, count: int, seed: int) -> Counte
     cumulative = {prefix: (p.cumsum() / p.sum()).tolist() for prefix, p in made.p.items()}
     drafted, following = outcome.drafted.tolist(), outcome.next_token.tolist()
     counts: Counter = Counter()
-    for row, kept in enumerate(outcome.kept.tolist()):
-        tokens = (*drafted[row][:kept], following[row])[:count]
+    for row, accepted in enumerate(outcome.accepted.tolist()):
+        tokens = (*drafted[row][:accepted], following[row])[:count]
         while len(tokens) < count:
             tokens = (*tokens, bisect(cumulative[tokens], random[row][len(tokens)]))
         counts[tokens] += 1
@@ -142,12 +144,12 @@ def target_law(made: World, count: int) -> law.Law:
 
 def kept_by_exact(made: World, path: tuple[int, ...]) -> list[float]:
     """The probability of keeping 0, 1, ... tokens of a drafted path, token by token."""
-    law_of_kept, stands = [], 1.0
+    law_of_kept, accepted = [], 1.0
     for i, token in enumerate(path):
         ratio = min(1.0, made.p[path[:i]][token] / made.q[path[:i]][token])
-        law_of_kept.append(stands * (1 - ratio))
-        stands *= ratio
-    return [*law_of_kept, stands]
+        law_of_kept.append(accepted * (1 - ratio))
+        accepted *= ratio
+    return [*law_of_kept, accepted]
 
 
 def kept_by_block(made: World, path: tuple[int, ...]) -> list[float]:
@@ -177,8 +179,8 @@ def law_of_kept(made: World, length: int, given_path) -> dict[int, float]:
         for i, token in enumerate(path):
             weight *= float(made.q[path[:i]][token])
         if weight > 0:
-            for kept, probability in enumerate(given_path(made, path)):
-                total[kept] += weight * probability
+            for accepted, probability in enumerate(given_path(made, path)):
+                total[accepted] += weight * probability
     return total
 
 
@@ -204,12 +206,12 @@ def test_first_tokens_and_kept_lengths_follow_their_laws(kind: str, policy: Toke
         bound = law.total_variation_bound(expected, ROWS, ALPHA)
         assert law.total_variation(counts, expected) < bound
 
-        kept = Counter(outcome.kept.tolist())
+        accepted = Counter(outcome.accepted.tolist())
         lengths = law_of_kept(made, length, given_path)
         if kind == "equal":
-            assert kept[length] == ROWS
+            assert accepted[length] == ROWS
         else:
-            assert law.p_value((kept, lengths)) > ALPHA, (length, temperature)
+            assert law.p_value((accepted, lengths)) > ALPHA, (length, temperature)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -220,7 +222,7 @@ def test_block_keeps_at_least_as_much_as_exact(kind: str):
         as_a_block = law_of_kept(made, 4, kept_by_block)
 
         def mean(lengths: dict[int, float]) -> float:
-            return sum(kept * probability for kept, probability in lengths.items())
+            return sum(accepted * probability for accepted, probability in lengths.items())
 
         assert sum(as_a_block.values()) == pytest.approx(1)
         assert mean(as_a_block) >= mean(token_by_token) - 1e-12
@@ -229,5 +231,5 @@ def test_block_keeps_at_least_as_much_as_exact(kind: str):
 def test_block_keeps_more_than_exact_where_ratios_alternate():
     # The gain is real, not only allowed: the same blocks, ruled on by both.
     made = world("random", 3, 5, 1.0, 7)
-    kept = [rule(made, policy, 5, 1.0, 8).kept.mean() for policy in POLICIES]
-    assert kept[1] > kept[0] + 0.05
+    accepted = [rule(made, policy, 5, 1.0, 8).accepted.mean() for policy in POLICIES]
+    assert accepted[1] > accepted[0] + 0.05

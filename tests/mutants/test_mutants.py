@@ -22,7 +22,7 @@ from stet.core.sequence import Sequence
 from stet.engine import scoring
 from stet.engine.drafting import ModelDrafter
 from stet.engine.runner import Runner
-from stet.policies import ACCEPT, NEXT, Block, Blocks, Exact, Need, Verdict, at, prefix_length
+from stet.policies import ACCEPT, NEXT, Block, Blocks, Exact, Need, Verification, at, prefix_length
 from stet.policies import block as block_module
 from stet.policies import exact as exact_module
 
@@ -35,7 +35,7 @@ CAUGHT = 1e-6
 def accept_always(patch: Patch) -> Case:
     def verify(self, blocks):
         p = at(blocks.target_probs, blocks.lengths)
-        return Verdict(blocks.lengths, draw(p, blocks.uniform(NEXT, 1)[:, 0]))
+        return Verification(blocks.lengths, draw(p, blocks.uniform(NEXT, 1)[:, 0]))
 
     patch.setattr(Exact, "verify", verify)
     return Case()
@@ -123,16 +123,18 @@ def stop_at_the_first_rejection_of_a_block(patch: Patch) -> Case:
             return verify(self, blocks)
         joint = block_module.joint_ratios(blocks)
         u = blocks.uniform(ACCEPT, width)
-        stands = []
+        accepted = []
         for i in range(1, width + 1):
             left = block_module.left_over(blocks, joint[:, i], torch.full((rows,), i)).sum(-1)
             ahead = left / (left + 1 - joint[:, i]).clamp(min=1e-30)
-            stands.append(u[:, i - 1] < torch.where(blocks.lengths == i, joint[:, i], ahead))
-        kept = prefix_length(torch.stack(stands, 1) & blocks.present)
-        p = at(blocks.target_probs, kept)
-        rest = block_module.left_over(blocks, joint.gather(1, kept[:, None])[:, 0], kept)
-        weights = torch.where((kept == blocks.lengths)[:, None], p, exact_module.or_else(rest, p))
-        return Verdict(kept, draw(weights, blocks.uniform(NEXT, 1)[:, 0]))
+            accepted.append(u[:, i - 1] < torch.where(blocks.lengths == i, joint[:, i], ahead))
+        accepted = prefix_length(torch.stack(accepted, 1) & blocks.present)
+        p = at(blocks.target_probs, accepted)
+        rest = block_module.left_over(blocks, joint.gather(1, accepted[:, None])[:, 0], accepted)
+        weights = torch.where(
+            (accepted == blocks.lengths)[:, None], p, exact_module.or_else(rest, p)
+        )
+        return Verification(accepted, draw(weights, blocks.uniform(NEXT, 1)[:, 0]))
 
     patch.setattr(Block, "verify", impatient)
     return Case(policy=Block(), draft="other")

@@ -27,7 +27,7 @@ def exact(p: np.ndarray, q: np.ndarray, block: Sequence[int], u: np.ndarray, las
 
 def block(p: np.ndarray, q: np.ndarray, block: Sequence[int], u: np.ndarray, last: float):
     """Sun et al., algorithm 2: (kept, next token)."""
-    kept, joint, joints = 0, 1.0, [1.0]
+    accepted, joint, joints = 0, 1.0, [1.0]
     for i, token in enumerate(block, 1):
         joint = min(1.0, joint * p[i - 1, token] / q[i - 1, token])
         joints.append(joint)
@@ -37,10 +37,10 @@ def block(p: np.ndarray, q: np.ndarray, block: Sequence[int], u: np.ndarray, las
             left = np.maximum(joint * p[i] - q[i], 0).sum()
             accept = left / (left + 1 - joint) if left > 0 else 0.0
         if u[i - 1] < accept:
-            kept = i
-    if kept == len(block):
-        return kept, choose(p[kept], last)
-    return kept, choose(np.maximum(joints[kept] * p[kept] - q[kept], 0), last)
+            accepted = i
+    if accepted == len(block):
+        return accepted, choose(p[accepted], last)
+    return accepted, choose(np.maximum(joints[accepted] * p[accepted] - q[accepted], 0), last)
 
 
 def blocks(

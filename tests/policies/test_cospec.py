@@ -59,8 +59,8 @@ def decode(models, policy, block, prompts=PROMPTS, sampling=None, **limits):
 
 @pytest.mark.parametrize("block", [1, 4, 9])
 @pytest.mark.parametrize("hold", [True, False])
-def test_always_the_target_is_the_target(models, block, hold):
-    policy = CoSpec(arbiter(), threshold=1.0, hold=hold)
+def test_always_the_target_is_the_target(models, block, defers_bonus):
+    policy = CoSpec(arbiter(), threshold=1.0, defers_bonus=defers_bonus)
     for prompt, sequence in zip(PROMPTS, decode(models, policy, block), strict=True):
         assert sequence.answer == greedy(models[0], prompt, COUNT)
 
@@ -71,14 +71,14 @@ def test_always_the_draft_keeps_everything(models, block):
         prompt = sequence.tokens[: sequence.prompt_length]
         assert sequence.answer == greedy(models[1], prompt, COUNT)
         assert sequence.counters.target_passes == math.ceil(COUNT / block)
-        assert sequence.counters.kept_tokens == COUNT
+        assert sequence.counters.accepted_tokens == COUNT
 
 
 @pytest.mark.parametrize("block", [1, 3, 5, 11, 23, 30])
 def test_without_holding_back_a_block_is_followed_by_the_target_s_token(models, block):
-    for sequence in decode(models, CoSpec(arbiter(), threshold=0.0, hold=False), block):
+    for sequence in decode(models, CoSpec(arbiter(), threshold=0.0, defers_bonus=False), block):
         assert sequence.counters.target_passes == math.ceil(COUNT / (block + 1))
-        assert all(b.kept == len(b.drafted) for b in sequence.blocks)
+        assert all(b.accepted == len(b.drafted) for b in sequence.blocks)
 
 
 def test_one_model_twice_never_disagrees(models):
@@ -86,7 +86,7 @@ def test_one_model_twice_never_disagrees(models):
         PROMPTS, decode((models[0], models[0]), CoSpec(arbiter()), 4), strict=True
     ):
         assert sequence.answer == greedy(models[0], prompt, COUNT)
-        assert not any(b.disputes for b in sequence.blocks)
+        assert not any(b.mismatches for b in sequence.blocks)
 
 
 def test_log_p_of_both_tokens_makes_the_surer_model(models):
@@ -126,7 +126,7 @@ def test_text_does_not_depend_on_blocks(models, hidden):
 
 def test_without_holding_back_text_depends_on_blocks(models):
     """The power of the test above."""
-    policy = CoSpec(arbiter(FREE), hold=False)
+    policy = CoSpec(arbiter(FREE), defers_bonus=False)
     texts = {tuple(tuple(s.answer) for s in decode(models, policy, b)) for b in (1, 2, 4, 8)}
     assert len(texts) > 1
 
@@ -144,19 +144,23 @@ def test_sampled_text_under_an_arbiter_that_never_overrules_is_that_of_the_exact
     """Token by token the same law; with blocks of one and nothing held back the same numbers."""
     sampling = SamplingParams(temperature=1.0)
     prompts = [[i, j] for i in range(1, 9) for j in range(1, 4)]
-    ours = decode(models, CoSpec(arbiter(), 1.0, hold=False), 4, prompts, sampling)
+    ours = decode(models, CoSpec(arbiter(), 1.0, defers_bonus=False), 4, prompts, sampling)
     theirs = decode(models, Exact(), 4, prompts, sampling)
     # What follows a block draws its own number, so only the first blocks are alike.
-    assert [s.blocks[0].kept for s in ours] == [s.blocks[0].kept for s in theirs]
-    assert all(not b.overruled for s in ours for b in s.blocks)
+    assert [s.blocks[0].accepted for s in ours] == [s.blocks[0].accepted for s in theirs]
+    assert all(not b.accepted_mismatches for s in ours for b in s.blocks)
 
 
 def test_sampling_overrules_what_the_exact_rule_rejects(models):
     sampling = SamplingParams(temperature=1.0)
     for sequence in decode(models, CoSpec(arbiter(), 0.0), 4, sampling=sampling):
-        assert sequence.counters.kept_tokens == COUNT
-        overruled = {(b.position + at) for b in sequence.blocks for at in b.overruled}
-        assert overruled == {i for i, r in enumerate(sequence.reasons) if r == "overruled"}
+        assert sequence.counters.accepted_tokens == COUNT
+        accepted_mismatches = {
+            (b.position + at) for b in sequence.blocks for at in b.accepted_mismatches
+        }
+        assert accepted_mismatches == {
+            i for i, r in enumerate(sequence.reasons) if r == "accepted_mismatch"
+        }
 
 
 # What is seen and recorded
@@ -164,8 +168,8 @@ def test_sampling_overrules_what_the_exact_rule_rejects(models):
 
 def test_features_are_what_they_say(models):
     """Each against plain Python, at every disagreement that was decided."""
+    from stet.policies.arbiter_inference import Above, arbitrate
     from stet.policies.cospec import CoSpec as Policy
-    from stet.policies.weighing import Above, arbitrate
 
     names = list(FEATURES)
 
@@ -175,21 +179,25 @@ def test_features_are_what_they_say(models):
 
     checked = 0
     for sequence in decode(models, Recording(arbiter(names)), 5):
-        overruled = 0
+        accepted_mismatches = 0
         for block in sequence.blocks:
             in_block = 0
-            for dispute in block.disputes:
-                place = block.position + dispute.at
+            for mismatch in block.mismatches:
+                place = block.position + mismatch.at
                 prefix = sequence.tokens[: sequence.prompt_length + block.position]
-                prefix += block.drafted[: dispute.at]
-                seen = dict(zip(names, _split(dispute.features, names), strict=True))
-                expected = _expected(models, prefix, dispute, block)
-                expected |= {"answered": place, "overruled": overruled, "place": dispute.at}
-                expected["overruled_in_block"] = in_block
+                prefix += block.drafted[: mismatch.at]
+                seen = dict(zip(names, _split(mismatch.features, names), strict=True))
+                expected = _expected(models, prefix, mismatch, block)
+                expected |= {
+                    "answered": place,
+                    "accepted_mismatches": accepted_mismatches,
+                    "place": mismatch.at,
+                }
+                expected["accepted_mismatches_in_block"] = in_block
                 for name, value in expected.items():
                     assert seen[name] == pytest.approx(value, abs=2e-3), name
-                overruled += dispute.stands
-                in_block += dispute.stands
+                accepted_mismatches += mismatch.accepted
+                in_block += mismatch.accepted
                 checked += 1
     assert checked > 10
 
@@ -205,13 +213,13 @@ def _split(values, names):
 
 
 @torch.inference_mode()
-def _expected(models, prefix, dispute, block):
-    outs = [m(torch.tensor([[*prefix, dispute.draft]]), output_hidden_states=True) for m in models]
+def _expected(models, prefix, mismatch, block):
+    outs = [m(torch.tensor([[*prefix, mismatch.draft]]), output_hidden_states=True) for m in models]
     at = len(prefix) - 1
     p, q = (o.logits[0, at].log_softmax(-1) for o in outs)
     after = outs[0].logits[0, at + 1].log_softmax(-1)
-    d, t = dispute.draft, dispute.target
-    rest = block.drafted[dispute.at + 1 :]
+    d, t = mismatch.draft, mismatch.target
+    rest = block.drafted[mismatch.at + 1 :]
     whole = [*prefix, d, *rest]
     own = models[0](torch.tensor([whole])).logits[0].argmax(-1).tolist()
     followed = 0
@@ -244,7 +252,7 @@ def test_every_feature_is_looked_at_on_all_positions_alike(models):
     policy = CoSpec(arbiter(list(FEATURES)))
     expected = [s.answer for s in decode(models, policy, 5)]
 
-    import stet.policies.weighing as module
+    import stet.policies.arbiter_inference as module
 
     with mock.patch.object(module, "kind_of", return_value="somewhere"):
         assert [s.answer for s in decode(models, policy, 5)] == expected
@@ -255,15 +263,15 @@ def test_disputes_are_recorded_with_the_arbiter_s_probability(models):
     stood = declined = 0
     for sequence in decode(models, policy, 5):
         for block in sequence.blocks:
-            assert [d.at for d in block.disputes if d.stands] == block.overruled
-            for dispute in block.disputes:
-                assert dispute.stands == (dispute.score > 0.5)
-                assert dispute.draft == block.drafted[dispute.at] != dispute.target
-                assert dispute.features == []
-                if not dispute.stands:
-                    assert dispute.at == block.kept
-                    assert block.next_token in (dispute.target, None)
-                stood, declined = stood + dispute.stands, declined + (not dispute.stands)
+            assert [d.at for d in block.mismatches if d.accepted] == block.accepted_mismatches
+            for mismatch in block.mismatches:
+                assert mismatch.accepted == (mismatch.score > 0.5)
+                assert mismatch.draft == block.drafted[mismatch.at] != mismatch.target
+                assert mismatch.features == []
+                if not mismatch.accepted:
+                    assert mismatch.at == block.accepted
+                    assert block.next_token in (mismatch.target, None)
+                stood, declined = stood + mismatch.accepted, declined + (not mismatch.accepted)
     assert stood > 2
     assert declined > 2
 
@@ -365,7 +373,7 @@ def test_upload_sends_the_two_files_and_nothing_else(monkeypatch):
 
 @pytest.mark.parametrize("hidden", [(), (8,), (16, 8)])
 def test_a_single_position_in_numbers_is_what_tensors_say(models, hidden):
-    from stet.policies import weighing as module
+    from stet.policies import arbiter_inference as module
 
     policy = CoSpec(arbiter(hidden=hidden, seed=2))
     assert policy._arbiter.in_numbers
@@ -377,7 +385,7 @@ def test_a_single_position_in_numbers_is_what_tensors_say(models, hidden):
     tensors, numbers = found
     assert [s.answer for s in tensors] == [s.answer for s in numbers]
     scores = [
-        [d.score for s in sequences for b in s.blocks for d in b.disputes] for sequences in found
+        [d.score for s in sequences for b in s.blocks for d in b.mismatches] for sequences in found
     ]
     assert len(scores[0]) > 10
     assert scores[0] == pytest.approx(scores[1], abs=1e-5)

@@ -36,15 +36,15 @@ def random_batch(seed: int, rows: int = 400, width: int = 5, vocab: int = 7):
 @pytest.mark.parametrize("seed", range(3))
 def test_rulings_are_those_of_the_published_algorithm(policy, algorithm, seed: int):
     p, q, drafted, lengths, u = random_batch(seed)
-    verdict = policy.verify(reference.blocks(p, q, drafted, lengths, u))
-    found = list(zip(verdict.kept.tolist(), verdict.next_token.tolist(), strict=True))
+    verification = policy.verify(reference.blocks(p, q, drafted, lengths, u))
+    found = list(zip(verification.accepted.tolist(), verification.next_token.tolist(), strict=True))
     expected = [
         algorithm(p[b], q[b], drafted[b, :n].tolist(), u[b], u[b, -1])
         for b, n in enumerate(lengths)
     ]
     # A number within rounding of a threshold may fall on either side in single precision.
     assert sum(a != b for a, b in zip(found, expected, strict=True)) <= 1
-    assert {kept for kept, _ in expected} >= set(range(5))
+    assert {accepted for accepted, _ in expected} >= set(range(5))
 
 
 @pytest.mark.parametrize("policy", [Exact(), Block()], ids=lambda p: p.name)
@@ -56,7 +56,7 @@ def test_what_stands_behind_a_short_block_does_not_matter(policy):
         q[b, n:] = np.nan
         drafted[b, n:] = 3
     second = policy.verify(reference.blocks(p, q, drafted, lengths, u))
-    assert torch.equal(first.kept, second.kept)
+    assert torch.equal(first.accepted, second.accepted)
     assert torch.equal(first.next_token, second.next_token)
 
 
@@ -65,8 +65,8 @@ def test_equal_distributions_keep_everything(policy):
     p, _, _, _, u = random_batch(4)
     q = p[:, :5].copy()
     drafted = np.array([[reference.choose(q[b, i], u[b, i]) for i in range(5)] for b in range(400)])
-    verdict = policy.verify(reference.blocks(p, q, drafted, [5] * 400, u[::-1].copy()))
-    assert (verdict.kept == 5).all()
+    verification = policy.verify(reference.blocks(p, q, drafted, [5] * 400, u[::-1].copy()))
+    assert (verification.accepted == 5).all()
 
 
 def test_an_empty_residual_falls_back_to_the_target():
@@ -81,9 +81,9 @@ def test_a_rejection_by_rounding_alone_still_draws_a_token_of_the_target(policy)
     p = np.array([[[0.0, 1.0], [0.5, 0.5]]])
     q = np.array([[[0.0, 1.0 + 1e-6]]])
     u = np.array([[1 - 2.0**-24, 0.7]])
-    verdict = policy.verify(reference.blocks(p, q, np.array([[1]]), [1], u))
-    assert verdict.kept.item() == 0
-    assert verdict.next_token.item() == 1
+    verification = policy.verify(reference.blocks(p, q, np.array([[1]]), [1], u))
+    assert verification.accepted.item() == 0
+    assert verification.next_token.item() == 1
 
 
 @pytest.mark.parametrize("policy", [Exact(), Block()], ids=lambda p: p.name)
@@ -103,8 +103,8 @@ def test_greedy_rows_among_sampled_ones_follow_the_targets_first_choice(policy):
         sampler=Sampler(params, [[]] * rows, vocab, torch.device("cpu")),
         uniforms=lambda slot, n: torch.rand(rows, n, generator=generator),
     )
-    verdict = policy.verify(blocks)
+    verification = policy.verify(blocks)
     for row in range(0, rows, 2):
-        kept = int((~wrong[row]).long().cumprod(0).sum())
-        assert verdict.kept[row] == kept
-        assert verdict.next_token[row] == best[row, kept]
+        accepted = int((~wrong[row]).long().cumprod(0).sum())
+        assert verification.accepted[row] == accepted
+        assert verification.next_token[row] == best[row, accepted]

@@ -13,7 +13,7 @@ import tiny
 from stet.core.draft_length import FixedLength
 from stet.core.errors import StetError
 from stet.core.limits import Limits
-from stet.core.needs import Need, Watch
+from stet.core.needs import AttentionCapture, Need
 from stet.core.operations import Operation
 from stet.core.policy import TokenPolicy
 from stet.core.sampling import SamplingParams
@@ -23,13 +23,13 @@ from stet.policies import (
     Blocks,
     Candidate,
     Exact,
-    Judgement,
     SpecGuard,
     Step,
-    Verdict,
+    StepDecision,
+    Verification,
 )
-from stet.policies.arbitration import find_mismatches
 from stet.policies.exact import greedy_match, rejection_sampling
+from stet.policies.mismatches import find_mismatches
 from stet.requests.jobs import method_of
 
 TARGET = tiny.llama(vocab=30, layers=1)
@@ -49,7 +49,7 @@ class Reads(TokenPolicy):
     lossless: ClassVar[bool] = True
     reasons: ClassVar[tuple[str, ...]] = Exact.reasons
 
-    def verify(self, blocks: Blocks) -> Verdict:
+    def verify(self, blocks: Blocks) -> Verification:
         self.read(blocks)
         if blocks.all_greedy:
             return greedy_match(blocks, blocks.target_tokens)
@@ -58,7 +58,7 @@ class Reads(TokenPolicy):
 
 READINGS: dict[str, tuple[Callable[[Blocks], Any], Need]] = {
     "draft_probs": (lambda b: b.draft_probs, Need.DRAFT_PROBS),
-    "choices": (choices, Need.DRAFT_PROBS),
+    "find_mismatches": (find_mismatches, Need.DRAFT_PROBS),
     "draft_logprobs": (lambda b: b.draft_logprobs, Need.DRAFT_LOGPROBS),
     "raw_draft_logits": (lambda b: b.raw_draft_logits, Need.DRAFT_LOGPROBS),
     "draft_logits": (lambda b: b.draft_logits, Need.DRAFT_LOGPROBS),
@@ -128,7 +128,7 @@ class ReadsSteps(StepPolicy):
 
     read: Callable[[Candidate], Any]
     needs: frozenset[Need] = frozenset()
-    watch: Watch | None = None
+    capture: AttentionCapture | None = None
     delimiter: str = "c"
     step_tokens: int = 4
     candidates: int = 1
@@ -145,10 +145,10 @@ class ReadsSteps(StepPolicy):
     def select(self, candidates: Any) -> int:
         return 0
 
-    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+    def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         yield from ()
         self.found.append(self.read(step.candidates[0]))
-        return Judgement(0, stands=True, reason="fine")
+        return StepDecision(0, accepted=True, reason="fine")
 
 
 STEPS: dict[str, tuple[Callable[[Candidate], Any], dict[str, Any], str]] = {
@@ -164,12 +164,12 @@ STEPS: dict[str, tuple[Callable[[Candidate], Any], dict[str, Any], str]] = {
     ),
     "attention": (
         lambda c: c.attention(0.01).tolist(),
-        {"watch": Watch(1, frozenset({0.01}))},
+        {"watch": AttentionCapture(1, frozenset({0.01}))},
         "have its `watch` return a Watch with this floor.",
     ),
     "another floor": (
         lambda c: c.attention(0.01).tolist(),
-        {"watch": Watch(1, frozenset({0.01, 0.5}))},
+        {"watch": AttentionCapture(1, frozenset({0.01, 0.5}))},
         "have its `watch` return a Watch with this floor.",
     ),
 }
@@ -184,7 +184,7 @@ def step_request(policy: Any) -> Any:
 @pytest.mark.parametrize("name", STEPS)
 def test_of_a_step_too_only_what_was_declared_can_be_read(name: str):
     read, declaring, sentence = STEPS[name]
-    other = {"watch": Watch(1, frozenset({0.5}))} if name == "another floor" else {}
+    other = {"watch": AttentionCapture(1, frozenset({0.5}))} if name == "another floor" else {}
     greedy = SpecGuard(delimiter="c", signals=("min_logprob", "grounding"), threshold=0.0)
     mates = [greedy, SpecGuard(candidates=2, temperature=0.5, selector="medoid", delimiter="c")]
     for company in ([], mates):

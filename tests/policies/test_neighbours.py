@@ -34,13 +34,13 @@ def both(models, tokens):
     return [m(torch.tensor([tokens])).logits[0, -1].log_softmax(-1) for m in models]
 
 
-def by_hand(models, prompt, stands, count=COUNT):
-    """Greedy decoding where `stands` sees both log-prob vectors and rules on the draft's token."""
+def by_hand(models, prompt, accepted, count=COUNT):
+    """Greedy decoding where `accepted` sees both log-prob vectors and rules on a draft token."""
     tokens = list(prompt)
     for _ in range(count):
         p, q = both(models, tokens)
         d, t = int(q.argmax()), int(p.argmax())
-        tokens.append(d if d == t or stands(p, q, d, t) else t)
+        tokens.append(d if d == t or accepted(p, q, d, t) else t)
     return tokens[len(prompt) :]
 
 
@@ -86,11 +86,11 @@ RULES = {
 @pytest.mark.parametrize("block", [1, 3, 8])
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rule_decides_as_its_definition_says_whatever_the_block(models, rule, block):
-    policy, stands = RULES[rule]
+    policy, accepted = RULES[rule]
     seen = 0
     for prompt, sequence in zip(PROMPTS, decode(models, policy, block), strict=True):
-        assert sequence.answer == by_hand(models, prompt, stands)
-        seen += sum(len(b.overruled) for b in sequence.blocks)
+        assert sequence.answer == by_hand(models, prompt, accepted)
+        seen += sum(len(b.accepted_mismatches) for b in sequence.blocks)
     assert seen, "nothing was overruled, so nothing was tested"
 
 
@@ -113,7 +113,7 @@ def fly_by_hand(models, prompt, policy, block):
         drafted = greedy(draft, tokens, length) if length else []
         logits = target(torch.tensor([tokens + drafted])).logits[0, len(tokens) - 1 :]
         own = logits.argmax(-1).tolist()
-        kept = 0
+        accepted = 0
         for i, token in enumerate(drafted):
             best = sorted(logits[i].softmax(-1).tolist())[-policy.top :]
             doubt = -sum(b * math.log(b) for b in best)
@@ -125,8 +125,8 @@ def fly_by_hand(models, prompt, policy, block):
             )
             if token != own[i] and not relaxed:
                 break
-            kept += 1
-        tokens += [*drafted[:kept], own[kept]]
+            accepted += 1
+        tokens += [*drafted[:accepted], own[accepted]]
     return tokens[len(prompt) : end]
 
 
@@ -138,7 +138,7 @@ def test_fly_relaxes_where_the_target_doubts_and_then_agrees(models, policy, blo
     for prompt, sequence in zip(PROMPTS, decode(models, policy, block), strict=True):
         assert sequence.answer == fly_by_hand(models, prompt, policy, block)
     if policy.window < block - 2:
-        assert any(b.overruled for s in decode(models, policy, block) for b in s.blocks)
+        assert any(b.accepted_mismatches for s in decode(models, policy, block) for b in s.blocks)
 
 
 def test_fly_on_short_blocks_is_the_target(models):
@@ -156,14 +156,16 @@ def test_a_random_arbiter_overrules_at_its_rate_and_the_same_again(models):
     prompts = [[i, j] for i in range(1, 21) for j in range(1, 6)]
     first, again = (decode(models, Random(0.3), 4, prompts) for _ in range(2))
     assert [s.answer for s in first] == [s.answer for s in again]
-    overruled = sum(len(b.overruled) for s in first for b in s.blocks)
+    accepted_mismatches = sum(len(b.accepted_mismatches) for s in first for b in s.blocks)
     declined = sum(
-        b.kept < len(b.drafted) and b.position + b.kept < COUNT for s in first for b in s.blocks
+        b.accepted < len(b.drafted) and b.position + b.accepted < COUNT
+        for s in first
+        for b in s.blocks
     )
-    count = overruled + declined
+    count = accepted_mismatches + declined
     assert count > 200
     spread = math.sqrt(0.3 * 0.7 / count)
-    assert abs(overruled / count - 0.3) < 4 * spread
+    assert abs(accepted_mismatches / count - 0.3) < 4 * spread
 
 
 @pytest.mark.parametrize(

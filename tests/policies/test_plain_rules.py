@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
+from stet.core.acceptance import ACCEPTED_MISMATCH
 from stet.core.blocks import Blocks
 from stet.core.draft_length import FixedLength
 from stet.core.errors import OptionError
 from stet.core.limits import Limits
-from stet.core.ruling import OVERRULED
 from stet.core.sampling import Sampler, SamplingParams
 from stet.policies import Cascade, Confident, Ensemble, Exact, resolve
 from stet.programs import cascade, drafting
@@ -166,25 +166,29 @@ def test_keeping_every_draft_costs_one_pass_a_block(models, block):
         drafted = greedy(models[1], sequence.tokens[: sequence.prompt_length], COUNT)
         assert sequence.answer == drafted
         assert sequence.counters.target_passes == math.ceil(COUNT / block)
-        assert sequence.counters.kept_tokens == COUNT
+        assert sequence.counters.accepted_tokens == COUNT
 
 
 def test_overruled_tokens_are_the_draft_s_and_not_the_target_s(models):
     for policy in (Confident(), Ensemble()):
         for sequence in decode(models, policy, 4):
-            overruled = [i for i, r in enumerate(sequence.reasons) if r == OVERRULED]
-            assert len(overruled) == sum(len(b.overruled) for b in sequence.blocks)
+            accepted_mismatches = [
+                i for i, r in enumerate(sequence.reasons) if r == ACCEPTED_MISMATCH
+            ]
+            assert len(accepted_mismatches) == sum(
+                len(b.accepted_mismatches) for b in sequence.blocks
+            )
             for i, reason in enumerate(sequence.reasons):
                 prefix = sequence.tokens[: sequence.prompt_length + i]
                 own = greedy(models[0], prefix, 1)[0]
                 differs = sequence.answer[i] != own
-                assert differs == (reason in {OVERRULED, "combined"})
+                assert differs == (reason in {ACCEPTED_MISMATCH, "combined"})
                 assert sequence.origins[i] == (
-                    "draft" if reason in {"accepted", OVERRULED} else "target"
+                    "draft" if reason in {"accepted", ACCEPTED_MISMATCH} else "target"
                 )
-    assert any(b.overruled for s in decode(models, Confident(-0.3), 4) for b in s.blocks), (
-        "nothing was overruled, so nothing was tested"
-    )
+    assert any(
+        b.accepted_mismatches for s in decode(models, Confident(-0.3), 4) for b in s.blocks
+    ), "nothing was overruled, so nothing was tested"
 
 
 def test_batch_mates_with_other_policies_change_nothing(models):
@@ -229,8 +233,8 @@ def sampled_blocks(rows: int) -> tuple[Blocks, torch.Tensor, torch.Tensor]:
 def test_a_sampled_ensemble_follows_the_mean(space):
     rows = 40_000
     blocks, p, q = sampled_blocks(rows)
-    verdict = Ensemble(0.3, space).verify(blocks)
-    first = torch.where(verdict.kept > 0, blocks.drafted[:, 0], verdict.next_token)
+    verification = Ensemble(0.3, space).verify(blocks)
+    first = torch.where(verification.accepted > 0, blocks.drafted[:, 0], verification.next_token)
     mean = (
         0.7 * p[0] + 0.3 * q[0]
         if space == "logprobs"
@@ -249,8 +253,8 @@ def test_a_sampled_ensemble_follows_the_mean(space):
 def test_a_sampled_arbitration_that_never_overrules_is_the_exact_rule():
     rows = 40_000
     blocks, p, _ = sampled_blocks(rows)
-    verdict = Confident(2.0).verify(blocks)
-    first = torch.where(verdict.kept > 0, blocks.drafted[:, 0], verdict.next_token)
+    verification = Confident(2.0).verify(blocks)
+    first = torch.where(verification.accepted > 0, blocks.drafted[:, 0], verification.next_token)
     expected = p[0].exp() * rows
     seen = torch.bincount(first, minlength=4).float()
     assert float(((seen - expected) ** 2 / expected).sum()) < 21.1

@@ -47,10 +47,10 @@ def blocks(p: Rows, q: Rows, drafted: list[int]) -> Blocks:
     )
 
 
-def stands(policy: TokenPolicy, p: list[float], q: list[float]) -> bool:
+def accepted(policy: TokenPolicy, p: list[float], q: list[float]) -> bool:
     """Whether token 1 stands where the target's first choice is token 0."""
-    (kept,) = policy.verify(blocks([p, p], [q], [1])).kept.tolist()
-    return bool(kept)
+    (accepted,) = policy.verify(blocks([p, p], [q], [1])).accepted.tolist()
+    return bool(accepted)
 
 
 CERTAIN = [0.01, 0.97, 0.01, 0.01]
@@ -76,7 +76,7 @@ CERTAIN = [0.01, 0.97, 0.01, 0.01]
 def test_typical_asks_for_the_lesser_of_epsilon_and_delta_times_exp_of_minus_entropy(p, expected):
     """Cai et al., Medusa, section 2.3.1: p(d) > min(epsilon, delta exp(-H(p)))."""
     assert (Typical().epsilon, Typical().delta) == (0.09, 0.3)
-    assert stands(Typical(), p, CERTAIN) is expected
+    assert accepted(Typical(), p, CERTAIN) is expected
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_fly_takes_the_entropy_of_the_three_best_as_they_are_in_nats(p, expected
     sure = [0.97, 0.01, 0.01, 0.005, 0.005]
     policy = FLy(window=2)
     assert (FLy().entropy, FLy().window) == (0.3, 6)
-    verdict = policy.verify(blocks([p, sure, sure, sure], [sure] * 3, [1, 0, 0]))
-    assert verdict.kept.tolist() == [3 if expected else 0]
+    verification = policy.verify(blocks([p, sure, sure, sure], [sure] * 3, [1, 0, 0]))
+    assert verification.accepted.tolist() == [3 if expected else 0]
 
 
 @pytest.mark.parametrize(
@@ -114,11 +114,11 @@ def test_fly_takes_the_entropy_of_the_three_best_as_they_are_in_nats(p, expected
         ([1, 0, 0, 1, 0, 0], 3),  # the second of them is among the last three
     ],
 )
-def test_fly_needs_a_window_that_agrees_and_one_token_more(drafted, kept):
+def test_fly_needs_a_window_that_agrees_and_one_token_more(drafted, accepted):
     """FLy: accepted.unfold(1, win_len) == [False, True, True], not in the last win_len places."""
     unsure = [0.5, 0.4, 0.1]
     p = [unsure] * (len(drafted) + 1)
-    assert FLy(window=3).verify(blocks(p, p[:-1], drafted)).kept.tolist() == [kept]
+    assert FLy(window=3).verify(blocks(p, p[:-1], drafted)).accepted.tolist() == [accepted]
 
 
 P, Q = [0.6, 0.4], [0.3, 0.7]
@@ -138,8 +138,8 @@ def test_fuzzy_holds_the_divergence_of_both_distributions_against_a_threshold(
     divergence, below, above
 ):
     """Holsman et al., FSD, algorithm 1: accepted if Div(P, Q) <= T."""
-    assert not stands(Fuzzy(below, divergence), P, Q)
-    assert stands(Fuzzy(above, divergence), P, Q)
+    assert not accepted(Fuzzy(below, divergence), P, Q)
+    assert accepted(Fuzzy(above, divergence), P, Q)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_fuzzy_holds_the_divergence_of_both_distributions_against_a_threshold(
 def test_cosd_has_the_target_overruled_where_it_is_unsure_and_the_draft_sure_enough(p, q, expected):
     """Wang et al., CoSD, rule-based verification with both parameters 0.5, roles exchanged."""
     assert (CoSD().alpha, CoSD().beta) == (0.5, 0.5)
-    assert stands(CoSD(), p, q) is expected
+    assert accepted(CoSD(), p, q) is expected
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_cosd_has_the_target_overruled_where_it_is_unsure_and_the_draft_sure_eno
 )
 def test_top_k_wants_a_place_and_a_distance_in_nats(p, k, delta, expected):
     """The idea is TensorRT-LLM's relaxed acceptance; the unit is our own."""
-    assert stands(TopK(k, delta), p, CERTAIN[:3]) is expected
+    assert accepted(TopK(k, delta), p, CERTAIN[:3]) is expected
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_top_k_wants_a_place_and_a_distance_in_nats(p, k, delta, expected):
 )
 def test_confident_follows_the_surer_model(q, margin, expected):
     """Our own: p_draft(d) > p_target(t) + margin."""
-    assert stands(Confident(margin), [0.6, 0.2, 0.2], q) is expected
+    assert accepted(Confident(margin), [0.6, 0.2, 0.2], q) is expected
 
 
 def test_an_ensemble_is_a_mean_of_logarithms_or_of_probabilities():
@@ -221,8 +221,8 @@ def test_an_autojudge_is_a_line_over_what_is_known_of_the_disagreement():
         network.layers[0].bias.fill_(3.0)
     arbiter = Arbiter(network.requires_grad_(False), ("target_target", "target_draft"))
     p = [0.5, 0.25, 0.25]
-    assert stands(AutoJudge(arbiter, threshold=0.556), p, CERTAIN[:3])
-    assert not stands(AutoJudge(arbiter, threshold=0.557), p, CERTAIN[:3])
+    assert accepted(AutoJudge(arbiter, threshold=0.556), p, CERTAIN[:3])
+    assert not accepted(AutoJudge(arbiter, threshold=0.557), p, CERTAIN[:3])
 
 
 # Lossless rules: the example of Sun et al., section 2: p = (1/3, 2/3), q = (2/3, 1/3) at every
@@ -243,14 +243,14 @@ GRID = [1 / 8, 3 / 8, 5 / 8, 7 / 8]
         (Block(), {(0, 0): 0.5, (0, 1): 2.0, (1, 0): 1.5, (1, 1): 2.0}),
     ],
 )
-def test_token_and_block_verification_keep_ten_and_eleven_ninths(policy, kept):
+def test_token_and_block_verification_keep_ten_and_eleven_ninths(policy, accepted):
     """Leviathan et al., algorithm 1, and Sun et al., algorithm 2, on the latter's example."""
     found = {}
-    for drafted in kept:
+    for drafted in accepted:
         chances = torch.tensor([[u, v] for u in GRID for v in GRID])
         rows = len(chances)
         p = torch.tensor([1 / 3, 2 / 3]).expand(rows, 3, 2)
-        verdict = policy.verify(
+        verification = policy.verify(
             Blocks(
                 drafted=torch.tensor([drafted] * rows),
                 lengths=torch.full((rows,), 2),
@@ -262,8 +262,8 @@ def test_token_and_block_verification_keep_ten_and_eleven_ninths(policy, kept):
                 draft_probs=torch.tensor([2 / 3, 1 / 3]).expand(rows, 2, 2),
             )
         )
-        found[drafted] = float(verdict.kept.float().mean())
-    assert found == kept
+        found[drafted] = float(verification.accepted.float().mean())
+    assert found == accepted
     total = 11 if isinstance(policy, Block) else 10
     assert sum(found[drafted] for drafted in DRAFTS) == total
 
@@ -277,8 +277,8 @@ def test_spec_reason_is_the_mean_digit_or_the_likeliest_against_seven():
     Among the digits 0.5, 1/3 and 1/6 of it: 6 * 0.5 + 7 / 3 + 9 / 6 = 3 + 2.3333 + 1.5 = 6.8333.
     """
     logprobs = [-30.0] * 10
-    for digit, chance in ((6, 0.3), (7, 0.2), (9, 0.1)):
-        logprobs[digit] = math.log(chance)
+    for digit, probability in ((6, 0.3), (7, 0.2), (9, 0.1)):
+        logprobs[digit] = math.log(probability)
     assert SpecReason().threshold == 7.0
     for scoring, expected in (("expected", 6.8333), ("likeliest", 6.0)):
         assert SpecReason(scoring=scoring).utility(logprobs) == pytest.approx(expected, abs=1e-4)

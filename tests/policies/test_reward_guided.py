@@ -26,9 +26,9 @@ from stet.core.sequence import Sequence
 from stet.engine.request import Request
 from stet.policies import (
     Candidate,
-    Judgement,
     RewardGuided,
     Step,
+    StepDecision,
     StepPolicy,
     available,
     parameters,
@@ -60,7 +60,7 @@ class Given:
         return self.rewards
 
 
-def judged(policy: RewardGuided, count: int = 1) -> Judgement:
+def judged(policy: RewardGuided, count: int = 1) -> StepDecision:
     many = [Candidate(Sequence([1]), letter) for letter in "abcdef"[:count]]
     with pytest.raises(StopIteration) as stop:
         next(policy.judge(Step(Sequence([1]), 0, many, tiny.unread)))
@@ -68,19 +68,19 @@ def judged(policy: RewardGuided, count: int = 1) -> Judgement:
 
 
 def test_a_step_stands_from_the_threshold_on():
-    for reward, stands in ((0.7, True), (0.6999, False), (1.0, True), (0.0, False)):
-        ruling = judged(RewardGuided(reward=Given(reward)))
-        assert ruling.stands is stands
-        assert ruling.reason == ("step rewarded" if stands else "step rewritten")
-        assert (ruling.score, ruling.threshold) == (reward, 0.7)
-        assert ruling.signals == ruling.normalised == {"reward": reward}
+    for reward, accepted in ((0.7, True), (0.6999, False), (1.0, True), (0.0, False)):
+        acceptance = judged(RewardGuided(reward=Given(reward)))
+        assert acceptance.accepted is accepted
+        assert acceptance.reason == ("step rewarded" if accepted else "step rewritten")
+        assert (acceptance.score, acceptance.threshold) == (reward, 0.7)
+        assert acceptance.signals == acceptance.normalised == {"reward": reward}
 
 
 def test_the_best_rewarded_candidate_is_judged_and_of_equals_the_first():
     policy = RewardGuided(reward=Given(0.2, 0.8, 0.8, 0.1), candidates=4, temperature=1.0)
-    ruling = judged(policy, 4)
-    assert (ruling.chosen, ruling.score) == (1, 0.8)
-    assert ruling.details == [{"reward": r} for r in (0.2, 0.8, 0.8, 0.1)]
+    acceptance = judged(policy, 4)
+    assert (acceptance.chosen, acceptance.score) == (1, 0.8)
+    assert acceptance.details == [{"reward": r} for r in (0.2, 0.8, 0.8, 0.1)]
 
 
 def test_of_the_targets_candidates_the_one_most_agree_on_is_taken():
@@ -169,9 +169,9 @@ def expected(place: int) -> tuple[list[int], list[str]]:
     tokens, decisions = list(PROMPTS[place]), []
     while (room := len(PROMPTS[place]) + COUNT - len(tokens)) > 0:
         drafted = _step(DRAFT, tokens)
-        kept = by_length("", "", Lines().decode(drafted)) >= 0.7
-        tokens += (drafted if kept else _step(TARGET, tokens))[:room]
-        decisions.append("kept" if kept else "rewritten")
+        accepted = by_length("", "", Lines().decode(drafted)) >= 0.7
+        tokens += (drafted if accepted else _step(TARGET, tokens))[:room]
+        decisions.append("accepted" if accepted else "rewritten")
     return tokens[len(PROMPTS[place]) :], decisions
 
 
@@ -196,17 +196,17 @@ def test_rewarded_steps_are_the_drafts_and_the_others_the_targets(reward: Any):
         assert sequence.answer == answer
         assert [s.decision for s in sequence.steps] == decisions
         assert [s.score for s in sequence.steps] == [
-            0.9 if decision == "kept" else 0.1 for decision in decisions
+            0.9 if decision == "accepted" else 0.1 for decision in decisions
         ]
         both |= set(decisions)
-    assert both == {"kept", "rewritten"}
+    assert both == {"accepted", "rewritten"}
 
 
 def test_a_shadow_run_writes_the_targets_text():
     (sequence,) = run(request(0, RewardGuided(reward=by_length, threshold=0.0, shadow=True)))
     assert sequence.answer == tiny.greedy(TARGET, PROMPTS[0], COUNT)
     assert {s.decision for s in sequence.steps} == {"kept"}
-    assert sequence.counters.kept_steps == 0
+    assert sequence.counters.accepted_steps == 0
 
 
 def test_a_head_reads_the_states_that_the_candidates_tokens_were_drawn_from():
@@ -265,8 +265,8 @@ def test_the_shipped_rewards_judge_the_bundled_pairs_steps(pair: stet.Pair, rewa
         assert record["settings"]["policy"]["reward"] == reward
         for step in record["steps"]:
             assert step["score"] == step["signals"]["reward"]
-            assert (step["score"] >= 0.7) == (step["decision"] == "kept")
-    assert any(s.decision == "kept" for r in results for s in r.trace.steps)
+            assert (step["score"] >= 0.7) == (step["decision"] == "accepted")
+    assert any(s.decision == "accepted" for r in results for s in r.trace.steps)
 
 
 @pytest.mark.parametrize("reward", ["head", "bundled"])

@@ -80,7 +80,7 @@ def test_the_rating_is_the_targets_own_and_its_text_is_undisturbed(scoring: str)
             else:
                 assert stood == candidate.ids
             decisions.add(record.decision)
-    assert decisions == {"kept", "rewritten"}
+    assert decisions == {"accepted", "rewritten"}
 
 
 @pytest.mark.parametrize(("threshold", "model"), [(0.0, DRAFT), (9.0, TARGET)])

@@ -27,9 +27,9 @@ from stet.policies import (
     Candidate,
     Confident,
     CoSpec,
-    Judgement,
     SpecGuard,
     Step,
+    StepDecision,
     StepPolicy,
     TokenPolicy,
     available,
@@ -51,7 +51,7 @@ def candidate(
     return Candidate(sequence, text, more.pop("statistics", numbers), states, **more)
 
 
-def judged(policy: SpecGuard, *candidates: Candidate, target: Any = None) -> Judgement:
+def judged(policy: SpecGuard, *candidates: Candidate, target: Any = None) -> StepDecision:
     """The ruling; where the policy asks the target, these are its margins."""
 
     def read(place: int) -> Generator[Operation, Any, Reading]:
@@ -339,21 +339,21 @@ def test_one_candidate_has_no_others_to_be_close_to():
 
 
 def test_a_probability_stands_for_itself_without_a_calibration():
-    ruling = judged(SpecGuard(threshold=0.5), candidate("a", (math.log(0.6), math.log(0.9))))
-    assert ruling.score == pytest.approx(0.6)
-    assert ruling.signals == {"min_logprob": pytest.approx(math.log(0.6))}
-    assert ruling.normalised == {"min_logprob": pytest.approx(0.6)}
-    assert (ruling.stands, ruling.chosen) == (True, 0)
-    assert (ruling.reason, ruling.threshold) == ("step kept", 0.5)
+    acceptance = judged(SpecGuard(threshold=0.5), candidate("a", (math.log(0.6), math.log(0.9))))
+    assert acceptance.score == pytest.approx(0.6)
+    assert acceptance.signals == {"min_logprob": pytest.approx(math.log(0.6))}
+    assert acceptance.normalised == {"min_logprob": pytest.approx(0.6)}
+    assert (acceptance.accepted, acceptance.chosen) == (True, 0)
+    assert (acceptance.reason, acceptance.threshold) == ("step kept", 0.5)
 
 
-@pytest.mark.parametrize(("p", "stands"), [(0.69, False), (0.71, True)])
-def test_a_step_stands_from_the_threshold_on(p: float, stands: bool):
-    ruling = judged(SpecGuard(threshold=0.7), candidate("a", (math.log(p),)))
-    assert ruling.stands is stands
-    assert ruling.reason == ("step kept" if stands else "step rewritten")
+@pytest.mark.parametrize(("p", "accepted"), [(0.69, False), (0.71, True)])
+def test_a_step_stands_from_the_threshold_on(p: float, accepted: bool):
+    acceptance = judged(SpecGuard(threshold=0.7), candidate("a", (math.log(p),)))
+    assert acceptance.accepted is accepted
+    assert acceptance.reason == ("step kept" if accepted else "step rewritten")
     exactly = judged(SpecGuard(threshold=0.5, ranges=((-2.0, 0.0),)), candidate("a", (-1.0,)))
-    assert exactly.stands
+    assert exactly.accepted
 
 
 def test_the_score_is_the_weighted_mean_of_signals_in_their_ranges():
@@ -362,12 +362,12 @@ def test_the_score_is_the_weighted_mean_of_signals_in_their_ranges():
         weights=(1.0, 2.0, 5.0),
         ranges=((-2.0, 0.0), (0.8, 0.0), (0.0, 4.0)),
     )
-    ruling = judged(policy, candidate("a", (-0.5, -0.1)))
+    acceptance = judged(policy, candidate("a", (-0.5, -0.1)))
     # (-0.5 + 2) / 2, (0.3 - 0.8) / -0.8 and 1.0 / 4.
-    assert ruling.normalised == pytest.approx(
+    assert acceptance.normalised == pytest.approx(
         {"min_logprob": 0.75, "max_entropy": 0.625, "min_margin": 0.25}
     )
-    assert ruling.score == pytest.approx((0.75 + 2 * 0.625 + 5 * 0.25) / 8)
+    assert acceptance.score == pytest.approx((0.75 + 2 * 0.625 + 5 * 0.25) / 8)
     equal = SpecGuard(signals=policy.signals, ranges=policy.ranges)
     assert judged(equal, candidate("a", (-0.5, -0.1))).score == pytest.approx(1.625 / 3)
 
@@ -381,32 +381,32 @@ def test_values_outside_a_range_count_as_its_ends(value: float, unit: float):
 def test_every_signal_maps_to_the_unit_interval_by_itself():
     many = [candidate("a", (-3.0, -0.2)), candidate("b", (-0.1,))]
     for name, signal in SIGNALS.items():
-        if signal.watch is None:
+        if signal.capture is None:
             policy = SpecGuard(candidates=2, temperature=1.0, signals=name)
-            ruling = judged(policy, *many)
-            assert 0 <= ruling.normalised[name] <= 1
-            assert ruling.signals[name] == signal.measure(many)[ruling.chosen]
+            acceptance = judged(policy, *many)
+            assert 0 <= acceptance.normalised[name] <= 1
+            assert acceptance.signals[name] == signal.measure(many)[acceptance.chosen]
 
 
 def test_the_chosen_candidate_is_judged_and_all_are_recorded():
     policy = SpecGuard(candidates=3, temperature=1.0, signals=("min_logprob", "agreement"))
     many = [candidate("a", (-0.1,)), candidate("b", (-3.0,)), candidate("b", (-2.0,))]
-    ruling = judged(policy, *many)
-    assert ruling.chosen == 2
-    assert ruling.signals == {"min_logprob": -2.0, "agreement": pytest.approx(2 / 3)}
-    assert [d["min_logprob"] for d in ruling.details] == [-0.1, -3.0, -2.0]
-    assert ruling.score == pytest.approx((math.exp(-2) + 2 / 3) / 2)
+    acceptance = judged(policy, *many)
+    assert acceptance.chosen == 2
+    assert acceptance.signals == {"min_logprob": -2.0, "agreement": pytest.approx(2 / 3)}
+    assert [d["min_logprob"] for d in acceptance.details] == [-0.1, -3.0, -2.0]
+    assert acceptance.score == pytest.approx((math.exp(-2) + 2 / 3) / 2)
 
 
 def test_a_signal_that_is_no_number_keeps_nothing():
-    assert not judged(SpecGuard(threshold=0.0), candidate("a", (math.nan,))).stands
+    assert not judged(SpecGuard(threshold=0.0), candidate("a", (math.nan,))).accepted
 
 
 # The target's own look
 
 
 @pytest.mark.parametrize(
-    ("p", "asked", "target", "stands"),
+    ("p", "asked", "target", "accepted"),
     [
         (0.8, False, 0.0, True),
         (0.5, True, 0.4, True),
@@ -415,35 +415,35 @@ def test_a_signal_that_is_no_number_keeps_nothing():
     ],
 )
 def test_between_the_thresholds_the_target_reads_the_step(
-    p: float, asked: bool, target: float, stands: bool
+    p: float, asked: bool, target: float, accepted: bool
 ):
     policy = SpecGuard(threshold=0.7, lower=0.3, target_threshold=0.3)
     margins = (0.7, math.log(target)) if asked else None
-    ruling = judged(policy, candidate("a", (math.log(p), -0.01)), target=margins)
-    assert ruling.stands == stands
-    assert ruling.score == pytest.approx(p)
-    assert ("target_min_margin" in ruling.signals) == asked
+    acceptance = judged(policy, candidate("a", (math.log(p), -0.01)), target=margins)
+    assert acceptance.accepted == accepted
+    assert acceptance.score == pytest.approx(p)
+    assert ("target_min_margin" in acceptance.signals) == asked
     if asked:
-        assert ruling.signals["target_min_margin"] == pytest.approx(math.log(target))
-        assert ruling.signals["target_min_logprob"] == -9.0
-        assert ruling.reason == f"step {'confirmed' if stands else 'refused'} by the target"
+        assert acceptance.signals["target_min_margin"] == pytest.approx(math.log(target))
+        assert acceptance.signals["target_min_logprob"] == -9.0
+        assert acceptance.reason == f"step {'confirmed' if accepted else 'refused'} by the target"
 
 
 @pytest.mark.parametrize("signals", [(), ("min_logprob",)])
-@pytest.mark.parametrize(("p", "stands"), [(0.31, True), (0.29, False)])
-def test_the_target_may_read_every_step(signals: tuple[str, ...], p: float, stands: bool):
+@pytest.mark.parametrize(("p", "accepted"), [(0.31, True), (0.29, False)])
+def test_the_target_may_read_every_step(signals: tuple[str, ...], p: float, accepted: bool):
     policy = SpecGuard(scorer="target", signals=signals, target_threshold=0.3)
-    ruling = judged(policy, candidate("a", (-9.0, -9.0)), target=(math.log(p), 0.0))
-    assert (ruling.stands, ruling.threshold) == (stands, 0.3)
-    assert ruling.score == pytest.approx(p)
-    assert len(ruling.details) == len(signals)
+    acceptance = judged(policy, candidate("a", (-9.0, -9.0)), target=(math.log(p), 0.0))
+    assert (acceptance.accepted, acceptance.threshold) == (accepted, 0.3)
+    assert acceptance.score == pytest.approx(p)
+    assert len(acceptance.details) == len(signals)
 
 
 def test_what_the_target_would_have_written_itself_has_its_full_trust():
     policy = SpecGuard(scorer="target", target_threshold=1.0)
     assert judged(policy, candidate(), target=(0.0, 3.0)).score == 1.0
-    assert judged(policy, candidate(), target=(0.0, 3.0)).stands
-    assert not judged(policy, candidate(), target=(-0.01, 3.0)).stands
+    assert judged(policy, candidate(), target=(0.0, 3.0)).accepted
+    assert not judged(policy, candidate(), target=(-0.01, 3.0)).accepted
 
 
 # Doubt
@@ -481,8 +481,8 @@ def test_doubt_never_refuses_what_would_have_stood():
     assert not doubt([-0.1])
     assert doubt([-3.0])
     for logprobs in GREEDY_STEPS:
-        stands = judged(policy, candidate("a", logprobs)).stands
-        assert not (stands and any(doubt(logprobs[:n]) for n in range(len(logprobs))))
+        accepted = judged(policy, candidate("a", logprobs)).accepted
+        assert not (accepted and any(doubt(logprobs[:n]) for n in range(len(logprobs))))
 
 
 @pytest.mark.parametrize(
@@ -528,7 +528,7 @@ def test_a_range_that_calls_little_good_knows_no_bound():
     assert doubt is not None
     assert doubt([-1.5])
     assert reversed_.doubt(SamplingParams()) is None
-    assert judged(reversed_, candidate("a", [-1.5])).stands
+    assert judged(reversed_, candidate("a", [-1.5])).accepted
 
 
 @pytest.mark.parametrize("sampling", [{"repetition_penalty": 1.3}, {"logit_bias": "colon"}])
@@ -565,7 +565,7 @@ def test_inside_a_rewritten_step_another_token_policy_may_rule():
     )
     assert [r.token_ids for r in lenient] != [r.token_ids for r in target]
     reasons = {t.reason for r in lenient for t in r.trace.tokens}
-    assert "overruled" in reasons
+    assert "accepted_mismatch" in reasons
     assert lenient[0].trace.settings.policy["inner"] == "confident"
     assert sum(r.counters.target_passes for r in lenient) < sum(
         r.counters.target_passes for r in plain

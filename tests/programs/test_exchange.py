@@ -28,8 +28,8 @@ from stet.engine.runner import Runner
 from stet.models.loading import prepare_model
 from stet.models.tokenizers import difference
 from stet.pair import Pair
-from stet.policies import Judgement, RewardGuided, SpecGuard, SpecReason, Step
-from stet.programs.exchange import UNREADABLE, UNTRANSLATABLE
+from stet.policies import RewardGuided, SpecGuard, SpecReason, Step, StepDecision
+from stet.programs.cross_tokenizer import UNREADABLE, UNTRANSLATABLE
 from stet.programs.parts import CUT_SHORT
 from stet.requests.chat import Rendered
 from stet.requests.options import read_options
@@ -151,7 +151,7 @@ class Side:
 @dataclass
 class Expected:
     answer: list[int]
-    kept: list[bool] = field(default_factory=list)
+    accepted: list[bool] = field(default_factory=list)
     lengths: list[int] = field(default_factory=list)
 
 
@@ -173,14 +173,14 @@ def expected(
         candidate = draft.step(10**6)
         ended = candidate[-1] in draft.vocabulary.ends
         translated = target.tokens_for(draft.text(candidate))
-        stands = False
+        accepted = False
         if translated is not None:
             translated += [target.vocabulary.end] if ended else []
             score = draft.least(candidate)
-            stands = score >= policy.threshold
-            if not stands and policy.lower is not None and score >= policy.lower:
-                stands = target.ratio(translated) >= policy.target_threshold
-        if stands:
+            accepted = score >= policy.threshold
+            if not accepted and policy.lower is not None and score >= policy.lower:
+                accepted = target.ratio(translated) >= policy.target_threshold
+        if accepted:
             assert translated is not None
             written = translated[: count - len(answer)]
             draft.tokens += candidate
@@ -198,10 +198,10 @@ def expected(
             draft.tokens += heard or []
         answer += written
         target.tokens += written
-        found.kept.append(stands)
+        found.accepted.append(accepted)
         found.lengths.append(len(written))
-        read = draft.read(candidate) if stands else target.read(written)
-        if guard.stuck(read, drafted=stands) or (ended and stands):
+        read = draft.read(candidate) if accepted else target.read(written)
+        if guard.stuck(read, drafted=accepted) or (ended and accepted):
             break
     return found
 
@@ -231,7 +231,7 @@ class Watching(StepPolicy):
     def select(self, candidates):
         return len(candidates) - 1
 
-    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+    def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         side = step.candidates[0].sequence.parent
         self.compare(step.sequence, side)
         candidate = step.candidates[0]
@@ -246,7 +246,7 @@ class Watching(StepPolicy):
             for whole, sequence, kind in both
         }
         assert len(added) == 1
-        return Judgement(0, stands=bool(step.index % 3), reason="in turns")
+        return StepDecision(0, accepted=bool(step.index % 3), reason="in turns")
         yield
 
     def compare(self, main: Any, side: Any) -> None:
@@ -286,7 +286,7 @@ def test_greedy_texts_are_what_the_models_say_without_a_cache(
         assert result.token_ids == reference.answer
         steps = result.trace.steps
         assert [s.tokens for s in steps] == reference.lengths
-        assert [s.decision == "kept" for s in steps] == reference.kept
+        assert [s.decision == "accepted" for s in steps] == reference.accepted
     runners = pair(kinds, wild).engine.runners.values()
     assert all(runner.rows_in_use == 0 for runner in runners)
 
@@ -349,7 +349,7 @@ def test_a_reward_is_shown_the_text_by_whoever_wrote_it(kinds: tuple[str, str]):
         assert before == start
         assert before + steps == own.decode(upto, skip_special_tokens=True)
         span = result.token_ids[record.position :][: record.tokens]
-        if record.decision == "kept" and record is not result.trace.steps[-1]:
+        if record.decision == "accepted" and record is not result.trace.steps[-1]:
             assert own.decode([*upto, *span], skip_special_tokens=True) == (
                 before + steps + candidate
             )
@@ -433,13 +433,13 @@ def test_a_token_that_ends_the_drafts_answers_may_stand_in_the_targets_text():
     policy = SpecGuard(threshold=1.0, delimiter=ENDS, step_tokens=6)
     result = machine.generate(PROMPT, policy, max_new_tokens=COUNT)
     assert result.token_ids == expected(kinds, PROMPT, policy, COUNT).answer
-    kept = machine.generate(PROMPT, KEEP, max_new_tokens=COUNT)
-    assert kept.finish_reason == "stop"
+    accepted = machine.generate(PROMPT, KEEP, max_new_tokens=COUNT)
+    assert accepted.finish_reason == "stop"
     # Of such a token the text is no part.
-    last = kept.trace.steps[-1].candidates[0]
+    last = accepted.trace.steps[-1].candidates[0]
     assert last.ids[-1] in ends
-    assert kept.text.endswith(decoded("smaller", last.ids[:-1]))
-    assert kept.token_ids[-1] == machine.tokenizer.eos_token_id
+    assert accepted.text.endswith(decoded("smaller", last.ids[:-1]))
+    assert accepted.token_ids[-1] == machine.tokenizer.eos_token_id
 
 
 def test_a_full_list_of_the_drafts_tokens_ends_the_answer():
@@ -482,7 +482,7 @@ def test_a_step_that_the_target_cannot_say_is_rewritten():
     rewritten = [s for s in steps if s.decision == "rewritten"]
     assert rewritten
     assert {s.reason.removesuffix(UNREADABLE) for s in rewritten} == {UNTRANSLATABLE}
-    assert {s.decision for s in steps} == {"kept", "rewritten"}
+    assert {s.decision for s in steps} == {"accepted", "rewritten"}
     assert all(s.signals == {} and s.draft_tokens for s in rewritten)
 
 
@@ -549,8 +549,8 @@ def test_neither_model_reads_a_prefix_again(kinds: tuple[str, str], fed: Fed):
         result = pair(kinds).generate(prompt, SOMETIMES, max_new_tokens=COUNT)
         steps, counters = result.trace.steps, result.counters
         target, draft = (len(tongues.KINDS[kind]()(prompt)["input_ids"]) for kind in kinds)
-        kept = sum(s.tokens for s in steps if s.decision == "kept")
-        assert fed.target <= target + kept + counters.drafted_tokens + counters.target_passes
+        accepted = sum(s.tokens for s in steps if s.decision == "accepted")
+        assert fed.target <= target + accepted + counters.drafted_tokens + counters.target_passes
         written = sum(s.draft_tokens for s in steps)
         codec = Vocabulary(loaded("draft", kinds[1])).codec
         told = [codec.tokens_after([1], t) or [] for s in steps for t in s.target_candidates]
@@ -559,7 +559,7 @@ def test_neither_model_reads_a_prefix_again(kinds: tuple[str, str], fed: Fed):
         # Text that follows other tokens may be cut a little differently.
         slack = 2 * len(told)
         assert fed.draft <= draft + written + sum(map(len, told)) + overlaps + slack
-        assert kept or told
+        assert accepted or told
 
 
 def test_a_band_has_the_target_read_a_step_once(fed: Fed):
@@ -570,7 +570,7 @@ def test_a_band_has_the_target_read_a_step_once(fed: Fed):
     result = pair(kinds).generate(PROMPT, policy, max_new_tokens=COUNT, ignore_eos=True)
     steps = result.trace.steps
     prompt = len(tongues.KINDS["byte-level"]()(PROMPT)["input_ids"])
-    read = [s for s in steps if s.decision == "kept"]
+    read = [s for s in steps if s.decision == "accepted"]
     assert len(read) > 3
     assert {s.reason for s in read} == {"step confirmed by the target"}
     if len(read) == len(steps):
@@ -591,9 +591,9 @@ def test_a_rejected_step_opens_the_rewrite_and_changes_no_text():
     for result in pair(kinds).generate(list(tongues.TEXTS), REWRITE, max_new_tokens=COUNT):
         counters = result.counters
         assert counters.drafts <= counters.steps
-        assert counters.kept_tokens == [t.origin for t in result.tokens].count("draft")
+        assert counters.accepted_tokens == [t.origin for t in result.tokens].count("draft")
         # One token follows each block; the others were passes of their own.
-        passes = counters.emitted_tokens - counters.kept_tokens
+        passes = counters.emitted_tokens - counters.accepted_tokens
         assert passes <= counters.target_passes <= passes + counters.steps
 
 
@@ -611,28 +611,28 @@ def test_records_say_what_happened(kinds: tuple[str, str], policy: SpecGuard, tm
     )
     for result in results:
         assert result.error is None
-        position, kept = 0, 0
+        position, accepted = 0, 0
         steps, counters = result.trace.steps, result.counters
         for record in steps:
             assert record.position == position
             span = result.tokens[position : position + record.tokens]
             position += record.tokens
             assert record.draft_tokens >= sum(len(c.ids) for c in record.candidates)
-            if record.decision == "kept":
-                kept += 1
+            if record.decision == "accepted":
+                accepted += 1
                 assert {t.origin for t in span} <= {"draft"}
                 assert {t.reason for t in span} <= {record.reason}
                 assert (record.target_candidates, record.target_tokens) == ([], 0)
                 assert all(t.p_draft is None and t.p_target is None for t in span)
             else:
                 assert record.target_tokens == record.tokens
-                assert {t.reason for t in span} <= {"accepted", "corrected", "bonus"}
+                assert {t.reason for t in span} <= {"accepted", "recovered", "bonus"}
                 assert all(t.p_target is not None for t in span)
         alone = result.tokens[position:]
         assert {t.origin for t in alone} <= {"target"}
         assert not alone or steps[-1].reason.endswith(UNREADABLE)
         assert len(result.token_ids) == counters.emitted_tokens
-        assert (counters.steps, counters.kept_steps) == (len(steps), kept)
+        assert (counters.steps, counters.accepted_steps) == (len(steps), accepted)
         assert counters.draft_passes == sum(s.draft_tokens for s in steps)
         assert sum(s.draft_seconds for s in steps) == pytest.approx(counters.draft_seconds)
         assert alone or sum(s.target_seconds for s in steps) == pytest.approx(
@@ -648,10 +648,10 @@ def test_records_say_what_happened(kinds: tuple[str, str], policy: SpecGuard, tm
 
 @dataclass(frozen=True)
 class Failing(Watching):
-    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+    def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         if step.index == 2:
             yield Await(fail())
-        return Judgement(0, stands=True, reason="kept")
+        return StepDecision(0, accepted=True, reason="kept")
 
 
 async def fail() -> None:
@@ -729,10 +729,10 @@ def test_the_draft_stops_at_its_own_token_of_a_name_that_was_asked_for():
             special = machine._vocabularies["target"].special
             limits = asked.limits(frozenset({ends["target"]}), FixedLength(), False, special)
             sequence = Sequence([1], limits=limits)
-            mirror = machine._prompts.mirror(PROMPT, sequence, asked)
+            crossing = machine._prompts.crossing(PROMPT, sequence, asked)
             stops = ending or bool(stop)
-            assert (ends["draft"] in mirror.sequence.limits.stop_token_ids) == stops
-            assert mirror.end == (ends["target"] if stops else None)
+            assert (ends["draft"] in crossing.sequence.limits.stop_token_ids) == stops
+            assert crossing.end == (ends["target"] if stops else None)
             assert (ends["target"] in limits.stop_token_ids) == stops
 
 

@@ -10,25 +10,30 @@ from typing import Any, ClassVar
 import pytest
 
 import tongues
+from stet.core.acceptance import Acceptance
 from stet.core.block import Block, Reading
 from stet.core.errors import StetError
 from stet.core.limits import Limits
 from stet.core.operations import Await, Draft, Join, Operation, Program, Score
-from stet.core.ruling import Ruling
 from stet.core.sampling import SamplingParams
 from stet.core.sequence import Sequence
 from stet.core.step_policy import StepPolicy
 from stet.core.steps import ends_of
-from stet.policies import Judgement, Step
-from stet.programs.correspondence import (
+from stet.policies import Step, StepDecision
+from stet.programs.cross_tokenizer import (
+    UNREADABLE,
+    UNTRANSLATABLE,
+    CrossTokenizer,
+    cross_tokenizer_stepwise,
+)
+from stet.programs.remote import (
     CUT,
     WRITTEN,
-    Correspondent,
-    Letter,
-    correspondence,
-    dictation,
+    RemoteText,
+    RemoteWriter,
+    remote_autoregressive,
+    remote_stepwise,
 )
-from stet.programs.exchange import UNREADABLE, UNTRANSLATABLE, Mirror, exchange
 from stet.remote.target import Completion
 from stet.text.codec import Codec
 
@@ -59,10 +64,10 @@ class Scripted(StepPolicy):
     def select(self, candidates):
         return 0
 
-    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+    def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         if self.reads:
             self.readings.append((yield from step.read(0)))
-        return Judgement(0, self.keeps[step.index], "as told")
+        return StepDecision(0, self.keeps[step.index], "as told")
 
 
 @dataclass
@@ -71,7 +76,7 @@ class Stage:
 
     draft: list[list[int]] = field(default_factory=list)
     target: list[list[int]] = field(default_factory=list)
-    letters: list[Letter] = field(default_factory=list)
+    letters: list[RemoteText] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     read: list[list[int]] = field(default_factory=list)
 
@@ -106,34 +111,37 @@ class Stage:
         assert written
         return Block(len(written), known=written)
 
-    def scored(self, sequence: Sequence, block: Block) -> Ruling:
+    def scored(self, sequence: Sequence, block: Block) -> Acceptance:
         self.read.append(block.tokens)
         wanted = self.target[0] if self.target else []
-        kept = 0
-        while kept < block.length and block.tokens[kept : kept + 1] == wanted[kept : kept + 1]:
-            kept += 1
-        following = wanted[kept] if kept < len(wanted) else TARGET.eos_token_id
+        accepted = 0
+        while (
+            accepted < block.length
+            and block.tokens[accepted : accepted + 1] == wanted[accepted : accepted + 1]
+        ):
+            accepted += 1
+        following = wanted[accepted] if accepted < len(wanted) else TARGET.eos_token_id
         if self.target:
-            self.target[0] = wanted[kept + 1 :]
+            self.target[0] = wanted[accepted + 1 :]
             if not self.target[0]:
                 self.target.pop(0)
-        reasons = ["accepted"] * kept + ["corrected"]
+        reasons = ["accepted"] * accepted + ["recovered"]
         reading = Reading([-1.0] * block.length, [-2.0] * block.length)
-        return Ruling(block.tokens, kept, following, reasons, reading=reading)
+        return Acceptance(block.tokens, accepted, following, reasons, reading=reading)
 
 
 def tokens(tokenizer: Any, *texts: str) -> list[list[int]]:
     return [tokenizer(text)["input_ids"] for text in texts]
 
 
-def both(count: int = 200) -> tuple[Sequence, Mirror]:
+def both(count: int = 200) -> tuple[Sequence, CrossTokenizer]:
     ends = frozenset({TARGET.eos_token_id})
     limits = Limits(count, stop_token_ids=ends)
     main = Sequence(tokens(TARGET, PROMPT)[0], limits=limits, decoder=TARGET)
     side = Sequence(
         tokens(DRAFT, PROMPT)[0], limits=Limits(400, stop_token_ids=ends), decoder=DRAFT
     )
-    return main, Mirror(side, Codec(DRAFT), Codec(TARGET), TARGET.eos_token_id)
+    return main, CrossTokenizer(side, Codec(DRAFT), Codec(TARGET), TARGET.eos_token_id)
 
 
 def test_texts_cross_over_and_nothing_is_encoded_again():
@@ -142,13 +150,13 @@ def test_texts_cross_over_and_nothing_is_encoded_again():
     draft = tokens(DRAFT, first, refused, third)
     draft[-1].append(end)
     stage = Stage([*draft[:2], draft[2][:-1], [end]], tokens(TARGET, second))
-    main, mirror = both()
+    main, crossing = both()
     policy = Scripted((True, False, True, True))
-    stage.run(exchange(main, mirror, policy))
+    stage.run(cross_tokenizer_stepwise(main, crossing, policy))
     assert main.answer == [t for part in tokens(TARGET, first, second, third) for t in part] + [
         TARGET.eos_token_id
     ]
-    assert mirror.sequence.answer == [
+    assert crossing.sequence.answer == [
         t for part in tokens(DRAFT, first, second, third) for t in part
     ] + [end]
     assert main.finish_reason == "stop"
@@ -156,7 +164,7 @@ def test_texts_cross_over_and_nothing_is_encoded_again():
     # The refused step opens the rewrite, as one block; then the target writes token by token.
     assert stage.read[0] == tokens(TARGET, refused)[0]
     assert all(block == [] for block in stage.read[1:])
-    assert [s.decision for s in main.steps] == ["kept", "rewritten", "kept", "kept"]
+    assert [s.decision for s in main.steps] == ["accepted", "rewritten", "accepted", "accepted"]
     assert [s.target_candidates for s in main.steps] == [[], [second], [], []]
     assert main.steps[1].candidates[0].ids == tokens(DRAFT, refused)[0]
     assert main.counters.draft_passes == 0 + sum(s.draft_tokens for s in main.steps)
@@ -167,23 +175,23 @@ def test_texts_cross_over_and_nothing_is_encoded_again():
 def test_a_step_that_the_target_has_read_is_not_read_again(keeps: bool):
     said = "3 * 4 = 12\n"
     stage = Stage(tokens(DRAFT, said), tokens(TARGET, said))
-    main, mirror = both(len(tokens(TARGET, said)[0]))
+    main, crossing = both(len(tokens(TARGET, said)[0]))
     policy = Scripted((keeps,), reads=True)
-    stage.run(exchange(main, mirror, policy))
+    stage.run(cross_tokenizer_stepwise(main, crossing, policy))
     assert main.answer == tokens(TARGET, said)[0]
     assert stage.read == tokens(TARGET, said)
     (reading,) = policy.readings
     assert len(reading.logprobs) == len(stage.read[0])
     assert main.counters.target_passes == 1
-    assert main.steps[0].decision == ("kept" if keeps else "rewritten")
+    assert main.steps[0].decision == ("accepted" if keeps else "rewritten")
 
 
 def test_half_a_character_is_no_step():
     (whole,) = tokens(DRAFT, "é")
     stage = Stage([whole[:1]], tokens(TARGET, "x"))
-    main, mirror = both(1)
+    main, crossing = both(1)
     policy = Scripted((True,), reads=True, step_tokens=1)
-    stage.run(exchange(main, mirror, policy))
+    stage.run(cross_tokenizer_stepwise(main, crossing, policy))
     (record,) = main.steps
     assert (record.reason, record.decision) == (UNTRANSLATABLE, "rewritten")
     assert policy.readings == []
@@ -193,47 +201,47 @@ def test_half_a_character_is_no_step():
 def test_a_rewritten_step_ends_with_a_whole_character():
     written = tokens(TARGET, "aé\n")[0]
     stage = Stage(tokens(DRAFT, "no", "b\n"), [written[:3]])
-    main, mirror = both(5)
+    main, crossing = both(5)
     policy = Scripted((False, True), step_tokens=2)
-    stage.run(exchange(main, mirror, policy))
+    stage.run(cross_tokenizer_stepwise(main, crossing, policy))
     # Two tokens were allowed; the third completes the character.
     assert main.steps[0].tokens == 3
     assert TARGET.decode(main.answer[:3]) == "aé"
-    assert mirror.sequence.answer[: len(tokens(DRAFT, "aé")[0])] == tokens(DRAFT, "aé")[0]
+    assert crossing.sequence.answer[: len(tokens(DRAFT, "aé")[0])] == tokens(DRAFT, "aé")[0]
 
 
 def test_where_the_draft_cannot_read_the_target_writes_on_alone():
     deaf = tongues.unigram()
     said, rest = "é = 3\n", "So 3\nAnswer\n"
     stage = Stage(tokens(deaf, "no\n"), tokens(TARGET, said, rest))
-    main, mirror = both()
-    mirror.sequence.decoder, mirror.draft = deaf, Codec(deaf)
-    stage.run(exchange(main, mirror, Scripted((False,))))
+    main, crossing = both()
+    crossing.sequence.decoder, crossing.draft = deaf, Codec(deaf)
+    stage.run(cross_tokenizer_stepwise(main, crossing, Scripted((False,))))
     assert main.text() == said + rest
     assert main.steps[0].reason == "as told" + UNREADABLE
     assert len(main.steps) == 1
-    assert mirror.sequence.answer == []
+    assert crossing.sequence.answer == []
 
 
 # A remote target
 
 
-def letter(text: str, ended: bool = False) -> Letter:
-    return Letter(text, ended, 7, 0.5)
+def letter(text: str, ended: bool = False) -> RemoteText:
+    return RemoteText(text, ended, 7, 0.5)
 
 
-def correspondent(count: int = 200) -> tuple[Sequence, Correspondent]:
+def remote_writer(count: int = 200) -> tuple[Sequence, RemoteWriter]:
     limits = Limits(count, stop_token_ids=frozenset({DRAFT.eos_token_id}))
     main = Sequence(tokens(DRAFT, PROMPT)[0], limits=limits, decoder=DRAFT)
     client: Any = None
-    return main, Correspondent(client, Codec(DRAFT), PROMPT, DRAFT.eos_token_id)
+    return main, RemoteWriter(client, Codec(DRAFT), PROMPT, DRAFT.eos_token_id)
 
 
 def test_refused_steps_are_asked_for():
     first, refused, second = "3 * 4 = 12\n", "So 1\n", "So 12 pens\n"
     stage = Stage(tokens(DRAFT, first, refused, "x\n"), letters=[letter(second), letter("", True)])
-    main, target = correspondent()
-    stage.run(correspondence(main, target, Scripted((True, False, False))))
+    main, target = remote_writer()
+    stage.run(remote_stepwise(main, target, Scripted((True, False, False))))
     assert main.text() == first + second
     assert main.answer == [t for part in tokens(DRAFT, first, second) for t in part] + [
         DRAFT.eos_token_id
@@ -251,8 +259,8 @@ def test_refused_steps_are_asked_for():
 def test_nothing_but_whole_characters_is_sent():
     (whole,) = tokens(DRAFT, "é")
     stage = Stage([whole[:1]], letters=[letter("b\n", True)])
-    main, target = correspondent()
-    stage.run(correspondence(main, target, Scripted((True,), step_tokens=1)))
+    main, target = remote_writer()
+    stage.run(remote_stepwise(main, target, Scripted((True,), step_tokens=1)))
     assert main.steps[0].reason == CUT
     assert main.text() == "b\n"
 
@@ -262,19 +270,19 @@ def test_what_the_draft_cannot_say_ends_the_request_with_its_steps():
     limits = Limits(100, stop_token_ids=frozenset({deaf.eos_token_id}))
     main = Sequence(tokens(deaf, PROMPT)[0], limits=limits, decoder=deaf)
     client: Any = None
-    target = Correspondent(client, Codec(deaf), PROMPT, deaf.eos_token_id)
+    target = RemoteWriter(client, Codec(deaf), PROMPT, deaf.eos_token_id)
     stage = Stage(tokens(deaf, "3 + 4\n", "no\n"), letters=[letter("é\n")])
     with pytest.raises(StetError, match="which the draft's tokenizer changes"):
-        stage.run(correspondence(main, target, Scripted((True, False))))
+        stage.run(remote_stepwise(main, target, Scripted((True, False))))
     assert main.text() == "3 + 4\n"
     assert len(main.steps) == 1
 
 
 def test_a_policy_that_has_a_remote_target_read_is_stopped():
-    main, target = correspondent()
+    main, target = remote_writer()
     stage = Stage(tokens(DRAFT, "a\n"))
     with pytest.raises(StetError, match="which a remote target cannot"):
-        stage.run(correspondence(main, target, Scripted((True,), reads=True)))
+        stage.run(remote_stepwise(main, target, Scripted((True,), reads=True)))
 
 
 def test_the_target_alone_is_asked_until_it_ends_or_says_nothing():
@@ -282,9 +290,9 @@ def test_the_target_alone_is_asked_until_it_ends_or_says_nothing():
         ([letter("3 "), letter("pens", True)], "3 pens", "stop"),
         ([letter("3 "), letter("")], "3 ", "length"),
     ):
-        main, target = correspondent()
+        main, target = remote_writer()
         stage = Stage(letters=list(letters))
-        stage.run(dictation(main, target))
+        stage.run(remote_autoregressive(main, target))
         assert (main.text(), main.finish_reason) == (said, reason)
         assert stage.log == ["Await"] * len(letters)
 
@@ -304,9 +312,11 @@ class Answering:
         return self.answers.pop(0)
 
 
-def written(answers: list[Completion], delimiter: Any = "\n", most: int = 20) -> tuple[Letter, Any]:
+def written(
+    answers: list[Completion], delimiter: Any = "\n", most: int = 20
+) -> tuple[RemoteText, Any]:
     client: Any = Answering(answers)
-    target = Correspondent(client, Codec(DRAFT), PROMPT)
+    target = RemoteWriter(client, Codec(DRAFT), PROMPT)
     stops = () if delimiter == "sentence" else (delimiter,)
     work = target.write("Q", ends_of(delimiter), stops, most, SamplingParams())
     return asyncio.run(work), client

@@ -32,7 +32,7 @@ from stet.engine.kv_cache import KVCache
 from stet.engine.request import Request
 from stet.engine.runner import Runner
 from stet.pair import Pair
-from stet.policies import Block, Exact, Judgement, Policy, SpecGuard, Step, parameters
+from stet.policies import Block, Exact, Policy, SpecGuard, Step, StepDecision, parameters
 from stet.programs.parts import CUT_SHORT
 from stet.requests.jobs import Job, method_of
 
@@ -71,7 +71,7 @@ class Written:
 
     answer: list[int]
     lengths: list[int]
-    kept: list[bool]
+    accepted: list[bool]
 
 
 @cache
@@ -121,22 +121,22 @@ def expected(
     prompt = PROMPTS[place]
     tokens = list(prompt)
     lengths: list[int] = []
-    kept: list[bool] = []
+    accepted: list[bool] = []
     while (room := len(prompt) + count - len(tokens)) and not (lengths and tokens[-1] in stops):
         # What is judged is a whole step, however little of it there is room for.
         written = step("draft", tokens, policy.step_tokens, stops)
         score = least(tokens, written)
-        stands = score >= policy.threshold
+        accepted = score >= policy.threshold
         if policy.scorer == "target" or (
-            not stands and policy.lower is not None and score >= policy.lower
+            not accepted and policy.lower is not None and score >= policy.lower
         ):
-            stands = trust(tokens, written) >= policy.target_threshold
-        if policy.shadow or not stands:
+            accepted = trust(tokens, written) >= policy.target_threshold
+        if policy.shadow or not accepted:
             written = step("target", tokens, policy.step_tokens, stops)
         tokens += written[:room]
         lengths.append(len(written[:room]))
-        kept.append(stands and not policy.shadow)
-    return Written(tokens[len(prompt) :], lengths, kept)
+        accepted.append(accepted and not policy.shadow)
+    return Written(tokens[len(prompt) :], lengths, accepted)
 
 
 # The program at work
@@ -211,14 +211,16 @@ def test_always_kept_is_the_drafts_text_and_never_kept_the_targets(policy: SpecG
     model = DRAFT if role == "draft" else TARGET
     for sequence, place in zip(run(*(request(n, policy) for n in PLACES)), PLACES, strict=True):
         assert sequence.answer == tiny.greedy(model, PROMPTS[place], COUNT)
-        assert {s.decision for s in sequence.steps} == {"kept" if role == "draft" else "rewritten"}
+        assert {s.decision for s in sequence.steps} == {
+            "accepted" if role == "draft" else "rewritten"
+        }
 
 
 def test_a_shadow_run_writes_the_targets_text_and_records_what_it_would_have_kept():
     (sequence,) = run(request(0, SpecGuard(threshold=0.0, shadow=True)))
     assert sequence.answer == tiny.greedy(TARGET, PROMPTS[0], COUNT)
     assert {s.decision for s in sequence.steps} == {"kept"}
-    assert sequence.counters.kept_steps == 0
+    assert sequence.counters.accepted_steps == 0
     assert all(s.target_candidates for s in sequence.steps)
     assert "step kept" not in sequence.reasons
 
@@ -245,9 +247,9 @@ def test_texts_depend_neither_on_lengths_nor_on_batch_mates(chunk: int, rule: An
         sequence, reference = stepwise[place].sequence, expected(place, policies[place])
         assert sequence.answer == reference.answer
         assert [s.tokens for s in sequence.steps] == reference.lengths
-        assert [s.decision == "kept" for s in sequence.steps] == reference.kept
+        assert [s.decision == "accepted" for s in sequence.steps] == reference.accepted
         assert plain[place].sequence.answer == tiny.greedy(TARGET, PROMPTS[place], COUNT)
-        both |= set(reference.kept)
+        both |= set(reference.accepted)
     assert both == {True, False}
 
 
@@ -283,14 +285,14 @@ def test_a_step_whose_end_shows_later_is_cut_there(threshold: float, model: Any)
 
 def test_the_target_alone_may_judge():
     policy = SpecGuard(scorer="target", target_threshold=0.02)
-    kept = []
+    accepted = []
     for place, sequence in enumerate(run(*(request(n, policy) for n in PLACES))):
         assert sequence.answer == expected(place, policy).answer
         for record in sequence.steps:
             assert record.score is not None
-            assert (record.score >= 0.02) == (record.decision == "kept")
-            kept.append(record.decision)
-    assert set(kept) == {"kept", "rewritten"}
+            assert (record.score >= 0.02) == (record.decision == "accepted")
+            accepted.append(record.decision)
+    assert set(accepted) == {"accepted", "rewritten"}
 
 
 @pytest.mark.parametrize("policy", [KEEP, REWRITE, SOMETIMES], ids=["keep", "rewrite", "sometimes"])
@@ -407,15 +409,15 @@ def test_no_prefix_is_ever_read_again(fed: Fed):
         fed.target = fed.draft = fed.drafts = 0
         (sequence,) = run(request(place, SOMETIMES))
         counters, steps = sequence.counters, sequence.steps
-        kept = sum(s.tokens for s in steps if s.decision == "kept")
+        accepted = sum(s.tokens for s in steps if s.decision == "accepted")
         prompt = len(PROMPTS[place])
         # The target reads kept steps once, and what was drafted for it.
-        assert fed.target <= prompt + kept + counters.drafted_tokens + counters.target_passes
+        assert fed.target <= prompt + accepted + counters.drafted_tokens + counters.target_passes
         written = sum(s.draft_tokens for s in steps) + counters.drafted_tokens
         corrected = sequence.origins.count("target")
         assert fed.draft <= prompt + written + corrected + fed.drafts
         kinds |= {s.decision for s in steps}
-    assert kinds == {"kept", "rewritten"}
+    assert kinds == {"accepted", "rewritten"}
 
 
 def test_several_candidates_share_what_is_read_of_their_prefix(fed: Fed):
@@ -448,7 +450,7 @@ def test_a_rewrite_begins_with_the_candidate_as_its_first_block(fed: Fed):
     assert sequence.answer == tiny.greedy(TARGET, PROMPTS[3], COUNT)
     assert {s.reason for s in steps} == {"step rewritten"}
     assert counters.target_passes == len(steps) > 3
-    assert counters.kept_tokens == COUNT
+    assert counters.accepted_tokens == COUNT
     assert counters.drafted_tokens == COUNT + beyond(sequence)
     # The draft reads nothing again either: one overlap for each stretch of drafting.
     assert counters.draft_passes == COUNT + beyond(sequence)
@@ -505,7 +507,7 @@ def test_a_candidate_that_breaks_off_never_stands_whatever_the_policy_says():
         broken = [s for s in sequence.steps if s not in whole]
         assert broken
         assert {(s.decision, s.reason) for s in broken} == {("rewritten", CUT_SHORT)}
-        assert {(s.decision, s.reason) for s in whole} <= {("kept", "fine")}
+        assert {(s.decision, s.reason) for s in whole} <= {("accepted", "fine")}
         assert sequence.answer == by_turns(place, sequence)
 
 
@@ -513,7 +515,7 @@ def by_turns(place: int, sequence: Sequence) -> list[int]:
     """What the models write step by step, if they take turns as the sequence's steps say."""
     tokens = list(PROMPTS[place])
     for record in sequence.steps:
-        tokens += step("draft" if record.decision == "kept" else "target", tokens, 32)
+        tokens += step("draft" if record.decision == "accepted" else "target", tokens, 32)
     return tokens[len(PROMPTS[place]) :][:COUNT]
 
 
@@ -542,10 +544,10 @@ def test_whole_candidates_are_chosen_from_where_there_are_any():
         candidates: int = 4
         doubt = None
 
-        def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+        def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
             yield from ()
             seen.append([c.text for c in step.candidates])
-            return Judgement(0, stands=True, reason="fine")
+            return StepDecision(0, accepted=True, reason="fine")
 
     sampling = SamplingParams(temperature=1.5)
     for place in PLACES:
@@ -555,7 +557,7 @@ def test_whole_candidates_are_chosen_from_where_there_are_any():
         for texts, record in zip(seen, sequence.steps, strict=True):
             ended = [bool(ends_of("\n")(t)) or len(t) == 32 for t in texts]
             assert all(ended) or not any(ended)
-            assert (record.decision == "kept") == ended[0]
+            assert (record.decision == "accepted") == ended[0]
 
 
 def test_a_rewrite_is_not_drafted_beyond_its_step():
@@ -563,7 +565,7 @@ def test_a_rewrite_is_not_drafted_beyond_its_step():
     for sequence in sequences:
         ends = {s.position + s.tokens for s in sequence.steps}
         for block in sequence.blocks:
-            inside = range(block.position + 1, min(block.position + block.kept, COUNT))
+            inside = range(block.position + 1, min(block.position + block.accepted, COUNT))
             assert ends.isdisjoint(inside)
             # After the first line break behind some text nothing more was drafted.
             spoken = [i for i, t in enumerate(block.drafted) if t not in LINE_BREAKS]
@@ -632,11 +634,11 @@ class Fails(SpecGuard):
 
     chosen: int | None = None
 
-    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+    def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         if step.index == 2:
             if self.chosen is None:
                 raise ZeroDivisionError("a mistake")
-            return Judgement(self.chosen, True, "")
+            return StepDecision(self.chosen, True, "")
         return (yield from super().judge(step))
 
 
@@ -671,13 +673,13 @@ class Asks(SpecGuard):
 
     seconds: float = 0.0
 
-    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+    def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         async def answer() -> bool:
             await asyncio.sleep(self.seconds)
             return step.index % 2 == 0
 
-        stands: bool = yield Await(answer())
-        return Judgement(0, stands, "asked")
+        accepted: bool = yield Await(answer())
+        return StepDecision(0, accepted, "asked")
 
 
 def test_a_policy_may_wait_for_somebody_outside():
@@ -689,7 +691,7 @@ def test_a_policy_may_wait_for_somebody_outside():
     while not (asking.done and other.done):
         machine.step()
     decisions = [s.decision for s in asking.sequence.steps]
-    assert decisions == [("kept", "rewritten")[n % 2] for n in range(len(decisions))]
+    assert decisions == [("accepted", "rewritten")[n % 2] for n in range(len(decisions))]
     assert other.sequence.answer == expected(2, SOMETIMES).answer
     machine.cancel(waiting)
     drain(machine)
@@ -756,7 +758,7 @@ def test_records_say_what_happened(policy: SpecGuard, tmp_path: Path):
         lists = (sequence.origins, sequence.reasons, sequence.p_target, sequence.p_draft)
         assert {len(each) for each in lists} == {len(answer)}
 
-        position = kept = accepted = 0
+        position = accepted = accepted = 0
         for number, record in enumerate(steps):
             span = slice(position, position + record.tokens)
             assert record.position == position
@@ -766,8 +768,8 @@ def test_records_say_what_happened(policy: SpecGuard, tmp_path: Path):
             own = text(answer[span])
             last = number == len(steps) - 1
             assert last or own.endswith("\n") or record.tokens == policy.step_tokens
-            if record.decision == "kept":
-                kept += 1
+            if record.decision == "accepted":
+                accepted += 1
                 chosen = record.candidates[record.chosen]
                 # Of the last one the end of the answer may have cut off a part.
                 assert chosen.ids[: record.tokens if last else None] == answer[span]
@@ -780,18 +782,18 @@ def test_records_say_what_happened(policy: SpecGuard, tmp_path: Path):
                 ends = [t[: record.tokens if last else None] for t in record.target_candidates]
                 assert own in ends
                 assert len(record.target_candidates) == policy.target_candidates
-                assert set(sequence.reasons[span]) <= {"accepted", "corrected", "bonus"}
+                assert set(sequence.reasons[span]) <= {"accepted", "recovered", "bonus"}
                 assert all(p is not None for p in sequence.p_target[span])
                 accepted += sequence.origins[span].count("draft")
             position += record.tokens
         assert position == len(answer) == counters.emitted_tokens
-        assert (counters.steps, counters.kept_steps) == (len(steps), kept)
-        assert counters.kept_tokens == sum(counters.kept_per_position) == accepted
+        assert (counters.steps, counters.accepted_steps) == (len(steps), accepted)
+        assert counters.accepted_tokens == sum(counters.accepted_per_position) == accepted
         for block in sequence.blocks:
-            stood = answer[block.position : block.position + block.kept]
-            assert stood == block.drafted[: block.kept][: len(answer) - block.position]
+            stood = answer[block.position : block.position + block.accepted]
+            assert stood == block.drafted[: block.accepted][: len(answer) - block.position]
             if block.next_token is not None:
-                assert answer[block.position + block.kept] == block.next_token
+                assert answer[block.position + block.accepted] == block.next_token
         for name in ("draft_seconds", "target_seconds"):
             spent = sum(getattr(s, name) for s in steps)
             assert spent == pytest.approx(getattr(counters, name))

@@ -24,8 +24,8 @@ from stet.core import trace
 from stet.core.errors import OptionError, StetError
 from stet.pair import Pair
 from stet.policies import SpecGuard
-from stet.programs.correspondence import WRITTEN
 from stet.programs.parts import CUT_SHORT
+from stet.programs.remote import WRITTEN
 from stet.remote.client import LARGEST, LONGEST_PAUSE, RemoteClient, RemoteError, _message
 from stet.remote.target import Completion, completion_of
 from stet.requests.delivery import delivered
@@ -202,13 +202,13 @@ def test_sampled_candidates_of_the_target(server: Server, prompts: list[list[int
 def test_records_say_what_happened(server: Server, prompts: list[list[int]], tmp_path: Path):
     results = server.pair().generate(prompts, SOMETIMES, max_new_tokens=200, probabilities=True)
     for result in results:
-        position = kept = 0
+        position = accepted = 0
         for step in result.trace.steps:
             assert step.position == position
             span = result.tokens[position : position + step.tokens]
             position += step.tokens
-            kept += step.decision == "kept"
-            if step.decision == "kept":
+            accepted += step.decision == "accepted"
+            if step.decision == "accepted":
                 assert {t.origin for t in span} == {"draft"}
             else:
                 assert {(t.origin, t.reason) for t in span} == {("target", WRITTEN)}
@@ -216,7 +216,7 @@ def test_records_say_what_happened(server: Server, prompts: list[list[int]], tmp
                 assert step.target_seconds > 0
             assert all((t.p_draft is None) == (t.origin == "target") for t in span)
         assert position == len(result.token_ids) == result.counters.emitted_tokens
-        assert result.counters.kept_steps == kept
+        assert result.counters.accepted_steps == accepted
         assert result.counters.target_passes == 0
         seconds = sum(s.target_seconds for s in result.trace.steps)
         assert seconds == pytest.approx(result.counters.target_seconds)

@@ -14,7 +14,7 @@ from families import VOCAB, build
 from stet.core import block
 from stet.core.limits import Limits
 from stet.core.sampling import SamplingParams
-from stet.engine import drafting, watching
+from stet.engine import attention_capture, drafting
 from stet.engine.engine import Engine
 from stet.engine.runner import Runner
 from stet.policies import Exact, SpecGuard
@@ -35,10 +35,10 @@ PROMPTS = [
 ]
 
 
-def policy(signals: tuple[str, ...], kept: bool, **changes: Any) -> SpecGuard:
+def policy(signals: tuple[str, ...], accepted: bool, **changes: Any) -> SpecGuard:
     """One that keeps every step, or has the target write every step."""
     changes = {"threshold": 0.0, "whole": True} | changes
-    return SpecGuard(signals=signals, delimiter=ENDS, shadow=not kept, **changes)
+    return SpecGuard(signals=signals, delimiter=ENDS, shadow=not accepted, **changes)
 
 
 def machine() -> Engine:
@@ -65,10 +65,10 @@ def answers(engine: Engine, policies: list[SpecGuard]) -> list[list[int]]:
 
 @pytest.mark.parametrize("changes", [{}, SAMPLED], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "rewritten"])
-def test_no_word_depends_on_what_is_measured(changes: dict[str, Any], kept: bool) -> None:
+def test_no_word_depends_on_what_is_measured(changes: dict[str, Any], accepted: bool) -> None:
     """With all signals, with none, and with a different set in each request of a batch."""
     without, every, some = (
-        policy(signals, kept, **changes)
+        policy(signals, accepted, **changes)
         for signals in (NOTHING, EVERY, ("min_margin", "grounding_mean"))
     )
     wanted = answers(machine(), [without] * 3)
@@ -116,7 +116,7 @@ def work_of_the_target(signals: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
             return forward(self, *arguments, **more)
 
     monkeypatch.setattr(Runner, "forward", counting)
-    answers(engine, [policy(signals, kept=False)] * 3)
+    answers(engine, [policy(signals, accepted=False)] * 3)
     monkeypatch.setattr(Runner, "forward", forward)
     return seen.names
 
@@ -130,7 +130,7 @@ def test_the_target_does_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_is_computed_that_nobody_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     computed: set[str] = set()
 
-    def watch(owner: Any, name: str) -> None:
+    def capture(owner: Any, name: str) -> None:
         function = getattr(owner, name)
 
         def noted(*arguments: Any) -> Any:
@@ -140,9 +140,9 @@ def test_nothing_is_computed_that_nobody_asked_for(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(owner, name, noted)
 
     for name in ("_logprobs", "_entropies", "_margins"):
-        watch(block, name)
-    watch(watching.Watcher, "attention")
-    watch(watching.Recorder, "add")
+        capture(block, name)
+    capture(attention_capture.AttentionWeights, "attention")
+    capture(attention_capture.Recorder, "add")
     attention = {"attention", "add"}
     for signals, wanted in (
         (NOTHING, set()),
@@ -154,7 +154,7 @@ def test_nothing_is_computed_that_nobody_asked_for(monkeypatch: pytest.MonkeyPat
         (EVERY, {"_logprobs", "_entropies", "_margins", *attention}),
     ):
         computed.clear()
-        answers(machine(), [policy(signals, kept=True)] * 3)
+        answers(machine(), [policy(signals, accepted=True)] * 3)
         assert computed == wanted, signals
 
 
@@ -172,7 +172,7 @@ def test_log_probabilities_known_while_drafting_are_not_computed_again(
     monkeypatch.setitem(SIGNALS, "sum_logprob", replace(signal, measure=measure))
     texts, numbers = [], []
     for whole in (True, False):
-        of = policy(("sum_logprob",), kept=True, threshold=1e-30, whole=whole)
+        of = policy(("sum_logprob",), accepted=True, threshold=1e-30, whole=whole)
         texts.append(answers(machine(), [of] * 3))
         numbers.append(list(found))
         found.clear()
@@ -186,12 +186,12 @@ def test_log_probabilities_known_while_drafting_are_not_computed_again(
 def test_a_stretch_leaves_nothing_behind_for_the_next() -> None:
     """Queries are let go of, also those of a stretch that failed on its way."""
     engine = machine()
-    answers(engine, [policy(("grounding",), kept=True)] * 3)
+    answers(engine, [policy(("grounding",), accepted=True)] * 3)
     assert isinstance(engine.drafter, drafting.ModelDrafter)
-    (recorder,) = engine.drafter._watcher._recorders.values()
+    (recorder,) = engine.drafter._attention_weights._recorders.values()
     assert recorder.count == 3
     assert not recorder.queries
     recorder.queries.append(torch.zeros(1))
-    wanted = answers(machine(), [policy(("grounding",), kept=True)] * 3)
-    assert answers(engine, [policy(("grounding",), kept=True)] * 3) == wanted
+    wanted = answers(machine(), [policy(("grounding",), accepted=True)] * 3)
+    assert answers(engine, [policy(("grounding",), accepted=True)] * 3) == wanted
     assert not recorder.queries

@@ -16,13 +16,13 @@ import tiny
 from families import FAMILIES, VOCAB, build
 from stet.core.errors import OptionError
 from stet.core.limits import Limits
-from stet.core.needs import Watch
+from stet.core.needs import AttentionCapture
 from stet.core.operations import Draft
 from stet.core.sampling import SamplingParams
 from stet.core.sequence import Sequence
+from stet.engine.attention_capture import Recorder
 from stet.engine.drafting import ModelDrafter
 from stet.engine.runner import Runner
-from stet.engine.watching import Recorder
 from stet.models import prepare_model
 from stet.policies import Exact, SpecGuard
 from stet.programs import stepwise
@@ -181,26 +181,32 @@ def test_unknown_options_are_refused() -> None:
 def test_the_published_settings() -> None:
     signal = SIGNALS["grounding"]
     assert Grounding(layers=3, statistic="min", zero_below=0.01, zero_in="heads") == PUBLISHED
-    assert signal.watch == Watch(3, frozenset({0.01}))
+    assert signal.capture == AttentionCapture(3, frozenset({0.01}))
     assert signal.sign == 1
     assert set(GROUNDING) <= set(SIGNALS)
 
 
 def test_watches_join() -> None:
-    assert Watch.union([]) is None
-    assert Watch.union([None, None]) is None
-    joined = Watch.union([Watch(1), None, Watch(3, frozenset({0.01}))])
-    assert joined == Watch(3, frozenset({0.0, 0.01}))
+    assert AttentionCapture.union([]) is None
+    assert AttentionCapture.union([None, None]) is None
+    joined = AttentionCapture.union(
+        [AttentionCapture(1), None, AttentionCapture(3, frozenset({0.01}))]
+    )
+    assert joined == AttentionCapture(3, frozenset({0.0, 0.01}))
     policy = SpecGuard(signals=("min_logprob", "grounding", "grounding_mean"))
-    assert policy.watch == joined
-    assert SpecGuard().watch is None
+    assert policy.capture == joined
+    assert SpecGuard().capture is None
 
 
 # What drafting keeps
 
 
 def drafted(
-    family: str, lengths: list[int], counts: list[int], watch: list[Watch | None], **model: Any
+    family: str,
+    lengths: list[int],
+    counts: list[int],
+    capture: list[AttentionCapture | None],
+    **model: Any,
 ) -> tuple[list[list[int]], list[Any]]:
     """One batch of drafts after prompts of the given lengths; texts and blocks."""
     ours = prepare_model(build(family, **model), name=family, role="draft", self_check=False)
@@ -211,7 +217,7 @@ def drafted(
         if len(sequence.tokens) > 2:
             runner.forward([row], torch.tensor([sequence.tokens[:-2]]), [0])
     drafts = [
-        Draft(s, count, watch=w) for s, count, w in zip(sequences, counts, watch, strict=True)
+        Draft(s, count, capture=w) for s, count, w in zip(sequences, counts, capture, strict=True)
     ]
     with torch.inference_mode():
         blocks = ModelDrafter(runner).run(drafts)
@@ -223,7 +229,9 @@ def drafted(
 def test_drafting_keeps_the_attention_of_every_family(family: str) -> None:
     """A ragged batch: windows are passed, rows end early, one prompt has a single token."""
     lengths, counts = [30, 1, 12, 2], [9, 6, 3, 1]
-    texts, blocks = drafted(family, lengths, counts, [Watch(2, frozenset({0.0, 0.02}))] * 4)
+    texts, blocks = drafted(
+        family, lengths, counts, [AttentionCapture(2, frozenset({0.0, 0.02}))] * 4
+    )
     for text, block, context in zip(texts, blocks, lengths, strict=True):
         for floor in (0.0, 0.02):
             wanted = rows_of(alone(family), text, context, floor)[-2:]
@@ -243,7 +251,9 @@ def test_rows_that_are_no_neighbours_and_a_cache_that_grows() -> None:
         sequence.rows["draft"] = row
         runner.forward([row], torch.tensor([sequence.tokens[:-2]]), [0])
     with torch.inference_mode():
-        blocks = ModelDrafter(runner).run([Draft(s, 12, watch=Watch(3)) for s in sequences])
+        blocks = ModelDrafter(runner).run(
+            [Draft(s, 12, capture=AttentionCapture(3)) for s in sequences]
+        )
     assert runner.cache.capacity > 256
     for sequence, block in zip(sequences, blocks, strict=True):
         text = sequence.tokens + block.tokens
@@ -256,7 +266,7 @@ def test_nothing_is_kept_unless_asked_for() -> None:
     _, blocks = drafted("llama", [8, 5], [3, 3], [None, None])
     assert [block.attention for block in blocks] == [None, None]
     # What one request asks for, another in its batch may get as well.
-    texts, blocks = drafted("llama", [8, 5], [3, 3], [None, Watch(1)])
+    texts, blocks = drafted("llama", [8, 5], [3, 3], [None, AttentionCapture(1)])
     wanted = rows_of(alone("llama"), texts[1], 5, 0.0)[-1:]
     found = blocks[1].attention[0.0][..., : wanted.shape[2]]
     torch.testing.assert_close(found.double(), wanted, atol=1e-5, rtol=0)
@@ -264,7 +274,7 @@ def test_nothing_is_kept_unless_asked_for() -> None:
 
 def test_a_model_in_bfloat16() -> None:
     dtype = torch.bfloat16
-    texts, blocks = drafted("qwen3", [25], [8], [Watch(3)], dtype=dtype)
+    texts, blocks = drafted("qwen3", [25], [8], [AttentionCapture(3)], dtype=dtype)
     model = build("qwen3", dtype=dtype)
     model.set_attn_implementation("eager")
     wanted = rows_of(model, texts[0], 25, 0.0)
@@ -278,8 +288,8 @@ def test_a_pass_keeps_the_queries_of_its_last_layers() -> None:
     ours = prepare_model(build("llama"), name="llama", role="draft", self_check=False)
     runner = Runner(ours, max_rows=1, max_length=50)
     row = runner.allocate()
-    for watch, layers in ((2, [1, 2]), (9, [0, 1, 2])):
-        recorder = Recorder(watch, 3)
+    for capture, layers in ((2, [1, 2]), (9, [0, 1, 2])):
+        recorder = Recorder(capture, 3)
         for _ in range(2):
             runner.forward([row], torch.tensor([prompt(4)]), [0], recorder=recorder)
         assert [of.layer for of in recorder.layers] == layers
@@ -396,7 +406,7 @@ def test_a_batch_of_policies_that_ask_for_different_things() -> None:
 
 def test_the_signal_decides() -> None:
     """Every step stands at a threshold of 0; above the largest grounding none does."""
-    for threshold, kept in ((0.0, True), (1.0, False)):
+    for threshold, accepted in ((0.0, True), (1.0, False)):
         policy = SpecGuard(signals=("grounding",), threshold=threshold, delimiter=ENDS)
         machine = tiny.engine(build("llama", seed=9), build("llama"), rows=4, max_length=200)
         item = tiny.request(
@@ -408,6 +418,6 @@ def test_the_signal_decides() -> None:
         )
         tiny.run(machine, [item])
         records = item.sequence.steps
-        assert {record.decision == "kept" for record in records} == {kept}
+        assert {record.decision == "accepted" for record in records} == {accepted}
         assert all(0 <= record.signals["grounding"] <= 1 for record in records)
         assert all(a.position < b.position for a, b in itertools.pairwise(records))

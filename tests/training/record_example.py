@@ -3,14 +3,14 @@
 from stet.arbiter import DEFAULT
 
 
-def measured(threshold, right, rate, overruled):
+def measured(threshold, right, rate, accepted_mismatches):
     return {
         "threshold": threshold,
         "questions": 200,
         "right": right,
         "tokens_per_pass": rate,
-        "disputes": 800,
-        "overruled": overruled,
+        "mismatches": 800,
+        "accepted_mismatches": accepted_mismatches,
     }
 
 

@@ -7,7 +7,7 @@ import torch
 
 from stet.arbiter import Network
 from stet.core.errors import StetError
-from stet.core.trace import Counters, DisputeRecord
+from stet.core.trace import Counters, MismatchRecord
 from stet.training.branches import Branches
 from stet.training.fitting import FitSettings, fit, loss_of
 from stet.training.gradient import (
@@ -23,7 +23,7 @@ from stet.training.gradient import (
 )
 from stet.training.inspecting import telling
 from stet.training.measuring import Measured, choose
-from stet.training.playing import Game
+from stet.training.rollout_policy import Rollout
 
 
 def branches(features, with_draft, with_target, question=None):
@@ -135,22 +135,22 @@ def test_a_fit_is_repeatable_and_leaves_the_random_state_alone():
 # Policy gradient
 
 
-def game(question, right, decisions):
+def rollout(question, right, decisions):
     """Decisions as (feature, stands)."""
-    disputes = tuple(DisputeRecord(0, 1, 2, 0.5, stands, [f]) for f, stands in decisions)
-    return Game(question, right, (), (), (0,) * len(disputes), disputes, Counters())
+    mismatches = tuple(MismatchRecord(0, 1, 2, 0.5, accepted, [f]) for f, accepted in decisions)
+    return Rollout(question, right, (), (), (0,) * len(mismatches), mismatches, Counters())
 
 
 def test_rewards_and_group_relative_advantages():
     settings = GradientSettings(cost=0.1)
-    games = [
-        game(0, True, [(1.0, True), (2.0, False)]),
-        game(0, False, [(3.0, True)]),
-        game(1, True, [(9.0, True)]),
-        game(1, True, [(9.0, True)]),
+    rollouts = [
+        rollout(0, True, [(1.0, True), (2.0, False)]),
+        rollout(0, False, [(3.0, True)]),
+        rollout(1, True, [(9.0, True)]),
+        rollout(1, True, [(9.0, True)]),
     ]
-    assert [reward_of(g, 0.1) for g in games] == pytest.approx([0.9, 0.0, 1.0, 1.0])
-    found = gathered(games, settings, 1)
+    assert [reward_of(g, 0.1) for g in rollouts] == pytest.approx([0.9, 0.0, 1.0, 1.0])
+    found = gathered(rollouts, settings, 1)
     # Group 1 teaches nothing and is left out.
     assert found.used == 0.5
     assert found.features[:, 0].tolist() == [1.0, 2.0, 3.0]
@@ -165,8 +165,8 @@ def test_rewards_and_group_relative_advantages():
 
 def test_what_blocks_cost_is_not_blown_up_to_the_size_of_an_answer():
     settings = GradientSettings(cost=0.01)
-    games = [game(0, True, [(0.0, True)]), game(0, True, [(0.0, False)])]
-    found = gathered(games, settings, 1)
+    rollouts = [rollout(0, True, [(0.0, True)]), rollout(0, True, [(0.0, False)])]
+    found = gathered(rollouts, settings, 1)
     assert found.advantage.tolist() == pytest.approx(
         [0.005 / LEAST_SPREAD, -0.005 / LEAST_SPREAD], rel=1e-3
     )
@@ -175,7 +175,9 @@ def test_what_blocks_cost_is_not_blown_up_to_the_size_of_an_answer():
 def test_nothing_to_learn_changes_nothing():
     made, settings = network(0.3), GradientSettings()
     optimiser = torch.optim.Adam(made.parameters(), lr=0.1)
-    found = gathered([game(0, True, [(1.0, True)]), game(0, True, [(1.0, True)])], settings, 1)
+    found = gathered(
+        [rollout(0, True, [(1.0, True)]), rollout(0, True, [(1.0, True)])], settings, 1
+    )
     assert improve(made, network(0.3), optimiser, found, settings)["kl"] == 0
     assert made.layers[0].weight.item() == pytest.approx(0.3)
 

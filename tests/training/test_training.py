@@ -19,8 +19,8 @@ from stet.training.fitting import FitSettings
 from stet.training.gradient import GradientSettings
 from stet.training.inspecting import inspect_folder
 from stet.training.measuring import Measuring
-from stet.training.playing import Playing, play
 from stet.training.request import TrainRequest
+from stet.training.rollout_policy import RolloutPolicy, roll_out
 from stet.training.training import train
 
 pytestmark = pytest.mark.slow
@@ -65,21 +65,21 @@ def test_playing_decides_as_the_policy_does(pair, task):
     made, questions = arbiter(), range(8)
     prompts = [list(prompt_of(pair, task, task.questions[i])) for i in questions]
     expected = pair.generate(prompts, CoSpec(made, 0.4), max_new_tokens=task.max_new_tokens)
-    games = play(pair, task, questions, Playing(made, 0.4))
-    assert [g.tokens for g in games] == [tuple(r.token_ids) for r in expected]
-    assert any(g.disputes for g in games)
-    for game, question in zip(games, task.questions, strict=False):
-        text = pair.tokenizer.decode(list(game.tokens), skip_special_tokens=True)
-        assert game.right == task.grader.right(task.grader.extract(text), question.reference)
-        assert game.features.shape == (len(game.disputes), len(DEFAULT))
-        for at, dispute in zip(game.places, game.disputes, strict=True):
-            assert game.tokens[at] == (dispute.draft if dispute.stands else dispute.target)
+    rollouts = roll_out(pair, task, questions, RolloutPolicy(made, 0.4))
+    assert [g.tokens for g in rollouts] == [tuple(r.token_ids) for r in expected]
+    assert any(g.mismatches for g in rollouts)
+    for rollout, question in zip(rollouts, task.questions, strict=False):
+        text = pair.tokenizer.decode(list(rollout.tokens), skip_special_tokens=True)
+        assert rollout.right == task.grader.right(task.grader.extract(text), question.reference)
+        assert rollout.features.shape == (len(rollout.mismatches), len(DEFAULT))
+        for at, mismatch in zip(rollout.places, rollout.mismatches, strict=True):
+            assert rollout.tokens[at] == (mismatch.draft if mismatch.accepted else mismatch.target)
 
 
 def test_decisions_by_chance_are_repeatable_and_differ_by_seed(pair, task):
     questions = [0, 0, 0, 1, 1, 1]
     first, again, other = (
-        [g.tokens for g in play(pair, task, questions, Playing(arbiter()), seeds=s)]
+        [g.tokens for g in roll_out(pair, task, questions, RolloutPolicy(arbiter()), seeds=s)]
         for s in (range(6), range(6), range(6, 12))
     )
     assert first == again
@@ -102,8 +102,10 @@ def test_the_reward_is_any_grader(pair, task):
         "function": FunctionGrader(upside_down),
     }
     for name, grader in graders.items():
-        games = play(pair, replace(task, grader=grader), range(12), Playing(arbiter(), 0.4))
-        right[name] = [game.right for game in games]
+        rollouts = roll_out(
+            pair, replace(task, grader=grader), range(12), RolloutPolicy(arbiter(), 0.4)
+        )
+        right[name] = [rollout.right for rollout in rollouts]
     assert len(set(right["number"])) == 2
     assert right["math"] == right["number"]
     assert right["function"] == [not value for value in right["number"]]
@@ -111,37 +113,37 @@ def test_the_reward_is_any_grader(pair, task):
 
 def test_branches_are_what_both_ways_on_come_to(pair, task, tmp_path):
     """Each against a request of its own: the prompt, the answer so far, and one of the tokens."""
-    policy = Playing(arbiter(), 0.4)
+    policy = RolloutPolicy(arbiter(), 0.4)
     found = Brancher(pair, task, policy, batch=4).collect(tmp_path, range(6))
-    games = play(pair, task, range(6), policy)
-    assert len(found) == sum(len(g.disputes) for g in games) > 10
+    rollouts = roll_out(pair, task, range(6), policy)
+    assert len(found) == sum(len(g.mismatches) for g in rollouts) > 10
     rows = iter(range(len(found)))
-    for game in games:
-        question = task.questions[game.question]
-        for at, dispute in zip(game.places, game.disputes, strict=True):
+    for rollout in rollouts:
+        question = task.questions[rollout.question]
+        for at, mismatch in zip(rollout.places, rollout.mismatches, strict=True):
             i = next(rows)
-            assert int(found.question[i]) == game.question
+            assert int(found.question[i]) == rollout.question
             assert int(found.place[i]) == at
-            assert found.features[i].tolist() == pytest.approx(dispute.features, abs=1e-4)
+            assert found.features[i].tolist() == pytest.approx(mismatch.features, abs=1e-4)
             outcomes = {}
-            for token in (dispute.draft, dispute.target):
-                written = [*game.tokens[:at], token]
+            for token in (mismatch.draft, mismatch.target):
+                written = [*rollout.tokens[:at], token]
                 rest = ""
                 if token not in pair.end_tokens:
                     result = pair.generate(
-                        [[*game.prompt, *written]],
+                        [[*rollout.prompt, *written]],
                         policy,
                         max_new_tokens=task.max_new_tokens - len(written),
                     )[0]
                     rest = result.text
                 text = pair.tokenizer.decode(written, skip_special_tokens=True) + rest
                 outcomes[token] = task.grader.right(task.grader.extract(text), question.reference)
-            assert bool(found.with_draft[i]) == outcomes[dispute.draft]
-            assert bool(found.with_target[i]) == outcomes[dispute.target]
+            assert bool(found.with_draft[i]) == outcomes[mismatch.draft]
+            assert bool(found.with_target[i]) == outcomes[mismatch.target]
 
 
 def test_branches_that_are_there_are_not_collected_again(pair, task, tmp_path, monkeypatch):
-    brancher = Brancher(pair, task, Playing(arbiter(), 1.0), batch=4)
+    brancher = Brancher(pair, task, RolloutPolicy(arbiter(), 1.0), batch=4)
     first = brancher.collect(tmp_path, range(8))
     assert len(list(tmp_path.iterdir())) == 2
     monkeypatch.setattr(pair, "generate", lambda *_, **__: pytest.fail("asked again"))
@@ -157,7 +159,7 @@ def test_a_training_from_start_to_end(pair, task, validation, tmp_path, method):
     assert policy._arbiter.threshold == found.arbiter.threshold
     assert len(found.cells) == 2
     assert len(found.rounds) == (0 if method == "none" else 2)
-    assert found.target.overruled == 0
+    assert found.target.accepted_mismatches == 0
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["stage"] for line in lines][:2] == ["branches", "branches"]
     chosen = next(m for m in found.final if m.threshold == found.arbiter.threshold)

@@ -23,6 +23,7 @@ from stet.core.errors import LoadError, OptionError
 from stet.core.files import write_text
 from stet.core.needs import Need
 from stet.core.parsing import first_problem
+from stet.core.upgrades import NAMES
 
 SETTINGS, WEIGHTS = "arbiter.json", "arbiter.safetensors"
 """The files of an arbiter."""
@@ -111,7 +112,7 @@ class Arbiter:
             )
         return found
 
-    def odds(self, features: Tensor) -> Tensor:
+    def logits_of(self, features: Tensor) -> Tensor:
         """[N] log-odds that the draft's token is the one to keep, of [N, F] features."""
         with torch.no_grad():
             logits: Tensor = self._on(features.device)(features)
@@ -130,17 +131,17 @@ class Arbiter:
 
     @property
     def in_numbers(self) -> bool:
-        """Whether single disagreements are cheaper without tensors, see `chance`."""
+        """Whether single disagreements are cheaper without tensors, see `probability`."""
         return self._measures is not None
 
-    def chance(self, at: Spot) -> float:
+    def probability(self, at: Spot) -> float:
         """The probability that the draft's token is the one to keep, at a position on a CPU."""
         assert self._measures is not None
         version = self.network.version
         if self._numbers is None or self._numbers[0] != version:
             self._numbers = version, PlainNetwork(self.network)
-        odds = self._numbers[1].odds([measure(at) for measure in self._measures])
-        return 1 / (1 + exp(-odds)) if odds > -700 else 0.0
+        logit = self._numbers[1].logit([measure(at) for measure in self._measures])
+        return 1 / (1 + exp(-logit)) if logit > -700 else 0.0
 
     @classmethod
     def load(cls, folder: str | Path) -> Arbiter:
@@ -152,7 +153,9 @@ class Arbiter:
         folder = Path(folder).expanduser()
         try:
             record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-            settings: ArbiterSettings = TypeAdapter(ArbiterSettings).validate_python(record)
+            settings: ArbiterSettings = TypeAdapter(ArbiterSettings).validate_python(
+                record | {"features": [NAMES.get(n, n) for n in record["features"]]}
+            )
             weights = load_file(folder / WEIGHTS)
         except OSError as error:
             raise LoadError(

@@ -132,12 +132,12 @@ _ALL = (
         "tokens of the answer so far",
     ),
     Feature(
-        "overruled",
+        "accepted_mismatches",
         lambda at: at.blocks.history[at.rows, 1] + _earlier(at),
         "drafted tokens that stand against the target's so far",
     ),
     Feature("place", lambda at: at.places, "position in the block", in_block=True),
-    Feature("overruled_in_block", _earlier, "the same in this block", in_block=True),
+    Feature("accepted_mismatches_in_block", _earlier, "the same in this block", in_block=True),
     Feature(
         "followed",
         _followed,

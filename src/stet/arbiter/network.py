@@ -74,11 +74,11 @@ class PlainNetwork:
             assert isinstance(layer, nn.Linear)
             self._layers.append((layer.weight.tolist(), layer.bias.tolist()))
 
-    def odds(self, features: Sequence[float]) -> float:
+    def logit(self, features: Sequence[float]) -> float:
         """Log-odds of F features."""
         x = [(v - m) * s for v, m, s in zip(features, self._mean, self._scale, strict=True)]
         *between, last = self._layers
         for weights, bias in between:
             x = [tanh(b + sum(map(mul, row, x))) for row, b in zip(weights, bias, strict=True)]
-        odds: float = last[1][0] + sum(map(mul, last[0][0], x))
-        return odds
+        found: float = last[1][0] + sum(map(mul, last[0][0], x))
+        return found

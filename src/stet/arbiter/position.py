@@ -12,7 +12,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from stet.core.blocks import Blocks
-    from stet.core.verification import Choices
+    from stet.core.verification import Mismatches
 
 
 @dataclass(eq=False)
@@ -29,7 +29,7 @@ class Position:
     """
 
     blocks: Blocks
-    mismatches: Choices
+    mismatches: Mismatches
     rows: Tensor
     places: Tensor
     draft: Tensor

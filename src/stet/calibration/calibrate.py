@@ -11,6 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stet.calibration.choosing import Point, Wish, choose, with_bounds
+from stet.calibration.label_source import (
+    ANSWERS,
+    TARGETS_TEXT,
+    LabelSource,
+    with_own_answers,
+)
 from stet.calibration.labels import ByAnswer, ByStep, Labeller
 from stet.calibration.learning import Report, learn
 from stet.calibration.reliability import reliability
@@ -18,12 +24,6 @@ from stet.calibration.request import Request
 from stet.calibration.result import Calibration
 from stet.calibration.risk import first_error_kept
 from stet.calibration.rollouts import Rollouts, with_room
-from stet.calibration.yardstick import (
-    ANSWERS,
-    TARGETS_TEXT,
-    Yardstick,
-    with_own_answers,
-)
 from stet.core.errors import StetError, TokenizerMismatch
 from stet.core.files import read_text, write_text
 from stet.core.machine import machine, versions
@@ -61,8 +61,8 @@ def calibrate(pair: Pair, request: Request, folder: Path, report: Report) -> Cal
     request = replace(request, task=with_room(pair, request.task.suited(pair)))
     fitting, choosing = _divided(request)
     _claim_folder(folder, pair, request, fitting)
-    yardstick = request.yardstick
-    if yardstick is not ANSWERS:
+    label_source = request.label_source
+    if label_source is not ANSWERS:
         own = folder / "own.jsonl"
         fitting, choosing = (
             with_own_answers(pair, part, own, request.batch, report) for part in (fitting, choosing)
@@ -85,13 +85,13 @@ def calibrate(pair: Pair, request: Request, folder: Path, report: Report) -> Cal
     points = _points(pair, request, choosing, results, policies, report)
     if request.wish.goal == "risk":
         points = with_bounds(points, request.wish.value)
-    chosen = choose(points, request.wish, yardstick)
+    chosen = choose(points, request.wish, label_source)
     assert pair.draft is not None
     return Calibration(
         policy=SpecGuard.name,
         parameters={f.name: getattr(policies[chosen.threshold], f.name) for f in fields(SpecGuard)},
         wish=request.wish,
-        yardstick=yardstick.name,
+        label_source=label_source.name,
         chosen=chosen,
         points=points,
         references={name: _point(results, name, 0.0) for name in REFERENCES},
@@ -99,7 +99,7 @@ def calibrate(pair: Pair, request: Request, folder: Path, report: Report) -> Cal
         wrong_way=learnt.fit.wrong_way,
         score=learnt.fit.score,
         reliability=reliability(learnt.steps, learnt.scores),
-        claim=_claim(request.wish, chosen, points, yardstick),
+        claim=_claim(request.wish, chosen, points, label_source),
         task={
             "name": request.task.name,
             "fitted_on": len(fitting.questions),
@@ -120,7 +120,7 @@ def calibrate(pair: Pair, request: Request, folder: Path, report: Report) -> Cal
 
 def _labeller(pair: Pair, request: Request, task: LoadedTask) -> Labeller:
     """By answers where there are any to come to; else by the target's own steps."""
-    if request.yardstick is TARGETS_TEXT:
+    if request.label_source is TARGETS_TEXT:
         return ByStep(pair, request.base.delimiter)
     return ByAnswer(_rollouts(pair, request, task))
 
@@ -147,7 +147,7 @@ def _claim_folder(folder: Path, pair: Pair, request: Request, fitting: LoadedTas
             "chat": None if request.task.chat is None else asdict(request.task.chat),
             "policy": parameters(request.base),
             "signals": list(request.signals),
-            "yardstick": request.yardstick.name,
+            "yardstick": request.label_source.name,
             "rollouts": request.rollouts,
             "seed": request.seed,
         },
@@ -241,19 +241,19 @@ def _point(results: Results, label: str, threshold: float) -> Point:
         problems=len(answers),
         right=sum(bool(a.right) for a in answers),
         seconds=sum(chunks.values()) / len(answers),
-        kept=sum(a.counters.kept_steps for a in answers) / steps if steps else 0.0,
+        kept=sum(a.counters.accepted_steps for a in answers) / steps if steps else 0.0,
     )
 
 
-def _claim(wish: Wish, chosen: Point, points: Sequence[Point], yardstick: Yardstick) -> str:
+def _claim(wish: Wish, chosen: Point, points: Sequence[Point], label_source: LabelSource) -> str:
     """What may be said, and no more."""
     if wish.goal == "risk":
         return (
             f"With probability {1 - wish.delta:.0%} over the draw of the {chosen.problems} "
             f"problems, at most {wish.value:.1%} of new problems from this distribution "
-            f"{yardstick.risk} (exact binomial tests, corrected for {len(points)} thresholds)."
+            f"{label_source.risk} (exact binomial tests, corrected for {len(points)} thresholds)."
         )
-    share = yardstick.share.format(f"{chosen.accuracy:.1%}")
+    share = label_source.share.format(f"{chosen.accuracy:.1%}")
     return (
         f"On the {chosen.problems} problems that it was chosen on, this threshold {share} and kept "
         f"{chosen.kept:.1%} of the steps; on new problems expect a little less, as it is the best "

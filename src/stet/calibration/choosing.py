@@ -12,7 +12,7 @@ from typing import Literal
 
 from scipy.stats import binom
 
-from stet.calibration.yardstick import ANSWERS, Yardstick
+from stet.calibration.label_source import ANSWERS, LabelSource
 from stet.core.errors import StetError
 
 MOST = 20
@@ -79,7 +79,7 @@ def with_bounds(points: Sequence[Point], alpha: float) -> list[Point]:
     return [replace(p, p_value=float(v)) for p, v in zip(points, p_values, strict=True)]
 
 
-def choose(points: Sequence[Point], wish: Wish, yardstick: Yardstick = ANSWERS) -> Point:
+def choose(points: Sequence[Point], wish: Wish, label_source: LabelSource = ANSWERS) -> Point:
     """The threshold that the wish asks for.
 
     Raises:
@@ -91,7 +91,7 @@ def choose(points: Sequence[Point], wish: Wish, yardstick: Yardstick = ANSWERS) 
         case "speed":
             able = [p for p in points if p.accuracy >= wish.value]
             best = max(p.accuracy for p in points)
-            able_words = yardstick.able.format(f"{wish.value:.1%}")
+            able_words = label_source.able.format(f"{wish.value:.1%}")
             refusal = f"{able_words}; the best {best:.1%}"
             return min(_some(able, refusal), key=lambda p: p.seconds)
         case "keep":

@@ -126,5 +126,5 @@ def _step(problem: str, index: int, step: StepRecord, good: bool | None) -> Step
         tokens=len(step.candidates[step.chosen].ids),
         signals=step.signals,
         good=good,
-        kept=step.decision == "kept",
+        kept=step.decision == "accepted",
     )

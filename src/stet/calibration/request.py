@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stet.calibration.choosing import MOST, Wish
-from stet.calibration.yardstick import TARGETS_TEXT, Yardstick, yardstick_of
+from stet.calibration.label_source import TARGETS_TEXT, LabelSource, label_source_of
 from stet.core.errors import OptionError
 from stet.policies import SpecGuard
 from stet.signals import SIGNALS
@@ -55,7 +55,7 @@ class Request:
         """
         if self.rollouts < 0:
             raise OptionError(f"rollouts is {self.rollouts}; it must not be negative.")
-        if self.rollouts and self.yardstick is TARGETS_TEXT:
+        if self.rollouts and self.label_source is TARGETS_TEXT:
             raise OptionError(
                 "Sampled rollouts are compared by their answers; name a grader that reads them."
             )
@@ -65,6 +65,6 @@ class Request:
             raise OptionError(f"{len(self.task.questions)} questions are too few; take 20 or more.")
 
     @property
-    def yardstick(self) -> Yardstick:
+    def label_source(self) -> LabelSource:
         """What answers and steps are held against."""
-        return yardstick_of(self.task, self.without_answers)
+        return label_source_of(self.task, self.without_answers)

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from stet.calibration.choosing import Point, Wish
+from stet.calibration.label_source import LABEL_SOURCES, LabelSource
 from stet.calibration.quality import Quality
 from stet.calibration.reliability import Reliability
-from stet.calibration.yardstick import YARDSTICKS, Yardstick
 from stet.core.errors import OptionError
 from stet.core.files import json_line, write_text
 from stet.core.parsing import first_problem
+from stet.core.upgrades import upgraded
 
 VERSION = 2
 
@@ -26,7 +27,7 @@ class Calibration:
         policy: its name.
         parameters: its parameters, `pair` among them: the fingerprint of the only pair it is for.
         wish: what was asked for.
-        yardstick: what answers and steps were held against, by name (`YARDSTICKS`).
+        label_source: what answers and steps were held against, by name (`LABEL_SOURCES`).
         chosen: the threshold that does it.
         points: every threshold that was tried.
         references: the same of the target alone and of exact speculation, by name.
@@ -48,7 +49,7 @@ class Calibration:
     policy: str
     parameters: dict[str, Any]
     wish: Wish
-    yardstick: str
+    label_source: str
     chosen: Point
     points: list[Point]
     references: dict[str, Point]
@@ -74,9 +75,9 @@ class Calibration:
         return dict(zip(named, self.parameters["weights"], strict=True))
 
     @property
-    def measure(self) -> Yardstick:
+    def measure(self) -> LabelSource:
         """The yardstick."""
-        return YARDSTICKS[self.yardstick]
+        return LABEL_SOURCES[self.label_source]
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
@@ -101,13 +102,13 @@ class Calibration:
                 f"{VERSION}); run `stet calibrate` again."
             )
         try:
-            found: Calibration = adapter.validate_json(text)
+            found: Calibration = adapter.validate_python(upgraded(json.loads(text)))
         except ValidationError as error:
             raise OptionError(
                 f"{path}: not a calibration ({first_problem(error, 'the file')})."
             ) from error
-        if found.yardstick not in YARDSTICKS:
-            raise OptionError(f"{path}: there is no yardstick {found.yardstick!r}.")
+        if found.label_source not in LABEL_SOURCES:
+            raise OptionError(f"{path}: there is no label source {found.label_source!r}.")
         return found
 
     def save(self, path: Path) -> None:

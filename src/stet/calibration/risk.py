@@ -114,6 +114,6 @@ def solution_of(trace: dict[str, Any], prompt: tuple[int, ...], reference: str) 
         prompt,
         tuple(token["id"] for token in trace["tokens"]),
         tuple(s["position"] + s["tokens"] for s in steps),
-        tuple(s["decision"] == "kept" for s in steps),
+        tuple(s["decision"] == "accepted" for s in steps),
         reference,
     )

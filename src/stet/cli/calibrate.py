@@ -187,7 +187,7 @@ def command(
         seed=seed,
         command=shlex.join(["stet", *sys.argv[1:]]),
     )
-    if request.yardstick.note and wish is None:
+    if request.label_source.note and wish is None:
         raise OptionError(
             "Without right answers, say what the threshold is chosen for: --keep, --latency, "
             "--risk, or, as agreement with the target, --accuracy or --accurate."

@@ -11,7 +11,7 @@ from rich.panel import Panel
 from rich.table import Table
 
 from stet.cli import options as o
-from stet.cli.demo_overruled import find_overruled, overruled_answer
+from stet.cli.demo_mismatch import accepted_mismatch_answer, find_accepted_mismatch
 from stet.cli.demo_step import caught_step
 from stet.cli.output import (
     a_table,
@@ -86,10 +86,10 @@ def command(
     if example is not None:
         out.print()
         out.print(example)
-    overruled = find_overruled(pair, tasks, by_name["cospec"], by_name["target"])
-    if overruled is not None:
+    accepted_mismatches = find_accepted_mismatch(pair, tasks, by_name["cospec"], by_name["target"])
+    if accepted_mismatches is not None:
         out.print()
-        out.print(overruled_answer(overruled))
+        out.print(accepted_mismatch_answer(accepted_mismatches))
 
 
 def solve(pair: Pair, tasks: Sequence[Problem]) -> list[Row]:

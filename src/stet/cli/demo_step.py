@@ -74,7 +74,7 @@ def _panel(task: Problem, result: Result, step: StepRecord) -> Panel:
     body.append(f"{written}\n", style="green")
     span = result.tokens[step.position : step.position + step.tokens]
     body.append(result.text[len(done) + sum(len(token.text) for token in span) :])
-    kept = sum(s.decision == "kept" for s in result.trace.steps)
+    kept = sum(s.decision == "accepted" for s in result.trace.steps)
     body.append(
         f"\n\n{kept} of {len(result.trace.steps)} steps are the draft's; right: {task.answer}",
         style="dim",

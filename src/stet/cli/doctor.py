@@ -160,7 +160,7 @@ def _print_costs(diagnosis: Diagnosis, source: str) -> None:
     for label, seconds in rows:
         table.add_row(label, f"{1000 * seconds:.2f}", f"{seconds / single:.2f}")
     out.print(table)
-    shares = " ".join(f"{share:.0%}" for share in diagnosis.acceptance.kept_share)
+    shares = " ".join(f"{share:.0%}" for share in diagnosis.acceptance.accepted_share)
     out.print(
         f"\nAcceptance: {diagnosis.acceptance.rate:.0%} of drafted tokens stand where those before "
         f"them did.\nKept by position in the block: {shares}\n"

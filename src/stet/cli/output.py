@@ -191,7 +191,7 @@ def summary(counters: Counters, seconds: float) -> str:
         parts.append(f"{counters.target_passes} target passes, {each} tokens each")
     if counters.drafted_tokens:
         parts.append(
-            f"{counters.kept_tokens} of {counters.drafted_tokens} drafted tokens kept "
+            f"{counters.accepted_tokens} of {counters.drafted_tokens} drafted tokens kept "
             f"({number(counters.acceptance_rate, '.0%')})"
         )
     return ", ".join(parts)

@@ -270,7 +270,7 @@ def _request(
 
 def _with_labels(pair: Any, request: Any, labels: str, folder: Path) -> Any:
     """The request with the target's own answers as right ones, if that is asked for."""
-    from stet.calibration.yardstick import with_own_answers
+    from stet.calibration.label_source import with_own_answers
     from stet.core.errors import OptionError
 
     if labels not in ("answers", "target"):
@@ -287,10 +287,12 @@ def _with_labels(pair: Any, request: Any, labels: str, folder: Path) -> Any:
 
 
 def _show(found: Trained) -> None:
-    table = a_table("On the validation questions", "threshold", "right", "tokens/pass", "overruled")
+    table = a_table(
+        "On the validation questions", "threshold", "right", "tokens/pass", "accepted mismatches"
+    )
     rows = [("target alone", found.target), *((f"{m.threshold:g}", m) for m in found.final)]
     for label, m in rows:
-        share = m.overruled / m.disputes if m.disputes else 0.0
+        share = m.accepted_mismatches / m.mismatches if m.mismatches else 0.0
         chosen = " <" if label == f"{found.arbiter.threshold:g}" else ""
         table.add_row(
             label + chosen, f"{m.accuracy:.1%}", f"{m.tokens_per_pass:.2f}", f"{share:.0%}"

@@ -150,9 +150,9 @@ class DraftBatch:
         probs: [B, K, V] what they were sampled from; None where every row was certain.
         logits: [B, K, V] raw logits, where asked for; `whole` makes one tensor of them.
         hidden: [B, K, D] last hidden states, where asked for.
-        attention: for each floor that was asked for (`Watch.floors`) the attention weights of the
-            queries that drew the tokens, [B, layers, K, S] float32 over the positions 0 .. S - 1,
-            averaged over heads; the last layers, ascending.
+        attention: for each floor that was asked for (`AttentionCapture.floors`) the attention
+            weights of the queries that drew the tokens, [B, layers, K, S] float32 over the
+            positions 0 .. S - 1, averaged over heads; the last layers, ascending.
         logprobs: raw log-probabilities of the tokens, in nats, where they had to be known while
             drafting; otherwise they are computed from the logits when somebody reads them.
     """

@@ -25,19 +25,19 @@ class History:
     Attributes:
         stood: drafted tokens that were kept (discounted).
         fell: blocks that broke at a drafted token (discounted).
-        overruled: drafted tokens that were kept against the target's (discounted).
+        accepted_mismatches: drafted tokens that were kept against the target's (discounted).
     """
 
     stood: float = 0.0
     fell: float = 0.0
-    overruled: float = 0.0
+    accepted_mismatches: float = 0.0
 
-    def add(self, drafted: int, kept: int, overruled: int = 0) -> None:
+    def add(self, drafted: int, accepted: int, accepted_mismatches: int = 0) -> None:
         """Take in one ruled block."""
         fade = 0.9
-        self.stood = fade * self.stood + kept
-        self.fell = fade * self.fell + (kept < drafted)
-        self.overruled = fade * self.overruled + overruled
+        self.stood = fade * self.stood + accepted
+        self.fell = fade * self.fell + (accepted < drafted)
+        self.accepted_mismatches = fade * self.accepted_mismatches + accepted_mismatches
 
     @property
     def leniency(self) -> float:
@@ -46,7 +46,7 @@ class History:
         0 under a policy that never lets one stand. A draft that doubts a token then need not end
         its block: a lenient policy is worth longer blocks.
         """
-        return self.overruled / (self.overruled + self.fell + 1.0)
+        return self.accepted_mismatches / (self.accepted_mismatches + self.fell + 1.0)
 
 
 class DraftLength(Protocol):

@@ -14,7 +14,7 @@ import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -149,13 +149,16 @@ def json_lines(path: Path) -> list[Any]:
     return [json_of(text, f"{path}, line {number}") for number, text in lines if text.strip()]
 
 
-def read_records(path: Path, adapter: Any, kind: str) -> Iterator[Any]:
+def read_records(
+    path: Path, adapter: Any, kind: str, upgrade: Callable[[Any], Any] | None = None
+) -> Iterator[Any]:
     """The records of a JSONL file, one by one; a last one without its end is left out.
 
     Args:
         path: the file.
         adapter: pydantic's `TypeAdapter` of a record.
         kind: what a record is, for an error: "an answer".
+        upgrade: makes a record of this release of one that an earlier release wrote.
 
     Raises:
         FileError: the file cannot be read, or a line is something else.
@@ -166,12 +169,20 @@ def read_records(path: Path, adapter: Any, kind: str) -> Iterator[Any]:
         if not raw.strip():
             continue
         try:
-            yield adapter.validate_json(raw)
+            yield adapter.validate_json(raw if upgrade is None else _with(upgrade, raw))
         except ValidationError as error:
             if not raw.endswith(b"\n"):
                 return  # an interrupted write
             problem = first_problem(error, "the line")
             raise FileError(f"{path}, line {number}: not {kind} ({problem}).") from error
+
+
+def _with(upgrade: Callable[[Any], Any], raw: bytes) -> bytes:
+    """A line as this release would have written it; one that is no JSON is left as it is."""
+    try:
+        return json.dumps(upgrade(json.loads(raw))).encode()
+    except ValueError:
+        return raw
 
 
 def has_halves(text: str) -> bool:

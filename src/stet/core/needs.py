@@ -35,7 +35,7 @@ def undeclared(what: str, need: Need) -> StetError:
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class AttentionCapture:
     """Which attention to keep of the draft's writing. Nothing else is computed.
 
     Attributes:
@@ -48,14 +48,14 @@ class Watch:
     floors: frozenset[float] = frozenset({0.0})
 
     @classmethod
-    def union(cls, watches: Iterable[Watch | None]) -> Watch | None:
+    def union(cls, watches: Iterable[AttentionCapture | None]) -> AttentionCapture | None:
         """What serves all of them; None where none asks for anything."""
-        asked = [watch for watch in watches if watch is not None]
+        asked = [capture for capture in watches if capture is not None]
         if not asked:
             return None
-        if all(watch is asked[0] for watch in asked):
+        if all(capture is asked[0] for capture in asked):
             return asked[0]
         return cls(
-            max(watch.layers for watch in asked),
-            frozenset[float]().union(*(watch.floors for watch in asked)),
+            max(capture.layers for capture in asked),
+            frozenset[float]().union(*(capture.floors for capture in asked)),
         )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from stet.core.block import Block
-from stet.core.needs import Need, Watch
+from stet.core.needs import AttentionCapture, Need
 from stet.core.sequence import Sequence
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class Draft:
         doubt: the same, called with the draft's raw log-probability of each of these tokens.
         floor: drafting ends below this confidence in the block; None: as the sequence's rule says.
         needs: what to keep for the policy that will rule.
-        watch: which attention to keep for it; None: none.
+        capture: which attention to keep for it; None: none.
     """
 
     sequence: Sequence
@@ -37,12 +37,12 @@ class Draft:
     doubt: Callable[[list[float]], bool] | None = None
     floor: float | None = None
     needs: frozenset[Need] = field(default_factory=frozenset[Need])
-    watch: Watch | None = None
+    capture: AttentionCapture | None = None
 
 
 @dataclass(slots=True, eq=False)
 class Score:
-    """One target pass over a block, and the policy's ruling. Result: a `Ruling`.
+    """One target pass over a block, and the policy's ruling. Result: a `Acceptance`.
 
     Without a policy the result is a `Reading`: what the target thinks of the block's tokens. With
     `choices` as well it is a list of floats: the target's raw log-probability, in nats, of each of

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from stet.core.blocks import Blocks
 from stet.core.needs import Need
-from stet.core.verification import Verdict
+from stet.core.verification import Verification
 
-STANDARD_REASONS = ("accepted", "corrected", "bonus")
+STANDARD_REASONS = ("accepted", "recovered", "bonus")
 """Reasons of a policy that says no more than what happened."""
 
 
@@ -50,11 +50,11 @@ class Policy(ABC):
         return frozenset()
 
     @property
-    def seamless(self) -> bool:
+    def block_invariant(self) -> bool:
         """Whether it writes the same greedy text wherever blocks end, up to rounding.
 
         A lossless policy does. Another one does if it rules on each token by what is known at its
-        position alone, and holds the token after a whole block back (`TokenPolicy.holds`).
+        position alone, and holds the token after a whole block back (`TokenPolicy.defers_bonus`).
         """
         return self.lossless
 
@@ -76,13 +76,13 @@ class TokenPolicy(Policy):
     """A rule on drafted blocks.
 
     Attributes:
-        reasons: the words that explain its decisions, see `Verdict.reasons`.
+        reasons: the words that explain its decisions, see `Verification.reasons`.
     """
 
     reasons: ClassVar[tuple[str, ...]] = STANDARD_REASONS
 
     @property
-    def holds(self) -> bool:
+    def defers_bonus(self) -> bool:
         """Whether it holds the token after a whole block back for its next ruling.
 
         Its blocks may then fill an answer to its end.
@@ -90,7 +90,7 @@ class TokenPolicy(Policy):
         return False
 
     @abstractmethod
-    def verify(self, blocks: Blocks) -> Verdict:
+    def verify(self, blocks: Blocks) -> Verification:
         """Rule on a batch of blocks, as tensors, without a host sync."""
 
 
@@ -112,6 +112,6 @@ def parameters(policy: Policy) -> dict[str, Any]:
     return {field: getattr(value, "name", value) for field, value in values.items()}
 
 
-def prefix_length(stands: Tensor) -> Tensor:
+def prefix_length(accepted: Tensor) -> Tensor:
     """How many tokens stand before the first that does not: bool [B, K] to int64 [B]."""
-    return stands.long().cumprod(1).sum(1)
+    return accepted.long().cumprod(1).sum(1)

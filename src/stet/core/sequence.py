@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import exp
 
+from stet.core.acceptance import ACCEPTED_MISMATCH, DRAFTED, Acceptance
 from stet.core.block import Block
 from stet.core.draft_length import History
 from stet.core.limits import Limits
 from stet.core.row import Places
 from stet.core.row import Role as Role
-from stet.core.ruling import DRAFTED, OVERRULED, Ruling
 from stet.core.sampling import SamplingParams
 from stet.core.streaming import Decoder, TextStream
 from stet.core.trace import BlockRecord, Counters, FinishReason, Origin, StepRecord
@@ -97,49 +97,51 @@ class Sequence(Places):
         """The confidence in a block at which drafting ends; 0 for never."""
         return self.limits.draft_length.floor(self.history)
 
-    def commit(self, item: Ruling | Block) -> None:
+    def commit(self, item: Acceptance | Block) -> None:
         """Take in what stands: a ruling's tokens, or a block nobody needs to verify."""
-        if isinstance(item, Ruling):
-            self._commit_ruling(item)
+        if isinstance(item, Acceptance):
+            self._commit_acceptance(item)
         else:
             self._commit_block(item)
         self.round += 1
 
-    def _commit_ruling(self, ruling: Ruling) -> None:
+    def _commit_acceptance(self, acceptance: Acceptance) -> None:
         start = len(self.tokens)
-        drafted, kept = ruling.drafted, ruling.kept
-        tokens = drafted[:kept]
-        origins: list[Origin] = ["draft"] * kept
-        if ruling.next_token is not None:
-            tokens.append(ruling.next_token)
+        drafted, accepted = acceptance.drafted, acceptance.accepted
+        tokens = drafted[:accepted]
+        origins: list[Origin] = ["draft"] * accepted
+        if acceptance.next_token is not None:
+            tokens.append(acceptance.next_token)
             origins.append("target")
-        emitted = self._emit(tokens, origins, ruling.reasons)
-        self._record(emitted, ruling.p_target, ruling.p_draft, ruling.top_logprobs)
+        emitted = self._emit(tokens, origins, acceptance.reasons)
+        self._record(emitted, acceptance.p_target, acceptance.p_draft, acceptance.top_logprobs)
         # Both caches hold the drafted tokens; they agree with the text as far as it kept them.
-        self._agree(start + min(kept, emitted))
+        self._agree(start + min(accepted, emitted))
 
         counters = self.counters
         counters.target_passes += 1
-        counters.target_seconds += ruling.target_seconds
-        counters.draft_seconds += ruling.draft_seconds
-        counters.draft_passes += ruling.draft_passes
+        counters.target_seconds += acceptance.target_seconds
+        counters.draft_seconds += acceptance.draft_seconds
+        counters.draft_passes += acceptance.draft_passes
         if drafted:
-            stood = min(kept, emitted)
+            stood = min(accepted, emitted)
             counters.drafts += 1
             counters.drafted_tokens += len(drafted)
-            counters.kept_tokens += stood
-            counters.count_kept([1] * stood)
-            overruled = [i for i in range(kept) if ruling.reasons[i] == OVERRULED]
-            self.history.add(len(drafted), kept, len(overruled))
+            counters.accepted_tokens += stood
+            counters.count_accepted([1] * stood)
+            accepted_mismatches = [
+                i for i in range(accepted) if acceptance.reasons[i] == ACCEPTED_MISMATCH
+            ]
+            self.history.add(len(drafted), accepted, len(accepted_mismatches))
             self.blocks.append(
                 BlockRecord(
                     position=start - self.prompt_length,
                     drafted=drafted,
-                    kept=kept,
-                    overruled=overruled,
+                    accepted=accepted,
+                    accepted_mismatches=accepted_mismatches,
                     # Behind the end of the answer it was never written.
-                    next_token=ruling.next_token if emitted > kept else None,
-                    disputes=ruling.disputes,
+                    next_token=acceptance.next_token if emitted > accepted else None,
+                    mismatches=acceptance.mismatches,
                 )
             )
 
@@ -210,16 +212,16 @@ class Sequence(Places):
         self.counters.emitted_tokens = length
         for i, block in enumerate(self.blocks):
             left = max(length - block.position, 0)
-            if left <= block.kept:
+            if left <= block.accepted:
                 # Of a block that ended the answer, tokens after the end were never counted.
-                stood = min(block.kept, before - block.position)
-                self.counters.uncount_kept(range(left, stood))
+                stood = min(block.accepted, before - block.position)
+                self.counters.uncount_accepted(range(left, stood))
                 self.blocks[i] = replace(
                     block,
-                    kept=left,
-                    overruled=[at for at in block.overruled if at < left],
+                    accepted=left,
+                    accepted_mismatches=[at for at in block.accepted_mismatches if at < left],
                     next_token=None,
-                    disputes=[d for d in block.disputes if d.at < left],
+                    mismatches=[d for d in block.mismatches if d.at < left],
                 )
         self.finish_reason = None
         self._agree(end)

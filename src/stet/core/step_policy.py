@@ -16,7 +16,7 @@ from torch import Tensor
 
 from stet.core.block import STATISTICS, Reading, Statistics
 from stet.core.errors import StetError
-from stet.core.needs import Need, Watch, undeclared
+from stet.core.needs import AttentionCapture, Need, undeclared
 from stet.core.operations import Operation
 from stet.core.policy import Policy
 from stet.core.sampling import SamplingParams
@@ -97,7 +97,7 @@ class Candidate:
         of the position just before token t.
 
         Args:
-            floor: one of those that the policy asked for (`Watch.floors`).
+            floor: one of those that the policy asked for (`AttentionCapture.floors`).
 
         Raises:
             StetError: it was not asked for.
@@ -140,12 +140,12 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class StepDecision:
     """A ruling on a step.
 
     Attributes:
         chosen: which candidate was judged.
-        stands: whether it stands; otherwise the target writes the step.
+        accepted: whether it stands; otherwise the target writes the step.
         reason: why, in the policy's words.
         signals: raw signals of the chosen candidate, by name.
         normalised: the same as the score takes them, from 0 (worst) to 1.
@@ -155,7 +155,7 @@ class Judgement:
     """
 
     chosen: int
-    stands: bool
+    accepted: bool
     reason: str
     signals: dict[str, float] = field(default_factory=dict[str, float])
     normalised: dict[str, float] = field(default_factory=dict[str, float])
@@ -213,7 +213,7 @@ class StepPolicy(Policy):
         return False
 
     @property
-    def watch(self) -> Watch | None:
+    def capture(self) -> AttentionCapture | None:
         """Which attention of the draft is to be kept; None: none."""
         return None
 
@@ -255,7 +255,7 @@ class StepPolicy(Policy):
         return 0
 
     @abstractmethod
-    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+    def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         """Rule on a step; may have the models do something first by yielding operations."""
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stet.core.files import append_lines, json_line, read_records
+from stet.core.upgrades import upgraded_trace
 
-VERSION = 2
+VERSION = 3
 
 Origin = Literal["draft", "target"]
 """Who wrote an emitted token."""
@@ -52,7 +53,7 @@ class TokenRecord:
 
 
 @dataclass(slots=True)
-class DisputeRecord:
+class MismatchRecord:
     """A position at which the models disagreed and an arbitrating policy decided.
 
     Attributes:
@@ -60,7 +61,7 @@ class DisputeRecord:
         draft: the draft's token.
         target: the token that the target would have put there.
         score: the probability that the draft's token is the one to keep, as the policy reckons it.
-        stands: whether the draft's token stands.
+        accepted: whether the draft's token stands.
         features: what the policy reckoned from, where it was asked to record that.
     """
 
@@ -68,7 +69,7 @@ class DisputeRecord:
     draft: int
     target: int
     score: float
-    stands: bool
+    accepted: bool
     features: list[float] = field(default_factory=list[float])
 
 
@@ -79,19 +80,20 @@ class BlockRecord:
     Attributes:
         position: index of the block's first token among the emitted tokens.
         drafted: the drafted tokens.
-        kept: how many of them stand.
-        overruled: positions in the block where the draft's token stands against the target's.
-        next_token: the token that follows the kept ones; None where the policy held it back or the
-            answer ended before it.
-        disputes: what an arbitrating policy came to decide in it, where it says so.
+        accepted: how many of them were.
+        accepted_mismatches: positions in the block where the draft's token was accepted against
+            the target's.
+        next_token: the token that follows the accepted ones; None where the policy deferred it or
+            the answer ended before it.
+        mismatches: what an arbitrating policy came to decide in it, where it says so.
     """
 
     position: int
     drafted: list[int]
-    kept: int
-    overruled: list[int]
+    accepted: int
+    accepted_mismatches: list[int]
     next_token: int | None
-    disputes: list[DisputeRecord] = field(default_factory=list[DisputeRecord])
+    mismatches: list[MismatchRecord] = field(default_factory=list[MismatchRecord])
 
 
 @dataclass(slots=True)
@@ -116,8 +118,8 @@ class StepRecord:
     Attributes:
         position: index of the step's first token among the emitted tokens.
         tokens: tokens of the step as it stands.
-        decision: "kept" for the draft's, "rewritten" for the target's; in a shadow run, what would
-            have been decided.
+        decision: "accepted" for the draft's, "rewritten" for the target's; in a shadow run, what
+            would have been decided.
         reason: why, in the policy's words.
         candidates: the draft's candidates.
         chosen: which of them was judged.
@@ -134,7 +136,7 @@ class StepRecord:
 
     position: int
     tokens: int
-    decision: Literal["kept", "rewritten"]
+    decision: Literal["accepted", "rewritten"]
     reason: str
     candidates: list[CandidateRecord]
     chosen: int
@@ -157,37 +159,37 @@ class Counters:
         emitted_tokens: tokens in the answer.
         drafts: blocks of at least one token that were ruled on.
         drafted_tokens: tokens in those blocks.
-        kept_tokens: of these, the ones that are part of the answer.
-        kept_per_position: the same by position in the block.
+        accepted_tokens: of these, the ones that are part of the answer.
+        accepted_per_position: the same by position in the block.
         target_passes: forward passes of the target after the prompt.
         draft_passes: forward passes of the draft after the prompt.
         target_seconds: time in the target, shared evenly among the rows of a batch.
         draft_seconds: time in the draft, likewise.
         steps: steps of reasoning that were ruled on.
-        kept_steps: of these, the draft's that stand.
+        accepted_steps: of these, the draft's that stand.
     """
 
     emitted_tokens: int = 0
     drafts: int = 0
     drafted_tokens: int = 0
-    kept_tokens: int = 0
-    kept_per_position: list[int] = field(default_factory=list[int])
+    accepted_tokens: int = 0
+    accepted_per_position: list[int] = field(default_factory=list[int])
     target_passes: int = 0
     draft_passes: int = 0
     target_seconds: float = 0.0
     draft_seconds: float = 0.0
     steps: int = 0
-    kept_steps: int = 0
+    accepted_steps: int = 0
 
     @property
     def acceptance_rate(self) -> float | None:
         """Kept share of the drafted tokens; None where nothing was drafted."""
-        return self.kept_tokens / self.drafted_tokens if self.drafted_tokens else None
+        return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else None
 
     @property
     def mean_acceptance_length(self) -> float | None:
         """Tokens per ruled block, its next token included: 1 + kept / drafts."""
-        return 1 + self.kept_tokens / self.drafts if self.drafts else None
+        return 1 + self.accepted_tokens / self.drafts if self.drafts else None
 
     @property
     def tokens_per_pass(self) -> float | None:
@@ -198,34 +200,34 @@ class Counters:
         """Add another request's counts to these."""
         for name in _SUMMED:
             setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.count_kept(other.kept_per_position)
+        self.count_accepted(other.accepted_per_position)
 
-    def count_kept(self, per_position: Iterable[int]) -> None:
+    def count_accepted(self, per_position: Iterable[int]) -> None:
         """Add to the kept tokens per position."""
         for position, count in enumerate(per_position):
-            if position == len(self.kept_per_position):
-                self.kept_per_position.append(0)
-            self.kept_per_position[position] += count
+            if position == len(self.accepted_per_position):
+                self.accepted_per_position.append(0)
+            self.accepted_per_position[position] += count
 
-    def uncount_kept(self, positions: Iterable[int]) -> None:
+    def uncount_accepted(self, positions: Iterable[int]) -> None:
         """Take back kept tokens that are no longer part of the answer."""
         for position in positions:
-            self.kept_tokens -= 1
-            self.kept_per_position[position] -= 1
+            self.accepted_tokens -= 1
+            self.accepted_per_position[position] -= 1
 
     def as_metrics(self) -> dict[str, Any]:
         """These counts under vLLM's per-request names (`metrics.speculative_decoding`)."""
         drafts = self.drafts
-        longest = len(self.kept_per_position)
+        longest = len(self.accepted_per_position)
         # Exactly n kept: blocks that kept position n - 1 less those that kept position n.
-        at_least = [drafts, *self.kept_per_position, 0]
+        at_least = [drafts, *self.accepted_per_position, 0]
         histogram = [at_least[n] - at_least[n + 1] for n in range(longest + 1)]
         return {
             "mean_acceptance_length": self.mean_acceptance_length,
             "draft_acceptance_rate": self.acceptance_rate,
             "acceptance_histogram": histogram if drafts else [],
             "num_spec_steps": drafts,
-            "num_accepted_draft_tokens": self.kept_tokens,
+            "num_accepted_draft_tokens": self.accepted_tokens,
             "num_draft_tokens": self.drafted_tokens,
         }
 
@@ -234,13 +236,13 @@ _SUMMED = (
     "emitted_tokens",
     "drafts",
     "drafted_tokens",
-    "kept_tokens",
+    "accepted_tokens",
     "target_passes",
     "draft_passes",
     "target_seconds",
     "draft_seconds",
     "steps",
-    "kept_steps",
+    "accepted_steps",
 )
 
 
@@ -325,7 +327,7 @@ def read(path: Path) -> list[RequestTrace]:
     Raises:
         FileError: naming the first line that is not a trace of this version.
     """
-    return list(read_records(path, _adapter(), f"a trace of version {VERSION}"))
+    return list(read_records(path, _adapter(), f"a trace of version {VERSION}", upgraded_trace))
 
 
 if __name__ == "__main__":  # python -m stet.core.trace > src/stet/core/trace.schema.json

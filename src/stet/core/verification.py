@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-HOLD = -1
-"""As `Verdict.next_token`: nothing follows the kept tokens; the next block is ruled on afresh."""
+DEFERRED = -1
+"""As `Verification.next_token`: nothing follows the accepted tokens yet; the next block's first
+token is ruled on in its place."""
 
 
 @dataclass(frozen=True, slots=True)
-class Disputes:
+class ScoredMismatches:
     """Where the models of B blocks disagreed, for the record. All [B, K] unless said otherwise.
 
     Attributes:
@@ -29,27 +30,27 @@ class Disputes:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Verification:
     """A ruling on a batch of B blocks.
 
     Attributes:
-        kept: [B] int64, how many drafted tokens stand, counted from the block's start.
-        next_token: [B] int64, the token after them (a correction, a resampled token or a bonus), or
-            `HOLD`.
-        reasons: [B, K + 1] integers into the policy's `reasons`: entries before `kept` say why a
-            drafted token stands, entry `kept` why the next token was chosen. None: reason 0 for
-            kept tokens, 1 for a next token inside the block, 2 for one after a whole block.
-        disputes: what an arbitrating policy weighed; the trace lists those that it came to.
+        accepted: [B] int64, how many drafted tokens stand, counted from the block's start.
+        next_token: [B] int64, the token after them (recovered from the target, or a bonus), or
+            `DEFERRED`.
+        reasons: [B, K + 1] integers into the policy's `reasons`: entries before `accepted` say why
+            a drafted token was, entry `accepted` why the next token was chosen. None: reason 0 for
+            accepted tokens, 1 for a next token inside the block, 2 for one after a whole block.
+        mismatches: what an arbitrating policy weighed; the trace lists those that it came to.
     """
 
-    kept: Tensor
+    accepted: Tensor
     next_token: Tensor
     reasons: Tensor | None = None
-    disputes: Disputes | None = None
+    mismatches: ScoredMismatches | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Choices:
+class Mismatches:
     """What each model wants at each position of a batch of blocks.
 
     At temperature 0 the models agree where the drafted token is the target's first choice. When

@@ -80,11 +80,11 @@ class Acceptance:
             rounds += trace.counters.target_passes
             for block in trace.blocks:
                 room = len(trace.tokens) - block.position
-                kept = min(block.kept, room)
-                for position in range(kept):
+                accepted = min(block.accepted, room)
+                for position in range(accepted):
                     stood[position] += 1
-                if kept < min(len(block.drafted), room):
-                    fell[kept] += 1
+                if accepted < min(len(block.drafted), room):
+                    fell[accepted] += 1
         return cls(tuple(stood), tuple(fell), drafts / max(rounds, 1))
 
     @property
@@ -94,7 +94,7 @@ class Acceptance:
         return sum(self.stood) / seen if seen else 0.0
 
     @property
-    def kept_share(self) -> tuple[float, ...]:
+    def accepted_share(self) -> tuple[float, ...]:
         """By position: the probability that a block is kept up to and including it."""
         shares: list[float] = []
         share = 1.0
@@ -109,7 +109,7 @@ class Acceptance:
         Beyond the measured positions each further token stands with the rate so far. (With one rate
         a for all positions this is (1 - a^(K+1)) / (1 - a); Leviathan et al., arXiv 2211.17192.)
         """
-        shares = list(self.kept_share[:draft_length])
+        shares = list(self.accepted_share[:draft_length])
         while len(shares) < draft_length:
             shares.append((shares[-1] if shares else 1.0) * self.rate)
         return 1 + self.drafting * sum(shares)

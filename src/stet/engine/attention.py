@@ -22,7 +22,7 @@ from transformers import AttentionInterface
 from stet.engine.masks import AlignedMasks, additive_mask
 
 if TYPE_CHECKING:
-    from stet.engine.watching import Recorder
+    from stet.engine.attention_capture import Recorder
 
 NAME = "stet"
 """Name of `attend` in transformers' `AttentionInterface`."""
@@ -191,7 +191,7 @@ def attend(
 
     Signals read from attention (how much a token looks at the prompt) begin here: queries come in
     rotated, and a view with a recorder keeps those of its last layers. The weights are computed
-    from them later, for these alone (`stet.engine.watching`).
+    from them later, for these alone (`stet.engine.attention_capture`).
 
     Args:
         module: the attention layer.

@@ -25,10 +25,10 @@ from torch.nn.functional import pad
 
 from stet.core.tensors import upload
 from stet.engine.attention import CacheView, Span
+from stet.engine.attention_capture import CapturedLayer, Recorder
 from stet.engine.background import Background
 from stet.engine.kv_cache import KVCache
 from stet.engine.masks import AlignedMasks
-from stet.engine.watching import Recorder, WatchedLayer
 
 if TYPE_CHECKING:
     from stet.core.model import LoadedModel
@@ -59,12 +59,12 @@ class Pass:
     """
 
     step: Step
-    layers: list[WatchedLayer]
+    layers: list[CapturedLayer]
 
 
-def _key(batch: int, width: int, watch: int) -> Key:
+def _key(batch: int, width: int, capture: int) -> Key:
     """Which graph serves a batch."""
-    return batch > 1, next(w for w in WIDTHS if w >= width), watch
+    return batch > 1, next(w for w in WIDTHS if w >= width), capture
 
 
 class CompiledPasses:
@@ -102,26 +102,26 @@ class CompiledPasses:
         """Whether passes that were requested are not compiled yet."""
         return self.failure is None and len(self._ready) < len(self._requested)
 
-    def find(self, batch: int, width: int, watch: int = 0) -> Pass | None:
+    def find(self, batch: int, width: int, capture: int = 0) -> Pass | None:
         """The compiled pass for a batch, or None; asking often enough gets it compiled.
 
         Args:
             batch: rows.
             width: tokens per row.
-            watch: of how many last layers the queries are wanted.
+            capture: of how many last layers the queries are wanted.
         """
-        key = _key(batch, width, watch)
+        key = _key(batch, width, capture)
         ready = self._ready.get(key)
         if ready is None and self.failure is None:
             self._asked[key] += 1
             if self._asked[key] == _ASKED:
-                self.request(batch, width, watch)
+                self.request(batch, width, capture)
                 return self._ready.get(key)
         return ready
 
-    def request(self, batch: int, width: int, watch: int = 0) -> None:
+    def request(self, batch: int, width: int, capture: int = 0) -> None:
         """Have the pass for a batch compiled: in the background on a CPU, at once on CUDA."""
-        key = _key(batch, width, watch)
+        key = _key(batch, width, capture)
         self._requested.add(key)
         if self._cuda:
             # CUDA graphs belong to the thread that captures them.
@@ -133,9 +133,9 @@ class CompiledPasses:
         """Compile nothing further; the passes that are ready stay so."""
         self._background.stop()
 
-    def wait(self, batch: int, width: int, watch: int = 0, timeout: float | None = None) -> bool:
+    def wait(self, batch: int, width: int, capture: int = 0, timeout: float | None = None) -> bool:
         """Wait until a requested pass is ready; False if it failed or time ran out."""
-        key = _key(batch, width, watch)
+        key = _key(batch, width, capture)
         with self._changed:
             self._changed.wait_for(lambda: key in self._ready or self.failure is not None, timeout)
             return key in self._ready
@@ -208,7 +208,7 @@ class CompiledPasses:
         return self.failure is None
 
     def _build(self, key: Key) -> Pass:
-        several, width, watch = key
+        several, width, capture = key
         model, masks = self.model, self._masks
         layers = len(model.layers)
         reserved = self.cache.capacity
@@ -257,20 +257,20 @@ class CompiledPasses:
             return hidden
 
         def step(*arguments: Any) -> tuple[Tensor, list[Tensor]]:
-            recorder = Recorder(watch, layers, describes=False)
+            recorder = Recorder(capture, layers, describes=False)
             hidden = run(recorder, *arguments)
             return hidden, recorder.queries
 
         # Graphs are kept per code object, and only a few of each; every pass gets its own.
-        name = f"step_{'batch' if several else 'single'}_{width}_{watch}"
+        name = f"step_{'batch' if several else 'single'}_{width}_{capture}"
         own = types.FunctionType(
             step.__code__.replace(co_name=name), step.__globals__, name, None, step.__closure__
         )
         mode = "reduce-overhead" if self._cuda else None
         compiled: Step = torch.compile(own, fullgraph=True, mode=mode)
         # A graph returns tensors alone; what else there is to know of the layers an eager run says.
-        described = Recorder(watch, layers)
-        if watch:
+        described = Recorder(capture, layers)
+        if capture:
             run(described, *self._example(key))
         return Pass(compiled, described.layers)
 

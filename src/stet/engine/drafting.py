@@ -13,15 +13,15 @@ from torch import Tensor
 from stet.core.block import EMPTY, Block, DraftBatch, Steps
 from stet.core.blocks import DRAFT
 from stet.core.errors import StetError
-from stet.core.needs import Need, Watch
+from stet.core.needs import AttentionCapture, Need
 from stet.core.operations import Draft
 from stet.core.sampling import Sampler, SamplingParams, draw
 from stet.core.tensors import upload
 from stet.core.wide import logprobs_of, peak
+from stet.engine.attention_capture import AttentionWeights
 from stet.engine.forward import last_true
 from stet.engine.runner import Runner
 from stet.engine.uniforms import uniforms
-from stet.engine.watching import Watcher
 
 OVERLAP = 2
 """Tokens at a sequence's end that the draft always reads again.
@@ -40,7 +40,7 @@ class ModelDrafter:
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
-        self._watcher = Watcher(runner.cache, runner.device)
+        self._attention_weights = AttentionWeights(runner.cache, runner.device)
         # Reading a token from the host's own memory waits for nobody; from a GPU it would.
         self._looks = runner.device.type == "cpu"
 
@@ -75,8 +75,8 @@ class ModelDrafter:
         padded = [tail + [0] * (OVERLAP - len(tail)) for tail in tails]
         tokens = upload(padded, device)
 
-        watch = Watch.union(d.watch for d in drafts)
-        recorder = None if watch is None else self._watcher.recorder(watch)
+        capture = AttentionCapture.union(d.capture for d in drafts)
+        recorder = None if capture is None else self._attention_weights.recorder(capture)
         read = counts
         lengths = [0] * len(drafts)
         alive = [d.count > 0 for d in drafts]
@@ -120,8 +120,8 @@ class ModelDrafter:
             starts = [row.valid for row in rows]
             counts = [int(is_alive) for is_alive in alive]
         attention = None
-        if watch is not None and recorder is not None:
-            attention = self._watcher.attention(watch, recorder, read, rows, first)
+        if capture is not None and recorder is not None:
+            attention = self._attention_weights.attention(capture, recorder, read, rows, first)
         return lengths, DraftBatch(
             torch.stack(written, 1),
             torch.stack(probs, 1) if probs else None,

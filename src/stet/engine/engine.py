@@ -15,10 +15,10 @@ from stet.core.operations import Await, Draft, Join, Score
 from stet.core.sequence import Role
 from stet.core.sequence import Sequence as TokenSequence
 from stet.core.trace import FinishReason
-from stet.engine.catch_up import CatchUp
 from stet.engine.drafting import OVERLAP, Drafter, ModelDrafter
 from stet.engine.failures import DeviceError, isolated, raise_device_error
 from stet.engine.outside import Outside
+from stet.engine.prefill import Prefill
 from stet.engine.request import Process, Request, depth_of, sequence_of
 from stet.engine.runner import Runner
 from stet.engine.scoring import NonFiniteError, score
@@ -58,7 +58,7 @@ class Engine:
         self.runners: dict[Role, Runner] = {} if target is None else {"target": target}
         if isinstance(drafter, ModelDrafter):
             self.runners["draft"] = drafter.runner
-        self._catch_up = CatchUp(self.runners, prefill_chunk)
+        self._prefill = Prefill(self.runners, prefill_chunk)
         self._rows = max_rows or min(runner.max_rows for runner in self.runners.values())
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []
@@ -196,7 +196,7 @@ class Engine:
     def _prepare(self, pending: list[Process], role: Role, keep: int) -> tuple[list[Process], bool]:
         """Bring caches up to all but the last `keep` tokens; returns who is ready."""
         ready: list[Process] = []
-        report = self._catch_up.run([sequence_of(p) for p in pending], role, keep)
+        report = self._prefill.run([sequence_of(p) for p in pending], role, keep)
         for process, state in zip(pending, report.states, strict=True):
             if isinstance(state, Exception):
                 self._fail(process, state)

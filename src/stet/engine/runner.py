@@ -22,7 +22,7 @@ from stet.engine.views import Place, view_of
 
 if TYPE_CHECKING:
     from stet.core.model import LoadedModel
-    from stet.engine.watching import Recorder
+    from stet.engine.attention_capture import Recorder
 
 
 class Runner:
@@ -203,7 +203,7 @@ class Runner:
         widths: Sequence[int],
         *,
         batches: Sequence[int] = (1, 2),
-        watch: int = 0,
+        capture: int = 0,
         timeout: float | None = None,
     ) -> bool:
         """Compile the passes of some block widths now, and wait for them.
@@ -211,23 +211,23 @@ class Runner:
         Args:
             widths: the T of the passes to come, such as 1, 2 and K + 1; at most 16 each.
             batches: 1 for passes of a single row, 2 for passes of several.
-            watch: for a recorder of how many last layers; 0: for passes without one.
+            capture: for a recorder of how many last layers; 0: for passes without one.
             timeout: seconds to wait for each; None: as long as it takes.
 
         Returns:
             Whether all are compiled; False also where compiling is off or failed.
         """
-        self.request_compiled(widths, batches=batches, watch=watch)
-        ready = self.wait_compiled(widths, batches=batches, watch=watch, timeout=timeout)
+        self.request_compiled(widths, batches=batches, capture=capture)
+        ready = self.wait_compiled(widths, batches=batches, capture=capture, timeout=timeout)
         self._give_up_compiling()
         return ready
 
     def request_compiled(
-        self, widths: Sequence[int], *, batches: Sequence[int] = (1, 2), watch: int = 0
+        self, widths: Sequence[int], *, batches: Sequence[int] = (1, 2), capture: int = 0
     ) -> None:
         """Begin to compile passes, see `warm_up`; in the thread that runs them."""
         if self._compiled is not None:
-            for shape in self._shapes(widths, batches, watch):
+            for shape in self._shapes(widths, batches, capture):
                 self._compiled.request(*shape)
 
     def wait_compiled(
@@ -235,22 +235,22 @@ class Runner:
         widths: Sequence[int],
         *,
         batches: Sequence[int] = (1, 2),
-        watch: int = 0,
+        capture: int = 0,
         timeout: float | None = None,
     ) -> bool:
         """Wait until requested passes are compiled, see `warm_up`; in any thread."""
         compiled = self._compiled
         if compiled is None:
             return False
-        shapes = self._shapes(widths, batches, watch)
+        shapes = self._shapes(widths, batches, capture)
         ready = [compiled.wait(*shape, timeout=timeout) for shape in shapes]
         return all(ready)
 
     def _shapes(
-        self, widths: Sequence[int], batches: Sequence[int], watch: int
+        self, widths: Sequence[int], batches: Sequence[int], capture: int
     ) -> list[tuple[int, int, int]]:
-        watch = min(watch, len(self.model.layers))
-        return [(b, w, watch) for w in widths for b in batches if b <= self.max_rows]
+        capture = min(capture, len(self.model.layers))
+        return [(b, w, capture) for w in widths for b in batches if b <= self.max_rows]
 
     def _give_up_compiling(self) -> None:
         """Say once why passes are not compiled, in the thread that would run them."""
@@ -284,8 +284,8 @@ class Runner:
             return None
         if batch * longest > sum(ends) + batch * self._span_cost:
             return None
-        watch = 0 if recorder is None else recorder.count
-        ready = compiled.find(batch, tokens.shape[1], watch)
+        capture = 0 if recorder is None else recorder.count
+        ready = compiled.find(batch, tokens.shape[1], capture)
         if ready is None:
             return None
         state = compiled.run(ready, tokens, [r.index for r in rows], starts, ends, recorder)

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stet.core.acceptance import Acceptance
 from stet.core.block import Block, DraftBatch, Reading, whole
 from stet.core.blocks import Blocks
 from stet.core.errors import StetError
 from stet.core.needs import Need
 from stet.core.operations import Score
 from stet.core.policy import TokenPolicy
-from stet.core.ruling import Ruling
 from stet.core.sampling import Sampler
 from stet.core.tensors import at, upload
-from stet.core.trace import DisputeRecord
-from stet.core.verification import Verdict
+from stet.core.trace import MismatchRecord
+from stet.core.verification import Verification
 from stet.core.wide import best, log_total, logprobs_of
 from stet.engine.failures import isolated
 from stet.engine.forward import Forward
@@ -32,7 +32,7 @@ class NonFiniteError(StetError):
     """A model produced a value that is not a number for this request."""
 
 
-Outcome = Ruling | Reading | list[float] | Exception
+Outcome = Acceptance | Reading | list[float] | Exception
 """What became of one scored block; an exception is that request's alone."""
 
 
@@ -182,12 +182,12 @@ class _Packet:
                 self._add_choices(group)
         else:
             blocks = _blocks(group, self.policy)
-            verdict = self.policy.verify(blocks)
+            verification = self.policy.verify(blocks)
             self._add("finite", blocks.finite[:, None])
-            self._add_verdict(blocks, verdict)
+            self._add_verification(blocks, verification)
             limits = [s.sequence.limits for s in group.scores]
             if any(item.probabilities for item in limits):
-                self._add_probabilities(blocks, verdict, group.drafted)
+                self._add_probabilities(blocks, verification, group.drafted)
             self.top = max(item.top_logprobs for item in limits)
             if self.top:
                 values, tokens = blocks.target_best(self.top)
@@ -214,28 +214,30 @@ class _Packet:
         choices = upload([s.choices for s in group.scores], device)
         self._add("choices", logprobs_of(at(group.forward.logits, ends), choices))
 
-    def _add_verdict(self, blocks: Blocks, verdict: Verdict) -> None:
+    def _add_verification(self, blocks: Blocks, verification: Verification) -> None:
         rows = blocks.drafted.shape[0]
-        if verdict.kept.shape != (rows,) or verdict.next_token.shape != (rows,):
+        if verification.accepted.shape != (rows,) or verification.next_token.shape != (rows,):
             raise StetError(
                 f"A verdict on {rows} blocks needs kept and next_token of shape [{rows}], got "
-                f"{list(verdict.kept.shape)} and {list(verdict.next_token.shape)}."
+                f"{list(verification.accepted.shape)} and {list(verification.next_token.shape)}."
             )
-        self._add("kept", verdict.kept[:, None])
-        self._add("next", verdict.next_token[:, None])
-        if verdict.reasons is not None:
-            self._add("reasons", verdict.reasons)
-        if verdict.disputes is not None:
-            disputes = verdict.disputes
-            self._add("disputed", disputes.where)
-            self._add("disputed_target", disputes.target)
-            self._add("dispute_score", disputes.score)
-            if disputes.features is not None:
-                self._add("dispute_features", disputes.features.flatten(1))
+        self._add("accepted", verification.accepted[:, None])
+        self._add("next", verification.next_token[:, None])
+        if verification.reasons is not None:
+            self._add("reasons", verification.reasons)
+        if verification.mismatches is not None:
+            mismatches = verification.mismatches
+            self._add("mismatch", mismatches.where)
+            self._add("mismatch_target", mismatches.target)
+            self._add("mismatch_score", mismatches.score)
+            if mismatches.features is not None:
+                self._add("mismatch_features", mismatches.features.flatten(1))
 
-    def _add_probabilities(self, blocks: Blocks, verdict: Verdict, drafted: DraftBatch) -> None:
+    def _add_probabilities(
+        self, blocks: Blocks, verification: Verification, drafted: DraftBatch
+    ) -> None:
         """Raw probabilities of the drafted tokens (K columns) and of the next one."""
-        following = verdict.next_token.clamp(min=0)[:, None]
+        following = verification.next_token.clamp(min=0)[:, None]
 
         def add(name: str, logits: Tensor, total: Tensor, place: Tensor) -> None:
             own = logits[:, : self.width].gather(2, blocks.drafted[..., None])[..., 0]
@@ -243,10 +245,15 @@ class _Packet:
             totals = torch.cat([total[:, : self.width], at(total, place)[:, None]], 1)
             self._add(name, (torch.cat([own, after], 1) - totals).exp())
 
-        add("p_target", blocks.raw_target_logits, blocks.target_total, verdict.kept)
+        add("p_target", blocks.raw_target_logits, blocks.target_total, verification.accepted)
         if drafted.logits is not None and self.width:
             logits = whole(drafted.logits)
-            add("p_draft", logits, log_total(logits), verdict.kept.clamp(max=self.width - 1))
+            add(
+                "p_draft",
+                logits,
+                log_total(logits),
+                verification.accepted.clamp(max=self.width - 1),
+            )
 
     def read(self, row: list[float], item: Score, seconds: float) -> Outcome:
         """The outcome of one row of the table."""
@@ -270,77 +277,79 @@ class _Packet:
                 return cells["choices"]
             assert reading is not None
             return reading
-        kept, following = int(cells["kept"][0]), int(cells["next"][0])
-        if not 0 <= kept <= block.length:
+        accepted, following = int(cells["accepted"][0]), int(cells["next"][0])
+        if not 0 <= accepted <= block.length:
             return StetError(
-                f"Policy {self.policy.name!r} kept {kept} tokens of a block of {block.length}."
+                f"Policy {self.policy.name!r} kept {accepted} tokens of a block of {block.length}."
             )
-        if following < 0 and kept == 0:
+        if following < 0 and accepted == 0:
             return StetError(f"Policy {self.policy.name!r} held a token back but kept none.")
-        return Ruling(
+        return Acceptance(
             drafted=[int(t) for t in cells["drafted"][: block.length]],
-            kept=kept,
+            accepted=accepted,
             next_token=following if following >= 0 else None,
-            reasons=self._reasons(cells.get("reasons"), kept, block.length),
-            p_target=_pick(cells.get("p_target"), kept),
-            p_draft=self._p_draft(cells.get("p_draft"), kept, block),
-            top_logprobs=self._top(cells, kept, item.sequence.limits.top_logprobs),
+            reasons=self._reasons(cells.get("reasons"), accepted, block.length),
+            p_target=_pick(cells.get("p_target"), accepted),
+            p_draft=self._p_draft(cells.get("p_draft"), accepted, block),
+            top_logprobs=self._top(cells, accepted, item.sequence.limits.top_logprobs),
             target_seconds=seconds,
             draft_seconds=block.seconds,
             draft_passes=block.length if block.batch is not None else 0,
             reading=reading if item.reading else None,
-            disputes=self._disputes(cells, kept, block.length) if "disputed" in cells else [],
+            mismatches=self._mismatches(cells, accepted, block.length)
+            if "mismatch" in cells
+            else [],
         )
 
-    def _disputes(
-        self, cells: dict[str, list[float]], kept: int, length: int
-    ) -> list[DisputeRecord]:
+    def _mismatches(
+        self, cells: dict[str, list[float]], accepted: int, length: int
+    ) -> list[MismatchRecord]:
         """What was decided, up to the first drafted token that does not stand."""
-        features = cells.get("dispute_features", [])
+        features = cells.get("mismatch_features", [])
         size = len(features) // max(self.width, 1)
         return [
-            DisputeRecord(
+            MismatchRecord(
                 at=at,
                 draft=int(cells["drafted"][at]),
-                target=int(cells["disputed_target"][at]),
-                score=cells["dispute_score"][at],
-                stands=at < kept,
+                target=int(cells["mismatch_target"][at]),
+                score=cells["mismatch_score"][at],
+                accepted=at < accepted,
                 features=features[at * size : (at + 1) * size],
             )
-            for at in range(min(kept + 1, length))
-            if cells["disputed"][at]
+            for at in range(min(accepted + 1, length))
+            if cells["mismatch"][at]
         ]
 
-    def _reasons(self, codes: list[float] | None, kept: int, length: int) -> list[str]:
+    def _reasons(self, codes: list[float] | None, accepted: int, length: int) -> list[str]:
         assert self.policy is not None
         words = self.policy.reasons
         if codes is not None:
-            return [words[int(code)] for code in codes[: kept + 1]]
-        return [words[0]] * kept + [words[2 if kept == length else 1]]
+            return [words[int(code)] for code in codes[: accepted + 1]]
+        return [words[0]] * accepted + [words[2 if accepted == length else 1]]
 
     def _p_draft(
-        self, values: list[float] | None, kept: int, block: Block
+        self, values: list[float] | None, accepted: int, block: Block
     ) -> list[float | None] | None:
         # A block that no distribution is known of may share its packet with others.
         if values is None or block.batch is None or block.batch.logits is None:
             return None
         # After a whole block the draft was not asked about the next token.
-        after = values[-1] if kept < block.length else None
-        return [*values[:kept], after]
+        after = values[-1] if accepted < block.length else None
+        return [*values[:accepted], after]
 
     def _top(
-        self, cells: dict[str, list[float]], kept: int, count: int
+        self, cells: dict[str, list[float]], accepted: int, count: int
     ) -> list[dict[int, float]] | None:
         if not count:
             return None
         ids, values = cells["top_ids"], cells["top_logprobs"]
-        starts = range(0, (kept + 1) * self.top, self.top)
+        starts = range(0, (accepted + 1) * self.top, self.top)
         return [{int(ids[i]): values[i] for i in range(start, start + count)} for start in starts]
 
 
-def _pick(values: list[float] | None, kept: int) -> list[float] | None:
+def _pick(values: list[float] | None, accepted: int) -> list[float] | None:
     """Of K drafted tokens and one that follows: the kept ones and the last."""
-    return None if values is None else [*values[:kept], values[-1]]
+    return None if values is None else [*values[:accepted], values[-1]]
 
 
 def _blocks(group: _Pass, policy: TokenPolicy) -> Blocks:
@@ -356,7 +365,8 @@ def _blocks(group: _Pass, policy: TokenPolicy) -> Blocks:
 
     def history() -> Tensor:
         return upload(
-            [[len(s.answer), sum(len(b.overruled) for b in s.blocks)] for s in sequences], device
+            [[len(s.answer), sum(len(b.accepted_mismatches) for b in s.blocks)] for s in sequences],
+            device,
         )
 
     return Blocks(

@@ -224,7 +224,7 @@ def _work(paired: Paired) -> Work:
     n = max(len(answers), 1)
     facts = [(a, paired.facts_about(a)) for a in answers]
     by_draft = sum(_draft_tokens(a.counters) if f is None else f.by_draft for a, f in facts)
-    overruled = [float(f.overruled) for _, f in facts if f is not None]
+    accepted_mismatches = [float(f.accepted_mismatches) for _, f in facts if f is not None]
     return Work(
         tokens=total.emitted_tokens / n,
         target_passes=total.target_passes / n,
@@ -235,10 +235,10 @@ def _work(paired: Paired) -> Work:
         drafted_tokens=total.drafted_tokens / n,
         acceptance_rate=total.acceptance_rate,
         tokens_per_pass=total.tokens_per_pass,
-        kept_per_position=[kept / total.drafts for kept in total.kept_per_position]
+        accepted_per_position=[accepted / total.drafts for accepted in total.accepted_per_position]
         if total.drafts
         else [],
-        overruled=_mean(overruled) if overruled else None,
+        accepted_mismatches=_mean(accepted_mismatches) if accepted_mismatches else None,
     )
 
 
@@ -250,7 +250,7 @@ def _draft_tokens(counters: Counters) -> int:
     whole steps without a block, no fewer than this.
     """
     unwritten = counters.emitted_tokens - counters.target_passes
-    return min(max(counters.kept_tokens, unwritten), counters.emitted_tokens)
+    return min(max(counters.accepted_tokens, unwritten), counters.emitted_tokens)
 
 
 def _mean(values: Sequence[float]) -> float:

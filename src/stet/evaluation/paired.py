@@ -53,7 +53,7 @@ class Facts:
 
     tokens: int
     by_draft: int
-    overruled: int
+    accepted_mismatches: int
     steps: list[tuple[str, float]]
 
 
@@ -202,10 +202,10 @@ def facts_of(results: Results) -> dict[str, dict[Key, Facts]]:
         found[line["policy"]][line["question"], line["seed"]] = Facts(
             tokens=len(tokens),
             by_draft=sum(token["origin"] == "draft" for token in tokens),
-            overruled=sum(
+            accepted_mismatches=sum(
                 block["position"] + i < len(tokens)
                 for block in trace.get("blocks") or []
-                for i in block["overruled"]
+                for i in block["accepted_mismatches"]
             ),
             steps=[
                 (name, number)

@@ -17,8 +17,9 @@ from stet.core.errors import StetError
 from stet.core.files import json_line, read_records, read_text
 from stet.core.parsing import first_problem
 from stet.core.trace import Counters
+from stet.core.upgrades import upgraded
 
-VERSION = 1
+VERSION = 2
 
 RUN, ANSWERS, TRACES = "run.json", "answers.jsonl", "traces.jsonl"
 
@@ -202,7 +203,7 @@ def read_run(folder: Path) -> Run:
         run: Run = _adapter(Run).validate_json(read_text(path))
     except ValidationError as error:
         raise StetError(f"{path}: not a run ({first_problem(error, 'the file')}).") from error
-    if run.version != VERSION:
+    if run.version not in (1, VERSION):  # a folder of version 1 has other names in its records
         raise StetError(f"{path} has version {run.version}; this release reads {VERSION}.")
     return run
 
@@ -214,7 +215,9 @@ def read_answers(folder: Path) -> list[Answer]:
         FileError: naming the first line that is not an answer.
     """
     path = folder / ANSWERS
-    return list(read_records(path, _adapter(Answer), "an answer")) if path.exists() else []
+    return (
+        list(read_records(path, _adapter(Answer), "an answer", upgraded)) if path.exists() else []
+    )
 
 
 def read(folder: Path) -> Results:
@@ -232,5 +235,5 @@ def read_traces(folder: Path) -> Iterator[dict[str, Any]]:
     """
     path = folder / TRACES
     if path.exists():
-        for line in read_records(path, _adapter(_TraceLine), "the trace of an answer"):
+        for line in read_records(path, _adapter(_TraceLine), "the trace of an answer", upgraded):
             yield {name: getattr(line, name) for name in ("policy", "question", "seed", "trace")}

@@ -89,8 +89,8 @@ class Work:
         drafted_tokens: tokens that the draft proposed.
         acceptance_rate: share of them that stand; None where nothing was drafted.
         tokens_per_pass: emitted tokens per target pass; None without one.
-        kept_per_position: share of blocks that kept their i-th token.
-        overruled: tokens that stand against the target's own choice; None without traces.
+        accepted_per_position: share of blocks that kept their i-th token.
+        accepted_mismatches: tokens that stand against the target's own choice; None without traces.
     """
 
     tokens: float
@@ -102,8 +102,8 @@ class Work:
     drafted_tokens: float
     acceptance_rate: float | None
     tokens_per_pass: float | None
-    kept_per_position: list[float]
-    overruled: float | None = None
+    accepted_per_position: list[float]
+    accepted_mismatches: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def check_same_tokenizer(target: Any, draft: Any) -> None:
         raise TokenizerMismatch(f"{found}; {ADVICE}")
 
 
-def check_exchange(target: Any, draft: Any, found: str) -> None:
+def check_text_exchange(target: Any, draft: Any, found: str) -> None:
     """Refuse a pair that cannot even exchange text, since a tokenizer changes what it encodes.
 
     Args:

@@ -10,9 +10,9 @@ from stet.core.policy import (
     parameters,
     prefix_length,
 )
-from stet.core.step_policy import Candidate, Judgement, Step, StepPolicy
+from stet.core.step_policy import Candidate, Step, StepDecision, StepPolicy
 from stet.core.tensors import at
-from stet.core.verification import HOLD, Disputes, Verdict
+from stet.core.verification import DEFERRED, ScoredMismatches, Verification
 from stet.policies.autojudge import AutoJudge
 from stet.policies.block import Block
 from stet.policies.cascade import Cascade
@@ -34,7 +34,7 @@ from stet.policies.typical import Typical
 __all__ = [
     "ACCEPT",
     "ARBITRATE",
-    "HOLD",
+    "DEFERRED",
     "NEXT",
     "STANDARD_REASONS",
     "AnswerPolicy",
@@ -46,24 +46,24 @@ __all__ = [
     "CoSD",
     "CoSpec",
     "Confident",
-    "Disputes",
     "Ensemble",
     "Exact",
     "FLy",
     "Fuzzy",
-    "Judgement",
     "Need",
     "Policy",
     "Random",
     "RewardGuided",
+    "ScoredMismatches",
     "SpecGuard",
     "SpecReason",
     "Step",
+    "StepDecision",
     "StepPolicy",
     "TokenPolicy",
     "TopK",
     "Typical",
-    "Verdict",
+    "Verification",
     "at",
     "available",
     "parameters",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stet.core.errors import OptionError
+from stet.core.upgrades import NAMES
 
 SUFFIX = ".json"
 """Of a name that means such a file."""
@@ -20,8 +21,9 @@ def read_artefact(path: str | Path) -> tuple[str, dict[str, Any]]:
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-        return str(record["policy"]), dict(record["parameters"])
+        values = {NAMES.get(name, name): value for name, value in record["parameters"].items()}
+        return str(record["policy"]), values
     except OSError as error:
         raise OptionError(f"{path} cannot be read ({error.strerror}).") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise OptionError(f"{path} holds no policy with its parameters.") from error

@@ -26,7 +26,7 @@ class AutoJudge(CoSpec):
     Attributes:
         arbiter: see `CoSpec`.
         threshold: see `CoSpec`.
-        hold: see `CoSpec`.
+        defers_bonus: see `CoSpec`.
     """
 
     name: ClassVar[str] = "autojudge"

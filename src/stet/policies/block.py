@@ -13,7 +13,7 @@ from stet.core.needs import Need
 from stet.core.policy import STANDARD_REASONS, TokenPolicy
 from stet.core.sampling import draw
 from stet.core.tensors import at
-from stet.core.verification import Verdict
+from stet.core.verification import Verification
 from stet.policies.exact import greedy_match, or_else
 from stet.policies.registry import register
 
@@ -35,27 +35,27 @@ class Block(TokenPolicy):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS})
     reasons: ClassVar[tuple[str, ...]] = STANDARD_REASONS
 
-    def verify(self, blocks: Blocks) -> Verdict:
+    def verify(self, blocks: Blocks) -> Verification:
         """Rule on a batch of blocks."""
         if blocks.all_greedy:
             return greedy_match(blocks, blocks.target_tokens)
         joint = joint_ratios(blocks)
-        kept = torch.zeros_like(blocks.lengths)
+        accepted = torch.zeros_like(blocks.lengths)
         rows, width = blocks.drafted.shape
         u = blocks.uniform(ACCEPT, width)
         for i in range(1, width + 1):
-            position = torch.full((rows,), i, device=kept.device)
+            position = torch.full((rows,), i, device=accepted.device)
             left = left_over(blocks, joint[:, i], position).sum(-1)
             ahead = left / (left + 1 - joint[:, i]).clamp(min=torch.finfo(left.dtype).tiny)
             whole = blocks.lengths == i
-            stands = u[:, i - 1] < torch.where(whole, joint[:, i], ahead)
+            passes = u[:, i - 1] < torch.where(whole, joint[:, i], ahead)
             # No break at a rejection: a longer prefix may stand where a shorter one did not.
-            kept = torch.where(stands & (blocks.lengths >= i), position, kept)
-        ended = kept == blocks.lengths
-        p = at(blocks.target_probs, kept)
-        residual = left_over(blocks, joint.gather(1, kept[:, None]).squeeze(1), kept)
+            accepted = torch.where(passes & (blocks.lengths >= i), position, accepted)
+        ended = accepted == blocks.lengths
+        p = at(blocks.target_probs, accepted)
+        residual = left_over(blocks, joint.gather(1, accepted[:, None]).squeeze(1), accepted)
         weights = torch.where(ended[:, None], p, or_else(residual, p))
-        return Verdict(kept, draw(weights, blocks.uniform(NEXT, 1)[:, 0]))
+        return Verification(accepted, draw(weights, blocks.uniform(NEXT, 1)[:, 0]))
 
 
 def joint_ratios(blocks: Blocks) -> Tensor:

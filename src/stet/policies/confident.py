@@ -9,8 +9,8 @@ from torch import Tensor
 
 from stet.core.blocks import Blocks
 from stet.core.needs import Need
-from stet.core.verification import Choices
-from stet.policies.arbitration import MismatchPolicy, mismatch_logprobs
+from stet.core.verification import Mismatches
+from stet.policies.mismatches import MismatchPolicy, mismatch_logprobs
 from stet.policies.registry import register
 
 
@@ -31,7 +31,7 @@ class Confident(MismatchPolicy):
     name: ClassVar[str] = "confident"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS, Need.DRAFT_LOGPROBS})
 
-    def accepts(self, blocks: Blocks, mismatches: Choices) -> Tensor:
+    def accepts(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
         """See `MismatchPolicy`."""
         of = mismatch_logprobs(blocks, mismatches)
         p_draft, p_target = of.draft_draft.exp(), of.target_target.exp()

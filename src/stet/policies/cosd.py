@@ -11,9 +11,9 @@ from torch import Tensor
 from stet.core.blocks import Blocks
 from stet.core.errors import OptionError
 from stet.core.needs import Need
-from stet.core.verification import Choices
-from stet.policies.arbitration import MismatchPolicy, mismatch_logprobs
+from stet.core.verification import Mismatches
 from stet.policies.checks import check_share
+from stet.policies.mismatches import MismatchPolicy, mismatch_logprobs
 from stet.policies.registry import register
 
 
@@ -53,7 +53,7 @@ class CoSD(MismatchPolicy):
             raise OptionError(f"alpha is {self.alpha}; it must not be negative.")
         check_share(self, "beta")
 
-    def accepts(self, blocks: Blocks, mismatches: Choices) -> Tensor:
+    def accepts(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
         """See `MismatchPolicy`."""
         of = mismatch_logprobs(blocks, mismatches)
         p_draft, p_target = of.draft_draft.exp(), of.target_target.exp()

@@ -12,10 +12,10 @@ from stet.core.blocks import Blocks
 from stet.core.errors import OptionError
 from stet.core.needs import Need
 from stet.core.policy import TokenPolicy
-from stet.core.verification import Verdict
-from stet.policies.arbitration import REASONS
+from stet.core.verification import Verification
+from stet.policies.arbiter_inference import Above, arbitrate
+from stet.policies.mismatches import REASONS
 from stet.policies.registry import register
-from stet.policies.weighing import Above, arbitrate
 
 
 @register
@@ -37,14 +37,14 @@ class CoSpec(TokenPolicy):
             hub, or in Python an `Arbiter`.
         threshold: the probability above which the draft's token stands: 0 always, 1 never. None
             for the arbiter's own.
-        hold: hold the token after a whole block back, to be arbitrated against the next block's
-            first; without it that token is always the target's, and the text depends on the
-            length of blocks.
+        defers_bonus: defer the token after a whole block, to be arbitrated against the next
+            block's first; without it that token is always the target's, and the text depends on
+            the length of blocks.
     """
 
     arbiter: Any = BUNDLED
     threshold: float | None = None
-    hold: bool = True
+    defers_bonus: bool = True
 
     name: ClassVar[str] = "cospec"
     lossless: ClassVar[bool] = False
@@ -117,14 +117,9 @@ class CoSpec(TokenPolicy):
     # What the program asks
 
     @property
-    def holds(self) -> bool:
-        """See `stet.policies.holds`."""
-        return self.hold
-
-    @property
-    def seamless(self) -> bool:
-        """See `stet.policies.seamless`."""
-        return self.hold and not self._arbiter.in_block
+    def block_invariant(self) -> bool:
+        """See `stet.policies.block_invariant`."""
+        return self.defers_bonus and not self._arbiter.in_block
 
     @property
     def needs(self) -> frozenset[Need]:
@@ -144,8 +139,8 @@ class CoSpec(TokenPolicy):
             "pair (`stet train`) and name its folder (arbiter=...)."
         )
 
-    def verify(self, blocks: Blocks) -> Verdict:
+    def verify(self, blocks: Blocks) -> Verification:
         """Rule on a batch of blocks."""
         arbiter = self._arbiter
         bar = arbiter.threshold if self.threshold is None else self.threshold
-        return arbitrate(blocks, arbiter, Above(bar), hold=self.hold)
+        return arbitrate(blocks, arbiter, Above(bar), defers_bonus=self.defers_bonus)

@@ -9,14 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from stet.core.acceptance import ACCEPTED_MISMATCH
 from stet.core.blocks import Blocks
 from stet.core.errors import OptionError
 from stet.core.needs import Need
 from stet.core.policy import TokenPolicy
-from stet.core.ruling import OVERRULED
-from stet.core.verification import Verdict
-from stet.policies.arbitration import hold_after_whole
+from stet.core.verification import Verification
 from stet.policies.exact import greedy_match, rejection_sampling
+from stet.policies.mismatches import defer_bonus
 from stet.policies.registry import register
 
 SPACES = ("logprobs", "probs")
@@ -42,9 +42,15 @@ class Ensemble(TokenPolicy):
     name: ClassVar[str] = "ensemble"
     lossless: ClassVar[bool] = False
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS, Need.DRAFT_LOGPROBS})
-    reasons: ClassVar[tuple[str, ...]] = ("accepted", "corrected", "bonus", OVERRULED, "combined")
-    holds: ClassVar[bool] = True
-    seamless: ClassVar[bool] = True
+    reasons: ClassVar[tuple[str, ...]] = (
+        "accepted",
+        "recovered",
+        "bonus",
+        ACCEPTED_MISMATCH,
+        "combined",
+    )
+    defers_bonus: ClassVar[bool] = True
+    block_invariant: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -57,17 +63,19 @@ class Ensemble(TokenPolicy):
         if self.space not in SPACES:
             raise OptionError(f"space is {self.space!r}; choose from {', '.join(SPACES)}.")
 
-    def verify(self, blocks: Blocks) -> Verdict:
+    def verify(self, blocks: Blocks) -> Verification:
         """Rule on a batch of blocks."""
         mean = self.combined(blocks)
         if blocks.all_greedy:
-            verdict = greedy_match(blocks, mean.argmax(-1))
-            reasons = _reasons(blocks, verdict)
+            verification = greedy_match(blocks, mean.argmax(-1))
+            reasons = _reasons(blocks, verification)
         else:
-            verdict = rejection_sampling(blocks, blocks.distribution(mean))
+            verification = rejection_sampling(blocks, blocks.distribution(mean))
             reasons = None
-        kept = verdict.kept
-        return Verdict(kept, hold_after_whole(blocks, kept, verdict.next_token), reasons)
+        accepted = verification.accepted
+        return Verification(
+            accepted, defer_bonus(blocks, accepted, verification.next_token), reasons
+        )
 
     def combined(self, blocks: Blocks) -> Tensor:
         """[B, K + 1, V]: logits of the mean; the target's own where the draft was not asked.
@@ -88,11 +96,13 @@ class Ensemble(TokenPolicy):
         return torch.cat([mean, p[:, -1:]], 1)
 
 
-def _reasons(blocks: Blocks, verdict: Verdict) -> Tensor:
+def _reasons(blocks: Blocks, verification: Verification) -> Tensor:
     """[B, K + 1]: whether a token is also the target's own choice, and if not, whose it is."""
     own = blocks.target_tokens
-    kept = verdict.kept[:, None]
+    accepted = verification.accepted[:, None]
     reasons = torch.zeros_like(own)
     reasons[:, :-1] = torch.where(blocks.drafted == own[:, :-1], 0, 3)
-    following = torch.where(verdict.next_token[:, None] == own.gather(1, kept), 1, 4)
-    return reasons.scatter_(1, kept, torch.where(kept == blocks.lengths[:, None], 2, following))
+    following = torch.where(verification.next_token[:, None] == own.gather(1, accepted), 1, 4)
+    return reasons.scatter_(
+        1, accepted, torch.where(accepted == blocks.lengths[:, None], 2, following)
+    )

@@ -12,7 +12,7 @@ from stet.core.needs import Need
 from stet.core.policy import STANDARD_REASONS, TokenPolicy, prefix_length
 from stet.core.sampling import draw
 from stet.core.tensors import at
-from stet.core.verification import Verdict
+from stet.core.verification import Verification
 from stet.policies.registry import register
 
 
@@ -34,20 +34,20 @@ class Exact(TokenPolicy):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS})
     reasons: ClassVar[tuple[str, ...]] = STANDARD_REASONS
 
-    def verify(self, blocks: Blocks) -> Verdict:
+    def verify(self, blocks: Blocks) -> Verification:
         """Rule on a batch of blocks."""
         if blocks.all_greedy:
             return greedy_match(blocks, blocks.target_tokens)
         return rejection_sampling(blocks, blocks.target_probs)
 
 
-def rejection_sampling(blocks: Blocks, probs: Tensor) -> Verdict:
+def rejection_sampling(blocks: Blocks, probs: Tensor) -> Verification:
     """Emit tokens that follow `probs` [B, K + 1, V], keeping as many drafted ones as it allows."""
-    kept = prefix_length(acceptance_mask(blocks, probs) & blocks.present)
+    accepted = prefix_length(acceptance_mask(blocks, probs) & blocks.present)
     # What p has left after q took its share; nothing was drafted after a whole block.
-    p = at(probs, kept)
-    residual = p.sub(blocks.draft_share(kept)).clamp_(min=0)
-    return Verdict(kept, draw(or_else(residual, p), blocks.uniform(NEXT, 1)[:, 0]))
+    p = at(probs, accepted)
+    residual = p.sub(blocks.draft_share(accepted)).clamp_(min=0)
+    return Verification(accepted, draw(or_else(residual, p), blocks.uniform(NEXT, 1)[:, 0]))
 
 
 def acceptance_mask(blocks: Blocks, probs: Tensor) -> Tensor:
@@ -59,11 +59,11 @@ def acceptance_mask(blocks: Blocks, probs: Tensor) -> Tensor:
     return blocks.uniform(ACCEPT, width) * blocks.drafted_probs < p
 
 
-def greedy_match(blocks: Blocks, chosen: Tensor) -> Verdict:
+def greedy_match(blocks: Blocks, chosen: Tensor) -> Verification:
     """Keep drafted tokens while they are the first choice, `chosen` [B, K + 1]."""
     agrees = blocks.drafted == chosen[:, :-1]
-    kept = prefix_length(agrees if blocks.full else agrees & blocks.present)
-    return Verdict(kept, chosen.gather(1, kept[:, None]).squeeze(1))
+    accepted = prefix_length(agrees if blocks.full else agrees & blocks.present)
+    return Verification(accepted, chosen.gather(1, accepted[:, None]).squeeze(1))
 
 
 def or_else(residual: Tensor, p: Tensor) -> Tensor:

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from stet.core.blocks import Blocks
 from stet.core.errors import OptionError
-from stet.core.verification import Choices
-from stet.policies.arbitration import MismatchPolicy
+from stet.core.verification import Mismatches
 from stet.policies.checks import check_count
+from stet.policies.mismatches import MismatchPolicy
 from stet.policies.registry import register
 
 
@@ -42,8 +42,8 @@ class FLy(MismatchPolicy):
     top: int = 3
 
     name: ClassVar[str] = "fly"
-    holds: ClassVar[bool] = False
-    seamless: ClassVar[bool] = False
+    defers_bonus: ClassVar[bool] = False
+    block_invariant: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -56,7 +56,7 @@ class FLy(MismatchPolicy):
         check_count(self, "window")
         check_count(self, "top", least=2)
 
-    def accepts(self, blocks: Blocks, mismatches: Choices) -> Tensor:
+    def accepts(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
         """See `MismatchPolicy`."""
         width = blocks.drafted.shape[1]
         top = min(self.top, blocks.raw_target_logits.shape[-1])
@@ -65,7 +65,7 @@ class FLy(MismatchPolicy):
         doubt = -(best.exp() * best.clamp(min=torch.finfo(best.dtype).min)).sum(-1)
         return (doubt >= self.entropy) & self._followed(blocks, mismatches)
 
-    def _followed(self, blocks: Blocks, mismatches: Choices) -> Tensor:
+    def _followed(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
         """[B, K]: whether the models agree on what follows, far enough from the block's end."""
         width = blocks.drafted.shape[1]
         places = torch.arange(width, device=blocks.drafted.device)

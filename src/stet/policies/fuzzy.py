@@ -11,8 +11,8 @@ from torch import Tensor
 from stet.core.blocks import Blocks
 from stet.core.errors import OptionError
 from stet.core.needs import Need
-from stet.core.verification import Choices
-from stet.policies.arbitration import MismatchPolicy, where_disputed
+from stet.core.verification import Mismatches
+from stet.policies.mismatches import MismatchPolicy, at_mismatches
 from stet.policies.registry import register
 
 DIVERGENCES = ("kl", "js", "tv")
@@ -55,12 +55,12 @@ class Fuzzy(MismatchPolicy):
             listed = ", ".join(DIVERGENCES)
             raise OptionError(f"divergence is {self.divergence!r}; choose from {listed}.")
 
-    def accepts(self, blocks: Blocks, mismatches: Choices) -> Tensor:
+    def accepts(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
         """See `MismatchPolicy`."""
-        return where_disputed(blocks, mismatches, self._stands, draft=True)
+        return at_mismatches(blocks, mismatches, self._accepts, draft=True)
 
-    def _stands(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
-        """[N], see `where_disputed`."""
+    def _accepts(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
+        """[N], see `at_mismatches`."""
         del token
         return self._divergence(target.log_softmax(-1), draft.log_softmax(-1)) <= self.threshold
 

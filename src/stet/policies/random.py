@@ -8,9 +8,9 @@ from typing import ClassVar
 from torch import Tensor
 
 from stet.core.blocks import ARBITRATE, Blocks
-from stet.core.verification import Choices
-from stet.policies.arbitration import MismatchPolicy
+from stet.core.verification import Mismatches
 from stet.policies.checks import check_share
+from stet.policies.mismatches import MismatchPolicy
 from stet.policies.registry import register
 
 
@@ -29,7 +29,7 @@ class Random(MismatchPolicy):
     rate: float = 0.5
 
     name: ClassVar[str] = "random"
-    seamless: ClassVar[bool] = False
+    block_invariant: ClassVar[bool] = False
     control: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -40,7 +40,7 @@ class Random(MismatchPolicy):
         """
         check_share(self, "rate")
 
-    def accepts(self, blocks: Blocks, mismatches: Choices) -> Tensor:
+    def accepts(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
         """See `MismatchPolicy`."""
         del mismatches
         return blocks.uniform(ARBITRATE, blocks.drafted.shape[1]) < self.rate

@@ -10,7 +10,7 @@ from stet.core.errors import OptionError
 from stet.core.needs import Need
 from stet.core.operations import Operation
 from stet.core.sampling import SamplingParams
-from stet.core.step_policy import Candidate, Judgement, Step, StepPolicy
+from stet.core.step_policy import Candidate, Step, StepDecision, StepPolicy
 from stet.core.steps import LOOP, Delimiter
 from stet.policies.checks import check_drafting
 from stet.policies.registry import register
@@ -115,16 +115,16 @@ class RewardGuided(StepPolicy):
         shares = agreeing([c.text for c in candidates])
         return max(range(len(candidates)), key=lambda i: (shares[i], -i))
 
-    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+    def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         """Rate the candidates, pick the best, and rule on it."""
         rewards = yield from self._rater.rate(step)
         chosen = max(range(len(rewards)), key=lambda i: (rewards[i], -i))
         best = rewards[chosen]
-        stands = best >= self.threshold
-        return Judgement(
+        accepted = best >= self.threshold
+        return StepDecision(
             chosen=chosen,
-            stands=stands,
-            reason=KEPT if stands else REWRITTEN,
+            accepted=accepted,
+            reason=KEPT if accepted else REWRITTEN,
             signals={"reward": best},
             normalised={"reward": best},
             score=best,

@@ -14,7 +14,7 @@ from stet.core.needs import Need
 from stet.core.operations import Join, Operation, Score
 from stet.core.sampling import SamplingParams
 from stet.core.sequence import Sequence as TokenSequence
-from stet.core.step_policy import Candidate, Judgement, Step, StepPolicy
+from stet.core.step_policy import Candidate, Step, StepDecision, StepPolicy
 from stet.core.steps import LOOP, Delimiter
 from stet.policies.checks import check_drafting
 from stet.policies.registry import register
@@ -110,7 +110,7 @@ class SpecReason(StepPolicy):
         shares = agreeing([c.text for c in candidates])
         return max(range(len(candidates)), key=lambda i: (shares[i], -i))
 
-    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+    def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         """Let the target rate the candidates, pick the best, and rule on it."""
         asked = _asked(_tokenizer_of(step), self.question)
         details: list[dict[str, float]]
@@ -123,11 +123,11 @@ class SpecReason(StepPolicy):
             details = yield Join([self._rated(c.sequence, asked) for c in step.candidates])
         ratings = [signals["utility"] for signals in details]
         chosen = max(range(len(ratings)), key=lambda i: (ratings[i], -i))
-        stands = ratings[chosen] >= self.threshold
-        return Judgement(
+        accepted = ratings[chosen] >= self.threshold
+        return StepDecision(
             chosen=chosen,
-            stands=stands,
-            reason=KEPT if stands else REWRITTEN,
+            accepted=accepted,
+            reason=KEPT if accepted else REWRITTEN,
             signals=details[chosen],
             normalised={"utility": ratings[chosen] / 9},
             score=ratings[chosen],

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from stet.bundled import SPECGUARD
 from stet.core.errors import OptionError
-from stet.core.needs import Need, Watch
+from stet.core.needs import AttentionCapture, Need
 from stet.core.operations import Await, Operation
 from stet.core.sampling import SamplingParams
-from stet.core.step_policy import Candidate, Judgement, Step, StepPolicy, selected
+from stet.core.step_policy import Candidate, Step, StepDecision, StepPolicy, selected
 from stet.core.steps import LOOP, Delimiter
 from stet.policies.artefact import read_artefact
 from stet.policies.checks import check_drafting
@@ -222,9 +222,9 @@ class SpecGuard(StepPolicy):
         return names | {"logprobs"} if picks else names
 
     @cached_property
-    def watch(self) -> Watch | None:
+    def capture(self) -> AttentionCapture | None:
         """Which attention of the draft the engine must keep."""
-        return Watch.union(s.watch for s in self._used)
+        return AttentionCapture.union(s.capture for s in self._used)
 
     @property
     def asks_target(self) -> bool:
@@ -310,7 +310,7 @@ class SpecGuard(StepPolicy):
         assert encoder is not None
         return Batcher(lambda asked: [encoder(texts) for texts in asked], 1, "The encoder")
 
-    def judge(self, step: Step) -> Generator[Operation, Any, Judgement]:
+    def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         """Pick a candidate and rule on it."""
         chosen = yield from selected(self, step.candidates)
         columns = [signal.measure(step.candidates) for signal in self._used]
@@ -318,9 +318,9 @@ class SpecGuard(StepPolicy):
         raw = details[chosen] if details else {}
         unit = {name: self._unit(i, raw[name]) for i, name in enumerate(self.signals)}
         score = self._score(list(unit.values()))
-        ruling = Judgement(
+        decision = StepDecision(
             chosen=chosen,
-            stands=score is not None and score >= self.threshold,
+            accepted=score is not None and score >= self.threshold,
             reason=REWRITTEN,
             signals=raw,
             normalised=unit,
@@ -329,27 +329,29 @@ class SpecGuard(StepPolicy):
             details=details,
         )
         if self.scorer == "draft" and score is not None:
-            if ruling.stands:
-                return replace(ruling, reason=KEPT)
+            if decision.accepted:
+                return replace(decision, reason=KEPT)
             if self.lower is None or score < self.lower:
-                return ruling
-        return (yield from self._ask_target(step, ruling))
+                return decision
+        return (yield from self._ask_target(step, decision))
 
-    def _ask_target(self, step: Step, ruling: Judgement) -> Generator[Operation, Any, Judgement]:
+    def _ask_target(
+        self, step: Step, decision: StepDecision
+    ) -> Generator[Operation, Any, StepDecision]:
         """The target reads the step in one pass; the token it likes least decides."""
-        reading = yield from step.read(ruling.chosen)
+        reading = yield from step.read(decision.chosen)
         # How far the target prefers another token, at the place where it does so most.
         margin = min(reading.margins, default=0.0)
         ratio = math.exp(min(margin, 0.0))
-        stands = ratio >= self.target_threshold
+        accepted = ratio >= self.target_threshold
         if self.scorer == "target":
-            ruling = replace(ruling, score=ratio, threshold=self.target_threshold)
+            decision = replace(decision, score=ratio, threshold=self.target_threshold)
         return replace(
-            ruling,
-            stands=stands,
-            reason=CONFIRMED if stands else REFUSED,
+            decision,
+            accepted=accepted,
+            reason=CONFIRMED if accepted else REFUSED,
             signals={
-                **ruling.signals,
+                **decision.signals,
                 TARGET_LOGPROB: min(reading.logprobs, default=0.0),
                 TARGET_MARGIN: margin,
             },

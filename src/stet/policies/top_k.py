@@ -10,10 +10,10 @@ from torch import Tensor
 
 from stet.core.blocks import Blocks
 from stet.core.errors import OptionError
-from stet.core.verification import Choices
+from stet.core.verification import Mismatches
 from stet.core.wide import best
-from stet.policies.arbitration import MismatchPolicy, where_disputed
 from stet.policies.checks import check_count
+from stet.policies.mismatches import MismatchPolicy, at_mismatches
 from stet.policies.registry import register
 
 
@@ -50,12 +50,12 @@ class TopK(MismatchPolicy):
         if not (self.delta >= 0 and math.isfinite(self.delta)):
             raise OptionError(f"delta is {self.delta}; it must not be negative.")
 
-    def accepts(self, blocks: Blocks, mismatches: Choices) -> Tensor:
+    def accepts(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
         """See `MismatchPolicy`."""
-        return where_disputed(blocks, mismatches, self._stands)
+        return at_mismatches(blocks, mismatches, self._accepts)
 
-    def _stands(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
-        """[N], see `where_disputed`."""
+    def _accepts(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
+        """[N], see `at_mismatches`."""
         del draft
         own = target.gather(1, token)[:, 0]
         ranked, _ = best(target, min(self.k, target.shape[1]))

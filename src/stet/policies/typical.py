@@ -8,10 +8,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from stet.core.blocks import Blocks
-from stet.core.verification import Choices
+from stet.core.verification import Mismatches
 from stet.core.wide import entropy, logprobs_of
-from stet.policies.arbitration import MismatchPolicy, where_disputed
 from stet.policies.checks import check_share
+from stet.policies.mismatches import MismatchPolicy, at_mismatches
 from stet.policies.registry import register
 
 
@@ -47,12 +47,12 @@ class Typical(MismatchPolicy):
         """
         check_share(self, "epsilon", "delta")
 
-    def accepts(self, blocks: Blocks, mismatches: Choices) -> Tensor:
+    def accepts(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
         """See `MismatchPolicy`."""
-        return where_disputed(blocks, mismatches, self._stands)
+        return at_mismatches(blocks, mismatches, self._accepts)
 
-    def _stands(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
-        """[N], see `where_disputed`."""
+    def _accepts(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
+        """[N], see `at_mismatches`."""
         del draft
         own = logprobs_of(target, token)[:, 0].exp()
         return own > (self.delta * (-entropy(target)).exp()).clamp(max=self.epsilon)

@@ -2,20 +2,20 @@
 
 from stet.programs.autoregressive import autoregressive, drafting
 from stet.programs.cascade import cascade
-from stet.programs.correspondence import Correspondent, correspondence, dictation
-from stet.programs.exchange import Mirror, exchange
+from stet.programs.cross_tokenizer import CrossTokenizer, cross_tokenizer_stepwise
+from stet.programs.remote import RemoteWriter, remote_autoregressive, remote_stepwise
 from stet.programs.speculative import speculative
 from stet.programs.stepwise import stepwise
 
 __all__ = [
-    "Correspondent",
-    "Mirror",
+    "CrossTokenizer",
+    "RemoteWriter",
     "autoregressive",
     "cascade",
-    "correspondence",
-    "dictation",
+    "cross_tokenizer_stepwise",
     "drafting",
-    "exchange",
+    "remote_autoregressive",
+    "remote_stepwise",
     "speculative",
     "stepwise",
 ]

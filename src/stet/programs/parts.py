@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from stet.core.acceptance import Acceptance
 from stet.core.block import Block, Reading, Statistics
 from stet.core.errors import StetError
 from stet.core.needs import Need
 from stet.core.operations import Draft, Operation, Score
 from stet.core.policy import TokenPolicy
-from stet.core.ruling import Ruling
 from stet.core.sequence import Sequence
-from stet.core.step_policy import Candidate, Judgement, StepPolicy
+from stet.core.step_policy import Candidate, StepDecision, StepPolicy
 from stet.core.steps import Ends, StepReader
 from stet.core.trace import CandidateRecord, Counters, StepRecord
 
@@ -34,31 +34,31 @@ class Reader:
         self._candidates = candidates
         self._inner = inner
         self._last: Candidate | None = None
-        self._ruling: Ruling | None = None
+        self._acceptance: Acceptance | None = None
 
     def read(self, place: int) -> Generator[Operation, Any, Reading]:
         """One target pass over a candidate."""
         self.take(None)
         candidate = self._candidates[place]
         block = Block(len(candidate.target_tokens), known=candidate.target_tokens)
-        ruling: Ruling = yield Score(self._sequence, block, self._inner, reading=True)
-        assert ruling.reading is not None
-        self._last, self._ruling = candidate, ruling
-        return ruling.reading
+        acceptance: Acceptance = yield Score(self._sequence, block, self._inner, reading=True)
+        assert acceptance.reading is not None
+        self._last, self._acceptance = candidate, acceptance
+        return acceptance.reading
 
     def has_read(self, candidate: Candidate) -> bool:
         """Whether the target's cache holds a candidate."""
         return candidate is self._last
 
-    def take(self, candidate: Candidate | None) -> Ruling | None:
+    def take(self, candidate: Candidate | None) -> Acceptance | None:
         """The ruling on a candidate that the target has read, to be committed.
 
         A ruling that is not taken is counted for its pass alone.
         """
-        ruling, self._ruling = self._ruling, None
-        if ruling is None or candidate is self._last:
-            return ruling
-        self._sequence.charge_pass(ruling.target_seconds)
+        acceptance, self._acceptance = self._acceptance, None
+        if acceptance is None or candidate is self._last:
+            return acceptance
+        self._sequence.charge_pass(acceptance.target_seconds)
         return None
 
 
@@ -70,7 +70,7 @@ def drafted(
     reader = StepReader(sequence.decoder, ends, policy.step_tokens)
     parts: list[_Part] = []
     logprobs: list[float] = []
-    watch, doubt = policy.watch, policy.doubt(sequence.sampling)
+    capture, doubt = policy.capture, policy.doubt(sequence.sampling)
     needs = policy.needs if doubt is None else policy.needs | {Need.DRAFT_LOGPROBS}
 
     def complete(written: list[int]) -> bool:
@@ -92,7 +92,7 @@ def drafted(
             doubt=None if doubt is None else hopeless,
             floor=0.0,
             needs=needs,
-            watch=watch,
+            capture=capture,
         )
         sequence.commit(block)
         if doubt is not None and block.statistics is not None:
@@ -139,12 +139,12 @@ def _candidate(sequence: Sequence, parts: list[_Part], policy: StepPolicy) -> Ca
     if Need.DRAFT_HIDDEN in policy.needs:
         states = [h for part in parts if (h := part.hidden) is not None]
         hidden = torch.cat(states)[:count].float()
-    watch = policy.watch
-    if watch is not None:
+    capture = policy.capture
+    if capture is not None:
         seen = [a for part in parts if (a := part.attention) is not None]
         attention = {
-            floor: _joined([a[floor][-watch.layers :] for a in seen], sequence)
-            for floor in watch.floors
+            floor: _joined([a[floor][-capture.layers :] for a in seen], sequence)
+            for floor in capture.floors
         }
     return Candidate(sequence, sequence.text(), statistics, hidden, attention)
 
@@ -169,11 +169,13 @@ def offered(candidates: list[Candidate]) -> list[Candidate]:
     return [c for c in candidates if not c.cut] or candidates
 
 
-def ruled(judgement: Judgement, chosen: Candidate, policy: StepPolicy) -> tuple[Judgement, bool]:
+def ruled(
+    decision: StepDecision, chosen: Candidate, policy: StepPolicy
+) -> tuple[StepDecision, bool]:
     """What was judged, and whether the candidate stands: one that breaks off never does."""
-    if judgement.stands and chosen.cut:
-        judgement = replace(judgement, stands=False, reason=CUT_SHORT)
-    return judgement, judgement.stands and not policy.shadow
+    if decision.accepted and chosen.cut:
+        decision = replace(decision, accepted=False, reason=CUT_SHORT)
+    return decision, decision.accepted and not policy.shadow
 
 
 def pick(place: int, candidates: list[Candidate], policy: StepPolicy) -> Candidate:
@@ -194,32 +196,32 @@ def explain(sequence: Sequence, reason: str) -> None:
     sequence.reasons = [reason] * len(sequence.reasons)
 
 
-def record_of(position: int, candidates: list[Candidate], judgement: Judgement) -> StepRecord:
+def record_of(position: int, candidates: list[Candidate], decision: StepDecision) -> StepRecord:
     """The candidates of a step and what was judged, before anything of it stands."""
-    details = list(judgement.details) or [{} for _ in candidates]
+    details = list(decision.details) or [{} for _ in candidates]
     return StepRecord(
         position=position,
         tokens=0,
-        decision="kept" if judgement.stands else "rewritten",
-        reason=judgement.reason,
+        decision="accepted" if decision.accepted else "rewritten",
+        reason=decision.reason,
         candidates=[
             CandidateRecord(c.text, list(c.tokens), signals)
             for c, signals in zip(candidates, details, strict=True)
         ],
-        chosen=judgement.chosen,
-        signals=judgement.signals,
-        normalised=judgement.normalised,
-        score=judgement.score,
-        threshold=judgement.threshold,
+        chosen=decision.chosen,
+        signals=decision.signals,
+        normalised=decision.normalised,
+        score=decision.score,
+        threshold=decision.threshold,
         draft_tokens=sum(len(c.tokens) for c in candidates),
     )
 
 
-def conclude(sequence: Sequence, record: StepRecord, before: Counters, kept: bool) -> None:
+def conclude(sequence: Sequence, record: StepRecord, before: Counters, accepted: bool) -> None:
     """Write down a step that stands, and what it took since the counters were as in `before`."""
     record.tokens = len(sequence.answer) - record.position
     record.draft_seconds = sequence.counters.draft_seconds - before.draft_seconds
     record.target_seconds = sequence.counters.target_seconds - before.target_seconds
     sequence.steps.append(record)
     sequence.counters.steps += 1
-    sequence.counters.kept_steps += kept
+    sequence.counters.accepted_steps += accepted

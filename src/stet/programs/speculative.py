@@ -29,10 +29,10 @@ def speculative(
         ended: whether the sequence is long enough.
         until: makes, for each block, what ends its drafting early; see `Draft.until`.
     """
-    bonus = not policy.holds
+    bonus = not policy.defers_bonus
     # A limit only cuts. Where a text depends on where its blocks end, the last one is as long as
     # it would be without the limit; elsewhere nothing need be drafted that is cut.
-    beyond = not (sequence.sampling.greedy and policy.seamless)
+    beyond = not (sequence.sampling.greedy and policy.block_invariant)
     while not (sequence.finished or ended(sequence)):
         size = sequence.block_size(bonus=bonus, beyond=beyond)
         block = yield Draft(sequence, size, until and until(), needs=policy.needs)

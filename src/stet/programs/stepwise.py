@@ -7,11 +7,11 @@ from copy import copy
 from dataclasses import replace
 from typing import Any
 
+from stet.core.acceptance import Acceptance
 from stet.core.block import Block
 from stet.core.draft_length import LONGEST
 from stet.core.operations import Join, Operation, Program, Score
 from stet.core.policy import TokenPolicy
-from stet.core.ruling import Ruling
 from stet.core.sequence import Sequence
 from stet.core.step_policy import Candidate, Step, StepPolicy, selected
 from stet.core.steps import Ends, LoopGuard, StepReader, ends_of
@@ -43,8 +43,8 @@ def stepwise(sequence: Sequence, policy: StepPolicy, inner: TokenPolicy) -> Prog
     """
     ends, guard = ends_of(policy.delimiter), LoopGuard(policy.loop_after)
     while not sequence.finished:
-        text, kept = yield from _step(sequence, policy, inner, ends)
-        if guard.stuck(text, drafted=kept):
+        text, accepted = yield from _step(sequence, policy, inner, ends)
+        if guard.stuck(text, drafted=accepted):
             sequence.close("loop")
 
 
@@ -60,32 +60,32 @@ def _step(
         candidates = offered(written)
         reader = Reader(sequence, candidates, Exact())
         step = Step(sequence, len(sequence.steps), candidates, reader.read)
-        judgement = yield from policy.judge(step)
-        chosen = pick(judgement.chosen, candidates, policy)
-        judgement, kept = ruled(judgement, chosen, policy)
-        record = record_of(position, candidates, judgement)
+        decision = yield from policy.judge(step)
+        chosen = pick(decision.chosen, candidates, policy)
+        decision, accepted = ruled(decision, chosen, policy)
+        record = record_of(position, candidates, decision)
         record.draft_tokens = sum(len(c.tokens) for c in written)
         for candidate in written:
-            if not (kept and candidate is chosen):
+            if not (accepted and candidate is chosen):
                 sequence.charge(candidate.sequence)
-        if kept:
+        if accepted:
             text = chosen.text
-            explain(chosen.sequence, judgement.reason)
+            explain(chosen.sequence, decision.reason)
             sequence.adopt(chosen.sequence, scored=reader.has_read(chosen))
         elif policy.target_candidates == 1 and policy.speculate:
             sequence.take_cache(chosen.sequence, "draft")
-    mends = not kept and policy.target_candidates == 1 and policy.speculate
-    ruling = reader.take(chosen if mends else None)
+    mends = not accepted and policy.target_candidates == 1 and policy.speculate
+    acceptance = reader.take(chosen if mends else None)
     if mends:
-        candidate = yield from _mended(sequence, policy, inner, ends, chosen.tokens, ruling)
+        candidate = yield from _mended(sequence, policy, inner, ends, chosen.tokens, acceptance)
         record.target_candidates = [candidate.text]
         record.target_tokens = len(candidate.tokens)
         text = candidate.text
-    elif not kept:
+    elif not accepted:
         text = yield from _chosen(sequence, policy, inner, ends, record)
     assert text is not None
-    conclude(sequence, record, before, kept)
-    return text, kept
+    conclude(sequence, record, before, accepted)
+    return text, accepted
 
 
 def _mended(
@@ -94,7 +94,7 @@ def _mended(
     inner: TokenPolicy,
     ends: Ends,
     proposal: list[int],
-    ruling: Ruling | None,
+    acceptance: Acceptance | None,
 ) -> Generator[Operation, Any, Candidate]:
     """The target writes the step, and the candidate that was refused is its first block.
 
@@ -104,16 +104,16 @@ def _mended(
         inner: rules on the blocks behind it.
         ends: where the step ends.
         proposal: the candidate.
-        ruling: on the whole candidate, where the target's cache has read it already.
+        acceptance: on the whole candidate, where the target's cache has read it already.
     """
     with sequence.fork(1) as (fork,):
         sequence.lend_cache(fork, "draft")
-        if ruling is None:
+        if acceptance is None:
             first = proposal[:LONGEST]
-            ruling = yield Score(fork, Block(len(first), known=first), Exact())
+            acceptance = yield Score(fork, Block(len(first), known=first), Exact())
         else:
             sequence.lend_cache(fork, "target")
-        fork.commit(ruling)
+        fork.commit(acceptance)
         candidate = yield from _written(fork, policy, inner, ends)
         sequence.adopt(fork)
     return candidate

@@ -26,14 +26,14 @@ from stet.policies import (
 )
 from stet.policies.artefact import SUFFIX
 from stet.programs import (
-    Correspondent,
-    Mirror,
+    CrossTokenizer,
+    RemoteWriter,
     autoregressive,
     cascade,
-    correspondence,
-    dictation,
+    cross_tokenizer_stepwise,
     drafting,
-    exchange,
+    remote_autoregressive,
+    remote_stepwise,
     speculative,
     stepwise,
 )
@@ -54,13 +54,13 @@ class Method:
         program: the program over a sequence.
         settings: name and parameters, for the trace.
         lossless: whether the target's own distribution is promised.
-        seamless: whether greedy text is the same wherever blocks end.
+        block_invariant: whether greedy text is the same wherever blocks end.
         appends: by the target's tokenizer, the most tokens that are put behind a text to ask about
             it.
         rows: places in a model's cache that it needs at a time.
         role: whose tokens the sequence is written in.
-        mirrored: the program over a sequence and its mirror, where the models' tokenizers differ
-            and both write.
+        cross_tokenizer: the program over a sequence and its `CrossTokenizer`, where the models'
+            tokenizers differ and both write.
         remote: the program over a sequence whose target is elsewhere.
         pair: fingerprint of the only pair that it may be used with; None for any.
         other_pair: what to tell who uses it with another.
@@ -71,11 +71,11 @@ class Method:
     lossless: bool
     rows: int = 1
     role: Role = "target"
-    mirrored: Callable[[Sequence, Mirror], Program] | None = None
-    remote: Callable[[Sequence, Correspondent], Program] | None = None
+    cross_tokenizer: Callable[[Sequence, CrossTokenizer], Program] | None = None
+    remote: Callable[[Sequence, RemoteWriter], Program] | None = None
     pair: str | None = None
     other_pair: str = ""
-    seamless: bool = True
+    block_invariant: bool = True
     appends: Callable[[Any], int] = nothing_appended
 
 
@@ -105,7 +105,7 @@ def method_of(
         raise OptionError(f"{policy!r} decodes with one model and has no parameters.")
     if policy == "target":
         alone = Method(lambda s: autoregressive(s, Exact()), {"name": "target"}, True)
-        return replace(alone, remote=dictation) if is_remote else alone
+        return replace(alone, remote=remote_autoregressive) if is_remote else alone
     if policy == "draft":
         if not has_draft:
             raise OptionError("With prompt lookup there is no draft model to decode alone.")
@@ -131,7 +131,7 @@ def method_of(
         rows_of(chosen),
         pair=bound.pair,
         other_pair=bound.other_pair,
-        seamless=chosen.seamless,
+        block_invariant=chosen.block_invariant,
         appends=chosen.appends if isinstance(chosen, StepPolicy) else nothing_appended,
     )
     if difference is None and not is_remote:
@@ -145,14 +145,17 @@ def method_of(
         )
     stepping: StepPolicy = chosen
     if not is_remote:
-        return replace(method, mirrored=lambda s, mirror: exchange(s, mirror, stepping))
+        return replace(
+            method,
+            cross_tokenizer=lambda s, crossing: cross_tokenizer_stepwise(s, crossing, stepping),
+        )
     if stepping.asks_target:
         raise OptionError(
             f"With these parameters {chosen.name!r} has the target read steps, which a remote "
             "target cannot; judge by the draft's signals or a reward alone (for specguard: no "
             "scorer=target, no lower)."
         )
-    return replace(method, remote=lambda s, target: correspondence(s, target, stepping))
+    return replace(method, remote=lambda s, target: remote_stepwise(s, target, stepping))
 
 
 def _check_is_policy(chosen: object) -> None:

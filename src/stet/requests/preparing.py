@@ -94,10 +94,10 @@ class Preparer:
         self._check(method)
         asked = self._with_defaults(asked, options, method)
         sampling = asked.sampling
-        rule = self._length(asked.draft_length, sampling.greedy, method.seamless)
+        rule = self._length(asked.draft_length, sampling.greedy, method.block_invariant)
         vocabulary = self.prompts.vocabularies[method.role]
         limits = asked.limits(vocabulary.ends, rule, stream, vocabulary.special)
-        if method.mirrored is not None and asked.logit_bias:
+        if method.cross_tokenizer is not None and asked.logit_bias:
             raise OptionError(
                 "logit_bias names tokens, and the models of this pair have different ones; leave "
                 "it out."
@@ -150,10 +150,12 @@ class Preparer:
             is_firm = asked.max_new_tokens is not None and not asked.fit
             limits = self.prompts.fit(limits, len(tokens), is_firm, method.appends(decoder))
             sequence = TokenSequence(tokens, params, limits, decoder)
-            if method.mirrored is not None:
-                program = method.mirrored(sequence, self.prompts.mirror(prompt, sequence, asked))
+            if method.cross_tokenizer is not None:
+                program = method.cross_tokenizer(
+                    sequence, self.prompts.crossing(prompt, sequence, asked)
+                )
             elif method.remote is not None:
-                program = method.remote(sequence, self.prompts.correspondent(prompt, asked))
+                program = method.remote(sequence, self.prompts.remote_writer(prompt, asked))
             else:
                 program = method.program(sequence)
         except OptionError as error:
@@ -174,7 +176,7 @@ class Preparer:
         if "repetition_penalty" not in given:
             asked = replace(asked, repetition_penalty=self._defaults.repetition_penalty)
         # Models with different tokens cannot share a bias.
-        if "logit_bias" not in given and method.mirrored is None:
+        if "logit_bias" not in given and method.cross_tokenizer is None:
             asked = replace(asked, logit_bias=dict(self._defaults.logit_bias))
         return asked
 
@@ -193,7 +195,7 @@ class Preparer:
             )
 
     def _length(
-        self, choice: int | Literal["auto"] | DraftLength, greedy: bool, seamless: bool
+        self, choice: int | Literal["auto"] | DraftLength, greedy: bool, block_invariant: bool
     ) -> DraftLength:
         if isinstance(choice, int):
             return FixedLength(choice)
@@ -202,7 +204,7 @@ class Preparer:
         if isinstance(choice, str):
             if choice != "auto":
                 raise OptionError(f'draft_length is {choice!r}; give a number, "auto" or a rule.')
-            return self._auto_length(greedy, seamless)
+            return self._auto_length(greedy, block_invariant)
         return choice
 
     def _settings(

@@ -10,7 +10,7 @@ from stet.core.errors import OptionError
 from stet.core.limits import Limits
 from stet.core.sequence import Role
 from stet.core.sequence import Sequence as TokenSequence
-from stet.programs import Correspondent, Mirror
+from stet.programs import CrossTokenizer, RemoteWriter
 from stet.remote.client import RemoteClient
 from stet.requests.chat import Rendered, has_template, render
 from stet.requests.inputs import Message, check_messages, prompt_of
@@ -79,7 +79,7 @@ class Prompts:
             return Rendered(tokens, render(draft.tokenizer, messages, arguments)[0], record)
         return Rendered(tokens, self.read(tokens, "draft"), record)
 
-    def mirror(self, prompt: Readable, sequence: TokenSequence, asked: Asked) -> Mirror:
+    def crossing(self, prompt: Readable, sequence: TokenSequence, asked: Asked) -> CrossTokenizer:
         """The beginning of the same text in the draft's tokens.
 
         Raises:
@@ -97,19 +97,19 @@ class Prompts:
         end = target.end
         if asked.ignore_eos:
             end = min(sequence.limits.stop_token_ids, default=None) if named else None
-        return Mirror(
+        return CrossTokenizer(
             TokenSequence(tokens, sequence.sampling, limits, draft.tokenizer),
             draft.codec,
             target.codec,
             end,
         )
 
-    def correspondent(self, prompt: Readable, asked: Asked) -> Correspondent:
+    def remote_writer(self, prompt: Readable, asked: Asked) -> RemoteWriter:
         """The remote target, for one request."""
         assert self.client is not None
         here = self.vocabularies["target"]
         end = None if asked.ignore_eos else here.end
-        return Correspondent(self.client, here.codec, here.spoken(prompt), end)
+        return RemoteWriter(self.client, here.codec, here.spoken(prompt), end)
 
     def fit(self, limits: Limits, prompt: int, asked: bool, appends: int = 0) -> Limits:
         """Limits that leave room for the prompt; a length that was asked for is not shortened.

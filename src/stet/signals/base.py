@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stet.core.needs import Need, Watch
+from stet.core.needs import AttentionCapture, Need
 from stet.signals.agreement import agreeing
 from stet.signals.confidence import BEST, CONFIDENCE
 from stet.signals.grounding import GROUNDING
@@ -27,7 +27,7 @@ class Signal:
         sign: 1 if more of it is better, -1 if less is.
         measure: the raw values for all candidates of a step, in order.
         unit: from a raw value to 0 (worst) .. 1 where no calibration says how.
-        watch: which attention the engine must keep for it; None: none.
+        capture: which attention the engine must keep for it; None: none.
         best: the best raw value that is still possible for a greedy step whose first tokens have
             these log-probabilities; None: any.
         best_of_favourites: whether `best` holds only where each token is the most probable one of
@@ -41,7 +41,7 @@ class Signal:
     sign: int
     measure: Callable[[Sequence[Candidate]], list[float]]
     unit: Callable[[float], float]
-    watch: Watch | None = None
+    capture: AttentionCapture | None = None
     best: Callable[[Sequence[float]], float] | None = None
     best_of_favourites: bool = False
     reads: str | None = None
@@ -87,7 +87,7 @@ def _lead(value: float) -> float:
 def _grounding(name: str) -> Signal:
     about, grounding = GROUNDING[name]
     return Signal(
-        name, about, frozenset(), 1, grounding.measure, lambda value: value, grounding.watch
+        name, about, frozenset(), 1, grounding.measure, lambda value: value, grounding.capture
     )
 
 

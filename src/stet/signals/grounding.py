@@ -42,7 +42,7 @@ import torch
 from torch import Tensor
 
 from stet.core.errors import OptionError
-from stet.core.needs import Watch
+from stet.core.needs import AttentionCapture
 from stet.signals.confidence import LOW
 
 if TYPE_CHECKING:
@@ -93,9 +93,9 @@ class Grounding:
                 raise OptionError(f"{field} is {getattr(self, field)!r}; choose from {listed}.")
 
     @property
-    def watch(self) -> Watch:
+    def capture(self) -> AttentionCapture:
         """Which attention the engine must keep."""
-        return Watch(self.layers, frozenset({self._floor}))
+        return AttentionCapture(self.layers, frozenset({self._floor}))
 
     @property
     def _floor(self) -> float:

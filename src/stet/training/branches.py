@@ -14,8 +14,8 @@ from torch import Tensor
 
 from stet.calibration.rollouts import Prefix, Rollouts
 from stet.core.errors import StetError
-from stet.core.trace import DisputeRecord
-from stet.training.playing import Game, Playing, play
+from stet.core.trace import MismatchRecord
+from stet.training.rollout_policy import Rollout, RolloutPolicy, roll_out
 
 if TYPE_CHECKING:
     from stet.evaluation.tasks.base import LoadedTask
@@ -124,7 +124,7 @@ class Brancher:
 
     pair: Pair
     task: LoadedTask
-    policy: Playing
+    policy: RolloutPolicy
     batch: int = 16
 
     def collect(
@@ -156,17 +156,17 @@ class Brancher:
         return Branches.joined(parts)
 
     def _branches(self, questions: Sequence[int]) -> Branches:
-        games = play(self.pair, self.task, questions, self.policy)
+        rollouts = roll_out(self.pair, self.task, questions, self.policy)
         assert self.task.grader is not None
-        rollouts = Rollouts(
+        finishing = Rollouts(
             self.pair,
             self.task.grader,
             self.task.max_new_tokens,
             self.task.stop,
             policy=self.policy,
         )
-        flips = iter(rollouts.sound([p for g in games for p in self._flips(g)]))
-        rows = [(g, at, d, next(flips)) for g in games for at, d in _decisions(g)]
+        flips = iter(finishing.sound([p for g in rollouts for p in self._flips(g)]))
+        rows = [(g, at, d, next(flips)) for g in rollouts for at, d in _decisions(g)]
         width = self.policy.arbiter.network.inputs
         return Branches(
             features=torch.tensor([d.features for _, _, d, _ in rows]).reshape(-1, width),
@@ -175,25 +175,25 @@ class Brancher:
             draft=torch.tensor([d.draft for _, _, d, _ in rows], dtype=torch.long),
             target=torch.tensor([d.target for _, _, d, _ in rows], dtype=torch.long),
             with_draft=torch.tensor(
-                [g.right if d.stands else flip for g, _, d, flip in rows], dtype=torch.bool
+                [g.right if d.accepted else flip for g, _, d, flip in rows], dtype=torch.bool
             ),
             with_target=torch.tensor(
-                [flip if d.stands else g.right for g, _, d, flip in rows], dtype=torch.bool
+                [flip if d.accepted else g.right for g, _, d, flip in rows], dtype=torch.bool
             ),
         )
 
-    def _flips(self, game: Game) -> list[Prefix]:
+    def _flips(self, rollout: Rollout) -> list[Prefix]:
         """The answer up to each decision, with the other token."""
-        reference = self.task.questions[game.question].reference or ""
+        reference = self.task.questions[rollout.question].reference or ""
         return [
             Prefix(
-                game.prompt,
-                (*game.tokens[:at], dispute.target if dispute.stands else dispute.draft),
+                rollout.prompt,
+                (*rollout.tokens[:at], mismatch.target if mismatch.accepted else mismatch.draft),
                 reference,
             )
-            for at, dispute in _decisions(game)
+            for at, mismatch in _decisions(rollout)
         ]
 
 
-def _decisions(game: Game) -> list[tuple[int, DisputeRecord]]:
-    return list(zip(game.places, game.disputes, strict=True))
+def _decisions(rollout: Rollout) -> list[tuple[int, MismatchRecord]]:
+    return list(zip(rollout.places, rollout.mismatches, strict=True))

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from stet.arbiter import Network
 from stet.training.branches import Branches
-from stet.training.playing import Game
+from stet.training.rollout_policy import Rollout
 
 LEAST_SPREAD = 0.3
 """Rewards of a group are never stretched further than one that is this far apart."""
@@ -63,7 +63,7 @@ class Round:
     used: float
 
 
-def gathered(games: Sequence[Game], settings: GradientSettings, inputs: int) -> Round:
+def gathered(rollouts: Sequence[Rollout], settings: GradientSettings, inputs: int) -> Round:
     """A round's decisions, each with the group-relative advantage of its answer.
 
     An answer's advantage is its reward less the mean of its group, divided by the group's standard
@@ -71,9 +71,9 @@ def gathered(games: Sequence[Game], settings: GradientSettings, inputs: int) -> 
     differ by what blocks cost, and dividing by that little would make it count as much as being
     right. Groups whose answers were all worth the same are left out.
     """
-    groups: dict[int, list[Game]] = {}
-    for game in games:
-        groups.setdefault(game.question, []).append(game)
+    groups: dict[int, list[Rollout]] = {}
+    for rollout in rollouts:
+        groups.setdefault(rollout.question, []).append(rollout)
     features: list[list[float]] = []
     stood: list[bool] = []
     advantages: list[float] = []
@@ -87,25 +87,25 @@ def gathered(games: Sequence[Game], settings: GradientSettings, inputs: int) -> 
             continue
         used += 1
         relative = ((values - values.mean()) / max(spread, LEAST_SPREAD)).tolist()
-        for game, advantage in zip(members, relative, strict=True):
-            for dispute in game.disputes:
-                features.append(dispute.features)
-                stood.append(dispute.stands)
+        for rollout, advantage in zip(members, relative, strict=True):
+            for mismatch in rollout.mismatches:
+                features.append(mismatch.features)
+                stood.append(mismatch.accepted)
                 advantages.append(advantage)
     return Round(
         torch.tensor(features).reshape(-1, inputs),
         torch.tensor(stood, dtype=torch.bool),
         torch.tensor(advantages),
         sum(rewards) / len(rewards),
-        sum(g.right for g in games) / len(games),
+        sum(g.right for g in rollouts) / len(rollouts),
         used / len(groups),
     )
 
 
-def reward_of(game: Game, cost: float) -> float:
+def reward_of(rollout: Rollout, cost: float) -> float:
     """A right answer, less what its blocks cost."""
-    declined = sum(not d.stands for d in game.disputes)
-    return float(game.right) - cost * declined
+    declined = sum(not d.accepted for d in rollout.mismatches)
+    return float(rollout.right) - cost * declined
 
 
 def improve(
@@ -190,6 +190,6 @@ def entropy_of(logits: Tensor) -> Tensor:
 def divergence(logits: Tensor, anchor: Tensor) -> Tensor:
     """KL of the decision from another one's, in nats, by their log-odds."""
     p = logits.sigmoid()
-    stands = functional.logsigmoid(logits) - functional.logsigmoid(anchor)
+    accepted = functional.logsigmoid(logits) - functional.logsigmoid(anchor)
     falls = functional.logsigmoid(-logits) - functional.logsigmoid(-anchor)
-    return p * stands + (1 - p) * falls
+    return p * accepted + (1 - p) * falls

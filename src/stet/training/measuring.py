@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING
 from stet.arbiter import Arbiter
 from stet.core.files import FileError, read_text
 from stet.core.parsing import first_problem
-from stet.policies.weighing import Above
-from stet.training.playing import Game, Playing, play
+from stet.core.upgrades import upgraded
+from stet.policies.arbiter_inference import Above
+from stet.training.rollout_policy import Rollout, RolloutPolicy, roll_out
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,16 +30,16 @@ class Measured:
         questions: how many were answered.
         right: how many of the answers are.
         tokens_per_pass: emitted tokens for each pass of the target.
-        disputes: disagreements that were decided.
-        overruled: those in which the draft's token stands.
+        mismatches: disagreements that were decided.
+        accepted_mismatches: those in which the draft's token stands.
     """
 
     threshold: float
     questions: int
     right: int
     tokens_per_pass: float
-    disputes: int
-    overruled: int
+    mismatches: int
+    accepted_mismatches: int
 
     @property
     def accuracy(self) -> float:
@@ -46,7 +48,7 @@ class Measured:
 
     def worth(self, cost: float) -> float:
         """Right answers less what the blocks cost that a target's token ended, per question."""
-        return (self.right - cost * (self.disputes - self.overruled)) / self.questions
+        return (self.right - cost * (self.mismatches - self.accepted_mismatches)) / self.questions
 
 
 def read_measured(path: Path) -> list[Measured]:
@@ -58,9 +60,11 @@ def read_measured(path: Path) -> list[Measured]:
     from pydantic import TypeAdapter, ValidationError
 
     try:
-        found: list[Measured] = TypeAdapter(list[Measured]).validate_json(read_text(path))
-    except ValidationError as error:
-        problem = first_problem(error, "the file")
+        found: list[Measured] = TypeAdapter(list[Measured]).validate_python(
+            upgraded(json.loads(read_text(path)))
+        )
+    except ValueError as error:
+        problem = first_problem(error, "the file") if isinstance(error, ValidationError) else error
         raise FileError(f"{path}: no measurements of a training ({problem}).") from error
     return found
 
@@ -83,40 +87,42 @@ class Measuring:
     task: LoadedTask
     arbiter: Arbiter
     batch: int
-    _played: dict[int, list[Game]] = field(default_factory=dict[int, list["Game"]], init=False)
+    _rolled_out: dict[int, list[Rollout]] = field(
+        default_factory=dict[int, list[Rollout]], init=False
+    )
 
     def at(self, threshold: float) -> Measured:
         """What the arbiter does at this threshold."""
-        games = self.games(threshold)
-        tokens = sum(g.counters.emitted_tokens for g in games)
-        passes = sum(g.counters.target_passes for g in games)
-        decided = [d.score for g in games for d in g.disputes]
+        rollouts = self.rollouts(threshold)
+        tokens = sum(g.counters.emitted_tokens for g in rollouts)
+        passes = sum(g.counters.target_passes for g in rollouts)
+        decided = [d.score for g in rollouts for d in g.mismatches]
         return Measured(
             threshold=threshold,
-            questions=len(games),
-            right=sum(g.right for g in games),
+            questions=len(rollouts),
+            right=sum(g.right for g in rollouts),
             tokens_per_pass=tokens / max(passes, 1),
-            disputes=len(decided),
-            overruled=sum(Above(threshold).one(score) for score in decided),
+            mismatches=len(decided),
+            accepted_mismatches=sum(Above(threshold).one(score) for score in decided),
         )
 
-    def games(self, threshold: float) -> list[Game]:
+    def rollouts(self, threshold: float) -> list[Rollout]:
         """The answers at this threshold, in the order of the questions."""
         places = range(len(self.task.questions))
-        found = {place: game for place in places if (game := self._known(place, threshold))}
+        found = {place: rollout for place in places if (rollout := self._known(place, threshold))}
         missing = [place for place in places if place not in found]
-        policy = Playing(self.arbiter, threshold)
+        policy = RolloutPolicy(self.arbiter, threshold)
         for start in range(0, len(missing), self.batch):
             chunk = missing[start : start + self.batch]
-            for played in play(self.pair, self.task, chunk, policy):
-                self._played.setdefault(played.question, []).append(played)
-                found[played.question] = played
+            for rolled_out in roll_out(self.pair, self.task, chunk, policy):
+                self._rolled_out.setdefault(rolled_out.question, []).append(rolled_out)
+                found[rolled_out.question] = rolled_out
         return [found[place] for place in places]
 
-    def _known(self, place: int, threshold: float) -> Game | None:
-        for game in self._played.get(place, ()):
-            if all(Above(threshold).one(d.score) == d.stands for d in game.disputes):
-                return game
+    def _known(self, place: int, threshold: float) -> Rollout | None:
+        for rollout in self._rolled_out.get(place, ()):
+            if all(Above(threshold).one(d.score) == d.accepted for d in rollout.mismatches):
+                return rollout
         return None
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stet.arbiter import Arbiter
-from stet.training.playing import Game, Playing, play
+from stet.training.rollout_policy import Rollout, RolloutPolicy, roll_out
 
 if TYPE_CHECKING:
     from stet.evaluation.tasks.base import LoadedTask
@@ -25,13 +25,13 @@ class Saved:
 
     Attributes:
         question: its place in the task.
-        overrules: places in the answer at which the draft's token has to stand; none where the
-            target alone is right; None where the search found nothing.
+        accepted_mismatches: places in the answer at which the draft's token has to be accepted;
+            none where the target alone is right; None where the search found nothing.
         tried: answers that were finished in the search.
     """
 
     question: int
-    overrules: tuple[int, ...] | None
+    accepted_mismatches: tuple[int, ...] | None
     tried: int
 
 
@@ -39,8 +39,8 @@ class Saved:
 class _Node:
     """An answer with some overrules, and how much the draft was surer at them than the target."""
 
-    game: Game
-    overrules: tuple[int, ...]
+    rollout: Rollout
+    accepted_mismatches: tuple[int, ...]
     promise: float
 
 
@@ -72,20 +72,20 @@ class Oracle:
         found: list[Saved] = []
         for start in range(0, len(questions), self.batch):
             chunk = questions[start : start + self.batch]
-            for game in play(self.pair, self.task, chunk, self._target):
-                found.append(self._saved(game))
+            for rollout in roll_out(self.pair, self.task, chunk, self._target):
+                found.append(self._saved(rollout))
             if on_batch is not None:
                 on_batch(start + len(chunk))
         return found
 
     @property
-    def _target(self) -> Playing:
-        return Playing(self.arbiter, NEVER)
+    def _target(self) -> RolloutPolicy:
+        return RolloutPolicy(self.arbiter, NEVER)
 
-    def _saved(self, game: Game) -> Saved:
-        if game.right:
-            return Saved(game.question, (), 0)
-        beam, tried = [_Node(game, (), 0.0)], 0
+    def _saved(self, rollout: Rollout) -> Saved:
+        if rollout.right:
+            return Saved(rollout.question, (), 0)
+        beam, tried = [_Node(rollout, (), 0.0)], 0
         for _ in range(self.depth):
             nodes = [child for node in beam for child in self._children(node)]
             nodes.sort(key=lambda node: -node.promise)
@@ -94,26 +94,28 @@ class Oracle:
                 finished += self._finished(nodes[start : start + self.batch])
             tried += len(finished)
             for node in finished:
-                if node.game.right:
-                    return Saved(game.question, node.overrules, tried)
+                if node.rollout.right:
+                    return Saved(rollout.question, node.accepted_mismatches, tried)
             beam = finished[: self.width]
-        return Saved(game.question, None, tried)
+        return Saved(rollout.question, None, tried)
 
     def _children(self, node: _Node) -> list[_Node]:
         """The answer up to each of its later disagreements, with the draft's token."""
-        game, children = node.game, []
-        for at, dispute in zip(game.places, game.disputes, strict=True):
-            target, draft = dispute.features[:2]
-            begun = Game(
-                game.question,
+        rollout, children = node.rollout, []
+        for at, mismatch in zip(rollout.places, rollout.mismatches, strict=True):
+            target, draft = mismatch.features[:2]
+            begun = Rollout(
+                rollout.question,
                 False,
-                game.prompt,
-                (*game.tokens[:at], dispute.draft),
+                rollout.prompt,
+                (*rollout.tokens[:at], mismatch.draft),
                 (),
                 (),
-                game.counters,
+                rollout.counters,
             )
-            children.append(_Node(begun, (*node.overrules, at), node.promise + draft - target))
+            children.append(
+                _Node(begun, (*node.accepted_mismatches, at), node.promise + draft - target)
+            )
         return children
 
     def _finished(self, nodes: Sequence[_Node]) -> list[_Node]:
@@ -123,16 +125,17 @@ class Oracle:
         open_ones = [
             n
             for n in nodes
-            if n.game.tokens[-1] not in ends and len(n.game.prompt) + len(n.game.tokens) < room
+            if n.rollout.tokens[-1] not in ends
+            and len(n.rollout.prompt) + len(n.rollout.tokens) < room
         ]
-        games = play(
+        rollouts = roll_out(
             self.pair,
             self.task,
-            [n.game.question for n in open_ones],
+            [n.rollout.question for n in open_ones],
             self._target,
-            written=[n.game.tokens for n in open_ones],
+            written=[n.rollout.tokens for n in open_ones],
         )
         return [
-            _Node(game, node.overrules, node.promise)
-            for game, node in zip(games, open_ones, strict=True)
+            _Node(rollout, node.accepted_mismatches, node.promise)
+            for rollout, node in zip(rollouts, open_ones, strict=True)
         ]

@@ -28,8 +28,8 @@ from stet.training.fitting import fit
 from stet.training.gradient import gathered, improve, improve_by_flips
 from stet.training.importance import importance
 from stet.training.measuring import Measured, Measuring, choose, read_measured
-from stet.training.playing import Playing, play
 from stet.training.request import CURVE, TrainRequest
+from stet.training.rollout_policy import RolloutPolicy, roll_out
 
 if TYPE_CHECKING:
     from stet.pair import Pair
@@ -164,11 +164,11 @@ class Trainer:
         places = list(range(count))
         random.Random(self.request.seed).shuffle(places)
         sweeps: list[Branches] = []
-        policy = Playing(self._blank(), 1.0)
+        policy = RolloutPolicy(self._blank(), 1.0)
         for number in range(self.request.sweeps):
             if sweeps:
                 fitted = self._fitted(sweeps)
-                policy = Playing(self._arbiter(fitted), 0.5)
+                policy = RolloutPolicy(self._arbiter(fitted), 0.5)
             chosen = places[number :: self.request.sweeps]
             brancher = Brancher(self.pair, self.request.task, policy, self.request.batch)
             title = f"branches, sweep {number + 1} of {self.request.sweeps}"
@@ -300,7 +300,7 @@ class Trainer:
             min(settings.questions, len(request.task.questions)),
         )
         if request.method == "flips":
-            policy = Playing(arbiter, 0.5)
+            policy = RolloutPolicy(arbiter, 0.5)
             brancher = Brancher(self.pair, request.task, policy, request.batch)
             branches = brancher.collect(self.folder / f"flips-{number:03d}", picked)
             network.requires_grad_(True)
@@ -308,12 +308,14 @@ class Trainer:
             gain = float(branches.advantage(settings.cost).mean())
             return {"round": number, "advantage": gain, **branches.cells(), **measured}
         asked = [q for q in picked for _ in range(settings.group)]
-        games = []
+        rollouts = []
         for start in range(0, len(asked), request.batch):
             chunk = asked[start : start + request.batch]
             seeds = [mixed(request.seed, number, start + i) for i in range(len(chunk))]
-            games += play(self.pair, request.task, chunk, Playing(arbiter), seeds=seeds)
-        found = gathered(games, settings, network.inputs)
+            rollouts += roll_out(
+                self.pair, request.task, chunk, RolloutPolicy(arbiter), seeds=seeds
+            )
+        found = gathered(rollouts, settings, network.inputs)
         network.requires_grad_(True)
         measured = improve(network, warm.network, optimiser, found, settings)
         return {

@@ -48,7 +48,7 @@ def page(found: Calibration) -> str:
     return environment.get_template("calibration.html.jinja").render(
         style=Markup((_SHARED / "report.css").read_text(encoding="utf-8")),
         found=found,
-        yardstick=found.measure,
+        label_source=found.measure,
         asked=asked(found),
         chosen=chosen(found),
         plots=pictures,

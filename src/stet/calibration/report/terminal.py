@@ -60,14 +60,14 @@ def _short(words: str) -> str:
 
 
 def _thresholds(found: Calibration) -> Table:
-    yardstick = found.measure
+    label_source = found.measure
     table = _table(
         "Thresholds, each run by itself",
         "threshold",
-        yardstick.heading,
+        label_source.heading,
         "seconds",
         "steps kept",
-        yardstick.loss,
+        label_source.loss,
     )
     for name, point in found.references.items():
         table.add_row(name, share(point.accuracy), f"{point.seconds:.3f}", "-", "-")

@@ -14,15 +14,15 @@ from stet.signals import SIGNALS
 
 def asked(found: Calibration) -> str:
     """What was asked for."""
-    wish, yardstick = found.wish, found.measure
+    wish, label_source = found.wish, found.measure
     passes = "the most right answers"
-    if yardstick.note:
+    if label_source.note:
         passes = "the most answers that agree with the target"
     match wish.goal:
         case "accuracy":
             return f"The threshold with {passes}; of equals the fastest."
         case "speed":
-            share = yardstick.share.format(f"at least {wish.value:.1%}")
+            share = label_source.share.format(f"at least {wish.value:.1%}")
             return f"The fastest threshold that {share} of the problems."
         case "keep":
             return f"The strictest threshold that keeps at least {wish.value:.1%} of the steps."

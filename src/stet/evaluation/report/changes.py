@@ -27,26 +27,26 @@ class Piece:
         text: its characters.
         origin: who wrote it; empty where there is no trace.
         tip: reason and probabilities.
-        overruled: whether it stands against the target's own choice.
+        accepted_mismatches: whether it stands against the target's own choice.
         diverges: whether the two answers part here.
     """
 
     text: str
     origin: str = ""
     tip: str = ""
-    overruled: bool = False
+    accepted_mismatches: bool = False
     diverges: bool = False
 
     @property
     def css(self) -> str:
         """Its classes."""
-        names = (self.origin[:1], "o" * self.overruled, "x" * self.diverges)
+        names = (self.origin[:1], "o" * self.accepted_mismatches, "x" * self.diverges)
         return " ".join(name for name in names if name)
 
     @property
     def shown(self) -> str:
         """Its characters, with a sign for a marked line break or nothing at all."""
-        if self.diverges or self.overruled:
+        if self.diverges or self.accepted_mismatches:
             return self.text.replace("\n", "↵\n") or "∎"
         return self.text
 
@@ -178,8 +178,10 @@ def _side(answer: Answer, trace: dict[str, Any] | None) -> Side:
 
 def _pieces(trace: dict[str, Any], text: str) -> Iterator[Piece]:
     """The text cut at its tokens; what cannot be placed goes to the next that can."""
-    overruled = {
-        block["position"] + place for block in trace["blocks"] for place in block["overruled"]
+    accepted_mismatches = {
+        block["position"] + place
+        for block in trace["blocks"]
+        for place in block["accepted_mismatches"]
     }
     end, carried = 0, False
     last: Piece | None = None
@@ -187,7 +189,7 @@ def _pieces(trace: dict[str, Any], text: str) -> Iterator[Piece]:
         piece: str = token["text"] if text.startswith(token["text"], end) else token["text"].strip()
         # Tokens that end inside a character, or begin a text, read differently alone.
         at = text.find(piece, end, end + len(piece) + 8) if piece else -1
-        carried = carried or index in overruled
+        carried = carried or index in accepted_mismatches
         if at < 0:
             continue
         stop = at + len(piece)

@@ -102,8 +102,8 @@ def _row(policy: PolicySummary) -> dict[str, Any]:
         "target_passes_per_token": work.target_passes_per_token,
         "target_passes": work.target_passes,
         "draft_passes": work.draft_passes,
-        "overruled": work.overruled,
-        "kept_per_position": _list(work.kept_per_position),
+        "accepted_mismatches": work.accepted_mismatches,
+        "accepted_per_position": _list(work.accepted_per_position),
         **_estimate("same_text", policy.same_text),
         **_estimate("same_answer", policy.same_answer),
     }

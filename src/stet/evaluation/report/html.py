@@ -99,7 +99,7 @@ def _worth_showing(found: list[PolicyChanges]) -> list[PolicyChanges]:
 
 def _kept(summary: Summary) -> list[tuple[str, list[str]]]:
     """Share of blocks that kept each position, in percent; rows of equal length."""
-    rows = [(p.label, p.work.kept_per_position) for p in summary.policies]
+    rows = [(p.label, p.work.accepted_per_position) for p in summary.policies]
     longest = max((len(shares) for _, shares in rows), default=0)
     return [
         (label, [number(100 * s, ".0f") for s in shares] + [MISSING] * (longest - len(shares)))
@@ -124,7 +124,7 @@ def _costs(policy: PolicySummary) -> list[str]:
         speed.other_seconds,
     )
     counts = (work.tokens, work.target_tokens, work.draft_tokens)
-    passes = (work.target_passes, work.draft_passes, work.overruled)
+    passes = (work.target_passes, work.draft_passes, work.accepted_mismatches)
     return [number(value, ".3f") for value in seconds] + [
         number(value, ".1f") for value in (*counts, *passes)
     ]

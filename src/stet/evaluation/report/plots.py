@@ -43,7 +43,7 @@ def plots(summary: Summary) -> list[Picture]:
         found = [frontier(summary)]
     with style("speed"):
         found.append(_speed(summary))
-    if any(policy.work.kept_per_position for policy in summary.policies):
+    if any(policy.work.accepted_per_position for policy in summary.policies):
         with style("kept"):
             found.append(_kept(summary))
     with style("cost"):
@@ -121,17 +121,17 @@ def _kept(summary: Summary) -> Picture:
     """How often the i-th drafted token is kept."""
     from matplotlib.ticker import MaxNLocator
 
-    policies = [policy for policy in summary.policies if policy.work.kept_per_position]
+    policies = [policy for policy in summary.policies if policy.work.accepted_per_position]
     figure = new_figure(WIDTH, 3.2)
     axes = figure.subplots()
-    longest = max(len(policy.work.kept_per_position) for policy in policies)
-    ends = [100 * policy.work.kept_per_position[-1] for policy in policies]
+    longest = max(len(policy.work.accepted_per_position) for policy in policies)
+    ends = [100 * policy.work.accepted_per_position[-1] for policy in policies]
     marks = "osD^vPX*"
     colours = (BLUE, VERMILLION, GREEN, PURPLE, BLACK, ORANGE, SKY, GREY)
     lines = ("-", (0, (5, 1.5)), (0, (2, 1)), (0, (6, 1, 1, 1)))
     heights = spread(ends, 6.0)
     for index, (policy, end, height) in enumerate(zip(policies, ends, heights, strict=True)):
-        shares = [100 * share for share in policy.work.kept_per_position]
+        shares = [100 * share for share in policy.work.accepted_per_position]
         colour = colours[index % len(colours)]
         axes.plot(
             range(1, len(shares) + 1),
@@ -163,7 +163,8 @@ def _kept(summary: Summary) -> Picture:
     axes.set_xlabel("position in the block")
     axes.set_ylabel("kept, % of blocks")
     says = "; ".join(
-        f"{p.label}: " + ", ".join(number(100 * share, ".0f") for share in p.work.kept_per_position)
+        f"{p.label}: "
+        + ", ".join(number(100 * share, ".0f") for share in p.work.accepted_per_position)
         for p in policies
     )
     return Picture("kept", "Kept tokens per position, in percent of blocks", says, laid_out(figure))

@@ -6,15 +6,15 @@ import pytest
 
 from calibration.fakes import ScriptedPair
 from stet.calibration.choosing import Point, Wish, choose
-from stet.calibration.request import Request
-from stet.calibration.yardstick import (
+from stet.calibration.label_source import (
     ANSWERS,
     TARGETS_ANSWER,
     TARGETS_TEXT,
     SameText,
+    label_source_of,
     with_own_answers,
-    yardstick_of,
 )
+from stet.calibration.request import Request
 from stet.core.errors import OptionError, StetError
 from stet.evaluation.graders import resolve_grader
 from stet.evaluation.tasks.base import LoadedTask, Question
@@ -29,11 +29,11 @@ def task(count=3, *, references=True, grader=GRADER) -> LoadedTask:
 
 
 def test_which_yardstick_there_is():
-    assert yardstick_of(task(), False) is ANSWERS
-    assert yardstick_of(task(), True) is TARGETS_ANSWER
-    assert yardstick_of(task(references=False), False) is TARGETS_ANSWER
-    assert yardstick_of(task(grader=None), False) is TARGETS_TEXT
-    assert yardstick_of(task(references=False, grader=None), True) is TARGETS_TEXT
+    assert label_source_of(task(), False) is ANSWERS
+    assert label_source_of(task(), True) is TARGETS_ANSWER
+    assert label_source_of(task(references=False), False) is TARGETS_ANSWER
+    assert label_source_of(task(grader=None), False) is TARGETS_TEXT
+    assert label_source_of(task(references=False, grader=None), True) is TARGETS_TEXT
 
 
 def test_the_targets_answers_become_references(tmp_path):
@@ -82,4 +82,4 @@ def test_sampled_rollouts_need_answers():
     with pytest.raises(OptionError, match="rollouts is -1"):
         Request(many, Wish("keep", 0.5), SpecGuard(), rollouts=-1)
     named = Request(replace(many, grader=GRADER), Wish("keep", 0.5), SpecGuard(), rollouts=4)
-    assert named.yardstick is TARGETS_ANSWER
+    assert named.label_source is TARGETS_ANSWER

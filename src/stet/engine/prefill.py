@@ -40,7 +40,7 @@ class _Missing:
     end: int
 
 
-class CatchUp:
+class Prefill:
     """Prefills rows, a bounded number of tokens a round.
 
     Args:

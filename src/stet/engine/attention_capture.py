@@ -14,7 +14,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from stet.core.needs import Watch
+from stet.core.needs import AttentionCapture
 from stet.core.row import Row
 from stet.core.tensors import upload
 from stet.engine.forward import last_true
@@ -23,7 +23,7 @@ from stet.engine.masks import additive_mask
 
 
 @dataclass(frozen=True, slots=True)
-class WatchedLayer:
+class CapturedLayer:
     """How an attention layer makes weights of its queries.
 
     Attributes:
@@ -58,7 +58,7 @@ class Recorder:
     def __init__(self, layers: int, of: int, *, describes: bool = True) -> None:
         self.count = min(layers, of)
         self._describes = describes
-        self.layers: list[WatchedLayer] = []
+        self.layers: list[CapturedLayer] = []
         self.queries: list[Tensor] = []
         self._first = of - self.count
         self._alike: list[list[int]] = []
@@ -86,10 +86,10 @@ class Recorder:
             if self._describes and len(self.layers) == place:
                 heads, size = query.shape[1], query.shape[3]
                 factor = size**-0.5 if scaling is None else scaling
-                self.layers.append(WatchedLayer(layer, heads, factor, window, softcap))
+                self.layers.append(CapturedLayer(layer, heads, factor, window, softcap))
 
 
-class Watcher:
+class AttentionWeights:
     """Computes the attention weights of stretches of drafting, one at a time.
 
     On a small model what this costs is the number of operations, so layers that are alike are
@@ -106,18 +106,18 @@ class Watcher:
         self._recorders: dict[int, Recorder] = {}
         self._tables: dict[int | None, Tensor] = {}
 
-    def recorder(self, watch: Watch) -> Recorder:
+    def recorder(self, capture: AttentionCapture) -> Recorder:
         """An empty recorder for all passes of a stretch."""
-        found = self._recorders.get(watch.layers)
+        found = self._recorders.get(capture.layers)
         if found is None:
-            found = Recorder(watch.layers, len(self._cache.layers))
-            self._recorders[watch.layers] = found
+            found = Recorder(capture.layers, len(self._cache.layers))
+            self._recorders[capture.layers] = found
         found.queries = []
         return found
 
     def attention(
         self,
-        watch: Watch,
+        capture: AttentionCapture,
         recorder: Recorder,
         counts: Sequence[int],
         rows: Sequence[Row],
@@ -126,7 +126,7 @@ class Watcher:
         """The weights from which K passes drew their tokens.
 
         Args:
-            watch: what is asked for.
+            capture: what is asked for.
             recorder: was given to the K passes, of which each drew one token for each row, at the
                 last of its true tokens. It is empty afterwards.
             counts: true tokens of each row in the first pass; the others had one, if any.
@@ -141,7 +141,7 @@ class Watcher:
         passes, recorder.queries = recorder.queries, []
         length = max(row.valid for row in rows)
         place = _place(rows)
-        floors = sorted(watch.floors)
+        floors = sorted(capture.floors)
         found: list[list[Tensor]] = []
         for alike in recorder.alike:
             products: list[Tensor] = []
@@ -162,7 +162,7 @@ class Watcher:
 
     def _means(
         self,
-        layer: WatchedLayer,
+        layer: CapturedLayer,
         products: Tensor,
         starts: Sequence[int],
         floors: Sequence[float],
@@ -209,7 +209,7 @@ class Watcher:
         return torch.stack(pieces)[:, None, None]
 
 
-def _kind(layer: WatchedLayer) -> tuple[object, ...]:
+def _kind(layer: CapturedLayer) -> tuple[object, ...]:
     """Layers of the same kind are taken together."""
     return layer.heads, layer.scaling, layer.window, layer.softcap
 

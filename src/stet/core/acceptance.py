@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from stet.core.block import Reading
-from stet.core.trace import DisputeRecord
+from stet.core.trace import MismatchRecord
 
-OVERRULED = "overruled"
+ACCEPTED_MISMATCH = "accepted_mismatch"
 """The reason under which a policy keeps a draft's token against the target's own choice."""
 
 DRAFTED = "drafted"
@@ -15,12 +15,12 @@ DRAFTED = "drafted"
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
+class Acceptance:
     """What a policy decided about one sequence's block, on the host.
 
     Attributes:
         drafted: the block.
-        kept: how many of its tokens stand.
+        accepted: how many of its tokens stand.
         next_token: the token after them; None where the policy holds it back.
         reasons: why, for each kept token and then for the next one.
         p_target: raw probabilities of the same tokens under the target, where recorded.
@@ -30,11 +30,11 @@ class Ruling:
         draft_seconds: the same for the draft.
         draft_passes: forward passes that wrote the block.
         reading: what the target thinks of the block's tokens, where asked for.
-        disputes: what an arbitrating policy came to decide.
+        mismatches: what an arbitrating policy came to decide.
     """
 
     drafted: list[int]
-    kept: int
+    accepted: int
     next_token: int | None
     reasons: list[str]
     p_target: list[float] | None = None
@@ -44,4 +44,4 @@ class Ruling:
     draft_seconds: float = 0.0
     draft_passes: int = 0
     reading: Reading | None = None
-    disputes: list[DisputeRecord] = field(default_factory=list[DisputeRecord])
+    mismatches: list[MismatchRecord] = field(default_factory=list[MismatchRecord])

@@ -6,12 +6,12 @@ from collections.abc import Generator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from stet.core.acceptance import Acceptance
 from stet.core.block import EMPTY, Block
 from stet.core.draft_length import LONGEST
 from stet.core.operations import Join, Operation, Program, Score
-from stet.core.ruling import Ruling
 from stet.core.sequence import Sequence
-from stet.core.step_policy import Candidate, Judgement, Step, StepPolicy, selected
+from stet.core.step_policy import Candidate, Step, StepDecision, StepPolicy, selected
 from stet.core.steps import Ends, LoopGuard, StepReader, ends_of
 from stet.core.trace import Origin, StepRecord
 from stet.policies.exact import Exact
@@ -35,7 +35,7 @@ UNREADABLE = "; the draft cannot read it, so the target writes on alone"
 
 
 @dataclass(slots=True, eq=False)
-class Mirror:
+class CrossTokenizer:
     """The same text in the draft's tokens.
 
     Both lists only grow, and at the end of every step they read alike.
@@ -82,7 +82,9 @@ class Mirror:
         return True
 
 
-def exchange(sequence: Sequence, mirror: Mirror, policy: StepPolicy) -> Program:
+def cross_tokenizer_stepwise(
+    sequence: Sequence, crossing: CrossTokenizer, policy: StepPolicy
+) -> Program:
     """`stepwise` for models without a common vocabulary.
 
     The draft writes candidates in its own tokens. What stands is put into the target's, what the
@@ -91,27 +93,27 @@ def exchange(sequence: Sequence, mirror: Mirror, policy: StepPolicy) -> Program:
 
     Args:
         sequence: what is written to, in the target's tokens.
-        mirror: the same in the draft's, with nothing written yet.
+        crossing: the same in the draft's, with nothing written yet.
         policy: judges the steps.
     """
     ends, guard = ends_of(policy.delimiter), LoopGuard(policy.loop_after)
-    mirror.sequence.release = sequence.release
+    crossing.sequence.release = sequence.release
     try:
         while not sequence.finished:
-            if mirror.sequence.finished:  # it has no room for more of the draft's tokens
+            if crossing.sequence.finished:  # it has no room for more of the draft's tokens
                 sequence.close("length")
                 break
             start = len(sequence.tokens)
-            text, kept = yield from _step(sequence, mirror, policy, ends)
-            if guard.stuck(text, drafted=kept):
+            text, accepted = yield from _step(sequence, crossing, policy, ends)
+            if guard.stuck(text, drafted=accepted):
                 sequence.close("loop")
-            if kept or sequence.finish_reason is not None:
+            if accepted or sequence.finish_reason is not None:
                 continue
-            if not mirror.read(sequence, start):
+            if not crossing.read(sequence, start):
                 sequence.steps[-1].reason += UNREADABLE
                 break
     finally:
-        mirror.sequence.release(mirror.sequence)
+        crossing.sequence.release(crossing.sequence)
     yield from autoregressive(sequence, Exact())
 
 
@@ -145,75 +147,75 @@ def append(
 
 
 def _step(
-    sequence: Sequence, mirror: Mirror, policy: StepPolicy, ends: Ends
+    sequence: Sequence, crossing: CrossTokenizer, policy: StepPolicy, ends: Ends
 ) -> Generator[Operation, Any, tuple[str, bool]]:
     """One step; returns its text, and whether it is the draft's."""
     position, before = len(sequence.answer), replace(sequence.counters)
-    side, text = mirror.sequence, None
+    side, text = crossing.sequence, None
     with side.fork(policy.candidates, policy.sampling(side.sampling), bounded=False) as forks:
         written: list[Candidate] = yield Join([drafted(f, policy, ends) for f in forks])
         for candidate in written:
             sequence.charge(candidate.sequence)
-            mirror.translate(sequence, candidate)
+            crossing.translate(sequence, candidate)
         candidates = offered([c for c in written if c.translated is not None])
         reader = Reader(sequence, candidates, Exact())
         if candidates:
             step = Step(sequence, len(sequence.steps), candidates, reader.read)
-            judgement = yield from policy.judge(step)
+            decision = yield from policy.judge(step)
         else:
             candidates = written
-            judgement = Judgement(0, stands=False, reason=UNTRANSLATABLE)
-        chosen = pick(judgement.chosen, candidates, policy)
-        judgement, kept = ruled(judgement, chosen, policy)
-        record = record_of(position, candidates, judgement)
+            decision = StepDecision(0, accepted=False, reason=UNTRANSLATABLE)
+        chosen = pick(decision.chosen, candidates, policy)
+        decision, accepted = ruled(decision, chosen, policy)
+        record = record_of(position, candidates, decision)
         record.draft_tokens = sum(len(c.tokens) for c in written)
-        if kept:
+        if accepted:
             side.adopt(chosen.sequence)
-    mends = not kept and policy.target_candidates == 1 and policy.speculate
-    ruling = reader.take(chosen if mends else None)
-    if kept:
+    mends = not accepted and policy.target_candidates == 1 and policy.speculate
+    acceptance = reader.take(chosen if mends else None)
+    if accepted:
         text = chosen.text
         scored = reader.has_read(chosen)
-        append(sequence, chosen.target_tokens, "draft", judgement.reason, scored=scored)
+        append(sequence, chosen.target_tokens, "draft", decision.reason, scored=scored)
         if chosen.sequence.finish_reason == "stop":
             sequence.close("stop")
     else:
         opening = (chosen.translated or []) if mends else []
-        text = yield from _rewritten(sequence, mirror, policy, ends, record, opening, ruling)
-    conclude(sequence, record, before, kept)
-    return text, kept
+        text = yield from _rewritten(sequence, crossing, policy, ends, record, opening, acceptance)
+    conclude(sequence, record, before, accepted)
+    return text, accepted
 
 
 def _rewritten(
     sequence: Sequence,
-    mirror: Mirror,
+    crossing: CrossTokenizer,
     policy: StepPolicy,
     ends: Ends,
     record: StepRecord,
     opening: list[int],
-    ruling: Ruling | None,
+    acceptance: Acceptance | None,
 ) -> Generator[Operation, Any, str]:
     """The target writes the step; of several candidates the policy picks one.
 
     Args:
         sequence: what stands.
-        mirror: the same in the draft's tokens.
+        crossing: the same in the draft's tokens.
         policy: whose limits count.
         ends: where the step ends.
         record: takes what was written.
         opening: the candidate that was refused, in the target's tokens, if it is to open the step.
-        ruling: on the whole of it, where the target's cache has read it already.
+        acceptance: on the whole of it, where the target's cache has read it already.
     """
     count = policy.target_candidates
     sampling = policy.sampling(sequence.sampling) if count > 1 else None
     # What is chosen from is whole; a single one need not be written beyond the answer's end.
     with sequence.fork(count, sampling, bounded=count == 1) as forks:
-        if ruling is not None:
+        if acceptance is not None:
             sequence.lend_cache(forks[0], "target")
-            forks[0].commit(ruling)
+            forks[0].commit(acceptance)
             opening = []
         candidates: list[Candidate] = yield Join(
-            [_by_target(f, mirror.target, policy, ends, opening) for f in forks]
+            [_by_target(f, crossing.target, policy, ends, opening) for f in forks]
         )
         place = yield from selected(policy, candidates)
         chosen = pick(place, candidates, policy)

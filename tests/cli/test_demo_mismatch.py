@@ -10,8 +10,8 @@ from rich.console import Console
 
 import stet
 from stet.bundled import generate, parse_answer
-from stet.cli import demo_overruled
-from stet.cli.demo_overruled import find_overruled, overruled_answer
+from stet.cli import demo_mismatch
+from stet.cli.demo_mismatch import accepted_mismatch_answer, find_accepted_mismatch
 
 pytestmark = pytest.mark.slow
 
@@ -30,23 +30,23 @@ def test_what_was_overruled_is_shown_with_what_was_thought_of_it(pair, tasks):
     """The draft's wrong answers stand in for a target's: they are not hard to find."""
     prompts = [task.prompt for task in tasks]
     answers, alone = pair.generate(prompts, "cospec"), pair.generate(prompts, "draft")
-    found = find_overruled(pair, tasks, answers, alone)
+    found = find_accepted_mismatch(pair, tasks, answers, alone)
     assert found is not None
     assert not found.picked
     assert parse_answer(found.result.text) == found.task.answer != parse_answer(found.alone.text)
     console = Console(width=100, record=True, file=StringIO())
-    console.print(overruled_answer(found))
+    console.print(accepted_mismatch_answer(found))
     shown = console.export_text()
-    stood = [d for b in found.result.trace.blocks for d in b.disputes if d.stands]
+    stood = [d for b in found.result.trace.blocks for d in b.mismatches if d.accepted]
     assert shown.count("arbiter 0.") == len(stood)
-    for dispute in stood:
-        assert f"arbiter {dispute.score:.2f}" in shown
+    for mismatch in stood:
+        assert f"arbiter {mismatch.score:.2f}" in shown
     assert f"right: {found.task.answer}" in shown
     assert "picked" not in shown
 
 
 def test_where_the_demo_s_problems_have_none_one_was_picked(pair, tasks):
-    nothing = find_overruled(pair, [], [], [])
+    nothing = find_accepted_mismatch(pair, [], [], [])
     assert nothing is not None
     assert nothing.picked
     assert parse_answer(nothing.result.text) == nothing.task.answer
@@ -55,5 +55,5 @@ def test_where_the_demo_s_problems_have_none_one_was_picked(pair, tasks):
 
 def test_a_picked_problem_that_shows_nothing_is_not_shown(pair, tasks, monkeypatch):
     monkeypatch.setattr("stet.bundled.generate", lambda *_: [replace(tasks[0], answer=-1)])
-    monkeypatch.setattr(demo_overruled, "PICKED", 0)
-    assert find_overruled(pair, [], [], []) is None
+    monkeypatch.setattr(demo_mismatch, "PICKED", 0)
+    assert find_accepted_mismatch(pair, [], [], []) is None

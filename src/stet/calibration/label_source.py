@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Yardstick:
+class LabelSource:
     """A yardstick, and how results are put into words that it allows.
 
     Attributes:
@@ -46,7 +46,7 @@ class Yardstick:
     note: str = ""
 
 
-ANSWERS = Yardstick(
+ANSWERS = LabelSource(
     name="answers",
     quantity="accuracy",
     heading="right",
@@ -56,7 +56,7 @@ ANSWERS = Yardstick(
     fault="error",
     risk="get their first error from a kept draft step",
 )
-TARGETS_ANSWER = Yardstick(
+TARGETS_ANSWER = LabelSource(
     name="target's answer",
     quantity="agreement with the target",
     heading="as the target",
@@ -73,7 +73,7 @@ TARGETS_ANSWER = Yardstick(
         "says that it is right."
     ),
 )
-TARGETS_TEXT = Yardstick(
+TARGETS_TEXT = LabelSource(
     name="target's text",
     quantity="agreement with the target",
     heading="as the target",
@@ -91,7 +91,7 @@ TARGETS_TEXT = Yardstick(
         "thing count as disagreement."
     ),
 )
-YARDSTICKS = {y.name: y for y in (ANSWERS, TARGETS_ANSWER, TARGETS_TEXT)}
+LABEL_SOURCES = {y.name: y for y in (ANSWERS, TARGETS_ANSWER, TARGETS_TEXT)}
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class SameText(Grader):
         return answer is not None and answer == normalised(reference)
 
 
-def yardstick_of(task: LoadedTask, without_answers: bool) -> Yardstick:
+def label_source_of(task: LoadedTask, without_answers: bool) -> LabelSource:
     """What the answers of a task can be held against."""
     known = task.grader is not None and all(q.reference is not None for q in task.questions)
     if known and not without_answers:

@@ -15,10 +15,10 @@ from stet.core.blocks import ARBITRATE, Blocks
 from stet.core.errors import OptionError
 from stet.core.needs import Need
 from stet.core.policy import TokenPolicy
-from stet.core.trace import Counters, DisputeRecord
-from stet.core.verification import Verdict
-from stet.policies.arbitration import REASONS
-from stet.policies.weighing import Above, Rule, arbitrate
+from stet.core.trace import Counters, MismatchRecord
+from stet.core.verification import Verification
+from stet.policies.arbiter_inference import Above, Rule, arbitrate
+from stet.policies.mismatches import REASONS
 from stet.requests.options import PINNED
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Playing(TokenPolicy):
+class RolloutPolicy(TokenPolicy):
     """`cospec` that records what each decision was reckoned from, and may decide by chance.
 
     Attributes:
@@ -42,11 +42,11 @@ class Playing(TokenPolicy):
     name: ClassVar[str] = "cospec-in-training"
     lossless: ClassVar[bool] = False
     reasons: ClassVar[tuple[str, ...]] = REASONS
-    holds: ClassVar[bool] = True
+    defers_bonus: ClassVar[bool] = True
 
     @property
-    def seamless(self) -> bool:
-        """See `stet.policies.seamless`; decisions by chance are drawn for each block."""
+    def block_invariant(self) -> bool:
+        """See `stet.policies.block_invariant`; decisions by chance are drawn for each block."""
         return self.threshold is not None and not self.arbiter.in_block
 
     @property
@@ -54,11 +54,11 @@ class Playing(TokenPolicy):
         """What the engine must keep."""
         return self.arbiter.needs | {Need.DRAFT_PROBS}
 
-    def verify(self, blocks: Blocks) -> Verdict:
+    def verify(self, blocks: Blocks) -> Verification:
         """Rule on a batch of blocks."""
-        return arbitrate(blocks, self.arbiter, self._stands(blocks), keep=True)
+        return arbitrate(blocks, self.arbiter, self._accepts(blocks), keep=True)
 
-    def _stands(self, blocks: Blocks) -> Rule:
+    def _accepts(self, blocks: Blocks) -> Rule:
         if self.threshold is not None:
             return Above(self.threshold)
         return ByChance(blocks.uniform(ARBITRATE, blocks.drafted.shape[1]))
@@ -75,16 +75,16 @@ class ByChance:
     uniforms: Tensor
 
     def many(self, score: Tensor, rows: Tensor, places: Tensor) -> Tensor:
-        """See `stet.policies.weighing.Rule`."""
+        """See `stet.policies.arbiter_inference.Rule`."""
         return self.uniforms[rows, places] < score
 
     def one(self, score: float, row: int, place: int) -> bool:
-        """See `stet.policies.weighing.Rule`."""
+        """See `stet.policies.arbiter_inference.Rule`."""
         return float(self.uniforms[row, place]) < score
 
 
 @dataclass(frozen=True, slots=True)
-class Game:
+class Rollout:
     """One answer with its decisions.
 
     Attributes:
@@ -93,7 +93,7 @@ class Game:
         prompt: tokens of the question.
         tokens: tokens of the answer.
         places: for each decision, tokens of the answer before it.
-        disputes: the decisions.
+        mismatches: the decisions.
         counters: what it took.
     """
 
@@ -102,24 +102,24 @@ class Game:
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]
     places: tuple[int, ...]
-    disputes: tuple[DisputeRecord, ...]
+    mismatches: tuple[MismatchRecord, ...]
     counters: Counters
 
     @property
     def features(self) -> Tensor:
         """[N, F] float32 of its decisions."""
-        return torch.tensor([d.features for d in self.disputes])
+        return torch.tensor([d.features for d in self.mismatches])
 
 
-def play(
+def roll_out(
     pair: Pair,
     task: LoadedTask,
     questions: Sequence[int],
-    policy: Playing,
+    policy: RolloutPolicy,
     *,
     seeds: Sequence[int] | None = None,
     written: Sequence[tuple[int, ...]] | None = None,
-) -> list[Game]:
+) -> list[Rollout]:
     """Answer questions under a policy, in one batch as large as the pair's.
 
     Args:
@@ -148,7 +148,7 @@ def play(
         seed=seeds,
         **PINNED,
     )
-    games: list[Game] = []
+    rollouts: list[Rollout] = []
     for place, question, prompt, tokens, result in zip(
         questions, asked, prompts, begun, results, strict=True
     ):
@@ -156,18 +156,18 @@ def play(
         right = result.error is None and grader.right(
             grader.extract(text), question.reference or ""
         )
-        found = [(b.position + d.at, d) for b in result.trace.blocks for d in b.disputes]
+        found = [(b.position + d.at, d) for b in result.trace.blocks for d in b.mismatches]
         # Behind the end of the answer nothing was decided.
         found = [(at, d) for at, d in found if at < len(result.token_ids)]
-        games.append(
-            Game(
+        rollouts.append(
+            Rollout(
                 question=place,
                 right=right,
                 prompt=prompt,
                 tokens=(*tokens, *result.token_ids),
                 places=tuple(len(tokens) + at for at, _ in found),
-                disputes=tuple(d for _, d in found),
+                mismatches=tuple(d for _, d in found),
                 counters=result.counters,
             )
         )
-    return games
+    return rollouts

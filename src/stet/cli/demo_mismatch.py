@@ -15,7 +15,7 @@ from stet.cli.output import out
 if TYPE_CHECKING:
     from stet.bundled import Problem
     from stet.core.result import Result
-    from stet.core.trace import DisputeRecord
+    from stet.core.trace import MismatchRecord
     from stet.pair import Pair
 
 POLICY = "cospec"
@@ -26,7 +26,7 @@ STANDS = "bold reverse #56b4e9"
 
 
 @dataclass(frozen=True, slots=True)
-class Overruled:
+class AcceptedMismatch:
     """An answer that is right, and the target's own, which is not.
 
     Attributes:
@@ -44,9 +44,9 @@ class Overruled:
     picked: bool
 
 
-def find_overruled(
+def find_accepted_mismatch(
     pair: Pair, tasks: Sequence[Problem], results: Sequence[Result], alone: Sequence[Result]
-) -> Overruled | None:
+) -> AcceptedMismatch | None:
     """An answer that the policy got right and the target wrong.
 
     Args:
@@ -76,23 +76,25 @@ def _right(result: Result, task: Problem) -> bool:
     return parse_answer(result.text) == task.answer
 
 
-def _shown(pair: Pair, task: Problem, alone: Result, *, picked: bool) -> Overruled:
+def _shown(pair: Pair, task: Problem, alone: Result, *, picked: bool) -> AcceptedMismatch:
     result = pair.generate([task.prompt], POLICY, probabilities=True, logprobs=8)[0]
-    declined = {d.target for block in result.trace.blocks for d in block.disputes}
+    declined = {d.target for block in result.trace.blocks for d in block.mismatches}
     words = {token: pair.tokenizer.decode([token]) for token in declined}
-    return Overruled(task, result, alone, words, picked)
+    return AcceptedMismatch(task, result, alone, words, picked)
 
 
-def overruled_answer(found: Overruled) -> Panel:
+def accepted_mismatch_answer(found: AcceptedMismatch) -> Panel:
     """The answer with every token that stands against the target's, and what was thought of it."""
-    from stet.core.ruling import OVERRULED
+    from stet.core.acceptance import ACCEPTED_MISMATCH
 
     result, body = found.result, Text()
     body.append(f"{found.task.text}\n\n", style="dim")
     written = 0
     for token in result.tokens:
         if written < len(result.text):  # behind it there is what ended it
-            body.append_text(_marked(token.text) if token.reason == OVERRULED else Text(token.text))
+            body.append_text(
+                _marked(token.text) if token.reason == ACCEPTED_MISMATCH else Text(token.text)
+            )
         written += len(token.text)
     body.append("\n\n")
     body.append_text(_marked("marked"))
@@ -118,20 +120,20 @@ def _marked(text: str) -> Text:
 def _explained(result: Result, words: dict[int, str]) -> Iterator[str]:
     """A line for each disagreement that the draft won."""
     for block in result.trace.blocks:
-        for dispute in block.disputes:
-            place = block.position + dispute.at
-            if dispute.stands and place < len(result.tokens):
-                yield _line(result, dispute, place, words)
+        for mismatch in block.mismatches:
+            place = block.position + mismatch.at
+            if mismatch.accepted and place < len(result.tokens):
+                yield _line(result, mismatch, place, words)
 
 
-def _line(result: Result, dispute: DisputeRecord, place: int, words: dict[int, str]) -> str:
+def _line(result: Result, mismatch: MismatchRecord, place: int, words: dict[int, str]) -> str:
     token = result.tokens[place]
     choices = token.top_logprobs or {}
-    said = f"{token.text!r} against {words[dispute.target]!r}: arbiter {dispute.score:.2f}"
+    said = f"{token.text!r} against {words[mismatch.target]!r}: arbiter {mismatch.score:.2f}"
     if token.p_target is not None and token.p_draft is not None:
         said += f"; target {token.p_target:.2f}"
-        if dispute.target in choices:
-            said += f" to {math.exp(choices[dispute.target]):.2f}"
+        if mismatch.target in choices:
+            said += f" to {math.exp(choices[mismatch.target]):.2f}"
         said += f", draft {token.p_draft:.2f}"
     return said
 

@@ -15,7 +15,7 @@ from stet.core.sequence import Sequence
 from stet.core.step_policy import Candidate, Step, StepPolicy, selected
 from stet.core.steps import SENTENCE, Delimiter, Ends, LoopGuard, ends_of
 from stet.core.trace import StepRecord
-from stet.programs.exchange import append
+from stet.programs.cross_tokenizer import append
 from stet.programs.parts import (
     conclude,
     drafted,
@@ -42,7 +42,7 @@ _MOST_STOPS = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
+class RemoteText:
     """What the target wrote.
 
     Attributes:
@@ -59,7 +59,7 @@ class Letter:
 
 
 @dataclass(slots=True, eq=False)
-class Correspondent:
+class RemoteWriter:
     """A remote target that continues one request's text.
 
     Attributes:
@@ -85,7 +85,7 @@ class Correspondent:
             raise StetError("The answer ends inside a character, which no remote target can read.")
         return self.prompt + text
 
-    def take(self, sequence: Sequence, letter: Letter) -> None:
+    def take(self, sequence: Sequence, letter: RemoteText) -> None:
         """Write down what came.
 
         Raises:
@@ -106,7 +106,7 @@ class Correspondent:
 
     async def write(
         self, text: str, ends: Ends, stops: tuple[str, ...], most: int, sampling: SamplingParams
-    ) -> Letter:
+    ) -> RemoteText:
         """Have the target write on, up to where `ends` says, its own end or a limit.
 
         The server is asked to stop at certain texts, which most servers then leave out. Where it
@@ -142,7 +142,7 @@ class Correspondent:
                 # A limit may cut a character in two; its first half is left out.
                 said = written[:end] if ended else written[:end].rstrip(_HALF)
                 seconds = time.monotonic() - began
-                return Letter(said, ended, tokens if counted else None, seconds)
+                return RemoteText(said, ended, tokens if counted else None, seconds)
 
     async def _stop(self, text: str, sampling: SamplingParams, stops: tuple[str, ...]) -> str:
         """At which of the stop strings a text ended; "" for the target's own end."""
@@ -170,7 +170,7 @@ class Correspondent:
         )
 
 
-def correspondence(sequence: Sequence, target: Correspondent, policy: StepPolicy) -> Program:
+def remote_stepwise(sequence: Sequence, target: RemoteWriter, policy: StepPolicy) -> Program:
     """`stepwise` with a remote target: the draft writes, the policy judges, the target is asked.
 
     Args:
@@ -180,12 +180,12 @@ def correspondence(sequence: Sequence, target: Correspondent, policy: StepPolicy
     """
     ends, guard = ends_of(policy.delimiter), LoopGuard(policy.loop_after)
     while not sequence.finished:
-        text, kept = yield from _step(sequence, target, policy, ends)
-        if guard.stuck(text, drafted=kept):
+        text, accepted = yield from _step(sequence, target, policy, ends)
+        if guard.stuck(text, drafted=accepted):
             sequence.close("loop")
 
 
-def dictation(sequence: Sequence, target: Correspondent) -> Program:
+def remote_autoregressive(sequence: Sequence, target: RemoteWriter) -> Program:
     """The remote target writes the whole answer."""
     stops = sequence.limits.stop_strings
     ends = _first_of(stops)
@@ -201,7 +201,7 @@ def dictation(sequence: Sequence, target: Correspondent) -> Program:
 
 
 def _step(
-    sequence: Sequence, target: Correspondent, policy: StepPolicy, ends: Ends
+    sequence: Sequence, target: RemoteWriter, policy: StepPolicy, ends: Ends
 ) -> Generator[Operation, Any, tuple[str, bool]]:
     """One step; returns its text, and whether it is the draft's."""
     position, before = len(sequence.answer), replace(sequence.counters)
@@ -209,29 +209,29 @@ def _step(
     with sequence.fork(policy.candidates, sampling, bounded=False) as forks:
         written: list[Candidate] = yield Join([drafted(f, policy, ends) for f in forks])
         candidates = offered([c for c in written if _is_whole(c, target.codec)]) or written
-        judgement = yield from policy.judge(
-            Step(sequence, len(sequence.steps), candidates, _unread)
-        )
-        chosen = pick(judgement.chosen, candidates, policy)
-        if judgement.stands and not _is_whole(chosen, target.codec):
-            judgement = replace(judgement, stands=False, reason=CUT)
-        judgement, kept = ruled(judgement, chosen, policy)
-        record = record_of(position, candidates, judgement)
+        decision = yield from policy.judge(Step(sequence, len(sequence.steps), candidates, _unread))
+        chosen = pick(decision.chosen, candidates, policy)
+        if decision.accepted and not _is_whole(chosen, target.codec):
+            decision = replace(decision, accepted=False, reason=CUT)
+        decision, accepted = ruled(decision, chosen, policy)
+        record = record_of(position, candidates, decision)
         record.draft_tokens = sum(len(c.tokens) for c in written)
         for candidate in written:
-            if kept and candidate is chosen:
-                explain(candidate.sequence, judgement.reason)
+            if accepted and candidate is chosen:
+                explain(candidate.sequence, decision.reason)
                 sequence.adopt(candidate.sequence)
             else:
                 sequence.charge(candidate.sequence)
-    text = chosen.text if kept else (yield from _rewritten(sequence, target, policy, ends, record))
-    conclude(sequence, record, before, kept)
-    return text, kept
+    text = (
+        chosen.text if accepted else (yield from _rewritten(sequence, target, policy, ends, record))
+    )
+    conclude(sequence, record, before, accepted)
+    return text, accepted
 
 
 def _rewritten(
     sequence: Sequence,
-    target: Correspondent,
+    target: RemoteWriter,
     policy: StepPolicy,
     ends: Ends,
     record: StepRecord,
@@ -257,7 +257,7 @@ def _rewritten(
 
 
 def _answered(
-    sequence: Sequence, target: Correspondent, policy: StepPolicy, ends: Ends, text: str
+    sequence: Sequence, target: RemoteWriter, policy: StepPolicy, ends: Ends, text: str
 ) -> Generator[Operation, Any, tuple[Candidate, int]]:
     """What the target wrote, on a fork, and its tokens as the server counted them."""
     most = min(policy.step_tokens, sequence.remaining)

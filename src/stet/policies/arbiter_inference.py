@@ -10,8 +10,8 @@ from torch import Tensor
 
 from stet.arbiter import Arbiter, Position, Spot
 from stet.core.blocks import Blocks
-from stet.core.verification import HOLD, Choices, Disputes, Verdict
-from stet.policies.arbitration import find_mismatches, reasons_of, settle
+from stet.core.verification import DEFERRED, Mismatches, ScoredMismatches, Verification
+from stet.policies.mismatches import find_mismatches, reasons_of, settle
 
 FEW = 3
 """Disagreements that are decided one by one rather than together."""
@@ -52,8 +52,13 @@ class Above:
 
 
 def arbitrate(
-    blocks: Blocks, arbiter: Arbiter, stands: Rule, *, hold: bool = True, keep: bool = False
-) -> Verdict:
+    blocks: Blocks,
+    arbiter: Arbiter,
+    rule: Rule,
+    *,
+    defers_bonus: bool = True,
+    keep: bool = False,
+) -> Verification:
     """Have the arbiter decide whose token stands, wherever the models disagree.
 
     On an accelerator it looks at every position at once: to pick some out, the host would have to
@@ -64,30 +69,30 @@ def arbitrate(
     Args:
         blocks: the blocks.
         arbiter: decides.
-        stands: makes a decision of a probability.
-        hold: hold the token after a whole block back, see `settle`.
+        rule: makes a decision of a probability.
+        defers_bonus: hold the token after a whole block back, see `settle`.
         keep: also keep what it reckoned from, for the record.
     """
     mismatches = find_mismatches(blocks)
     if not blocks.drafted.shape[1]:
-        return settle(blocks, mismatches, mismatches.agree, hold=hold)
+        return settle(blocks, mismatches, mismatches.agree, defers_bonus=defers_bonus)
     if kind_of(blocks.drafted) == "cpu":
-        return _Walk(blocks, mismatches, arbiter, stands, hold, keep).verdict()
+        return _Walk(blocks, mismatches, arbiter, rule, defers_bonus, keep).verification()
     shape, device = mismatches.agree.shape, mismatches.agree.device
     rows = torch.arange(shape[0], device=device).repeat_interleave(shape[1])
     places = (torch.ones_like(mismatches.agree).cumsum(1) - 1).flatten()
     target = mismatches.target[:, :-1]
     at = Position(blocks, mismatches, rows, places, blocks.drafted.flatten(), target.flatten())
     features = arbiter.describe(at)
-    score = arbiter.odds(features).sigmoid()
-    scored = Disputes(
+    score = arbiter.logits_of(features).sigmoid()
+    scored = ScoredMismatches(
         (~mismatches.agree) & blocks.present,
         target,
         score.view(shape),
         features.view(*shape, -1) if keep else None,
     )
-    overrule = stands.many(score, rows, places).view(shape)
-    return settle(blocks, mismatches, overrule, hold=hold, scored=scored)
+    accepted = rule.many(score, rows, places).view(shape)
+    return settle(blocks, mismatches, accepted, defers_bonus=defers_bonus, scored=scored)
 
 
 class _Walk:
@@ -99,14 +104,14 @@ class _Walk:
     def __init__(
         self,
         blocks: Blocks,
-        mismatches: Choices,
+        mismatches: Mismatches,
         arbiter: Arbiter,
-        stands: Rule,
-        hold: bool,
+        rule: Rule,
+        defers_bonus: bool,
         keep: bool,
     ) -> None:
         self._blocks, self._mismatches, self._arbiter = blocks, mismatches, arbiter
-        self._stands, self._hold = stands, hold
+        self._rule, self._defers_bonus = rule, defers_bonus
         self._drafted: list[list[int]] = blocks.drafted.tolist()
         self._target: list[list[int]] = mismatches.target.tolist()
         self._lengths: list[int] = blocks.lengths.tolist()
@@ -114,9 +119,9 @@ class _Walk:
         self._scores = [[0.0] * width for _ in range(count)]
         self._features = torch.zeros(count, width, arbiter.network.inputs) if keep else None
 
-    def verdict(self) -> Verdict:
+    def verification(self) -> Verification:
         """The ruling."""
-        kept = list(self._lengths)
+        accepted = list(self._lengths)
         agree: list[list[bool]] = self._mismatches.agree.tolist()
         waiting = {
             row: places
@@ -125,8 +130,8 @@ class _Walk:
         }
         scored = None
         if waiting:
-            self._ask(waiting, kept)
-            scored = Disputes(
+            self._ask(waiting, accepted)
+            scored = ScoredMismatches(
                 ~self._mismatches.agree
                 if self._blocks.full
                 else (~self._mismatches.agree) & self._blocks.present,
@@ -135,30 +140,30 @@ class _Walk:
                 self._features,
             )
         own = [
-            HOLD if self._hold and 0 < length == n else tokens[n]
-            for tokens, n, length in zip(self._target, kept, self._lengths, strict=True)
+            DEFERRED if self._defers_bonus and 0 < length == n else tokens[n]
+            for tokens, n, length in zip(self._target, accepted, self._lengths, strict=True)
         ]
-        reasons = reasons_of(agree, kept, self._lengths) if scored is not None else None
-        return Verdict(torch.tensor(kept), torch.tensor(own), reasons, scored)
+        reasons = reasons_of(agree, accepted, self._lengths) if scored is not None else None
+        return Verification(torch.tensor(accepted), torch.tensor(own), reasons, scored)
 
-    def _ask(self, waiting: dict[int, list[int]], kept: list[int]) -> None:
-        """Decide, and write where blocks end into `kept`."""
+    def _ask(self, waiting: dict[int, list[int]], accepted: list[int]) -> None:
+        """Decide, and write where blocks end into `accepted`."""
         while waiting:
             asked = [(row, places.pop(0)) for row, places in waiting.items()]
             few = self._features is None and self._arbiter.in_numbers and len(asked) <= FEW
             decided = [self._alone(*at) for at in asked] if few else self._together(asked)
-            for (row, place), (chance, stands) in zip(asked, decided, strict=True):
-                self._scores[row][place] = chance
-                if not stands:
-                    kept[row] = place
-                if not (stands and waiting[row]):
+            for (row, place), (probability, wins) in zip(asked, decided, strict=True):
+                self._scores[row][place] = probability
+                if not wins:
+                    accepted[row] = place
+                if not (wins and waiting[row]):
                     del waiting[row]
 
     def _alone(self, row: int, place: int) -> tuple[float, bool]:
         """The arbiter's probability at one position, and the decision."""
         tokens = self._drafted[row][place], self._target[row][place]
-        chance = self._arbiter.chance(Spot(self._blocks, row, place, *tokens))
-        return chance, self._stands.one(chance, row, place)
+        probability = self._arbiter.probability(Spot(self._blocks, row, place, *tokens))
+        return probability, self._rule.one(probability, row, place)
 
     def _together(self, asked: list[tuple[int, int]]) -> list[tuple[float, bool]]:
         """The same at many positions."""
@@ -169,8 +174,8 @@ class _Walk:
         features = self._arbiter.describe(at)
         if self._features is not None:
             self._features[rows, places] = features
-        score = self._arbiter.odds(features).sigmoid()
-        won = self._stands.many(score, rows, places)
+        score = self._arbiter.logits_of(features).sigmoid()
+        won = self._rule.many(score, rows, places)
         return list(zip(score.tolist(), won.tolist(), strict=True))
 
 

@@ -1,0 +1,48 @@
+"""Records that earlier releases wrote, in the words of this one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NAMES = {
+    "kept_tokens": "accepted_tokens",
+    "kept_steps": "accepted_steps",
+    "kept_per_position": "accepted_per_position",
+    "disputes": "mismatches",
+    "overruled": "accepted_mismatches",
+    "overruled_in_block": "accepted_mismatches_in_block",
+    "yardstick": "label_source",
+    "hold": "defers_bonus",
+}
+"""Fields and features by their former names."""
+
+_BLOCK = {"kept": "accepted"}
+_MISMATCH = {"stands": "accepted"}
+_REASONS = {"overruled": "accepted_mismatch", "corrected": "recovered"}
+_DECISIONS = {"kept": "accepted"}
+
+
+def upgraded(record: Any) -> Any:
+    """A record, as JSON has it, with every name as this release has it; others stay as they are."""
+    if isinstance(record, list):
+        return [upgraded(item) for item in record]
+    if not isinstance(record, dict):
+        return record
+    names = NAMES
+    if "drafted" in record:
+        names = names | _BLOCK
+    if "score" in record and "draft" in record:
+        names = names | _MISMATCH
+    found = {names.get(key, key): upgraded(value) for key, value in record.items()}
+    if isinstance(found.get("reason"), str):
+        found["reason"] = _REASONS.get(found["reason"], found["reason"])
+    if isinstance(found.get("decision"), str):
+        found["decision"] = _DECISIONS.get(found["decision"], found["decision"])
+    return found
+
+
+def upgraded_trace(record: Any) -> Any:
+    """The same of a trace of version 2, which says so."""
+    if not (isinstance(record, dict) and record.get("version") == 2):
+        return record
+    return upgraded(record) | {"version": 3}
