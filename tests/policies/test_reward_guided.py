@@ -205,7 +205,7 @@ def test_rewarded_steps_are_the_drafts_and_the_others_the_targets(reward: Any):
 def test_a_shadow_run_writes_the_targets_text():
     (sequence,) = run(request(0, RewardGuided(reward=by_length, threshold=0.0, shadow=True)))
     assert sequence.answer == tiny.greedy(TARGET, PROMPTS[0], COUNT)
-    assert {s.decision for s in sequence.steps} == {"kept"}
+    assert {s.decision for s in sequence.steps} == {"accepted"}
     assert sequence.counters.accepted_steps == 0
 
 

@@ -94,7 +94,7 @@ def test_a_shadow_run_writes_the_targets_text():
     policy = SpecReason(threshold=0.0, question=QUESTION, shadow=True, **STEP)
     (sequence,) = run(request(0, policy))
     assert sequence.answer == tiny.greedy(TARGET, PROMPTS[0], COUNT)
-    assert {s.decision for s in sequence.steps} == {"kept"}
+    assert {s.decision for s in sequence.steps} == {"accepted"}
 
 
 def test_of_several_candidates_the_best_rated_is_judged():

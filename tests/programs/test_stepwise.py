@@ -219,7 +219,7 @@ def test_always_kept_is_the_drafts_text_and_never_kept_the_targets(policy: SpecG
 def test_a_shadow_run_writes_the_targets_text_and_records_what_it_would_have_kept():
     (sequence,) = run(request(0, SpecGuard(threshold=0.0, shadow=True)))
     assert sequence.answer == tiny.greedy(TARGET, PROMPTS[0], COUNT)
-    assert {s.decision for s in sequence.steps} == {"kept"}
+    assert {s.decision for s in sequence.steps} == {"accepted"}
     assert sequence.counters.accepted_steps == 0
     assert all(s.target_candidates for s in sequence.steps)
     assert "step kept" not in sequence.reasons
@@ -528,7 +528,7 @@ def test_where_the_context_ends_inside_a_step_the_target_writes_it():
         bounds = Limits(size, draft_length=FixedLength(4))
         (sequence,) = run(request(place, KEEP, bounds))
         found = sequence.steps[: len(whole.steps) - 1]
-        assert {s.decision for s in found[:-1]} == {"kept"}
+        assert {s.decision for s in found[:-1]} == {"accepted"}
         assert (found[-1].decision, found[-1].reason) == ("rewritten", CUT_SHORT)
         own = tiny.greedy(TARGET, PROMPTS[place] + sequence.answer[: last.position], last.tokens)
         assert sequence.answer == [*whole.answer[: last.position], *own][:size]
