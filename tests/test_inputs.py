@@ -141,6 +141,8 @@ def test_what_is_no_prompt_gets_a_sentence_before_anything_runs(pair, given, sen
         ([], "A prompt is empty"),
         ([9999], "Token 9999 is not in the vocabulary"),
         ([-1], "Token -1 is not in the vocabulary"),
+        ([2**40], f"Token {2**40} is not in the vocabulary"),
+        ([2**70], f"Token {2**70} is not in the vocabulary"),
         ([1, "a"], "list holds a text"),
         ("a\ud800b", "half a character"),
         ([{"content": "a"}], "has no role"),
