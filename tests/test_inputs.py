@@ -210,6 +210,8 @@ def test_generators_and_series_of_prompts(pair):
     assert [r.prompt for r in found] == ["how", "many"]
     found = pair.generate(np.array(["how", "many"]), max_new_tokens=2)
     assert [r.prompt for r in found] == ["how", "many"]
+    found = pair.generate([iter(ids(pair, "how")), iter(CHAT), "many"], max_new_tokens=2)
+    assert [r.prompt for r in found] == ["how", "<s>u:how many.a:", "many"]
 
 
 def test_template_arguments_reach_the_template_or_are_refused(pair):
