@@ -714,6 +714,15 @@ def test_prompts_of_tokens_and_chats_reach_both_models():
     assert decoded(kinds[1], rendered.draft) == "T: Ann has 3."
     machine._vocabularies["draft"].tokenizer = with_template(draft, "D: ")
     assert decoded(kinds[1], machine.render(chat).draft) == "D: Ann has 3."
+    # Arguments are of the target's template, and the draft has its own.
+    loud = with_template(target, "{{ '!' if loud }}")
+    machine._vocabularies["target"].tokenizer = loud
+    asked = machine.render(chat, loud=True)
+    assert decoded(kinds[0], asked) == "!Ann has 3."
+    assert decoded(kinds[1], asked.draft) == "D: Ann has 3."
+    asked = machine.render(chat, chat_template="{{ messages[0].content }}?")
+    assert decoded(kinds[0], asked) == "Ann has 3.?"
+    assert decoded(kinds[1], asked.draft) == "D: Ann has 3."
     both = machine.generate([machine.render(chat)], "draft", max_new_tokens=8, ignore_eos=True)
     prompt = draft("D: Ann has 3.")["input_ids"]
     assert both[0].token_ids == tiny.greedy(model("draft", kinds[1]), prompt, 8)
