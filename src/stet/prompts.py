@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stet.chat import Rendered, has_template, render
+from stet.chat import Rendered, has_template, read_by, render
 from stet.client import RemoteClient
 from stet.errors import OptionError
 from stet.inputs import Message, check_messages, prompt_of
@@ -76,7 +76,9 @@ class Prompts:
         if draft is None:
             return Rendered(tokens, None, record)
         if has_template(draft.tokenizer):
-            return Rendered(tokens, render(draft.tokenizer, messages, arguments)[0], record)
+            # Arguments are of the target's template; the draft's own may know fewer.
+            known = read_by(draft.tokenizer, arguments)
+            return Rendered(tokens, render(draft.tokenizer, messages, known)[0], record)
         return Rendered(tokens, self.read(tokens, "draft"), record)
 
     def mirror(self, prompt: Readable, sequence: TokenSequence, asked: Asked) -> Mirror:
