@@ -88,6 +88,23 @@ def test_every_dtype_has_its_limit() -> None:
     assert LARGEST_ROUNDING.keys() == {"float32", "float16", "bfloat16"}
 
 
+def test_a_prompt_with_less_room_than_its_neighbour_is_found_again_too() -> None:
+    with stet.load_pair(max_length=70, max_batch=2, compile=False, self_check=False) as pair:
+        asked = [[{"role": "user", "content": problem.text}] for problem in problems(5)]
+        prompts = [pair.render(asked[4]), pair.render(asked[1])]
+        results = pair.generate(prompts, "target", max_new_tokens=30, fit=True)
+        plain = [result.trace for result in results]
+        assert [len(found.tokens) for found in plain] == [30, 70 - len(prompts[1])]
+        other = []
+        for found, place in zip(plain, (20, 3), strict=True):
+            tokens = [token.id for token in found.tokens]
+            tokens[place] = 1023 - tokens[place]
+            other.append(trace(tokens))
+        parted = differences(pair, prompts, plain, other, batch=2)
+    assert [(each.prompt, each.position) for each in parted] == [(0, 20), (1, 3)]
+    assert all(each.margin is not None for each in parted)
+
+
 @pytest.mark.slow
 def test_the_bundled_pair_in_half_precision_parts_by_rounding_alone() -> None:
     """Equality at temperature 0 is up to rounding: there are such texts, and all are near ties."""

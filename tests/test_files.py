@@ -208,6 +208,19 @@ def test_places_are_tried_before_work_begins(tmp_path):
         check_writable(tmp_path / "file", lines=True)
 
 
+def test_a_file_in_a_folder_that_takes_no_other_cannot_be_replaced(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    path.write_text("text\n")
+
+    def refused(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("stet.files.tempfile.TemporaryFile", refused)
+    with pytest.raises(FileError, match="file cannot be written .Permission denied"):
+        check_writable(path)
+    check_writable(path, lines=True)  # nothing takes its place
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_nobody_may_write_to(tmp_path):
     tmp_path.chmod(0o500)

@@ -141,6 +141,8 @@ def test_what_is_no_prompt_gets_a_sentence_before_anything_runs(pair, given, sen
         ([], "A prompt is empty"),
         ([9999], "Token 9999 is not in the vocabulary"),
         ([-1], "Token -1 is not in the vocabulary"),
+        ([2**40], f"Token {2**40} is not in the vocabulary"),
+        ([2**70], f"Token {2**70} is not in the vocabulary"),
         ([1, "a"], "list holds a text"),
         ("a\ud800b", "half a character"),
         ([{"content": "a"}], "has no role"),
@@ -208,6 +210,8 @@ def test_generators_and_series_of_prompts(pair):
     assert [r.prompt for r in found] == ["how", "many"]
     found = pair.generate(np.array(["how", "many"]), max_new_tokens=2)
     assert [r.prompt for r in found] == ["how", "many"]
+    found = pair.generate([iter(ids(pair, "how")), iter(CHAT), "many"], max_new_tokens=2)
+    assert [r.prompt for r in found] == ["how", "<s>u:how many.a:", "many"]
 
 
 def test_template_arguments_reach_the_template_or_are_refused(pair):

@@ -179,3 +179,14 @@ def test_an_option_error_is_raised_before_any_prompt_is_run(pair):
         pair.generate([PROMPT, "a"], temperature="warm", on_progress=seen.append)
     assert seen == []
     assert not pair.engine.busy
+
+
+def test_a_bias_that_leaves_no_token_is_named():
+    with load_bundled() as pair:
+        every = dict.fromkeys(range(pair.target.vocab_size), -math.inf)
+        with pytest.raises(StetError, match="not finite .* or change its logit_bias"):
+            pair.generate("a", max_new_tokens=2, logit_bias=every)
+
+
+def load_bundled():
+    return load_pair(max_length=64, max_batch=1, compile=False, self_check=False)

@@ -7,7 +7,7 @@ import pytest
 from stet.arbiter import Arbiter, Network
 from stet.core.draft_length import LONGEST, SHARED
 from stet.load import load_pair
-from stet.policies import CoSpec, block_invariant, resolve
+from stet.policies import CoSpec, resolve
 
 
 @pytest.mark.unit

@@ -358,7 +358,49 @@ def test_a_closed_pair_has_no_threads_and_generates_no_more(folders):
     for use in (lambda: pair.generate("a"), lambda: list(pair.stream("a"))):
         with pytest.raises(StetError, match="was closed; load it anew"):
             use()
+
+    async def stream():
+        return [chunk async for chunk in pair.astream("a")]
+
+    for coroutine in (pair.agenerate("a"), stream()):
+        with pytest.raises(StetError, match="was closed; load it anew"):
+            asyncio.run(coroutine)
     pair.close()
+
+
+@pytest.mark.parametrize("moment", ["its work", "its results"])
+def test_a_task_whose_pair_is_closed_under_it_gets_its_results(folders, monkeypatch, moment):
+    pair = loaded(folders)
+    # All that helps is busy when the pair is closed.
+    inside, go_on = threading.Semaphore(0), threading.Event()
+
+    def busy():
+        inside.release()
+        go_on.wait(60)
+
+    async def closed():
+        task = asyncio.create_task(pair.agenerate([PROMPT, "a"], "target", **LONG))
+        while not pair.engine.running:
+            await asyncio.sleep(0.001)
+        if moment == "its results":
+            for _ in range(4):
+                pair._helpers.submit(busy)
+                await asyncio.to_thread(inside.acquire)
+        shutdown = pair._helpers.shutdown
+
+        def later(*args, **settings):
+            if moment == "its results":  # by now its results are asked for, and wait their turn
+                time.sleep(0.5)
+            shutdown(*args, **settings)
+            go_on.set()
+
+        monkeypatch.setattr(pair._helpers, "shutdown", later)
+        await asyncio.to_thread(pair.close)
+        return await task
+
+    results = asyncio.run(closed())
+    assert [r.finish_reason for r in results] == ["error", "error"]
+    assert all("closed before this request had ended" in r.error for r in results)
 
 
 def test_what_is_under_way_ends_with_a_sentence_when_the_pair_is_closed(folders):

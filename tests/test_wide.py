@@ -97,6 +97,9 @@ CUTS = [
     {"top_k": 20, "min_p": 0.1},
     {"top_p": 0.95, "min_p": 0.01},
     {"top_k": 30, "top_p": 0.7, "min_p": 0.02},
+    # Here `min_p` takes away many of what `top_k` leaves, and `top_p` counts them all the same.
+    {"top_k": 50, "top_p": 0.9, "min_p": 0.2},
+    {"top_k": 5, "top_p": 0.6, "min_p": 0.2},
 ]
 
 

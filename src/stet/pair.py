@@ -155,7 +155,8 @@ class Pair:
         no harm, and a program that ends without closing ends cleanly too.
         """
         self._thread.close()
-        self._helpers.shutdown(wait=False, cancel_futures=True)
+        # What is under way there is short, and somebody waits for it.
+        self._helpers.shutdown(wait=False)
 
     # Generating
 
@@ -385,7 +386,12 @@ class Pair:
 
     async def _in_helper_thread(self, function: Callable[[], T]) -> T:
         """Call a function in another thread than the event loop's."""
-        return await asyncio.get_running_loop().run_in_executor(self._helpers, function)
+        loop = asyncio.get_running_loop()
+        try:
+            result = loop.run_in_executor(self._helpers, function)
+        except RuntimeError:  # the pair was closed; what was written, or a sentence, is there still
+            result = loop.run_in_executor(None, function)
+        return await result
 
 
 def _coarse(value: float) -> float:

@@ -109,9 +109,10 @@ def test_a_calibration_is_a_policy_for_this_pair_alone(pair, task, tmp_path):
         pair.generate(["Ann has 3 pens."], policy=str(path))
 
     # Going on with what is there gives the same.
-    other = replace(request, seed=1)
-    with pytest.raises(StetError, match="holds another calibration"):
-        calibrate(pair, other, tmp_path / "work", lambda *_: None)
+    longer = replace(task, max_new_tokens=task.max_new_tokens + 1)
+    for other in (replace(request, seed=1), replace(request, task=longer)):
+        with pytest.raises(StetError, match="holds another calibration"):
+            calibrate(pair, other, tmp_path / "work", lambda *_: None)
     second = calibrate(pair, request, tmp_path / "work", lambda *_: None)
     assert second.chosen == made.chosen
     assert second.parameters == made.parameters

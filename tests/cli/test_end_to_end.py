@@ -93,6 +93,8 @@ def test_doctor(run, models_on_disk):
     assert record["same_text_share"] == 1
     assert record["verdict"] in ("use", "marginal", "avoid")
     assert record["memory"]["total"] > 0
+    # One for the prompt, one more that a pair always has, and one to measure costs in.
+    assert record["memory"]["max_rows"] == 3
 
 
 def test_doctor_with_prompt_lookup(run, models_on_disk):

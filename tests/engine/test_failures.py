@@ -1,7 +1,9 @@
 """What a batch that fails costs: memory that ran out halves it, a lost device ends everything."""
 
 import math
+import threading
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import tiny
 from stet.core.errors import CapacityError, StetError
 from stet.core.limits import Limits
 from stet.engine.failures import DeviceError, is_device_error, is_out_of_memory, isolated
+from stet.engine.rows import Rows
 from stet.engine.runner import Runner
 from stet.pair import Pair
 from stet.policies import Exact
@@ -180,6 +183,38 @@ def test_a_device_error_ends_everything_and_says_so(monkeypatch):
     assert not machine.busy
     with pytest.raises(StetError, match="cannot be used any more: The device failed"):
         pair._thread.submit([exact(0)])
+
+
+@pytest.mark.parametrize("where", ["a round", "between rounds"])
+def test_a_device_that_tells_of_its_failure_when_a_row_is_moved_leaves_nobody_waiting(
+    monkeypatch, where
+):
+    pair = Pair(tiny.loaded(TARGET), tiny.loaded(DRAFT, "draft"), max_length=64, compile=False)
+    pair.tokenizer = None
+    ended = threading.Semaphore(0)
+    long = Limits(max_new_tokens=50)
+    requests = [tiny.request([1 + n, 2, 3], Exact(), long) for n in range(3)]
+    for request in requests:
+        request.on_end = lambda _: ended.release()
+
+    def lost(*_, **__):
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(Rows, "release", lost)
+    if where == "a round":
+        requests[0].sequence.limits = replace(long, max_new_tokens=2)
+    else:
+        requests[0].on_growth = lambda request: pair._thread.cancel([request])
+    pair._thread.submit(requests)
+    for _ in requests:
+        assert ended.acquire(timeout=30), "somebody waits for ever"
+    failed = [request for request in requests if request.error is not None]
+    assert len(failed) >= 2
+    assert {type(request.error) for request in failed} == {DeviceError}
+    assert "illegal memory access" in str(failed[0].error)
+    with pytest.raises(StetError, match="cannot be used any more: The device failed"):
+        pair._thread.submit([exact(0)])
+    pair.close()
 
 
 def test_a_fault_outside_of_any_request_ends_those_at_work_alone(monkeypatch):

@@ -49,6 +49,37 @@ def test_growth_keeps_content_and_zeroes_the_rest() -> None:
         cache.ensure(1001)
 
 
+def test_growth_that_runs_out_of_memory_leaves_what_there_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cache = KVCache(SHAPES, rows=2, max_length=1000, grow=True)
+    old, asked = cache.capacity, 0
+    for tensor in (*cache.keys, *cache.values):
+        tensor.fill_(1)
+    zeros = torch.zeros
+
+    def limited(*shape: object, **rest: object) -> torch.Tensor:
+        nonlocal asked
+        asked += 1
+        if asked > 2:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return zeros(*shape, **rest)  # type: ignore[call-overload, no-any-return]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "zeros", limited)
+        with pytest.raises(RuntimeError, match="can't allocate"):
+            cache.ensure(old + 1)
+    assert cache.capacity == old
+    for tensor in (*cache.keys, *cache.values):
+        assert (tensor[:, :, :old] == 1).all()
+        tensor[:, :, old] = float("nan")  # where pads go
+    assert cache.ensure(old + 1)
+    for tensor in (*cache.keys, *cache.values):
+        assert tensor.shape[2] == cache.capacity + 1 == 2 * old + 1
+        assert (tensor[:, :, :old] == 1).all()
+        assert not tensor[:, :, old:].any()
+
+
 def test_copy_and_clear_touch_only_their_slots() -> None:
     cache = KVCache(SHAPES, rows=3, max_length=20, grow=True)
     for tensor in (*cache.keys, *cache.values):

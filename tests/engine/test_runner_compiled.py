@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 import torch
 
@@ -12,6 +14,7 @@ from stet.core.sequence import Sequence
 from stet.engine import compiled
 from stet.engine.attention_capture import Recorder
 from stet.engine.drafting import ModelDrafter
+from stet.engine.kv_cache import KVCache
 from stet.engine.runner import Runner
 from stet.models import prepare_model
 
@@ -155,6 +158,43 @@ def test_a_compiler_that_fails_is_reported_once(monkeypatch: pytest.MonkeyPatch)
     for at in range(5):
         logits = runner.forward([row], torch.zeros((1, 1), dtype=torch.long), [at]).logits
         assert logits.isfinite().all()
+
+
+@pytest.mark.unit
+def test_without_memory_for_the_whole_cache_passes_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = prepare_model(build("llama"), name="llama", self_check=False)
+    monkeypatch.setattr(KVCache, "FIRST_CAPACITY", 8)
+    runner = Runner(loaded, max_rows=2, max_length=64)
+    ensure = runner.cache.ensure
+
+    def limited(length: int) -> bool:
+        if length > 32:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return ensure(length)
+
+    monkeypatch.setattr(runner.cache, "ensure", limited)
+    with pytest.warns(RuntimeWarning, match=r"llama runs without torch.compile \(there is no mem"):
+        runner.start_compiling()
+    row = runner.allocate()
+    tokens = torch.zeros((1, 20), dtype=torch.long)
+    assert runner.forward([row], tokens, [0]).logits.isfinite().all()
+
+
+@pytest.mark.unit
+def test_who_waits_for_a_pass_is_told_when_compiling_is_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loaded = prepare_model(build("llama"), self_check=False)
+    runner = Runner(loaded, max_rows=2, max_length=64, compile=True)
+    monkeypatch.setattr(runner._compiled, "request", lambda *_: None)  # never done
+    found: list[bool] = []
+    waiting = threading.Thread(target=lambda: found.append(runner.warm_up([1])), daemon=True)
+    waiting.start()
+    waiting.join(0.2)
+    assert waiting.is_alive()
+    runner.stop_compiling()
+    waiting.join(30)
+    assert found == [False]
 
 
 @pytest.mark.unit

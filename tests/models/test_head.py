@@ -60,6 +60,19 @@ def test_a_head_that_the_configuration_does_not_tell_of_is_refused(
     assert split_head(model)[:2] == (None, None)
 
 
+def test_a_model_that_cuts_its_logits_itself_is_run_whole() -> None:
+    model = build("llama")
+    forward = model.forward
+
+    def cut(*args, **kwargs):
+        out = forward(*args, **kwargs)
+        out.logits = out.logits[..., :60]
+        return out
+
+    model.forward = cut
+    assert split_head(model) == (None, None, 60)
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_tested_family_is_taken_apart(family: str, dtype: torch.dtype) -> None:

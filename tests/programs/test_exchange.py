@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,6 +26,7 @@ from stet.core.step_policy import StepPolicy
 from stet.core.steps import LoopGuard, StepReader, ends_of
 from stet.engine.drafting import OVERLAP
 from stet.engine.runner import Runner
+from stet.models.defaults import GenerationDefaults
 from stet.models.loading import prepare_model
 from stet.models.tokenizers import difference
 from stet.pair import Pair
@@ -713,9 +715,32 @@ def test_prompts_of_tokens_and_chats_reach_both_models():
     assert decoded(kinds[1], rendered.draft) == "T: Ann has 3."
     machine._vocabularies["draft"].tokenizer = with_template(draft, "D: ")
     assert decoded(kinds[1], machine.render(chat).draft) == "D: Ann has 3."
+    # Arguments are of the target's template, and the draft has its own.
+    loud = with_template(target, "{{ '!' if loud }}")
+    machine._vocabularies["target"].tokenizer = loud
+    asked = machine.render(chat, loud=True)
+    assert decoded(kinds[0], asked) == "!Ann has 3."
+    assert decoded(kinds[1], asked.draft) == "D: Ann has 3."
+    asked = machine.render(chat, chat_template="{{ messages[0].content }}?")
+    assert decoded(kinds[0], asked) == "Ann has 3.?"
+    assert decoded(kinds[1], asked.draft) == "D: Ann has 3."
     both = machine.generate([machine.render(chat)], "draft", max_new_tokens=8, ignore_eos=True)
     prompt = draft("D: Ann has 3.")["input_ids"]
     assert both[0].token_ids == tiny.greedy(model("draft", kinds[1]), prompt, 8)
+
+
+def test_tokens_that_the_targets_authors_suppress_are_not_the_drafts_of_these_numbers():
+    kinds = ("byte-level", "smaller")
+    prompt = tongues.KINDS["smaller"]()(PROMPT)["input_ids"]
+    wanted = tiny.greedy(model("draft", "smaller"), prompt, 8)
+    beyond = pair(kinds)._vocabularies["draft"].size
+    assert beyond < pair(kinds)._vocabularies["target"].size
+    suppressed = dict.fromkeys((*wanted, beyond), -math.inf)
+    machine = pair_of(kinds, generation_defaults=GenerationDefaults(logit_bias=suppressed))
+    alone = machine.generate(PROMPT, "draft", max_new_tokens=8, ignore_eos=True)
+    assert alone.token_ids == wanted
+    targets = machine.generate(PROMPT, "target", max_new_tokens=8, ignore_eos=True)
+    assert targets.trace.settings.sampling["logit_bias"] == {str(t): -math.inf for t in suppressed}
 
 
 def test_the_draft_stops_at_its_own_token_of_a_name_that_was_asked_for():

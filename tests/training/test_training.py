@@ -226,8 +226,10 @@ def test_questions_that_do_not_fit_are_left_out_and_counted(pair, task, validati
 def test_a_folder_is_tied_to_its_settings(pair, task, validation, tmp_path):
     request = small(task, validation, method="none", sweeps=1)
     train(pair, request, tmp_path, quiet)
-    with pytest.raises(StetError, match="holds another training"):
-        train(pair, replace(request, seed=5), tmp_path, quiet)
+    longer = replace(request, task=replace(task, max_new_tokens=task.max_new_tokens + 1))
+    for other in (replace(request, seed=5), longer):
+        with pytest.raises(StetError, match="holds another training"):
+            train(pair, other, tmp_path, quiet)
 
 
 def test_what_was_collected_can_be_looked_at(pair, task, validation, tmp_path):

@@ -145,6 +145,7 @@ def _claim_folder(folder: Path, pair: Pair, request: Request, fitting: LoadedTas
             "task": request.task.name,
             "questions": [q.id for q in fitting.questions],
             "chat": None if request.task.chat is None else asdict(request.task.chat),
+            "max_new_tokens": request.task.max_new_tokens,
             "policy": parameters(request.base),
             "signals": list(request.signals),
             "yardstick": request.label_source.name,

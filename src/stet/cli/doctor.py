@@ -11,7 +11,6 @@ import typer
 from stet.cli import chat as chats
 from stet.cli import options as o
 from stet.cli.output import a_table, number, out, print_json, progress
-from stet.doctor.forecast import LENGTHS
 
 if TYPE_CHECKING:
     from stet.doctor.differences import Difference
@@ -222,15 +221,17 @@ def _print_differences(parted: list[Difference], count: int, dtype: str) -> None
 
 def describe_pair(pair: Pair) -> dict[str, Any]:
     """What the pair is made of, and the memory it takes."""
+    from stet.draft_length import LONGEST
     from stet.models.memory import plan_memory
+    from stet.pair import SPARE_ROWS
 
     models = pair.models
     plan = plan_memory(
         models[0],
         pair.draft,
-        max_rows=pair.max_batch,
+        max_rows=pair.max_rows + SPARE_ROWS,
         max_length=pair.max_length,
-        block=max(LENGTHS),
+        block=LONGEST,
     )
     return {
         "models": [

@@ -326,16 +326,27 @@ def check_writable(path: Path, *, parents: bool = False, lines: bool = False) ->
                     pass
             if lines:
                 _missing_end(path)
+            elif path.is_file():  # a new one will take its place
+                _try(path.resolve().parent)
             return
         folder = path.absolute().parent
         while parents and not folder.exists():
             folder = folder.parent
         if not folder.exists():
             raise FileError(f"{path} cannot be written: there is no folder {path.parent}.")
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        _try(folder)
     except OSError as error:
         raise unwritable(path, error) from error
+
+
+def _try(folder: Path) -> None:
+    """Make a file in a folder, which nobody sees.
+
+    Raises:
+        OSError: that cannot be done.
+    """
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def unwritable(path: Path, error: OSError) -> FileError:

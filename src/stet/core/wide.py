@@ -129,10 +129,14 @@ def truncate(probs: Tensor, top_k: int, top_p: float, min_p: float) -> None:
     """
     size = probs.shape[0]
     peaks = _peaks(probs)
+    # What `top_k` leaves is cut by its own shares: also of tokens that `min_p` takes away after it.
+    whole = None
     # A little lower than what can stand, for the cuts below are made after rounding.
     floor = 0.999 * min_p * float(peaks.amax())
     if top_k < size:
-        floor = max(floor, float(best(probs, top_k)[0][-1]))
+        likeliest = best(probs, top_k)[0]
+        whole = likeliest.sum()
+        floor = max(floor, float(likeliest[-1]))
     elif top_p < 1:
         # All tokens below this together are less than what may be cut.
         floor = max(floor, 0.5 * (1 - top_p) / size)
@@ -145,8 +149,7 @@ def truncate(probs: Tensor, top_k: int, top_p: float, min_p: float) -> None:
         return  # no numbers: whoever reads them finds out
     ranked, order = found[able].sort(descending=True, stable=True)
     ranked = ranked[:top_k]
-    whole = ranked.sum() if top_k < size else probs.sum()
-    ranked = ranked / whole
+    ranked = ranked / (probs.sum() if whole is None else whole)
     keep = ranked >= min_p * ranked[0]
     if top_p < 1:
         keep &= ranked.cumsum(0) - ranked < top_p

@@ -80,6 +80,7 @@ def differences(
             list(prompts[start : start + batch]),
             "target",
             max_new_tokens=longest,
+            fit=True,  # beside a long prompt there may be less room, and its own text ends before
             logprobs=2,
             **PINNED,
         )

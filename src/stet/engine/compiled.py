@@ -87,6 +87,7 @@ class CompiledPasses:
         self._asked: Counter[Key] = Counter()
         self._background = Background(self._compile, "stet-compile")
         self._changed = threading.Condition()
+        self._stopped = False
         if self._cuda:
             # Captured graphs may then hold on to the addresses of the cache.
             for tensor in (*cache.keys, *cache.values):
@@ -131,13 +132,20 @@ class CompiledPasses:
 
     def stop(self) -> None:
         """Compile nothing further; the passes that are ready stay so."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
         self._background.stop()
 
     def wait(self, batch: int, width: int, capture: int = 0, timeout: float | None = None) -> bool:
-        """Wait until a requested pass is ready; False if it failed or time ran out."""
+        """Wait until a requested pass is ready; False if it never will be or time ran out."""
         key = _key(batch, width, capture)
+
+        def decided() -> bool:
+            return key in self._ready or self.failure is not None or self._stopped
+
         with self._changed:
-            self._changed.wait_for(lambda: key in self._ready or self.failure is not None, timeout)
+            self._changed.wait_for(decided, timeout)
             return key in self._ready
 
     def run(

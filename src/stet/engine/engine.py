@@ -16,7 +16,7 @@ from stet.core.sequence import Role
 from stet.core.sequence import Sequence as TokenSequence
 from stet.core.trace import FinishReason
 from stet.engine.drafting import OVERLAP, Drafter, ModelDrafter
-from stet.engine.failures import DeviceError, isolated, raise_device_error
+from stet.engine.failures import DeviceError, device_error, isolated, raise_device_error
 from stet.engine.outside import Outside
 from stet.engine.prefill import Prefill
 from stet.engine.request import Process, Request, depth_of, sequence_of
@@ -125,12 +125,14 @@ class Engine:
         `error`. After a device error `broken` is set and nothing can be run any more.
         """
         try:
-            with torch.inference_mode():
-                self._round()
+            if self.broken is None:
+                with torch.inference_mode():
+                    self._round()
         except Exception as error:
-            if isinstance(error, DeviceError):
-                self.broken = error
-            self.fail_all(error)
+            self.broken = device_error(error) or self.broken
+            self.fail_all(self.broken or error)
+        if self.broken is not None:
+            self.fail_all(self.broken)
 
     def fail_all(self, error: Exception) -> None:
         """End every request, at work or waiting, with this error."""
@@ -367,8 +369,14 @@ class Engine:
     def _release(self, sequence: TokenSequence) -> None:
         # A device that failed would refuse to move rows, and nothing will be run there again.
         if self.broken is None:
-            for role, row in sequence.rows.items():
-                self.runners[role].release(row)
+            try:
+                for role, row in sequence.rows.items():
+                    self.runners[role].release(row)
+            except Exception as error:
+                # It may tell of it here first. Whoever ends must be told of its end all the same.
+                self.broken = device_error(error)
+                if self.broken is None:
+                    raise
         sequence.rows.clear()
 
     def _scrub(self, process: Process) -> None:

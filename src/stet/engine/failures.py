@@ -42,20 +42,28 @@ def is_device_error(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _LOST)
 
 
+def device_error(error: Exception) -> DeviceError | None:
+    """What a failed device raised, as a `DeviceError`; None for other errors."""
+    if isinstance(error, DeviceError) or not is_device_error(error):
+        return error if isinstance(error, DeviceError) else None
+    first = str(error).strip().split("\n")[0].rstrip(".")
+    found = DeviceError(
+        f"The device failed ({first}); everything at work ended, and the pair has to be "
+        "loaded anew, in a new process if that fails too."
+    )
+    found.__cause__ = error
+    return found
+
+
 def raise_device_error(error: Exception) -> None:
     """Turn what a failed device raises into a `DeviceError`; does nothing with other errors.
 
     Raises:
         DeviceError: the device failed.
     """
-    if isinstance(error, DeviceError):
-        raise error
-    if is_device_error(error):
-        first = str(error).strip().split("\n")[0].rstrip(".")
-        raise DeviceError(
-            f"The device failed ({first}); everything at work ended, and the pair has to be "
-            "loaded anew, in a new process if that fails too."
-        ) from error
+    found = device_error(error)
+    if found is not None:
+        raise found
 
 
 def isolated(items: Sequence[T], run: Callable[[list[T]], Sequence[R]]) -> list[R | Exception]:

@@ -42,11 +42,11 @@ class KVCache:
         self.rows = rows
         self.max_length = max_length
         self.capacity = min(self.FIRST_CAPACITY, max_length) if grow else max_length
-        self.keys = [self._empty(s, s.key_size) for s in self.layers]
-        self.values = [self._empty(s, s.value_size) for s in self.layers]
+        self.keys = [self._empty(s, s.key_size, self.capacity) for s in self.layers]
+        self.values = [self._empty(s, s.value_size, self.capacity) for s in self.layers]
 
-    def _empty(self, layer: LayerShape, size: int) -> Tensor:
-        shape = (self.rows, layer.key_heads, self.capacity + 1, size)
+    def _empty(self, layer: LayerShape, size: int, capacity: int) -> Tensor:
+        shape = (self.rows, layer.key_heads, capacity + 1, size)
         return torch.zeros(shape, dtype=layer.dtype, device=layer.device)
 
     @property
@@ -56,6 +56,8 @@ class KVCache:
 
     def ensure(self, length: int) -> bool:
         """Make room for rows of `length` tokens, by doubling.
+
+        Where memory runs out on the way, it holds what it held, and can be asked again.
 
         Returns:
             Whether the tensors were replaced by larger ones.
@@ -70,15 +72,17 @@ class KVCache:
                 f"A sequence of {length} tokens does not fit into a cache of {self.max_length}; "
                 "raise max_length or shorten the prompt or max_new_tokens."
             )
-        old = self.capacity
-        while self.capacity < length:
-            self.capacity = min(2 * self.capacity, self.max_length)
+        old = capacity = self.capacity
+        while capacity < length:
+            capacity = min(2 * capacity, self.max_length)
         for index, layer in enumerate(self.layers):
             for tensors, size in ((self.keys, layer.key_size), (self.values, layer.value_size)):
-                larger = self._empty(layer, size)
+                larger = self._empty(layer, size, capacity)
                 # Without the reserved slot, which becomes an ordinary one.
                 larger[:, :, :old] = tensors[index][:, :, :old]
                 tensors[index] = larger
+        # Not before: what is larger than it need be still holds the same.
+        self.capacity = capacity
         return True
 
     def copy(self, source: int, targets: Sequence[int], length: int) -> None:

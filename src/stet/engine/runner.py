@@ -14,6 +14,7 @@ from stet.core.errors import CapacityError
 from stet.core.row import Row
 from stet.engine.attention import CacheView
 from stet.engine.compiled import LONGEST, CompiledPasses
+from stet.engine.failures import is_out_of_memory
 from stet.engine.forward import Forward, last_true
 from stet.engine.kv_cache import KVCache
 from stet.engine.masks import AlignedMasks
@@ -89,13 +90,19 @@ class Runner:
     def start_compiling(self) -> None:
         """From now on run short passes through `torch.compile`, each as soon as it is compiled.
 
-        On a CPU that happens in the background. The cache is brought to its full size first.
+        On a CPU that happens in the background. The cache is brought to its full size first; where
+        there is no memory for that there is one warning, and passes go on as they are.
         """
         if self._compiled is None and self.model.head is not None and self.max_length > 8:
-            with torch.inference_mode():
-                if self.cache.ensure(self.max_length):
-                    self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
-                self._compiled = CompiledPasses(self.model, self.cache, self._masks)
+            try:
+                with torch.inference_mode():
+                    if self.cache.ensure(self.max_length):
+                        self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
+                    self._compiled = CompiledPasses(self.model, self.cache, self._masks)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._warn("there is no memory for the whole cache")
 
     def stop_compiling(self) -> None:
         """Compile nothing further, and end the thread that does; compiled passes stay in use."""
@@ -255,12 +262,15 @@ class Runner:
     def _give_up_compiling(self) -> None:
         """Say once why passes are not compiled, in the thread that would run them."""
         if self._compiled is not None and self._compiled.failure is not None:
-            warnings.warn(
-                f"{self.model.name} runs without torch.compile ({self._compiled.failure}).",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+            self._warn(self._compiled.failure)
             self._compiled = None
+
+    def _warn(self, reason: str) -> None:
+        warnings.warn(
+            f"{self.model.name} runs without torch.compile ({reason}).",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
     def _run_compiled(
         self,

@@ -264,9 +264,11 @@ class _Packet:
             start += width
         block = item.block
         if not cells["finite"][0]:
+            edited = item.sequence.sampling.edits_logits
+            advice = ", or change its logit_bias or repetition_penalty" if edited else ""
             return NonFiniteError(
                 "The target's logits are not finite for this request; load the pair in float32 "
-                "or bfloat16, or check its weights."
+                f"or bfloat16, or check its weights{advice}."
             )
         reading = None
         if "margins" in cells:

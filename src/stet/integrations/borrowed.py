@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 from torch import nn
 from transformers import PreTrainedModel
 
+from stet.core.draft_length import LONGEST
 from stet.core.errors import CompatibilityError, OptionError, StetError
 from stet.core.model import LoadedModel, Role
 from stet.engine import attention
@@ -20,7 +21,7 @@ from stet.load import DEFAULT_LENGTH
 from stet.models.compatibility import rotary_scalings
 from stet.models.loading import prepare_model
 from stet.models.memory import plan_memory
-from stet.pair import Pair
+from stet.pair import SPARE_ROWS, Pair
 
 _MOST_ROWS = 16
 _SHORTEST = 256
@@ -129,7 +130,9 @@ def _pair(target: PreTrainedModel, draft: PreTrainedModel | None, rows: int, len
     of_target.pop(key, None)
     del known
     length = min(limit, max(_SHORTEST, 1 << (length - 1).bit_length()))
-    plan_memory(large, small, max_rows=rows + 1, max_length=length, block=16).check()
+    plan_memory(
+        large, small, max_rows=rows + 1 + SPARE_ROWS, max_length=length, block=LONGEST
+    ).check()
     # Never compiled: a compiler at work in the background would see the model change under it.
     pair = Pair(large, small, max_length=length, max_batch=rows, compile=False)
     of_target[key] = pair
@@ -140,7 +143,8 @@ def _is_same(known: LoadedModel | None, small: LoadedModel | None) -> bool:
     """Whether two drafts are one, checked once, with as many tokens."""
     if known is None or small is None:
         return known is small
-    return known.model is small.model and known.vocab_size == small.vocab_size
+    # `resized` makes another object, which has the very same layers.
+    return known.layers is small.layers and known.vocab_size == small.vocab_size
 
 
 def _load(model: PreTrainedModel, role: Role) -> LoadedModel:

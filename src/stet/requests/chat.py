@@ -122,6 +122,17 @@ def render(
     return tokens, record
 
 
+def read_by(tokenizer: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Of arguments for another tokenizer's template, those that mean something to this one's own.
+
+    Raises:
+        OptionError: there is no template.
+    """
+    own = {name: value for name, value in arguments.items() if name != "chat_template"}
+    template = _template(tokenizer, own)
+    return {name: value for name, value in own.items() if _is_read(name, template)}
+
+
 def _template(tokenizer: Any, arguments: Mapping[str, Any]) -> str:
     chosen = arguments.get("chat_template")
     if not (chosen or has_template(tokenizer)):
@@ -137,11 +148,16 @@ def _check(template: str, arguments: Mapping[str, Any]) -> None:
     for name in arguments:
         if name in _TAKEN:
             raise OptionError(f"{name} is no argument of a chat template; leave it out.")
-        if name not in _ALWAYS and not re.search(rf"\b{re.escape(name)}\b", template):
+        if not _is_read(name, template):
             raise OptionError(
                 f"The chat template does not look at {name!r}, so it would change nothing; leave "
                 "it out."
             )
+
+
+def _is_read(name: str, template: str) -> bool:
+    """Whether an argument changes what a template writes."""
+    return name in _ALWAYS or re.search(rf"\b{re.escape(name)}\b", template) is not None
 
 
 def _check_system(messages: Sequence[Mapping[str, Any]], text: str) -> None:

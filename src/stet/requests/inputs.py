@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -132,6 +132,8 @@ def _kind(item: Any) -> str:
         return "token"
     if getattr(item, "ndim", None) == 0 and not isinstance(item, np.generic):
         return _kind(item.tolist())
+    if isinstance(item, Iterator):
+        return "prompt"  # to be read once, where it is one
     return "other" if not isinstance(item, str) and _listed(item) is None else "prompt"
 
 

@@ -175,8 +175,9 @@ class Preparer:
         given = {name for name, value in options.items() if value is not None}
         if "repetition_penalty" not in given:
             asked = replace(asked, repetition_penalty=self._defaults.repetition_penalty)
-        # Models with different tokens cannot share a bias.
-        if "logit_bias" not in given and method.cross_tokenizer is None:
+        # They are the target's tokens: models with different ones cannot share a bias.
+        is_targets = method.cross_tokenizer is None and method.role == "target"
+        if "logit_bias" not in given and is_targets:
             asked = replace(asked, logit_bias=dict(self._defaults.logit_bias))
         return asked
 

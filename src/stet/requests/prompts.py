@@ -12,7 +12,7 @@ from stet.core.sequence import Role
 from stet.core.sequence import Sequence as TokenSequence
 from stet.programs import CrossTokenizer, RemoteWriter
 from stet.remote.client import RemoteClient
-from stet.requests.chat import Rendered, has_template, render
+from stet.requests.chat import Rendered, has_template, read_by, render
 from stet.requests.inputs import Message, check_messages, prompt_of
 from stet.requests.options import Asked
 from stet.text.vocabulary import Vocabulary
@@ -76,7 +76,9 @@ class Prompts:
         if draft is None:
             return Rendered(tokens, None, record)
         if has_template(draft.tokenizer):
-            return Rendered(tokens, render(draft.tokenizer, messages, arguments)[0], record)
+            # Arguments are of the target's template; the draft's own may know fewer.
+            known = read_by(draft.tokenizer, arguments)
+            return Rendered(tokens, render(draft.tokenizer, messages, known)[0], record)
         return Rendered(tokens, self.read(tokens, "draft"), record)
 
     def crossing(self, prompt: Readable, sequence: TokenSequence, asked: Asked) -> CrossTokenizer:

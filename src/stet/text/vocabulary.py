@@ -79,7 +79,9 @@ class Vocabulary:
         # Also of a text: some tokenizers have special tokens that the model has no row for.
         outside = [t for t in tokens if not 0 <= t < self.size]
         if outside:
-            name = self.tokenizer.convert_ids_to_tokens(outside[0]) if outside[0] >= 0 else None
+            # Tokenizers refuse to look larger ones up.
+            known = 0 <= outside[0] < 2**31
+            name = self.tokenizer.convert_ids_to_tokens(outside[0]) if known else None
             shown = "" if name is None else f" ({name})"
             raise OptionError(
                 f"Token {outside[0]}{shown} is not in the vocabulary, which has {self.size} tokens."

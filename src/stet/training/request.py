@@ -105,6 +105,7 @@ class TrainRequest:
             "task": self.task.name,
             "questions": [q.id for q in self.task.questions],
             "chat": None if self.task.chat is None else asdict(self.task.chat),
+            "max_new_tokens": self.task.max_new_tokens,
             "validation": [q.id for q in self.validation.questions],
             "labels": self.labels,
             "features": list(self.features),
