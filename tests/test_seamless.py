@@ -16,17 +16,17 @@ def test_policies_that_depend_on_where_blocks_end_do_not_claim_otherwise():
     tests/policies, where each writes the same text with blocks of several lengths.
     """
     for name in ("exact", "block", "confident", "ensemble", "cosd", "fuzzy", "top-k", "typical"):
-        assert block_invariant(resolve(name)), name
+        assert resolve(name).block_invariant, name
     for name in ("random", "fly", "cascade", "specguard"):
-        assert not block_invariant(resolve(name)), name
+        assert not resolve(name).block_invariant, name
 
 
 @pytest.mark.unit
 def test_an_arbiter_that_looks_at_its_block_or_lets_the_bonus_go_is_not_seamless():
-    assert block_invariant(CoSpec())
-    assert not block_invariant(CoSpec(defers_bonus=False))
+    assert CoSpec().block_invariant
+    assert not CoSpec(defers_bonus=False).block_invariant
     looks = Arbiter(Network(1).requires_grad_(False), ("place",))
-    assert not block_invariant(CoSpec(looks))
+    assert not CoSpec(looks).block_invariant
 
 
 def test_blocks_may_be_longer_for_one_request_at_a_time():

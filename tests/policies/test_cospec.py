@@ -58,7 +58,7 @@ def decode(models, policy, block, prompts=PROMPTS, sampling=None, **limits):
 
 
 @pytest.mark.parametrize("block", [1, 4, 9])
-@pytest.mark.parametrize("hold", [True, False])
+@pytest.mark.parametrize("defers_bonus", [True, False])
 def test_always_the_target_is_the_target(models, block, defers_bonus):
     policy = CoSpec(arbiter(), threshold=1.0, defers_bonus=defers_bonus)
     for prompt, sequence in zip(PROMPTS, decode(models, policy, block), strict=True):

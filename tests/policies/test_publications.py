@@ -103,7 +103,7 @@ def test_fly_takes_the_entropy_of_the_three_best_as_they_are_in_nats(p, expected
 
 
 @pytest.mark.parametrize(
-    ("drafted", "kept"),
+    ("drafted", "accepted"),
     [
         ([1, 0, 0, 0], 4),  # two agree behind it, one more follows: 0 < 4 - 3
         ([1, 0, 0], 0),  # the last three positions are never relaxed
@@ -234,7 +234,7 @@ GRID = [1 / 8, 3 / 8, 5 / 8, 7 / 8]
 
 
 @pytest.mark.parametrize(
-    ("policy", "kept"),
+    ("policy", "accepted"),
     [
         # AA: 1/2 + 1/4; AB: 1/2 + 1/2; BA: 1 + 1/2; BB: 1 + 1. Together 4 * 3/4 + 2 + 3 + 2 = 10.
         (Exact(), {(0, 0): 0.75, (0, 1): 1.0, (1, 0): 1.5, (1, 1): 2.0}),

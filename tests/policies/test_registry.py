@@ -134,9 +134,9 @@ def test_a_policy_without_a_name_is_refused():
 @pytest.mark.parametrize(
     ("attribute", "value", "advice"),
     [
-        ("hold", True, "is it 'holds'"),
+        ("defer_bonus", True, "is it 'defers_bonus'"),
         ("need", frozenset(), "is it 'needs'"),
-        ("seemless", property(lambda self: True), "is it 'seamless'"),
+        ("block_invariance", property(lambda self: True), "is it 'block_invariant'"),
         ("verifies", lambda self, blocks: None, "is it 'verify'"),
         ("window", 3, "begin the names of your own with _"),
     ],

@@ -64,7 +64,7 @@ def answers(engine: Engine, policies: list[SpecGuard]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("changes", [{}, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("kept", [True, False], ids=["kept", "rewritten"])
+@pytest.mark.parametrize("accepted", [True, False], ids=["kept", "rewritten"])
 def test_no_word_depends_on_what_is_measured(changes: dict[str, Any], accepted: bool) -> None:
     """With all signals, with none, and with a different set in each request of a batch."""
     without, every, some = (

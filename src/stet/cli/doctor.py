@@ -221,7 +221,7 @@ def _print_differences(parted: list[Difference], count: int, dtype: str) -> None
 
 def describe_pair(pair: Pair) -> dict[str, Any]:
     """What the pair is made of, and the memory it takes."""
-    from stet.draft_length import LONGEST
+    from stet.core.draft_length import LONGEST
     from stet.models.memory import plan_memory
     from stet.pair import SPARE_ROWS
 
