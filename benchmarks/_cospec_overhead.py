@@ -20,7 +20,7 @@ from stet.arbiter import DEFAULT, Arbiter, Network
 from stet.core.draft_length import FixedLength
 from stet.core.limits import Limits
 from stet.core.operations import Draft, Program, Score
-from stet.core.sequence import Sequence as TokenSequence
+from stet.core.sequence import TokenSequence
 from stet.policies import CoSpec, Exact, TokenPolicy
 
 HIDDEN = (32,)

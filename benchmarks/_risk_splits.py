@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.stats import binom, rankdata
 from statsmodels.stats.proportion import proportion_confint
 
-from stet.calibration.choosing import Point, Wish, choose, with_bounds
+from stet.calibration.choosing import ThresholdPoint, Wish, choose, with_bounds
 from stet.core.errors import StetError
 
 Counts = NDArray[np.int64]
@@ -83,10 +83,10 @@ def _points(
     thresholds: tuple[float, ...],
     problems: int,
     alpha: float,
-) -> list[Point]:
+) -> list[ThresholdPoint]:
     # Of the shares kept only the order counts: many draws have the same losses and the same order.
     points = [
-        Point(t, problems, 0, 1.0, rank / len(ranks), lost)
+        ThresholdPoint(t, problems, 0, 1.0, rank / len(ranks), lost)
         for t, rank, lost in zip(thresholds, ranks, losses, strict=True)
     ]
     return with_bounds(points, alpha)

@@ -13,7 +13,7 @@ from stet.bundled import generate as problems
 from stet.core.limits import Limits
 from stet.core.operations import Program
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence as TokenSequence
+from stet.core.sequence import TokenSequence
 from stet.engine.drafting import ModelDrafter
 from stet.engine.engine import Engine
 from stet.engine.request import Request

@@ -23,7 +23,7 @@ from stet.core.draft_length import FixedLength
 from stet.core.limits import Limits
 from stet.core.operations import Draft, Score
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.engine.drafting import ModelDrafter
 from stet.engine.runner import Runner
 from stet.engine.scoring import score
@@ -132,7 +132,7 @@ class Setting:
         rule: Any = resolve(policy)
         limits = Limits(draft_length=FixedLength(LENGTH))
         tokens = list(range(5, 45))
-        sequence = Sequence(tokens, SamplingParams(**SAMPLINGS[sampling], seed=1), limits)
+        sequence = TokenSequence(tokens, SamplingParams(**SAMPLINGS[sampling], seed=1), limits)
         for role, runner in (("draft", self.draft), ("target", self.target)):
             row = sequence.rows[role] = runner.allocate()  # type: ignore[index]
             runner.forward([row], torch.tensor([tokens[:-1]]), [0], logits="none")

@@ -33,7 +33,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from stet.core.block import Block
 from stet.core.machine import machine
 from stet.core.operations import Join, Program
-from stet.core.sequence import Sequence as TokenSequence
+from stet.core.sequence import TokenSequence
 from stet.policies import Exact, SpecGuard
 from stet.programs import stepwise
 from stet.signals import SIGNALS

@@ -5,7 +5,7 @@ import pytest
 
 from stet.core.errors import OptionError, StetError
 from stet.core.trace import BlockRecord, Counters, RequestTrace, Settings
-from stet.doctor.doctor import Measurement, Run, costs_of, diagnose, examine
+from stet.doctor.doctor import Decoded, Measurement, costs_of, diagnose, examine
 from stet.requests.options import PINNED
 
 
@@ -209,6 +209,6 @@ def test_a_failed_request_is_not_measured():
 
 
 def test_a_run_without_passes_divides_by_nothing():
-    assert Run().tokens_per_second == 0
+    assert Decoded().tokens_per_second == 0
     assert Measurement().overhead == 0
     assert Measurement().reading == 0

@@ -12,7 +12,7 @@ from stet.core.draft_length import FixedLength
 from stet.core.limits import Limits
 from stet.core.row import Row
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from tiny import Letters
 
 
@@ -21,8 +21,8 @@ def acceptance(drafted: list[int], accepted: int, following: int | None, **more)
     return Acceptance(drafted, accepted, following, more.pop("reasons", reasons), **more)
 
 
-def sequence(count: int = 20, **limits) -> Sequence:
-    return Sequence([9, 9], limits=Limits(count, **limits), decoder=Letters())
+def sequence(count: int = 20, **limits) -> TokenSequence:
+    return TokenSequence([9, 9], limits=Limits(count, **limits), decoder=Letters())
 
 
 def test_a_ruling_appends_what_stands_and_what_follows():
@@ -123,7 +123,7 @@ pieces = st.lists(
 @given(pieces, st.integers(0, 20), st.lists(st.sampled_from(["ab", "cc", "dab"]), max_size=2))
 def test_truncating_is_as_if_the_rest_was_never_written(many: list, cut: int, stop: list[str]):
     limits = Limits(25, frozenset({5}), tuple(stop), probabilities=True, stream=True)
-    s = Sequence([9], limits=limits, decoder=Letters())
+    s = TokenSequence([9], limits=limits, decoder=Letters())
     for drafted, accepted, following in many:
         if not s.finished:
             accepted = min(accepted, len(drafted))
@@ -145,7 +145,7 @@ def test_truncating_is_as_if_the_rest_was_never_written(many: list, cut: int, st
 def test_forks_are_seeded_apart_and_repeatably():
     def seeds(seed: int) -> list[int]:
         found: list[int] = []
-        s = Sequence([1], SamplingParams(seed=seed))
+        s = TokenSequence([1], SamplingParams(seed=seed))
         for _ in range(3):
             with s.fork(3) as children:
                 found += [c.sampling.seed for c in children]
@@ -159,7 +159,7 @@ def test_forks_are_seeded_apart_and_repeatably():
 def test_adopting_a_candidate_takes_over_everything_it_wrote():
     s = sequence(10, probabilities=True, stop_strings=("zz",))
     s.commit(acceptance([1], 1, 2, p_target=[0.5, 0.6]))
-    released: list[Sequence] = []
+    released: list[TokenSequence] = []
     s.release = released.append
     with s.fork(2) as children:
         assert [c.remaining for c in children] == [8, 8]

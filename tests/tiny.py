@@ -16,7 +16,7 @@ from stet.core.model import LoadedModel
 from stet.core.needs import Need
 from stet.core.operations import Operation
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.engine.drafting import LookupDrafter, ModelDrafter
 from stet.engine.engine import Engine
 from stet.engine.request import Request
@@ -94,7 +94,7 @@ def request(
     decoder: Any = None,
 ) -> Request:
     """A request for the engine."""
-    sequence = Sequence(prompt, sampling or SamplingParams(), limits, decoder)
+    sequence = TokenSequence(prompt, sampling or SamplingParams(), limits, decoder)
     return Request(sequence, program(sequence, policy))
 
 

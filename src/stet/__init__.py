@@ -21,12 +21,12 @@ if TYPE_CHECKING:
     from stet.integrations.transformers import custom_generate
     from stet.load import load_pair
     from stet.pair import Pair
-    from stet.policies import Block, CoSpec, Exact, SpecGuard
+    from stet.policies import BlockVerification, CoSpec, Exact, SpecGuard
     from stet.remote.target import RemoteTarget
 
 _HOMES = {
     "AdaptiveLength": "stet.core.draft_length",
-    "Block": "stet.policies",
+    "BlockVerification": "stet.policies",
     "Chunk": "stet.core.result",
     "CoSpec": "stet.policies",
     "Exact": "stet.policies",
@@ -42,7 +42,7 @@ _HOMES = {
 
 __all__ = [
     "AdaptiveLength",
-    "Block",
+    "BlockVerification",
     "Chunk",
     "CoSpec",
     "Exact",

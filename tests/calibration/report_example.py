@@ -3,7 +3,7 @@
 import random
 from dataclasses import replace
 
-from stet.calibration.choosing import Point, Wish, choose, with_bounds
+from stet.calibration.choosing import ThresholdPoint, Wish, choose, with_bounds
 from stet.calibration.label_source import ANSWERS, LabelSource
 from stet.calibration.quality import Quality
 from stet.calibration.reliability import reliability
@@ -11,10 +11,10 @@ from stet.calibration.result import Calibration
 from stet.calibration.samples import StepSample
 
 POINTS = [
-    Point(0.25, 200, 165, 0.21, 0.78, 16),
-    Point(0.4, 200, 174, 0.26, 0.61, 7),
-    Point(0.6, 200, 178, 0.33, 0.42, 2),
-    Point(0.85, 200, 177, 0.41, 0.2, 0),
+    ThresholdPoint(0.25, 200, 165, 0.21, 0.78, 16),
+    ThresholdPoint(0.4, 200, 174, 0.26, 0.61, 7),
+    ThresholdPoint(0.6, 200, 178, 0.33, 0.42, 2),
+    ThresholdPoint(0.85, 200, 177, 0.41, 0.2, 0),
 ]
 
 
@@ -44,8 +44,8 @@ def example(goal: Wish | None = None, label_source: LabelSource = ANSWERS) -> Ca
         chosen=chosen,
         points=points,
         references={
-            "target": Point(0.0, 200, 176, 0.42, 0.0),
-            "exact": Point(0.0, 200, 176, 0.27, 0.0),
+            "target": ThresholdPoint(0.0, 200, 176, 0.42, 0.0),
+            "exact": ThresholdPoint(0.0, 200, 176, 0.27, 0.0),
         },
         qualities=[
             Quality("min_logprob", 0.91, 0.86, 0.95, 0.9),

@@ -13,7 +13,7 @@ from stet.calibration.choosing import Wish
 from stet.calibration.collect import Collector
 from stet.calibration.labels import ByAnswer
 from stet.calibration.report.terminal import terminal
-from stet.calibration.request import Request
+from stet.calibration.request import CalibrateRequest
 from stet.calibration.result import Calibration
 from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
 from stet.core.errors import OptionError, StetError
@@ -87,7 +87,7 @@ def test_labels_follow_from_the_answers(pair, task, tmp_path):
 
 def test_a_calibration_is_a_policy_for_this_pair_alone(pair, task, tmp_path):
     stages = []
-    request = Request(task, Wish("accuracy"), SpecGuard(), thresholds=2, batch=12)
+    request = CalibrateRequest(task, Wish("accuracy"), SpecGuard(), thresholds=2, batch=12)
     made = calibrate(pair, request, tmp_path / "work", lambda *told: stages.append(told))
     path = tmp_path / "specguard.json"
     made.save(path)
@@ -121,7 +121,7 @@ def test_a_calibration_is_a_policy_for_this_pair_alone(pair, task, tmp_path):
 def test_without_right_answers_the_target_is_the_yardstick(pair, task, tmp_path):
     """Steps are held against the target's own answers, and so is what is bounded."""
     bare = replace(task, questions=[replace(q, reference=None) for q in task.questions])
-    request = Request(bare, Wish("risk", 0.6, 0.2), SpecGuard(), thresholds=2, batch=12)
+    request = CalibrateRequest(bare, Wish("risk", 0.6, 0.2), SpecGuard(), thresholds=2, batch=12)
     made = calibrate(pair, request, tmp_path / "work", lambda *_: None)
     assert made.label_source == "target's answer"
     assert "disagrees with the target" in made.claim
@@ -139,7 +139,7 @@ def test_without_a_grader_the_targets_own_steps_are_the_yardstick(pair, task, tm
     bare = replace(
         task, grader=None, questions=[replace(q, reference=None) for q in task.questions]
     )
-    request = Request(bare, Wish("keep", 0.0), SpecGuard(), thresholds=2, batch=12)
+    request = CalibrateRequest(bare, Wish("keep", 0.0), SpecGuard(), thresholds=2, batch=12)
     made = calibrate(pair, request, tmp_path / "work", lambda *_: None)
     assert made.label_source == "target's text"
     assert made.task["labels"] == "the target writes the same step from the same prefix"
@@ -167,7 +167,7 @@ def test_problems_that_do_not_fit_are_left_out_and_counted(pair, task, tmp_path)
     """One long problem used to end the whole calibration."""
     first, *others = task.questions
     long = replace(first, id="long", prompt="Ann has 3 pens. " * 200)
-    request = Request(
+    request = CalibrateRequest(
         replace(task, questions=[*others, long]),
         Wish("keep", 0.0),
         SpecGuard(),
@@ -185,7 +185,7 @@ def test_problems_that_do_not_fit_are_left_out_and_counted(pair, task, tmp_path)
 def test_bad_requests_are_refused():
     task = load_task("stories", split="calibration", count=24)
     with pytest.raises(OptionError, match="thresholds is 21"):
-        Request(task, Wish("accuracy"), SpecGuard(), thresholds=21)
+        CalibrateRequest(task, Wish("accuracy"), SpecGuard(), thresholds=21)
     few = load_task("stories", split="calibration", count=5)
     with pytest.raises(OptionError, match="too few"):
-        Request(few, Wish("accuracy"), SpecGuard())
+        CalibrateRequest(few, Wish("accuracy"), SpecGuard())

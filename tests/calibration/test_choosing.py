@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from stet.calibration.choosing import Point, Wish, choose, with_bounds
+from stet.calibration.choosing import ThresholdPoint, Wish, choose, with_bounds
 from stet.core.errors import StetError
 
 POINTS = [
-    Point(0.2, 100, 80, 0.2, 0.9, 12),
-    Point(0.5, 100, 88, 0.3, 0.6, 3),
-    Point(0.7, 100, 88, 0.4, 0.4, 1),
-    Point(0.9, 100, 86, 0.6, 0.1, 0),
+    ThresholdPoint(0.2, 100, 80, 0.2, 0.9, 12),
+    ThresholdPoint(0.5, 100, 88, 0.3, 0.6, 3),
+    ThresholdPoint(0.7, 100, 88, 0.4, 0.4, 1),
+    ThresholdPoint(0.9, 100, 86, 0.6, 0.1, 0),
 ]
 
 
@@ -64,7 +64,9 @@ def test_the_bound_holds_as_often_as_it_says():
     failed = chosen = 0
     for _ in range(draws):
         losses = generator.binomial(300, risks)
-        points = [Point(float(i), 300, 0, 1.0, kept[i], int(x)) for i, x in enumerate(losses)]
+        points = [
+            ThresholdPoint(float(i), 300, 0, 1.0, kept[i], int(x)) for i, x in enumerate(losses)
+        ]
         try:
             found = choose(with_bounds(points, alpha), Wish("risk", alpha, delta))
         except StetError:
@@ -78,4 +80,4 @@ def test_the_bound_holds_as_often_as_it_says():
 
 def test_losses_that_nobody_looked_at_are_no_zeros():
     with pytest.raises(StetError, match="not looked at"):
-        with_bounds([Point(0.5, 10, 9, 1.0, 0.5)], 0.1)
+        with_bounds([ThresholdPoint(0.5, 10, 9, 1.0, 0.5)], 0.1)

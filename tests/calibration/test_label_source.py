@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from calibration.fakes import ScriptedPair
-from stet.calibration.choosing import Point, Wish, choose
+from stet.calibration.choosing import ThresholdPoint, Wish, choose
 from stet.calibration.label_source import (
     ANSWERS,
     TARGETS_ANSWER,
@@ -14,7 +14,7 @@ from stet.calibration.label_source import (
     label_source_of,
     with_own_answers,
 )
-from stet.calibration.request import Request
+from stet.calibration.request import CalibrateRequest
 from stet.core.errors import OptionError, StetError
 from stet.evaluation.graders import resolve_grader
 from stet.evaluation.tasks.base import LoadedTask, Question
@@ -70,7 +70,7 @@ def test_a_target_that_answers_nothing_is_refused(tmp_path):
 
 
 def test_refusals_speak_of_the_target():
-    points = [Point(0.5, 100, 88, 0.3, 0.6, 3)]
+    points = [ThresholdPoint(0.5, 100, 88, 0.3, 0.6, 3)]
     with pytest.raises(StetError, match=r"No threshold gives the target's own answer to 95\.0%"):
         choose(points, Wish("speed", 0.95), TARGETS_ANSWER)
 
@@ -78,8 +78,10 @@ def test_refusals_speak_of_the_target():
 def test_sampled_rollouts_need_answers():
     many = task(20, references=False, grader=None)
     with pytest.raises(OptionError, match="name a grader"):
-        Request(many, Wish("keep", 0.5), SpecGuard(), rollouts=4)
+        CalibrateRequest(many, Wish("keep", 0.5), SpecGuard(), rollouts=4)
     with pytest.raises(OptionError, match="rollouts is -1"):
-        Request(many, Wish("keep", 0.5), SpecGuard(), rollouts=-1)
-    named = Request(replace(many, grader=GRADER), Wish("keep", 0.5), SpecGuard(), rollouts=4)
+        CalibrateRequest(many, Wish("keep", 0.5), SpecGuard(), rollouts=-1)
+    named = CalibrateRequest(
+        replace(many, grader=GRADER), Wish("keep", 0.5), SpecGuard(), rollouts=4
+    )
     assert named.label_source is TARGETS_ANSWER

@@ -17,7 +17,7 @@ from stet.core.block import EMPTY
 from stet.core.limits import Limits
 from stet.core.operations import Draft, Join, Program, Score
 from stet.core.policy import TokenPolicy
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.policies import STANDARD_REASONS, Blocks, Exact, Need, Verification, at
 
 VOCAB = 40
@@ -46,7 +46,7 @@ class Keep(TokenPolicy):
         return Verification(accepted, at(blocks.target_tokens, accepted))
 
 
-def program(sequence: Sequence, script: list[Action]) -> Program:
+def program(sequence: TokenSequence, script: list[Action]) -> Program:
     """A program that does what the script says."""
     for action, count, *more in script:
         if action == "speculate":
@@ -68,12 +68,12 @@ def program(sequence: Sequence, script: list[Action]) -> Program:
                 sequence.adopt((drafted, written)[count % 2])
 
 
-def _by_target(sequence: Sequence, count: int) -> Program:
+def _by_target(sequence: TokenSequence, count: int) -> Program:
     for _ in range(count):
         sequence.commit((yield Score(sequence, EMPTY, Exact())))
 
 
-def _by_draft(sequence: Sequence, count: int) -> Program:
+def _by_draft(sequence: TokenSequence, count: int) -> Program:
     sequence.commit((yield Draft(sequence, count)))
 
 

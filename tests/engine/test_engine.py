@@ -19,7 +19,7 @@ from stet.core.limits import Limits
 from stet.core.operations import Await, Draft, Join, Score
 from stet.core.policy import TokenPolicy
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.engine.engine import Engine
 from stet.engine.request import Request
 from stet.engine.scoring import NonFiniteError
@@ -164,7 +164,7 @@ def test_a_stop_string_ends_an_answer_across_tokens_and_blocks():
 
 
 def test_a_program_that_raises_fails_alone():
-    def broken(sequence: Sequence, policy: Exact):
+    def broken(sequence: TokenSequence, policy: Exact):
         yield Draft(sequence, 2)
         raise ZeroDivisionError("mine")
 
@@ -178,7 +178,7 @@ def test_a_program_that_raises_fails_alone():
 
 
 def test_a_program_that_raises_when_it_is_closed_fails_alone():
-    def stubborn(sequence: Sequence, policy: Exact):
+    def stubborn(sequence: TokenSequence, policy: Exact):
         try:
             yield from speculative(sequence, policy)
         finally:
@@ -194,7 +194,7 @@ def test_a_program_that_raises_when_it_is_closed_fails_alone():
 
 
 def test_a_program_that_yields_nonsense_is_told_so():
-    def nonsense(sequence: Sequence, policy: Exact):
+    def nonsense(sequence: TokenSequence, policy: Exact):
         yield 42
 
     machine = engine()
@@ -313,7 +313,7 @@ def test_awaiting_something_outside_holds_nobody_up():
         await asyncio.sleep(0.05)
         return value
 
-    def patient(sequence: Sequence, policy: Exact):
+    def patient(sequence: TokenSequence, policy: Exact):
         for n in range(2):
             assert (yield Await(answer(n))) == n
         yield from speculative(sequence, policy)
@@ -334,12 +334,12 @@ def test_an_error_outside_reaches_the_program_that_waited(kind: type[BaseExcepti
     async def fail() -> None:
         raise kind("outside")
 
-    def careful(sequence: Sequence, policy: Exact):
+    def careful(sequence: TokenSequence, policy: Exact):
         with pytest.raises(Exception):  # noqa: B017, PT011
             yield Await(fail())
         yield from speculative(sequence, policy)
 
-    def careless(sequence: Sequence, policy: Exact):
+    def careless(sequence: TokenSequence, policy: Exact):
         yield Await(fail())
 
     machine = engine()
@@ -361,7 +361,7 @@ def test_cancelling_a_request_cancels_what_it_awaits():
             cancelled.append(True)
             raise
 
-    def patient(sequence: Sequence, policy: Exact):
+    def patient(sequence: TokenSequence, policy: Exact):
         yield Await(forever())
 
     machine = engine()
@@ -391,7 +391,7 @@ def test_join_returns_the_results_in_order_and_nests():
     def branch(value: str):
         return (yield Join([leaf(value + "1"), leaf(value + "2")]))
 
-    def root(sequence: Sequence, policy: Exact):
+    def root(sequence: TokenSequence, policy: Exact):
         assert (yield Join([])) == []
         assert (yield Join([branch("a"), leaf("b"), branch("c")])) == [
             ["a1", "a2"],
@@ -407,7 +407,7 @@ def test_join_returns_the_results_in_order_and_nests():
 def steps(count: int, nested: bool = False):
     """A program that forks candidates for every step of three tokens and adopts the last."""
 
-    def write(sequence: Sequence, policy: Exact):
+    def write(sequence: TokenSequence, policy: Exact):
         if nested:
             with sequence.fork(2) as inner:
                 yield Join([write_flat(c, policy) for c in inner])
@@ -415,12 +415,12 @@ def steps(count: int, nested: bool = False):
         else:
             yield from write_flat(sequence, policy)
 
-    def write_flat(sequence: Sequence, policy: Exact):
+    def write_flat(sequence: TokenSequence, policy: Exact):
         for _ in range(min(3, sequence.remaining)):
             if not sequence.finished:
                 sequence.commit((yield Score(sequence, EMPTY, policy)))
 
-    def program(sequence: Sequence, policy: Exact):
+    def program(sequence: TokenSequence, policy: Exact):
         while not sequence.finished:
             with sequence.fork(count) as candidates:
                 yield Join([write(c, policy) for c in candidates])
@@ -454,11 +454,11 @@ def test_children_that_can_never_all_have_rows_end_with_a_clear_error():
 
 
 def test_a_child_that_fails_takes_its_family_with_it_and_frees_every_row():
-    def bad(sequence: Sequence):
+    def bad(sequence: TokenSequence):
         yield Score(sequence, EMPTY, Exact())
         raise ZeroDivisionError
 
-    def family(sequence: Sequence, policy: Exact):
+    def family(sequence: TokenSequence, policy: Exact):
         with sequence.fork(3) as (a, b, c):
             yield Join([speculative(a, policy), bad(b), speculative(c, policy)])
 
@@ -572,7 +572,7 @@ def test_recorded_probabilities_are_the_models_own():
 def test_the_target_can_be_asked_what_it_thinks_of_a_block(ruled: bool):
     found: list[Reading] = []
 
-    def scoring(sequence: Sequence, policy: Exact):
+    def scoring(sequence: TokenSequence, policy: Exact):
         block = yield Draft(sequence, 4)
         if ruled:
             acceptance = yield Score(sequence, block, policy, reading=True)

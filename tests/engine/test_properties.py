@@ -13,8 +13,8 @@ from stet.core.draft_length import AdaptiveLength, FixedLength
 from stet.core.limits import Limits
 from stet.core.operations import Draft, Join, Score
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence
-from stet.policies import Block, Exact
+from stet.core.sequence import TokenSequence
+from stet.policies import BlockVerification, Exact
 from stet.programs import speculative
 
 few = settings(max_examples=20, deadline=None, derandomize=True)
@@ -57,7 +57,7 @@ samplings = st.builds(
 )
 members = st.tuples(
     st.lists(st.integers(0, 29), min_size=1, max_size=20),
-    st.sampled_from([Exact(), Block()]),
+    st.sampled_from([Exact(), BlockVerification()]),
     st.integers(1, 14),
     rules,
     samplings,
@@ -83,7 +83,7 @@ def test_batch_mates_do_not_matter(subject: tuple, crowd: list[tuple], rows: int
 STEP = 4
 
 
-def candidate(sequence: Sequence, policy: Exact, by_draft: bool):
+def candidate(sequence: TokenSequence, policy: Exact, by_draft: bool):
     """A step: written by the draft alone, or by the target with speculation; then cut to length."""
     if by_draft:
         sequence.commit((yield Draft(sequence, min(STEP, sequence.remaining))))
@@ -93,14 +93,14 @@ def candidate(sequence: Sequence, policy: Exact, by_draft: bool):
     return sequence
 
 
-def _long_enough(sequence: Sequence) -> bool:
+def _long_enough(sequence: TokenSequence) -> bool:
     return len(sequence.answer) >= STEP
 
 
 def stepwise(records: list, candidates: int):
     """A preview of step-level verification: candidates side by side, one is adopted."""
 
-    def program(sequence: Sequence, policy: Exact):
+    def program(sequence: TokenSequence, policy: Exact):
         while not sequence.finished:
             by_draft = len(records) % 2 == 0
             with sequence.fork(candidates) as children:

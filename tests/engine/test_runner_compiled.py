@@ -10,7 +10,7 @@ import torch
 from families import VOCAB, build
 from stet.core.needs import AttentionCapture
 from stet.core.operations import Draft
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.engine import compiled
 from stet.engine.attention_capture import Recorder
 from stet.engine.drafting import ModelDrafter
@@ -108,7 +108,7 @@ def test_a_watched_pass_is_compiled_too_and_weighs_the_same() -> None:
         for lengths in ([23], [30, 9, 16]):
             generator = torch.Generator().manual_seed(len(lengths))
             prompts = [torch.randint(3, VOCAB, (n,), generator=generator).tolist() for n in lengths]
-            sequences = [Sequence(tokens) for tokens in prompts]
+            sequences = [TokenSequence(tokens) for tokens in prompts]
             for sequence in sequences:
                 row = sequence.rows["draft"] = runner.allocate()
                 runner.forward([row], torch.tensor([sequence.tokens[:-2]]), [0])

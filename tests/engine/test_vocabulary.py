@@ -16,7 +16,7 @@ from stet.core.block import Block
 from stet.core.limits import Limits
 from stet.core.operations import Draft, Score
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.engine.drafting import ModelDrafter
 from stet.engine.runner import Runner
 from stet.engine.scoring import score
@@ -44,11 +44,11 @@ def large() -> LoadedModel:
     return prepare_model(model, name="large", self_check=False)
 
 
-def sequences(runner: Runner, role: Any, count: int) -> list[Sequence]:
+def sequences(runner: Runner, role: Any, count: int) -> list[TokenSequence]:
     """Sequences of which all but the last tokens are in the cache."""
     found = []
     for place in range(count):
-        sequence = Sequence(list(range(5 + place, 25 + place)), SamplingParams(), Limits())
+        sequence = TokenSequence(list(range(5 + place, 25 + place)), SamplingParams(), Limits())
         sequence.rows[role] = runner.allocate()
         tokens = torch.tensor([sequence.tokens[:-1]])
         runner.forward([sequence.rows[role]], tokens, [0], logits="none")

@@ -18,7 +18,7 @@ from stet.core.errors import OptionError, StetError
 from stet.evaluation.graders import (
     AnswerLine,
     Choice,
-    Exact,
+    ExactGrader,
     FunctionGrader,
     Grader,
     MathVerify,
@@ -257,16 +257,16 @@ def test_choices_compare_with_letters_in_any_dress():
     ],
 )
 def test_words(text, answer):
-    assert Exact().extract(text) == answer
+    assert ExactGrader().extract(text) == answer
 
 
 def test_words_compare_without_case_or_with():
-    assert Exact().right("new york", "New  York.")
-    assert not Exact().right("york", "New York")
-    assert not Exact().right(None, "")
-    assert not Exact(case=True).right("paris", "Paris")
-    assert Exact(case=True).extract("Paris!") == "Paris"
-    assert not Exact().reads("?")
+    assert ExactGrader().right("new york", "New  York.")
+    assert not ExactGrader().right("york", "New York")
+    assert not ExactGrader().right(None, "")
+    assert not ExactGrader(case=True).right("paris", "Paris")
+    assert ExactGrader(case=True).extract("Paris!") == "Paris"
+    assert not ExactGrader().reads("?")
 
 
 # Expressions
@@ -391,7 +391,7 @@ def test_the_process_of_math_verify_ends_with_the_program():
 def test_answer_tags_are_read_by_every_grader():
     text = "<answer> {} </answer> That took 3 steps, and A was easy."
     assert Number().extract(text.format("42")) == "42"
-    assert Exact().extract(text.format("East")) == "east"
+    assert ExactGrader().extract(text.format("East")) == "east"
     assert Choice().extract(text.format("B")) == "B"
 
 

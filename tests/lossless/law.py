@@ -23,7 +23,7 @@ from stet.core.draft_length import DraftLength, FixedLength
 from stet.core.limits import Limits
 from stet.core.sampling import SamplingParams
 from stet.engine.request import Request
-from stet.policies import Block, Exact, TokenPolicy
+from stet.policies import BlockVerification, Exact, TokenPolicy
 from stet.programs import speculative
 
 FAMILY_ALPHA = 1e-3
@@ -232,7 +232,7 @@ SHARP = SamplingParams(temperature=0.25)
 WARM = SamplingParams(temperature=1.0)
 HOT = SamplingParams(temperature=1.7)
 
-POLICIES: tuple[TokenPolicy, ...] = (Exact(), Block())
+POLICIES: tuple[TokenPolicy, ...] = (Exact(), BlockVerification())
 
 
 def both(**settings: Any) -> list[Case]:

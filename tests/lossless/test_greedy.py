@@ -10,7 +10,7 @@ import tiny
 from stet.core.draft_length import AdaptiveLength, DraftLength, FixedLength
 from stet.core.limits import Limits
 from stet.core.sampling import SamplingParams
-from stet.policies import Block, Exact, TokenPolicy
+from stet.policies import BlockVerification, Exact, TokenPolicy
 from stet.programs import autoregressive
 
 VOCAB, COUNT = 50, 24
@@ -50,7 +50,7 @@ def test_text_is_the_targets_own(draft: str, rule: DraftLength, batch: int):
     # More requests than rows: they join as others leave. Prompts come in chunks of a few tokens.
     places = range(len(PROMPTS)) if batch > 1 else range(5, 8)
     machine = tiny.engine(TARGET, DRAFTS[draft], rows=batch, chunk=7)
-    policies: list[TokenPolicy] = [Exact(), Block()]
+    policies: list[TokenPolicy] = [Exact(), BlockVerification()]
     requests = [tiny.request(PROMPTS[n], policies[n % 2], limits(rule)) for n in places]
     assert tiny.run(machine, requests) == [plain(n) for n in places]
     assert machine.runners["target"].rows_in_use == 0
@@ -81,7 +81,7 @@ def test_plain_decoding_through_the_engine_is_the_targets_own():
     assert all(r.sequence.counters.target_passes == COUNT for r in requests)
 
 
-@pytest.mark.parametrize("policy", [Exact(), Block()], ids=lambda p: p.name)
+@pytest.mark.parametrize("policy", [Exact(), BlockVerification()], ids=lambda p: p.name)
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_a_model_that_drafts_for_itself_is_kept_whole(policy: TokenPolicy, temperature: float):
     # 1 + 6 tokens a round: 28 tokens in four rounds, every drafted token kept.

@@ -19,13 +19,13 @@ import torch
 from lossless import law
 from stet.core.blocks import DRAFT
 from stet.core.sampling import Sampler, SamplingParams, draw
-from stet.policies import ACCEPT, NEXT, Block, Blocks, Exact, TokenPolicy
+from stet.policies import ACCEPT, NEXT, Blocks, BlockVerification, Exact, TokenPolicy
 
 ROWS = 8192
 KINDS = ("random", "zeros", "equal", "near-disjoint", "disjoint")
 LENGTHS = (1, 2, 3, 5)
 TEMPERATURES = (0.6, 1.0, 1.5)
-POLICIES: tuple[TokenPolicy, ...] = (Exact(), Block())
+POLICIES: tuple[TokenPolicy, ...] = (Exact(), BlockVerification())
 
 
 @dataclass(frozen=True)

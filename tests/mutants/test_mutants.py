@@ -18,11 +18,21 @@ from lossless.law import Case
 from stet.core.block import whole
 from stet.core.draft_length import FixedLength
 from stet.core.sampling import Sampler, SamplingParams, draw
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.engine import scoring
 from stet.engine.drafting import ModelDrafter
 from stet.engine.runner import Runner
-from stet.policies import ACCEPT, NEXT, Block, Blocks, Exact, Need, Verification, at, prefix_length
+from stet.policies import (
+    ACCEPT,
+    NEXT,
+    Blocks,
+    BlockVerification,
+    Exact,
+    Need,
+    Verification,
+    at,
+    prefix_length,
+)
 from stet.policies import block as block_module
 from stet.policies import exact as exact_module
 
@@ -49,7 +59,7 @@ def skip_the_residual(patch: Patch) -> Case:
 
 def skip_the_residual_of_a_block(patch: Patch) -> Case:
     patch.setattr(block_module, "or_else", lambda residual, p: p)
-    return Case(policy=Block(), draft="other")
+    return Case(policy=BlockVerification(), draft="other")
 
 
 def draw_the_bonus_from_the_residual(patch: Patch) -> Case:
@@ -115,7 +125,7 @@ def keep_a_stale_cache_after_a_rewind(patch: Patch) -> Case:
 
 
 def stop_at_the_first_rejection_of_a_block(patch: Patch) -> Case:
-    verify = Block.verify
+    verify = BlockVerification.verify
 
     def impatient(self, blocks):
         rows, width = blocks.drafted.shape
@@ -136,8 +146,8 @@ def stop_at_the_first_rejection_of_a_block(patch: Patch) -> Case:
         )
         return Verification(accepted, draw(weights, blocks.uniform(NEXT, 1)[:, 0]))
 
-    patch.setattr(Block, "verify", impatient)
-    return Case(policy=Block(), draft="other")
+    patch.setattr(BlockVerification, "verify", impatient)
+    return Case(policy=BlockVerification(), draft="other")
 
 
 def share_one_number_between_accepting_and_choosing(patch: Patch) -> Case:
@@ -184,12 +194,12 @@ def test_the_unmutated_code_passes_where_the_mutants_fail():
 
 def test_the_law_of_consecutive_rounds_catches_numbers_keyed_by_token_position():
     # A position drafted again after a rejection gets the number that was just used for it.
-    assert chains.p_value(Block(), seed=1, block=3) > law.FAMILY_ALPHA
-    assert chains.p_value(Block(), seed=1, block=3, numbers=chains.by_position) < CAUGHT
+    assert chains.p_value(BlockVerification(), seed=1, block=3) > law.FAMILY_ALPHA
+    assert chains.p_value(BlockVerification(), seed=1, block=3, numbers=chains.by_position) < CAUGHT
 
 
 def test_the_rewinding_scripts_catch_a_cache_that_is_never_rewound(monkeypatch: Patch):
     script = [("draft", 4), ("truncate", 2), ("target", 1), ("draft", 3), ("speculate", 4, 1)] * 3
     assert scripts.answer(script) == scripts.reference(script)
-    monkeypatch.setattr(Sequence, "_agree", lambda self, length: None)
+    monkeypatch.setattr(TokenSequence, "_agree", lambda self, length: None)
     assert scripts.answer(script) != scripts.reference(script)

@@ -8,10 +8,10 @@ import torch
 
 from policies import reference
 from stet.core.sampling import Sampler, SamplingParams
-from stet.policies import Block, Blocks, Exact
+from stet.policies import Blocks, BlockVerification, Exact
 from stet.policies.exact import or_else
 
-RULES = [(Exact(), reference.exact), (Block(), reference.block)]
+RULES = [(Exact(), reference.exact), (BlockVerification(), reference.block)]
 
 
 def random_batch(seed: int, rows: int = 400, width: int = 5, vocab: int = 7):
@@ -47,7 +47,7 @@ def test_rulings_are_those_of_the_published_algorithm(policy, algorithm, seed: i
     assert {accepted for accepted, _ in expected} >= set(range(5))
 
 
-@pytest.mark.parametrize("policy", [Exact(), Block()], ids=lambda p: p.name)
+@pytest.mark.parametrize("policy", [Exact(), BlockVerification()], ids=lambda p: p.name)
 def test_what_stands_behind_a_short_block_does_not_matter(policy):
     p, q, drafted, lengths, u = random_batch(9)
     first = policy.verify(reference.blocks(p, q, drafted, lengths, u))
@@ -60,7 +60,7 @@ def test_what_stands_behind_a_short_block_does_not_matter(policy):
     assert torch.equal(first.next_token, second.next_token)
 
 
-@pytest.mark.parametrize("policy", [Exact(), Block()], ids=lambda p: p.name)
+@pytest.mark.parametrize("policy", [Exact(), BlockVerification()], ids=lambda p: p.name)
 def test_equal_distributions_keep_everything(policy):
     p, _, _, _, u = random_batch(4)
     q = p[:, :5].copy()
@@ -75,7 +75,7 @@ def test_an_empty_residual_falls_back_to_the_target():
     assert torch.equal(or_else(residual, p), torch.stack([p[0], residual[1]]))
 
 
-@pytest.mark.parametrize("policy", [Exact(), Block()], ids=lambda p: p.name)
+@pytest.mark.parametrize("policy", [Exact(), BlockVerification()], ids=lambda p: p.name)
 def test_a_rejection_by_rounding_alone_still_draws_a_token_of_the_target(policy):
     # q a hair above p on the drafted token and nowhere below: no residual is left.
     p = np.array([[[0.0, 1.0], [0.5, 0.5]]])
@@ -86,7 +86,7 @@ def test_a_rejection_by_rounding_alone_still_draws_a_token_of_the_target(policy)
     assert verification.next_token.item() == 1
 
 
-@pytest.mark.parametrize("policy", [Exact(), Block()], ids=lambda p: p.name)
+@pytest.mark.parametrize("policy", [Exact(), BlockVerification()], ids=lambda p: p.name)
 def test_greedy_rows_among_sampled_ones_follow_the_targets_first_choice(policy):
     generator = torch.Generator().manual_seed(1)
     rows, width, vocab = 64, 4, 5

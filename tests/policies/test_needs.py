@@ -17,7 +17,7 @@ from stet.core.needs import AttentionCapture, Need
 from stet.core.operations import Operation
 from stet.core.policy import TokenPolicy
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.core.step_policy import StepPolicy
 from stet.policies import (
     Blocks,
@@ -177,7 +177,7 @@ STEPS: dict[str, tuple[Callable[[Candidate], Any], dict[str, Any], str]] = {
 
 def step_request(policy: Any) -> Any:
     method = method_of(policy, None, has_draft=True)
-    sequence = Sequence([1, 2, 3], SamplingParams(), LIMITS, tiny.Letters())
+    sequence = TokenSequence([1, 2, 3], SamplingParams(), LIMITS, tiny.Letters())
     return tiny.Request(sequence, method.program(sequence), rows=method.rows)
 
 

@@ -15,8 +15,8 @@ from stet.arbiter import Arbiter, Network
 from stet.core.sampling import Sampler, SamplingParams
 from stet.policies import (
     AutoJudge,
-    Block,
     Blocks,
+    BlockVerification,
     Cascade,
     Confident,
     CoSD,
@@ -240,7 +240,7 @@ GRID = [1 / 8, 3 / 8, 5 / 8, 7 / 8]
         (Exact(), {(0, 0): 0.75, (0, 1): 1.0, (1, 0): 1.5, (1, 1): 2.0}),
         # AA: 2 * 1/4, as nothing is left over for one; AB: 2; BA: 2 * 1/2 + 1 * 1/2; BB: 2.
         # Together 4 * 1/2 + 4 + 3 + 2 = 11.
-        (Block(), {(0, 0): 0.5, (0, 1): 2.0, (1, 0): 1.5, (1, 1): 2.0}),
+        (BlockVerification(), {(0, 0): 0.5, (0, 1): 2.0, (1, 0): 1.5, (1, 1): 2.0}),
     ],
 )
 def test_token_and_block_verification_keep_ten_and_eleven_ninths(policy, accepted):
@@ -264,7 +264,7 @@ def test_token_and_block_verification_keep_ten_and_eleven_ninths(policy, accepte
         )
         found[drafted] = float(verification.accepted.float().mean())
     assert found == accepted
-    total = 11 if isinstance(policy, Block) else 10
+    total = 11 if isinstance(policy, BlockVerification) else 10
     assert sum(found[drafted] for drafted in DRAFTS) == total
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from stet.core.errors import OptionError
 from stet.policies import (
-    Block,
+    BlockVerification,
     Exact,
     TokenPolicy,
     available,
@@ -38,7 +38,7 @@ def own(monkeypatch: pytest.MonkeyPatch) -> type:
 def test_the_built_in_policies_are_found_and_lossless():
     known = {cls.name: cls for cls in available()}
     assert known["exact"] is Exact
-    assert known["block"] is Block
+    assert known["block"] is BlockVerification
     for name in ("exact", "block"):
         policy = resolve(name)
         assert isinstance(policy, TokenPolicy)

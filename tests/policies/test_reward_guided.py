@@ -22,7 +22,7 @@ from stet.core.limits import Limits
 from stet.core.needs import Need
 from stet.core.operations import Await
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.engine.request import Request
 from stet.policies import (
     Candidate,
@@ -61,9 +61,9 @@ class Given:
 
 
 def judged(policy: RewardGuided, count: int = 1) -> StepDecision:
-    many = [Candidate(Sequence([1]), letter) for letter in "abcdef"[:count]]
+    many = [Candidate(TokenSequence([1]), letter) for letter in "abcdef"[:count]]
     with pytest.raises(StopIteration) as stop:
-        next(policy.judge(Step(Sequence([1]), 0, many, tiny.unread)))
+        next(policy.judge(Step(TokenSequence([1]), 0, many, tiny.unread)))
     return stop.value.value
 
 
@@ -85,7 +85,7 @@ def test_the_best_rewarded_candidate_is_judged_and_of_equals_the_first():
 
 def test_of_the_targets_candidates_the_one_most_agree_on_is_taken():
     policy = RewardGuided(reward=Given(), target_candidates=4, temperature=1.0)
-    said = [Candidate(Sequence([1]), text) for text in ("a = 1", "a = 2", "A =  2", "a = 3")]
+    said = [Candidate(TokenSequence([1]), text) for text in ("a = 1", "a = 2", "A =  2", "a = 3")]
     assert policy.select(said) == 1
 
 
@@ -144,11 +144,11 @@ class Lines(tiny.Letters):
 def request(place: int, policy: RewardGuided) -> Request:
     method = method_of(policy, None, has_draft=True)
     limits = Limits(COUNT, draft_length=FixedLength(4), room=240)
-    sequence = Sequence(PROMPTS[place], SamplingParams(), limits, Lines())
+    sequence = TokenSequence(PROMPTS[place], SamplingParams(), limits, Lines())
     return Request(sequence, method.program(sequence), rows=method.rows)
 
 
-def run(*requests: Request) -> list[Sequence]:
+def run(*requests: Request) -> list[TokenSequence]:
     machine = tiny.engine(TARGET, DRAFT)
     tiny.run(machine, list(requests))
     assert all(runner.rows_in_use == 0 for runner in machine.runners.values())
@@ -282,9 +282,9 @@ def test_judging_by_text_asks_for_nothing_of_the_draft():
     assert policy.needs == frozenset()
     program = policy.judge(
         Step(
-            Sequence([1], decoder=Lines()),
+            TokenSequence([1], decoder=Lines()),
             0,
-            [Candidate(Sequence([1, 2], decoder=Lines()), "c")],
+            [Candidate(TokenSequence([1, 2], decoder=Lines()), "c")],
             tiny.unread,
         )
     )

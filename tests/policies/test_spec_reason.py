@@ -17,7 +17,7 @@ from stet.core.errors import OptionError
 from stet.core.limits import Limits
 from stet.core.operations import Score
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.engine.request import Request
 from stet.engine.runner import Runner
 from stet.load import load_pair
@@ -39,11 +39,11 @@ DIGITS = [families.WORDS.index(d) for d in "0123456789"]
 def request(place: int, policy: SpecReason, count: int = COUNT, **more: Any) -> Request:
     method = method_of(policy, None, has_draft=True)
     limits = Limits(count, draft_length=FixedLength(4), **more)
-    sequence = Sequence(PROMPTS[place], SamplingParams(), limits, TOKENIZER)
+    sequence = TokenSequence(PROMPTS[place], SamplingParams(), limits, TOKENIZER)
     return Request(sequence, method.program(sequence), rows=method.rows)
 
 
-def run(*requests: Request, rows: int = 16) -> list[Sequence]:
+def run(*requests: Request, rows: int = 16) -> list[TokenSequence]:
     machine = tiny.engine(TARGET, DRAFT, rows=rows)
     tiny.run(machine, list(requests))
     assert all(runner.rows_in_use == 0 for runner in machine.runners.values())
@@ -171,7 +171,7 @@ def test_choices_are_the_log_probabilities_after_a_block_of_any_length():
     blocks = {0: [], 1: [7], 2: [9, 8, 30], 3: []}
     choices = {0: (4, 5), 1: (6, 7, 8), 2: (11, 12), 3: ()}
 
-    def look(place: int, sequence: Sequence) -> Any:
+    def look(place: int, sequence: TokenSequence) -> Any:
         known = blocks[place]
         block = Block(len(known), known=known) if known else EMPTY
         told = yield Score(sequence, block, None, choices=choices[place])
@@ -183,7 +183,7 @@ def test_choices_are_the_log_probabilities_after_a_block_of_any_length():
 
     requests = []
     for place, prompt in enumerate(PROMPTS):
-        sequence = Sequence(prompt, SamplingParams(), Limits(3))
+        sequence = TokenSequence(prompt, SamplingParams(), Limits(3))
         requests.append(Request(sequence, look(place, sequence)))
     run(*requests)
     for place, prompt in enumerate(PROMPTS):
@@ -223,7 +223,7 @@ def test_it_is_registered_with_the_published_threshold():
 
 def test_a_tokenizer_that_does_not_tell_digits_apart_is_refused():
     words = [w for w in families.WORDS if w not in "78"]
-    sequence = Sequence(PROMPTS[0], SamplingParams(), Limits(4), families.tokenizer(words))
+    sequence = TokenSequence(PROMPTS[0], SamplingParams(), Limits(4), families.tokenizer(words))
     policy = SpecReason(question=QUESTION)
     item = Request(sequence, method_of(policy, None, has_draft=True).program(sequence))
     machine = tiny.engine(TARGET, DRAFT)

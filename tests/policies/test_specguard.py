@@ -21,7 +21,7 @@ from stet.core.errors import OptionError, StetError
 from stet.core.needs import Need
 from stet.core.operations import Operation, Score
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.load import load_pair
 from stet.policies import (
     Candidate,
@@ -44,7 +44,7 @@ def candidate(
     text: str = "", logprobs: tuple[float, ...] = (-0.5,), hidden: Tensor | None = None, **more
 ) -> Candidate:
     """A candidate; `hidden` is the mean over its tokens."""
-    sequence = Sequence([1, 2])
+    sequence = TokenSequence([1, 2])
     sequence.tokens += range(10, 10 + len(logprobs))
     numbers = Statistics(list(logprobs), [0.3] * len(logprobs), [1.0] * len(logprobs))
     states = None if hidden is None else torch.stack([hidden - 1, hidden + 1])
@@ -57,10 +57,10 @@ def judged(policy: SpecGuard, *candidates: Candidate, target: Any = None) -> Ste
     def read(place: int) -> Generator[Operation, Any, Reading]:
         assert target is not None, "the target was asked"
         assert place == policy.select(candidates)
-        reading: Reading = yield Score(Sequence([1]), Block(1, known=[0]), None)
+        reading: Reading = yield Score(TokenSequence([1]), Block(1, known=[0]), None)
         return reading
 
-    program = policy.judge(Step(Sequence([1, 2]), 0, candidates, read))
+    program = policy.judge(Step(TokenSequence([1, 2]), 0, candidates, read))
     try:
         next(program)
         program.send(Reading([-9.0, *target], list(target)))

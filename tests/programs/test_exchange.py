@@ -21,7 +21,7 @@ from stet.core import trace
 from stet.core.draft_length import FixedLength
 from stet.core.errors import OptionError, TokenizerMismatch
 from stet.core.operations import Await, Operation
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.core.step_policy import StepPolicy
 from stet.core.steps import LoopGuard, StepReader, ends_of
 from stet.engine.drafting import OVERLAP
@@ -753,7 +753,7 @@ def test_the_draft_stops_at_its_own_token_of_a_name_that_was_asked_for():
             asked = read_options({**options, "stop": stop})
             special = machine._vocabularies["target"].special
             limits = asked.limits(frozenset({ends["target"]}), FixedLength(), False, special)
-            sequence = Sequence([1], limits=limits)
+            sequence = TokenSequence([1], limits=limits)
             crossing = machine._prompts.crossing(PROMPT, sequence, asked)
             stops = ending or bool(stop)
             assert (ends["draft"] in crossing.sequence.limits.stop_token_ids) == stops

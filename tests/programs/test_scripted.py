@@ -16,7 +16,7 @@ from stet.core.errors import StetError
 from stet.core.limits import Limits
 from stet.core.operations import Await, Draft, Join, Operation, Program, Score
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.core.step_policy import StepPolicy
 from stet.core.steps import ends_of
 from stet.policies import Step, StepDecision
@@ -111,7 +111,7 @@ class Stage:
         assert written
         return Block(len(written), known=written)
 
-    def scored(self, sequence: Sequence, block: Block) -> Acceptance:
+    def scored(self, sequence: TokenSequence, block: Block) -> Acceptance:
         self.read.append(block.tokens)
         wanted = self.target[0] if self.target else []
         accepted = 0
@@ -134,11 +134,11 @@ def tokens(tokenizer: Any, *texts: str) -> list[list[int]]:
     return [tokenizer(text)["input_ids"] for text in texts]
 
 
-def both(count: int = 200) -> tuple[Sequence, CrossTokenizer]:
+def both(count: int = 200) -> tuple[TokenSequence, CrossTokenizer]:
     ends = frozenset({TARGET.eos_token_id})
     limits = Limits(count, stop_token_ids=ends)
-    main = Sequence(tokens(TARGET, PROMPT)[0], limits=limits, decoder=TARGET)
-    side = Sequence(
+    main = TokenSequence(tokens(TARGET, PROMPT)[0], limits=limits, decoder=TARGET)
+    side = TokenSequence(
         tokens(DRAFT, PROMPT)[0], limits=Limits(400, stop_token_ids=ends), decoder=DRAFT
     )
     return main, CrossTokenizer(side, Codec(DRAFT), Codec(TARGET), TARGET.eos_token_id)
@@ -230,9 +230,9 @@ def letter(text: str, ended: bool = False) -> RemoteText:
     return RemoteText(text, ended, 7, 0.5)
 
 
-def remote_writer(count: int = 200) -> tuple[Sequence, RemoteWriter]:
+def remote_writer(count: int = 200) -> tuple[TokenSequence, RemoteWriter]:
     limits = Limits(count, stop_token_ids=frozenset({DRAFT.eos_token_id}))
-    main = Sequence(tokens(DRAFT, PROMPT)[0], limits=limits, decoder=DRAFT)
+    main = TokenSequence(tokens(DRAFT, PROMPT)[0], limits=limits, decoder=DRAFT)
     client: Any = None
     return main, RemoteWriter(client, Codec(DRAFT), PROMPT, DRAFT.eos_token_id)
 
@@ -268,7 +268,7 @@ def test_nothing_but_whole_characters_is_sent():
 def test_what_the_draft_cannot_say_ends_the_request_with_its_steps():
     deaf = tongues.unigram()
     limits = Limits(100, stop_token_ids=frozenset({deaf.eos_token_id}))
-    main = Sequence(tokens(deaf, PROMPT)[0], limits=limits, decoder=deaf)
+    main = TokenSequence(tokens(deaf, PROMPT)[0], limits=limits, decoder=deaf)
     client: Any = None
     target = RemoteWriter(client, Codec(deaf), PROMPT, deaf.eos_token_id)
     stage = Stage(tokens(deaf, "3 + 4\n", "no\n"), letters=[letter("é\n")])

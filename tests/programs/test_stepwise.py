@@ -24,7 +24,7 @@ from stet.core.limits import Limits
 from stet.core.model import LoadedModel
 from stet.core.operations import Await, Operation
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.core.steps import ends_of
 from stet.engine.drafting import OVERLAP
 from stet.engine.engine import Engine
@@ -32,7 +32,15 @@ from stet.engine.kv_cache import KVCache
 from stet.engine.request import Request
 from stet.engine.runner import Runner
 from stet.pair import Pair
-from stet.policies import Block, Exact, Policy, SpecGuard, Step, StepDecision, parameters
+from stet.policies import (
+    BlockVerification,
+    Exact,
+    Policy,
+    SpecGuard,
+    Step,
+    StepDecision,
+    parameters,
+)
 from stet.programs.parts import CUT_SHORT
 from stet.requests.jobs import Job, method_of
 
@@ -153,7 +161,9 @@ def request(
     sampling: SamplingParams | None = None,
 ) -> Request:
     method = method_of(policy, None, has_draft=True)
-    sequence = Sequence(PROMPTS[place], sampling or SamplingParams(), bounds or limits(), Lines())
+    sequence = TokenSequence(
+        PROMPTS[place], sampling or SamplingParams(), bounds or limits(), Lines()
+    )
     return Request(sequence, method.program(sequence), rows=method.rows)
 
 
@@ -161,7 +171,7 @@ def engine(**settings) -> Engine:
     return tiny.engine(TARGET, DRAFT, **settings)
 
 
-def run(*requests: Request, machine: Engine | None = None) -> list[Sequence]:
+def run(*requests: Request, machine: Engine | None = None) -> list[TokenSequence]:
     machine = machine or engine()
     tiny.run(machine, list(requests))
     assert all(runner.rows_in_use == 0 for runner in machine.runners.values())
@@ -239,7 +249,7 @@ def test_texts_depend_neither_on_lengths_nor_on_batch_mates(chunk: int, rule: An
     bounds = Limits(COUNT, room=ROOM, draft_length=rule, chunk=chunk)
     policies = [(SOMETIMES, BAND)[n % 2] for n in PLACES]
     stepwise = [request(n, policies[n], bounds) for n in PLACES]
-    plain = [request(n, (Exact(), Block())[n % 2], bounds) for n in PLACES]
+    plain = [request(n, (Exact(), BlockVerification())[n % 2], bounds) for n in PLACES]
     mixed = [r for pair in zip(stepwise, plain, strict=True) for r in pair]
     run(*mixed, machine=engine(rows=rows, chunk=5))
     both = set()
@@ -398,7 +408,7 @@ def test_kept_steps_cost_no_pass_of_the_target_and_the_draft_reads_each_token_on
     assert written - COUNT == beyond(sequence)
 
 
-def beyond(sequence: Sequence) -> int:
+def beyond(sequence: TokenSequence) -> int:
     """What was written of the last step behind the end of the answer."""
     return len(sequence.steps[-1].candidates[0].ids) - sequence.steps[-1].tokens
 
@@ -511,7 +521,7 @@ def test_a_candidate_that_breaks_off_never_stands_whatever_the_policy_says():
         assert sequence.answer == by_turns(place, sequence)
 
 
-def by_turns(place: int, sequence: Sequence) -> list[int]:
+def by_turns(place: int, sequence: TokenSequence) -> list[int]:
     """What the models write step by step, if they take turns as the sequence's steps say."""
     tokens = list(PROMPTS[place])
     for record in sequence.steps:

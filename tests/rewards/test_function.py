@@ -11,7 +11,7 @@ import pytest
 import tiny
 from stet.core.errors import StetError
 from stet.core.operations import Await
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.policies import Candidate, Step
 from stet.rewards import FunctionReward, Reward
 from tiny import Letters
@@ -19,11 +19,11 @@ from tiny import Letters
 
 def step(*candidates: list[int]) -> Step:
     """After the prompt "ab" and the steps "cd"."""
-    sequence = Sequence([0, 1], decoder=Letters())
+    sequence = TokenSequence([0, 1], decoder=Letters())
     sequence.tokens += [2, 3]
     made: list[Candidate] = []
     for tokens in candidates:
-        fork = Sequence(sequence.tokens, decoder=Letters())
+        fork = TokenSequence(sequence.tokens, decoder=Letters())
         fork.tokens += tokens
         made.append(Candidate(fork, Letters().decode(tokens)))
     return Step(sequence, 1, made, tiny.unread)

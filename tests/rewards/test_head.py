@@ -13,7 +13,7 @@ from torch import Tensor
 import tiny
 from stet.core.errors import LoadError, OptionError
 from stet.core.needs import Need
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.policies import Candidate, RewardGuided, Step
 from stet.rewards import RewardHead, load_reward
 from stet.rewards.head import HeadNet, padded
@@ -26,7 +26,12 @@ def head(width: int = 6, seed: int = 0, pair: str | None = "p") -> RewardHead:
 
 def rated(reward: RewardHead, *hidden: Tensor) -> list[float]:
     program = reward.rate(
-        Step(Sequence([1]), 0, [Candidate(Sequence([1]), "", None, h) for h in hidden], tiny.unread)
+        Step(
+            TokenSequence([1]),
+            0,
+            [Candidate(TokenSequence([1]), "", None, h) for h in hidden],
+            tiny.unread,
+        )
     )
     with pytest.raises(StopIteration) as stop:
         next(program)
@@ -73,9 +78,9 @@ def test_hidden_states_of_another_size_are_refused():
         next(
             head().rate(
                 Step(
-                    Sequence([1]),
+                    TokenSequence([1]),
                     0,
-                    [Candidate(Sequence([1]), "", None, torch.ones(2, 5))],
+                    [Candidate(TokenSequence([1]), "", None, torch.ones(2, 5))],
                     tiny.unread,
                 )
             )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from stet.core import block
 from stet.core.block import EMPTY, Block, DraftBatch, Statistics
 from stet.core.needs import Need
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.policies import Candidate
 from stet.signals import CONFIDENCE, SIGNALS, agreeing
 from stet.signals.confidence import LOW, WORST
@@ -167,7 +167,7 @@ def test_a_low_quantile_forgives_doubt_about_one_token_of_many():
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(st.lists(numbers, min_size=1, max_size=4))
 def test_signals_measure_every_candidate_and_map_it_to_the_unit_interval(many: list):
-    candidates = [Candidate(Sequence([1]), "a", of(values)) for values in many]
+    candidates = [Candidate(TokenSequence([1]), "a", of(values)) for values in many]
     for name, function in CONFIDENCE.items():
         signal = SIGNALS[name]
         found = signal.measure(candidates)
@@ -192,7 +192,7 @@ def test_signals_say_what_they_need():
 def test_agreement_is_the_share_that_says_the_same():
     texts = ["x = 3", "X  = 3\n", "x = 4", "x = 3"]
     assert agreeing(texts) == [0.75, 0.75, 0.25, 0.75]
-    candidates = [Candidate(Sequence([1]), t) for t in texts]
+    candidates = [Candidate(TokenSequence([1]), t) for t in texts]
     assert SIGNALS["agreement"].measure(candidates) == [0.75, 0.75, 0.25, 0.75]
     assert agreeing(["only"]) == [1.0]
     assert agreeing([]) == []

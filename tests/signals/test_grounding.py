@@ -19,7 +19,7 @@ from stet.core.limits import Limits
 from stet.core.needs import AttentionCapture
 from stet.core.operations import Draft
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.engine.attention_capture import Recorder
 from stet.engine.drafting import ModelDrafter
 from stet.engine.runner import Runner
@@ -211,7 +211,7 @@ def drafted(
     """One batch of drafts after prompts of the given lengths; texts and blocks."""
     ours = prepare_model(build(family, **model), name=family, role="draft", self_check=False)
     runner = Runner(ours, max_rows=len(lengths), max_length=500)
-    sequences = [Sequence(prompt(n, seed=n)) for n in lengths]
+    sequences = [TokenSequence(prompt(n, seed=n)) for n in lengths]
     for sequence in sequences:
         row = sequence.rows["draft"] = runner.allocate()
         if len(sequence.tokens) > 2:
@@ -246,7 +246,7 @@ def test_rows_that_are_no_neighbours_and_a_cache_that_grows() -> None:
     ours = prepare_model(build("qwen3"), name="qwen3", role="draft", self_check=False)
     runner = Runner(ours, max_rows=3, max_length=500)
     rows = [runner.allocate() for _ in range(3)]
-    sequences = [Sequence(prompt(n, seed=n)) for n in (250, 9)]
+    sequences = [TokenSequence(prompt(n, seed=n)) for n in (250, 9)]
     for sequence, row in zip(sequences, (rows[0], rows[2]), strict=True):
         sequence.rows["draft"] = row
         runner.forward([row], torch.tensor([sequence.tokens[:-2]]), [0])

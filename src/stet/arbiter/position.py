@@ -36,7 +36,7 @@ class Position:
     target: Tensor
 
     @cached_property
-    def both(self) -> Reading:
+    def both(self) -> ModelReading:
         """What the target makes of the positions, and then the draft, if its logits were kept.
 
         Read together: what counts at these sizes is the number of operations.
@@ -49,7 +49,7 @@ class Position:
         out = torch.empty(shape, device=self.rows.device)
         for model, logits in enumerate(models):
             torch.index_select(logits.flatten(0, 1), 0, self._flat(logits), out=out[model])
-        return Reading(out)
+        return ModelReading(out)
 
     @cached_property
     def logprobs(self) -> tuple[Tensor, ...]:
@@ -64,17 +64,17 @@ class Position:
         return tuple(self.both.entropy().unbind())
 
     @cached_property
-    def after(self) -> Reading:
+    def after(self) -> ModelReading:
         """What the target makes of the next position if d stands, [1, N, V]."""
         logits = self.blocks.raw_target_logits
-        return Reading(logits.flatten(0, 1).index_select(0, self._flat(logits) + 1)[None])
+        return ModelReading(logits.flatten(0, 1).index_select(0, self._flat(logits) + 1)[None])
 
     def _flat(self, values: Tensor) -> Tensor:
         """Places in [B, K, V] with its first two dimensions as one: whole rows are fast to pick."""
         return self.rows * values.shape[1] + self.places
 
 
-class Reading:
+class ModelReading:
     """Raw distributions of M models at N positions, V tokens each, in few passes over V.
 
     Args:
@@ -124,7 +124,7 @@ class Reading:
 
 
 TARGET, DRAFT = 0, 1
-"""The models' places in a `Reading` of both."""
+"""The models' places in a `ModelReading` of both."""
 
 
 class Spot:

@@ -54,7 +54,7 @@ class Value:
 
 
 @dataclass(frozen=True)
-class Step:
+class StoryStep:
     """One arithmetic step: `left symbol right = result`, called by one of its labels."""
 
     left: Value
@@ -72,7 +72,7 @@ class Story:
     difficulty: Difficulty
     facts: list[str] = field(default_factory=list[str])
     question: str = ""
-    steps: list[Step] = field(default_factory=list[Step])
+    steps: list[StoryStep] = field(default_factory=list[StoryStep])
     numbers: list[int] = field(default_factory=list[int])
 
     # --- drawing -------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class Story:
     ) -> Value:
         if not 0 < result <= LARGEST or len(self.steps) >= MAX_OPERATIONS:
             raise RejectedDrawError
-        self.steps.append(Step(left, symbol, right, result, tuple(labels)))
+        self.steps.append(StoryStep(left, symbol, right, result, tuple(labels)))
         return Value(result, len(self.steps) - 1)
 
     def add(self, left: Value, right: Value, *labels: str) -> Value:
@@ -205,7 +205,7 @@ class Story:
         step = self.steps[index]
         return {value.step for value in (step.left, step.right) if value.step is not None}
 
-    def _line(self, step: Step) -> str:
+    def _line(self, step: StoryStep) -> str:
         left, right = step.left.number, step.right.number
         if step.symbol in "+*" and self.rng.random() < 0.5:
             left, right = right, left

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stet.calibration.choosing import Point, Wish, choose, with_bounds
+from stet.calibration.choosing import ThresholdPoint, Wish, choose, with_bounds
 from stet.calibration.label_source import (
     ANSWERS,
     TARGETS_TEXT,
@@ -20,7 +20,7 @@ from stet.calibration.label_source import (
 from stet.calibration.labels import ByAnswer, ByStep, Labeller
 from stet.calibration.learning import Report, learn
 from stet.calibration.reliability import reliability
-from stet.calibration.request import Request
+from stet.calibration.request import CalibrateRequest
 from stet.calibration.result import Calibration
 from stet.calibration.risk import first_error_kept
 from stet.calibration.rollouts import Rollouts, with_room
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 REFERENCES = ("target", "exact")
 
 
-def calibrate(pair: Pair, request: Request, folder: Path, report: Report) -> Calibration:
+def calibrate(pair: Pair, request: CalibrateRequest, folder: Path, report: Report) -> Calibration:
     """Make a calibration; started again in the same folder, it goes on where it stopped.
 
     Args:
@@ -118,21 +118,21 @@ def calibrate(pair: Pair, request: Request, folder: Path, report: Report) -> Cal
     )
 
 
-def _labeller(pair: Pair, request: Request, task: LoadedTask) -> Labeller:
+def _labeller(pair: Pair, request: CalibrateRequest, task: LoadedTask) -> Labeller:
     """By answers where there are any to come to; else by the target's own steps."""
     if request.label_source is TARGETS_TEXT:
         return ByStep(pair, request.base.delimiter)
     return ByAnswer(_rollouts(pair, request, task))
 
 
-def _rollouts(pair: Pair, request: Request, task: LoadedTask) -> Rollouts:
+def _rollouts(pair: Pair, request: CalibrateRequest, task: LoadedTask) -> Rollouts:
     assert task.grader is not None
     return Rollouts(
         pair, task.grader, task.max_new_tokens, task.stop, request.rollouts, request.seed
     )
 
 
-def _claim_folder(folder: Path, pair: Pair, request: Request, fitting: LoadedTask) -> None:
+def _claim_folder(folder: Path, pair: Pair, request: CalibrateRequest, fitting: LoadedTask) -> None:
     """Go on in a folder only with what it was begun with.
 
     Steps labelled for another division may be of problems that the threshold is now chosen on: no
@@ -163,7 +163,7 @@ def _claim_folder(folder: Path, pair: Pair, request: Request, fitting: LoadedTas
         )
 
 
-def _divided(request: Request) -> tuple[LoadedTask, LoadedTask]:
+def _divided(request: CalibrateRequest) -> tuple[LoadedTask, LoadedTask]:
     """Two disjoint parts of the questions, by problem."""
     questions = list(request.task.questions)
     random.Random(request.seed).shuffle(questions)
@@ -176,7 +176,7 @@ def _divided(request: Request) -> tuple[LoadedTask, LoadedTask]:
 
 def _run(
     pair: Pair,
-    request: Request,
+    request: CalibrateRequest,
     task: LoadedTask,
     policies: dict[float, SpecGuard],
     folder: Path,
@@ -219,12 +219,12 @@ def _label(threshold: float) -> str:
 
 def _points(
     pair: Pair,
-    request: Request,
+    request: CalibrateRequest,
     task: LoadedTask,
     results: Results,
     policies: dict[float, SpecGuard],
     report: Report,
-) -> list[Point]:
+) -> list[ThresholdPoint]:
     points = [_point(results, _label(t), t) for t in policies]
     if request.wish.goal != "risk":
         return points
@@ -233,11 +233,11 @@ def _points(
     return [replace(p, losses=lost[_label(p.threshold)]) for p in points]
 
 
-def _point(results: Results, label: str, threshold: float) -> Point:
+def _point(results: Results, label: str, threshold: float) -> ThresholdPoint:
     answers = [a for a in results.answers if a.policy == label]
     chunks = {a.chunk: a.chunk_seconds for a in answers}
     steps = sum(a.counters.steps for a in answers)
-    return Point(
+    return ThresholdPoint(
         threshold=threshold,
         problems=len(answers),
         right=sum(bool(a.right) for a in answers),
@@ -246,7 +246,9 @@ def _point(results: Results, label: str, threshold: float) -> Point:
     )
 
 
-def _claim(wish: Wish, chosen: Point, points: Sequence[Point], label_source: LabelSource) -> str:
+def _claim(
+    wish: Wish, chosen: ThresholdPoint, points: Sequence[ThresholdPoint], label_source: LabelSource
+) -> str:
     """What may be said, and no more."""
     if wish.goal == "risk":
         return (

@@ -22,7 +22,7 @@ Goal = Literal["accuracy", "speed", "keep", "latency", "risk"]
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class ThresholdPoint:
     """A threshold and what its run showed.
 
     Attributes:
@@ -68,7 +68,7 @@ class Wish:
     delta: float = 0.05
 
 
-def with_bounds(points: Sequence[Point], alpha: float) -> list[Point]:
+def with_bounds(points: Sequence[ThresholdPoint], alpha: float) -> list[ThresholdPoint]:
     """Exact binomial p-values of "more than a share alpha of new problems is lost".
 
     Source: learn-then-test, Angelopoulos et al., arXiv 2110.01052, with 0-1 losses per problem.
@@ -79,7 +79,9 @@ def with_bounds(points: Sequence[Point], alpha: float) -> list[Point]:
     return [replace(p, p_value=float(v)) for p, v in zip(points, p_values, strict=True)]
 
 
-def choose(points: Sequence[Point], wish: Wish, label_source: LabelSource = ANSWERS) -> Point:
+def choose(
+    points: Sequence[ThresholdPoint], wish: Wish, label_source: LabelSource = ANSWERS
+) -> ThresholdPoint:
     """The threshold that the wish asks for.
 
     Raises:
@@ -108,7 +110,7 @@ def choose(points: Sequence[Point], wish: Wish, label_source: LabelSource = ANSW
             return _by_risk(points, wish)
 
 
-def _by_risk(points: Sequence[Point], wish: Wish) -> Point:
+def _by_risk(points: Sequence[ThresholdPoint], wish: Wish) -> ThresholdPoint:
     # Bonferroni over all thresholds that were tried: they were fixed before this data was seen.
     bar = wish.delta / len(points)
     able = [p for p in points if p.p_value is not None and p.p_value <= bar]
@@ -121,7 +123,7 @@ def _by_risk(points: Sequence[Point], wish: Wish) -> Point:
     return max(_some(able, refusal), key=lambda p: (p.kept, p.threshold))
 
 
-def _some(able: list[Point], refusal: str) -> list[Point]:
+def _some(able: list[ThresholdPoint], refusal: str) -> list[ThresholdPoint]:
     if not able:
         raise StetError(f"No threshold {refusal}.")
     return able

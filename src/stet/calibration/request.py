@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Request:
+class CalibrateRequest:
     """A calibration to be made.
 
     Attributes:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stet.calibration.choosing import Point, Wish
+from stet.calibration.choosing import ThresholdPoint, Wish
 from stet.calibration.label_source import LABEL_SOURCES, LabelSource
 from stet.calibration.quality import Quality
 from stet.calibration.reliability import Reliability
@@ -50,9 +50,9 @@ class Calibration:
     parameters: dict[str, Any]
     wish: Wish
     label_source: str
-    chosen: Point
-    points: list[Point]
-    references: dict[str, Point]
+    chosen: ThresholdPoint
+    points: list[ThresholdPoint]
+    references: dict[str, ThresholdPoint]
     qualities: list[Quality]
     wrong_way: list[str]
     score: Quality | None

@@ -147,7 +147,7 @@ def command(
     target, draft = o.models_of(both, target, draft)
     from stet.calibration.calibrate import calibrate
     from stet.calibration.choosing import Wish
-    from stet.calibration.request import Request
+    from stet.calibration.request import CalibrateRequest
     from stet.calibration.result import Calibration
     from stet.core.errors import OptionError
     from stet.evaluation.contenders import parse
@@ -176,7 +176,7 @@ def command(
     loaded = _task(task, grader, options)
     if max_new_tokens is not None:
         loaded = replace(loaded, max_new_tokens=max_new_tokens)
-    request = Request(
+    request = CalibrateRequest(
         loaded,
         wish or Wish("accuracy"),
         base.policy,

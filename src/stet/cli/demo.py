@@ -34,7 +34,7 @@ POLICIES = ("target", "draft", "exact", "confident", "specguard.bundled", "cospe
 
 
 @dataclass(slots=True)
-class Row:
+class DemoRow:
     """One policy's results on all problems."""
 
     policy: str
@@ -92,7 +92,7 @@ def command(
         out.print(accepted_mismatch_answer(accepted_mismatches))
 
 
-def solve(pair: Pair, tasks: Sequence[Problem]) -> list[Row]:
+def solve(pair: Pair, tasks: Sequence[Problem]) -> list[DemoRow]:
     """Every problem with every policy, one at a time.
 
     The policies take turns on each problem, so that a machine's drift hits all alike; one problem
@@ -100,7 +100,7 @@ def solve(pair: Pair, tasks: Sequence[Problem]) -> list[Row]:
     """
     from stet.bundled import parse_answer
 
-    rows = [Row(policy) for policy in POLICIES]
+    rows = [DemoRow(policy) for policy in POLICIES]
     for row in rows:
         pair.generate([tasks[0].prompt], row.policy, max_new_tokens=32)
     with progress("Solving") as show:
@@ -117,7 +117,7 @@ def solve(pair: Pair, tasks: Sequence[Problem]) -> list[Row]:
     return rows
 
 
-def _table(rows: Sequence[Row], count: int) -> Table:
+def _table(rows: Sequence[DemoRow], count: int) -> Table:
     table = a_table(
         f"{count} word problems, one at a time, greedy",
         "policy",
@@ -142,7 +142,7 @@ def _table(rows: Sequence[Row], count: int) -> Table:
     return table
 
 
-def _record(row: Row, target: Row, count: int) -> dict[str, Any]:
+def _record(row: DemoRow, target: DemoRow, count: int) -> dict[str, Any]:
     return {
         "policy": row.policy,
         "problems": count,
@@ -154,7 +154,7 @@ def _record(row: Row, target: Row, count: int) -> dict[str, Any]:
     }
 
 
-def _worked_example(tasks: Sequence[Problem], row: Row) -> Panel:
+def _worked_example(tasks: Sequence[Problem], row: DemoRow) -> Panel:
     """The answer in which both models wrote most evenly: the most to see."""
     written = [
         sum(token.origin == "target" for token in result.tokens) / max(len(result.tokens), 1)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from stet.core.block import Block
 from stet.core.needs import AttentionCapture, Need
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 
 if TYPE_CHECKING:
     from stet.core.policy import TokenPolicy
@@ -31,7 +31,7 @@ class Draft:
         capture: which attention to keep for it; None: none.
     """
 
-    sequence: Sequence
+    sequence: TokenSequence
     count: int
     until: Callable[[list[int]], bool] | None = None
     doubt: Callable[[list[float]], bool] | None = None
@@ -53,7 +53,7 @@ class Score:
         choices: without a policy, tokens to be weighed against each other.
     """
 
-    sequence: Sequence
+    sequence: TokenSequence
     block: Block
     policy: TokenPolicy | None
     reading: bool = False

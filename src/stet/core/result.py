@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.core.trace import Counters, FinishReason, RequestTrace, Settings, TokenRecord
 
 
@@ -40,7 +40,7 @@ class Result:
 
     def __init__(
         self,
-        sequence: Sequence,
+        sequence: TokenSequence,
         *,
         number: int,
         prompt: str,
@@ -111,7 +111,7 @@ class Result:
         )
 
 
-def token_records(sequence: Sequence, start: int) -> list[TokenRecord]:
+def token_records(sequence: TokenSequence, start: int) -> list[TokenRecord]:
     """Records of the emitted tokens from the `start`-th on."""
     records: list[TokenRecord] = []
     for i, token in enumerate(sequence.answer[start:], start):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from collections.abc import Sequence as SequenceOf
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from math import exp
@@ -19,7 +18,7 @@ from stet.core.streaming import Decoder, TextStream
 from stet.core.trace import BlockRecord, Counters, FinishReason, Origin, StepRecord
 
 
-class Sequence(Places):
+class TokenSequence(Places):
     """A prompt and the answer that grows after it.
 
     The token list only grows, except where a program cuts it back itself; the caches follow
@@ -58,7 +57,7 @@ class Sequence(Places):
         self.parent = None
         self.only_child = False
         self.steps: list[StepRecord] = []
-        self.release: Callable[[Sequence], None] = _nothing_to_release
+        self.release: Callable[[TokenSequence], None] = _nothing_to_release
         self._forks = 0
         self.stream = self._new_stream()
 
@@ -177,7 +176,7 @@ class Sequence(Places):
         self,
         count: int,
         p_target: list[float] | None,
-        p_draft: SequenceOf[float | None] | None,
+        p_draft: Sequence[float | None] | None,
         top_logprobs: list[dict[int, float]] | None,
     ) -> None:
         if self.limits.probabilities:
@@ -233,7 +232,7 @@ class Sequence(Places):
     @contextmanager
     def fork(
         self, count: int, sampling: SamplingParams | None = None, *, bounded: bool = True
-    ) -> Generator[list[Sequence]]:
+    ) -> Generator[list[TokenSequence]]:
         """Candidates that continue this sequence, each with randomness of its own.
 
         They share what both caches hold of this sequence: several are given copies of it, a single
@@ -265,7 +264,7 @@ class Sequence(Places):
                 child.release(child)
 
     @contextmanager
-    def side_query(self, tokens: SequenceOf[int]) -> Generator[Sequence]:
+    def side_query(self, tokens: Sequence[int]) -> Generator[TokenSequence]:
         """Put a question about this text to the target: a copy in which other tokens follow it.
 
         An end of sequence that ends the text is left out of the copy. What the target's cache
@@ -288,17 +287,17 @@ class Sequence(Places):
             child.release(child)
             self.charge(child)
 
-    def _child(self, index: int, sampling: SamplingParams) -> Sequence:
+    def _child(self, index: int, sampling: SamplingParams) -> TokenSequence:
         # Any injective mix does: the seed goes through a hash before it is used.
         seed = hash((self.sampling.seed, self.round, self._forks, index))
         limits = replace(self.limits, max_new_tokens=self.remaining, room=self.room)
-        child = Sequence(self.tokens, replace(sampling, seed=seed), limits, self.decoder)
+        child = TokenSequence(self.tokens, replace(sampling, seed=seed), limits, self.decoder)
         child.parent = self
         child.release = self.release
         child.history = replace(self.history)
         return child
 
-    def adopt(self, child: Sequence, *, scored: bool = False) -> None:
+    def adopt(self, child: TokenSequence, *, scored: bool = False) -> None:
         """Continue with what a candidate wrote, as far as it may stand, and with its caches.
 
         Args:
@@ -331,7 +330,7 @@ class Sequence(Places):
                 child.rows[role] = mine
         child.rows = {r: row for r, row in child.rows.items() if self.rows.get(r) is not row}
 
-    def _cut(self, child: Sequence) -> None:
+    def _cut(self, child: TokenSequence) -> None:
         """Cut a candidate where this sequence ends, of which it need not know.
 
         A stop string may also begin before the candidate, which then cannot see it.
@@ -354,7 +353,7 @@ class Sequence(Places):
         self.counters.target_passes += 1
         self.counters.target_seconds += seconds
 
-    def charge(self, other: Sequence) -> None:
+    def charge(self, other: TokenSequence) -> None:
         """Count what was spent on a candidate that was not adopted."""
         mine, theirs = self.counters, other.counters
         mine.target_passes += theirs.target_passes
@@ -383,6 +382,6 @@ class Sequence(Places):
         return TextStream(self.decoder, self.limits.stop_strings, self.limits.special)
 
 
-def _nothing_to_release(sequence: Sequence) -> None:
+def _nothing_to_release(sequence: TokenSequence) -> None:
     """Before the engine has given a sequence rows there is nothing to free."""
     del sequence

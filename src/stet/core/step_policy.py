@@ -20,7 +20,7 @@ from stet.core.needs import AttentionCapture, Need, undeclared
 from stet.core.operations import Operation
 from stet.core.policy import Policy
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence as TokenSequence
+from stet.core.sequence import TokenSequence
 from stet.core.steps import LOOP, Delimiter
 
 

@@ -64,7 +64,7 @@ class Diagnosis:
 
 
 @dataclass(slots=True)
-class Run:
+class Decoded:
     """Requests that ran under the same settings.
 
     Attributes:
@@ -103,8 +103,8 @@ class Measurement:
     What the begun ones took beside the passes was spent on reading the prompts.
     """
 
-    whole: Run = field(default_factory=Run)
-    begun: Run = field(default_factory=Run)
+    whole: Decoded = field(default_factory=Decoded)
+    begun: Decoded = field(default_factory=Decoded)
 
     @property
     def reading(self) -> float:

@@ -66,7 +66,7 @@ WIDTHS = (1, 13)
 CONTEXT = 64
 
 
-class Measurement:
+class CostMeasurement:
     """Times passes of both models, the models taking turns, one pass at a time.
 
     Needs a free row in each runner until it is finished or dropped.
@@ -163,8 +163,8 @@ def measure_costs(
     context: int = CONTEXT,
     repeats: int = 7,
 ) -> Costs:
-    """Time passes of both models, all at once; see `Measurement`."""
-    measuring = Measurement(target, draft, widths=widths, context=context, repeats=repeats)
+    """Time passes of both models, all at once; see `CostMeasurement`."""
+    measuring = CostMeasurement(target, draft, widths=widths, context=context, repeats=repeats)
     while measuring.costs is None:
         measuring.step()
     return measuring.costs
@@ -192,7 +192,7 @@ class CurrentCosts:
         self._clock = clock
         self._latest: Costs | None = None
         self._measured = -1
-        self._measuring: tuple[int, Measurement] | None = None
+        self._measuring: tuple[int, CostMeasurement] | None = None
 
     @property
     def latest(self) -> Costs | None:
@@ -245,7 +245,7 @@ class CurrentCosts:
     def _step(self) -> None:
         if self._measuring is None:
             target, draft = self._runners
-            measuring = Measurement(target, draft, clock=self._clock)
+            measuring = CostMeasurement(target, draft, clock=self._clock)
             self._measuring = self._generation(), measuring
         generation, measuring = self._measuring
         measuring.step()

@@ -12,8 +12,7 @@ import torch
 from stet.core.block import EMPTY
 from stet.core.errors import CapacityError, StetError
 from stet.core.operations import Await, Draft, Join, Score
-from stet.core.sequence import Role
-from stet.core.sequence import Sequence as TokenSequence
+from stet.core.sequence import Role, TokenSequence
 from stet.core.trace import FinishReason
 from stet.engine.drafting import OVERLAP, Drafter, ModelDrafter
 from stet.engine.failures import DeviceError, device_error, isolated, raise_device_error

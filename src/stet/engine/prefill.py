@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from stet.core.errors import CapacityError
 from stet.core.row import Row
-from stet.core.sequence import Role
-from stet.core.sequence import Sequence as TokenSequence
+from stet.core.sequence import Role, TokenSequence
 from stet.core.tensors import upload
 from stet.engine.failures import isolated, raise_device_error
 from stet.engine.runner import Runner

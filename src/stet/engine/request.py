@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stet.core.operations import Draft, Program, Score
-from stet.core.sequence import Sequence as TokenSequence
+from stet.core.sequence import TokenSequence
 
 
 @dataclass(eq=False)

@@ -17,7 +17,7 @@ import numpy as np
 from stet.core.errors import OptionError, StetError
 from stet.core.trace import Counters
 from stet.evaluation import statistics
-from stet.evaluation.paired import Key, Pair, Paired, facts_of, signal_value, tables_of
+from stet.evaluation.paired import Key, Paired, PairedAnswers, facts_of, signal_value, tables_of
 from stet.evaluation.recommend import recommend
 from stet.evaluation.records import Answer, Results, Run
 from stet.evaluation.statistics import Resamples, divide
@@ -122,7 +122,7 @@ def summarise(
 # What is computed of them
 
 
-def _agreement(paired: Paired, same: Callable[[Pair], bool]) -> Estimate:
+def _agreement(paired: Paired, same: Callable[[PairedAnswers], bool]) -> Estimate:
     if paired.is_reference:
         return Estimate(1.0)
     return paired.share(lambda p: p.timed and same(p))
@@ -205,7 +205,7 @@ def _speed(paired: Paired, cost_ratio: float | None, resamples: Resamples) -> Sp
     )
 
 
-def _modelled(pairs: Sequence[Pair], cost_ratio: float) -> float:
+def _modelled(pairs: Sequence[PairedAnswers], cost_ratio: float) -> float:
     """The speed-up if a target pass took as long as `cost_ratio` draft passes, and nothing else."""
 
     def cost(counters: Counters) -> float:
@@ -267,7 +267,7 @@ def _changes(paired: Paired) -> list[Change]:
 
 def _groups(paired: Paired) -> dict[str, Estimate]:
     questions = paired.run.questions
-    groups: dict[str, list[Pair]] = {q.group: [] for q in questions if q.group is not None}
+    groups: dict[str, list[PairedAnswers]] = {q.group: [] for q in questions if q.group is not None}
     for pair in paired.pairs:
         group = questions[pair.question].group
         if group is not None:

@@ -18,7 +18,7 @@ Key = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
+class PairedAnswers:
     """An answer and the reference's answer to the same question with the same seed."""
 
     question: int
@@ -58,7 +58,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Chunk:
+class PairedChunk:
     """What was answered side by side, and how long it took in all."""
 
     answered: frozenset[str]
@@ -74,8 +74,8 @@ class Paired:
 
     run: Run
     entry: PolicyEntry
-    pairs: list[Pair]
-    chunks: list[tuple[Chunk, Chunk]]
+    pairs: list[PairedAnswers]
+    chunks: list[tuple[PairedChunk, PairedChunk]]
     facts: Mapping[Key, Facts] = field(default_factory=dict[Key, Facts])
 
     @classmethod
@@ -89,7 +89,7 @@ class Paired:
         """The policy of this entry beside the run's reference."""
         mine, reference = tables[entry.label], tables[run.reference]
         pairs = [
-            Pair(number, seed, mine[question.id, seed], reference[question.id, seed])
+            PairedAnswers(number, seed, mine[question.id, seed], reference[question.id, seed])
             for number, question in enumerate(run.questions)
             for seed in run.seeds
             if (question.id, seed) in mine and (question.id, seed) in reference
@@ -116,12 +116,12 @@ class Paired:
         return self.entry.label in self.run.primary and not self.is_reference
 
     @property
-    def timed(self) -> list[Pair]:
+    def timed(self) -> list[PairedAnswers]:
         """The pairs that cost can be measured on."""
         return [p for p in self.pairs if p.timed]
 
     def per_question(
-        self, value: Callable[[Pair], float], pairs: Sequence[Pair] | None = None
+        self, value: Callable[[PairedAnswers], float], pairs: Sequence[PairedAnswers] | None = None
     ) -> list[float]:
         """The sums of a value over the seeds of each question that has any."""
         sums: dict[int, float] = defaultdict(float)
@@ -129,7 +129,7 @@ class Paired:
             sums[pair.question] += value(pair)
         return list(sums.values())
 
-    def per_chunk(self, value: Callable[[Chunk, Chunk], float]) -> list[float]:
+    def per_chunk(self, value: Callable[[PairedChunk, PairedChunk], float]) -> list[float]:
         """The sums of a value over the chunks (one for each seed) of the same questions."""
         sums: dict[frozenset[str], float] = defaultdict(float)
         for ours, theirs in self.chunks:
@@ -137,7 +137,7 @@ class Paired:
         return list(sums.values())
 
     def share(
-        self, success: Callable[[Pair], bool], pairs: Sequence[Pair] | None = None
+        self, success: Callable[[PairedAnswers], bool], pairs: Sequence[PairedAnswers] | None = None
     ) -> Estimate:
         """The share of answers of which something is true, clustered by question."""
         return statistics.share(
@@ -173,13 +173,13 @@ def tables_of(results: Results) -> dict[str, dict[Key, Answer]]:
     return tables
 
 
-def chunks_of(answers: Iterable[Answer]) -> dict[tuple[int, int], Chunk]:
+def chunks_of(answers: Iterable[Answer]) -> dict[tuple[int, int], PairedChunk]:
     """The chunks by seed and number; what they took is counted once for all of their answers."""
     members: dict[tuple[int, int], list[Answer]] = defaultdict(list)
     for answer in answers:
         members[answer.seed, answer.chunk].append(answer)
     return {
-        key: Chunk(
+        key: PairedChunk(
             answered=frozenset(a.question for a in group),
             failed=frozenset(a.question for a in group if a.error),
             seconds=group[0].chunk_seconds,

@@ -34,7 +34,7 @@ from tqdm import tqdm
 from stet.core.errors import OptionError, StetError
 from stet.core.result import Result
 from stet.core.trace import Counters
-from stet.integrations.loglikelihood import Continuation, Score, score
+from stet.integrations.loglikelihood import Continuation, LogLikelihood, score
 from stet.load import load_pair
 from stet.pair import Pair
 from stet.requests.jobs import method_of
@@ -273,7 +273,7 @@ class StetLM(TemplateLM):  # type: ignore[misc]  # the harness has no types
         items = [self._continuation(*request) for request in requests]
         with _bar(len(items), "Running loglikelihood requests", disable_tqdm) as bar:
 
-            def finished(index: int, value: Score) -> None:
+            def finished(index: int, value: LogLikelihood) -> None:
                 bar.update(1)
                 if requests[index][0] is not None:  # else it is a window of a longer text
                     answer = (value.logprob, value.greedy)

@@ -37,7 +37,7 @@ class Continuation:
 
 
 @dataclass(frozen=True, slots=True)
-class Score:
+class LogLikelihood:
     """What the model thinks of a continuation.
 
     Attributes:
@@ -58,8 +58,8 @@ def score(
     items: Sequence[Continuation],
     *,
     batch: int,
-    on_progress: Callable[[int, Score], None] | None = None,
-) -> list[Score]:
+    on_progress: Callable[[int, LogLikelihood], None] | None = None,
+) -> list[LogLikelihood]:
     """Score continuations by the target; those of one context share its reading, in any order.
 
     The engine's thread does it, some contexts at a time, so that other requests go on in between.
@@ -79,7 +79,7 @@ def score(
     contexts: defaultdict[tuple[int, ...], Cases] = defaultdict(lambda: defaultdict(list))
     for index, item in enumerate(items):
         contexts[tuple(item.context)][tuple(item.tokens[:-1])].append(index)
-    scores: list[Score] = [Score(0.0, True)] * len(items)
+    scores: list[LogLikelihood] = [LogLikelihood(0.0, True)] * len(items)
     ordered = sorted(contexts.items(), key=lambda entry: -len(entry[0]))
     for first in range(0, len(ordered), batch):
         group = ordered[first : first + batch]
@@ -94,9 +94,9 @@ def score(
 @torch.inference_mode()
 def _score_contexts(
     runner: Runner, items: Sequence[Continuation], group: Sequence[tuple[tuple[int, ...], Cases]]
-) -> dict[int, Score]:
+) -> dict[int, LogLikelihood]:
     """Scores by index of the items that follow some contexts."""
-    scores: dict[int, Score] = {}
+    scores: dict[int, LogLikelihood] = {}
     rows: list[Row] = []
     try:
         rows += [runner.allocate() for _ in group]
@@ -148,7 +148,7 @@ def _score_texts(
     begins: Sequence[int],
     texts: Sequence[Sequence[int]],
     wanted: Sequence[Sequence[list[int]]],
-) -> list[list[Score]]:
+) -> list[list[LogLikelihood]]:
     """Feed texts and score what may follow their tokens.
 
     Args:
@@ -181,7 +181,7 @@ def _score_texts(
                 logprobs[i][k] += value
                 greedy[i][k] = greedy[i][k] and fits
     return [
-        [Score(p, g) for p, g in zip(*both, strict=True)]
+        [LogLikelihood(p, g) for p, g in zip(*both, strict=True)]
         for both in zip(logprobs, greedy, strict=True)
     ]
 

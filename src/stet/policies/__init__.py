@@ -14,7 +14,7 @@ from stet.core.step_policy import Candidate, Step, StepDecision, StepPolicy
 from stet.core.tensors import at
 from stet.core.verification import DEFERRED, ScoredMismatches, Verification
 from stet.policies.autojudge import AutoJudge
-from stet.policies.block import Block
+from stet.policies.block import BlockVerification
 from stet.policies.cascade import Cascade
 from stet.policies.confident import Confident
 from stet.policies.cosd import CoSD
@@ -39,7 +39,7 @@ __all__ = [
     "STANDARD_REASONS",
     "AnswerPolicy",
     "AutoJudge",
-    "Block",
+    "BlockVerification",
     "Blocks",
     "Candidate",
     "Cascade",

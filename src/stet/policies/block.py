@@ -20,7 +20,7 @@ from stet.policies.registry import register
 
 @register
 @dataclass(frozen=True)
-class Block(TokenPolicy):
+class BlockVerification(TokenPolicy):
     """Rule on the block as a whole: the longest prefix whose joint probability stands is kept.
 
     The emitted text follows the target's distribution exactly; at temperature 0 the rule is the

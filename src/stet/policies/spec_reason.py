@@ -13,7 +13,7 @@ from stet.core.errors import OptionError
 from stet.core.needs import Need
 from stet.core.operations import Join, Operation, Score
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence as TokenSequence
+from stet.core.sequence import TokenSequence
 from stet.core.step_policy import Candidate, Step, StepDecision, StepPolicy
 from stet.core.steps import LOOP, Delimiter
 from stet.policies.checks import check_drafting
@@ -136,7 +136,7 @@ class SpecReason(StepPolicy):
         )
 
     def _rated(
-        self, text: TokenSequence, asked: _Asked, candidate: Sequence[int] = ()
+        self, text: TokenSequence, asked: _Question, candidate: Sequence[int] = ()
     ) -> Generator[Operation, Any, dict[str, float]]:
         """A candidate's rating, and the share of probability that the digits had.
 
@@ -163,7 +163,7 @@ class SpecReason(StepPolicy):
 
 
 @dataclass(frozen=True, slots=True)
-class _Asked:
+class _Question:
     """A question as tokens.
 
     Attributes:
@@ -180,7 +180,7 @@ def _tokenizer_of(step: Step) -> Any:
 
 
 @lru_cache(maxsize=16)
-def _asked(tokenizer: Any, question: str) -> _Asked:
+def _asked(tokenizer: Any, question: str) -> _Question:
     """A question as tokens, found by writing each answer after it.
 
     Raises:
@@ -193,4 +193,4 @@ def _asked(tokenizer: Any, question: str) -> _Asked:
             "This tokenizer does not write a digit after the question as one token of its own; "
             "end the question differently, for example with a line break."
         )
-    return _Asked(tokens, digits)
+    return _Question(tokens, digits)

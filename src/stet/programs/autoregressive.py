@@ -7,19 +7,19 @@ from collections.abc import Callable
 from stet.core.block import EMPTY
 from stet.core.operations import Draft, Program, Score
 from stet.core.policy import TokenPolicy
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.programs.speculative import never
 
 
 def autoregressive(
-    sequence: Sequence, policy: TokenPolicy, ended: Callable[[Sequence], bool] = never
+    sequence: TokenSequence, policy: TokenPolicy, ended: Callable[[TokenSequence], bool] = never
 ) -> Program:
     """The target writes one token a pass; blocks are empty, so nothing can be rejected."""
     while not (sequence.finished or ended(sequence)):
         sequence.commit((yield Score(sequence, EMPTY, policy)))
 
 
-def drafting(sequence: Sequence) -> Program:
+def drafting(sequence: TokenSequence) -> Program:
     """The draft writes the whole answer, and nobody verifies it."""
     while not sequence.finished:
         count = min(sequence.limits.chunk, sequence.remaining)

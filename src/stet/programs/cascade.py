@@ -5,11 +5,11 @@ from __future__ import annotations
 from stet.core.needs import Need
 from stet.core.operations import Draft, Program
 from stet.core.policy import AnswerPolicy, TokenPolicy
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.programs.speculative import speculative
 
 
-def cascade(sequence: Sequence, policy: AnswerPolicy, inner: TokenPolicy) -> Program:
+def cascade(sequence: TokenSequence, policy: AnswerPolicy, inner: TokenPolicy) -> Program:
     """The draft answers alone; where the policy does not keep it, the target answers.
 
     The target then writes with block speculation under `inner`.

@@ -10,7 +10,7 @@ from stet.core.acceptance import Acceptance
 from stet.core.block import EMPTY, Block
 from stet.core.draft_length import LONGEST
 from stet.core.operations import Join, Operation, Program, Score
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.core.step_policy import Candidate, Step, StepDecision, StepPolicy, selected
 from stet.core.steps import Ends, LoopGuard, StepReader, ends_of
 from stet.core.trace import Origin, StepRecord
@@ -47,12 +47,12 @@ class CrossTokenizer:
         end: the target's token for the end of an answer; None where nothing ends one.
     """
 
-    sequence: Sequence
+    sequence: TokenSequence
     draft: Codec
     target: Codec
     end: int | None = None
 
-    def translate(self, sequence: Sequence, candidate: Candidate) -> None:
+    def translate(self, sequence: TokenSequence, candidate: Candidate) -> None:
         """Put a candidate into the target's tokens, behind those of `sequence`, if possible."""
         fork = candidate.sequence
         ended = fork.finish_reason == "stop"
@@ -66,7 +66,7 @@ class CrossTokenizer:
         candidate.cut |= len(tokens) > sequence.room
         candidate.translated = tokens[: sequence.room]
 
-    def read(self, sequence: Sequence, start: int) -> bool:
+    def read(self, sequence: TokenSequence, start: int) -> bool:
         """Take over what stands in `sequence` from `start` on; False if the draft cannot read it.
 
         Args:
@@ -83,7 +83,7 @@ class CrossTokenizer:
 
 
 def cross_tokenizer_stepwise(
-    sequence: Sequence, crossing: CrossTokenizer, policy: StepPolicy
+    sequence: TokenSequence, crossing: CrossTokenizer, policy: StepPolicy
 ) -> Program:
     """`stepwise` for models without a common vocabulary.
 
@@ -118,7 +118,7 @@ def cross_tokenizer_stepwise(
 
 
 def append(
-    sequence: Sequence,
+    sequence: TokenSequence,
     tokens: list[int],
     origin: Origin,
     reason: str,
@@ -147,7 +147,7 @@ def append(
 
 
 def _step(
-    sequence: Sequence, crossing: CrossTokenizer, policy: StepPolicy, ends: Ends
+    sequence: TokenSequence, crossing: CrossTokenizer, policy: StepPolicy, ends: Ends
 ) -> Generator[Operation, Any, tuple[str, bool]]:
     """One step; returns its text, and whether it is the draft's."""
     position, before = len(sequence.answer), replace(sequence.counters)
@@ -187,7 +187,7 @@ def _step(
 
 
 def _rewritten(
-    sequence: Sequence,
+    sequence: TokenSequence,
     crossing: CrossTokenizer,
     policy: StepPolicy,
     ends: Ends,
@@ -229,7 +229,7 @@ def _rewritten(
 
 
 def _by_target(
-    sequence: Sequence, codec: Codec, policy: StepPolicy, ends: Ends, opening: list[int]
+    sequence: TokenSequence, codec: Codec, policy: StepPolicy, ends: Ends, opening: list[int]
 ) -> Generator[Operation, Any, Candidate]:
     """The target writes a step on a fork.
 
@@ -257,5 +257,5 @@ def _by_target(
     return Candidate(sequence, sequence.text())
 
 
-def _is_cut(sequence: Sequence, codec: Codec) -> bool:
+def _is_cut(sequence: TokenSequence, codec: Codec) -> bool:
     return codec.text_after(sequence.tokens, sequence.prompt_length) is None

@@ -17,7 +17,7 @@ from stet.core.errors import StetError
 from stet.core.needs import Need
 from stet.core.operations import Draft, Operation, Score
 from stet.core.policy import TokenPolicy
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.core.step_policy import Candidate, StepDecision, StepPolicy
 from stet.core.steps import Ends, StepReader
 from stet.core.trace import CandidateRecord, Counters, StepRecord
@@ -29,7 +29,9 @@ CUT_SHORT = "step cut short"
 class Reader:
     """Lets the target read candidates, and keeps what it ruled on the last one on the way."""
 
-    def __init__(self, sequence: Sequence, candidates: list[Candidate], inner: TokenPolicy) -> None:
+    def __init__(
+        self, sequence: TokenSequence, candidates: list[Candidate], inner: TokenPolicy
+    ) -> None:
         self._sequence = sequence
         self._candidates = candidates
         self._inner = inner
@@ -63,7 +65,7 @@ class Reader:
 
 
 def drafted(
-    sequence: Sequence, policy: StepPolicy, ends: Ends
+    sequence: TokenSequence, policy: StepPolicy, ends: Ends
 ) -> Generator[Operation, Any, Candidate]:
     """The draft writes a step on a fork."""
     assert sequence.decoder is not None
@@ -129,7 +131,7 @@ class _Part:
         return cls(statistics, block.hidden, block.attention)
 
 
-def _candidate(sequence: Sequence, parts: list[_Part], policy: StepPolicy) -> Candidate:
+def _candidate(sequence: TokenSequence, parts: list[_Part], policy: StepPolicy) -> Candidate:
     """What was written, with what the policy asked for; other requests' wishes leave no trace."""
     count = len(sequence.answer)
     statistics = hidden = attention = None
@@ -149,7 +151,7 @@ def _candidate(sequence: Sequence, parts: list[_Part], policy: StepPolicy) -> Ca
     return Candidate(sequence, sequence.text(), statistics, hidden, attention)
 
 
-def _joined(parts: list[Tensor], sequence: Sequence) -> Tensor:
+def _joined(parts: list[Tensor], sequence: TokenSequence) -> Tensor:
     """[layers, T, S]: a candidate's attention, see `Candidate`.
 
     Args:
@@ -191,7 +193,7 @@ def pick(place: int, candidates: list[Candidate], policy: StepPolicy) -> Candida
     return candidates[place]
 
 
-def explain(sequence: Sequence, reason: str) -> None:
+def explain(sequence: TokenSequence, reason: str) -> None:
     """Give every token of a sequence the same reason."""
     sequence.reasons = [reason] * len(sequence.reasons)
 
@@ -217,7 +219,7 @@ def record_of(position: int, candidates: list[Candidate], decision: StepDecision
     )
 
 
-def conclude(sequence: Sequence, record: StepRecord, before: Counters, accepted: bool) -> None:
+def conclude(sequence: TokenSequence, record: StepRecord, before: Counters, accepted: bool) -> None:
     """Write down a step that stands, and what it took since the counters were as in `before`."""
     record.tokens = len(sequence.answer) - record.position
     record.draft_seconds = sequence.counters.draft_seconds - before.draft_seconds

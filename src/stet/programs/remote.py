@@ -11,7 +11,7 @@ from stet.core.block import Reading
 from stet.core.errors import StetError
 from stet.core.operations import Await, Join, Operation, Program
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.core.step_policy import Candidate, Step, StepPolicy, selected
 from stet.core.steps import SENTENCE, Delimiter, Ends, LoopGuard, ends_of
 from stet.core.trace import StepRecord
@@ -74,7 +74,7 @@ class RemoteWriter:
     prompt: str
     end: int | None = None
 
-    def so_far(self, sequence: Sequence) -> str:
+    def so_far(self, sequence: TokenSequence) -> str:
         """The prompt and the answer as text.
 
         Raises:
@@ -85,7 +85,7 @@ class RemoteWriter:
             raise StetError("The answer ends inside a character, which no remote target can read.")
         return self.prompt + text
 
-    def take(self, sequence: Sequence, letter: RemoteText) -> None:
+    def take(self, sequence: TokenSequence, letter: RemoteText) -> None:
         """Write down what came.
 
         Raises:
@@ -170,7 +170,7 @@ class RemoteWriter:
         )
 
 
-def remote_stepwise(sequence: Sequence, target: RemoteWriter, policy: StepPolicy) -> Program:
+def remote_stepwise(sequence: TokenSequence, target: RemoteWriter, policy: StepPolicy) -> Program:
     """`stepwise` with a remote target: the draft writes, the policy judges, the target is asked.
 
     Args:
@@ -185,7 +185,7 @@ def remote_stepwise(sequence: Sequence, target: RemoteWriter, policy: StepPolicy
             sequence.close("loop")
 
 
-def remote_autoregressive(sequence: Sequence, target: RemoteWriter) -> Program:
+def remote_autoregressive(sequence: TokenSequence, target: RemoteWriter) -> Program:
     """The remote target writes the whole answer."""
     stops = sequence.limits.stop_strings
     ends = _first_of(stops)
@@ -201,7 +201,7 @@ def remote_autoregressive(sequence: Sequence, target: RemoteWriter) -> Program:
 
 
 def _step(
-    sequence: Sequence, target: RemoteWriter, policy: StepPolicy, ends: Ends
+    sequence: TokenSequence, target: RemoteWriter, policy: StepPolicy, ends: Ends
 ) -> Generator[Operation, Any, tuple[str, bool]]:
     """One step; returns its text, and whether it is the draft's."""
     position, before = len(sequence.answer), replace(sequence.counters)
@@ -230,7 +230,7 @@ def _step(
 
 
 def _rewritten(
-    sequence: Sequence,
+    sequence: TokenSequence,
     target: RemoteWriter,
     policy: StepPolicy,
     ends: Ends,
@@ -257,7 +257,7 @@ def _rewritten(
 
 
 def _answered(
-    sequence: Sequence, target: RemoteWriter, policy: StepPolicy, ends: Ends, text: str
+    sequence: TokenSequence, target: RemoteWriter, policy: StepPolicy, ends: Ends, text: str
 ) -> Generator[Operation, Any, tuple[Candidate, int]]:
     """What the target wrote, on a fork, and its tokens as the server counted them."""
     most = min(policy.step_tokens, sequence.remaining)

@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 from stet.core.operations import Draft, Program, Score
 from stet.core.policy import TokenPolicy
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 
 
-def never(sequence: Sequence) -> bool:
+def never(sequence: TokenSequence) -> bool:
     """Nothing but the sequence's own limits ends the program."""
     del sequence
     return False
 
 
 def speculative(
-    sequence: Sequence,
+    sequence: TokenSequence,
     policy: TokenPolicy,
-    ended: Callable[[Sequence], bool] = never,
+    ended: Callable[[TokenSequence], bool] = never,
     until: Callable[[], Callable[[list[int]], bool]] | None = None,
 ) -> Program:
     """Draft a block, score it in one target pass, let the policy rule.

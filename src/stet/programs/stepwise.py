@@ -12,7 +12,7 @@ from stet.core.block import Block
 from stet.core.draft_length import LONGEST
 from stet.core.operations import Join, Operation, Program, Score
 from stet.core.policy import TokenPolicy
-from stet.core.sequence import Sequence
+from stet.core.sequence import TokenSequence
 from stet.core.step_policy import Candidate, Step, StepPolicy, selected
 from stet.core.steps import Ends, LoopGuard, StepReader, ends_of
 from stet.core.trace import StepRecord
@@ -31,7 +31,7 @@ from stet.programs.parts import (
 from stet.programs.speculative import speculative
 
 
-def stepwise(sequence: Sequence, policy: StepPolicy, inner: TokenPolicy) -> Program:
+def stepwise(sequence: TokenSequence, policy: StepPolicy, inner: TokenPolicy) -> Program:
     """The draft writes candidates of a step, the policy judges, the target writes what fails.
 
     Args:
@@ -49,7 +49,7 @@ def stepwise(sequence: Sequence, policy: StepPolicy, inner: TokenPolicy) -> Prog
 
 
 def _step(
-    sequence: Sequence, policy: StepPolicy, inner: TokenPolicy, ends: Ends
+    sequence: TokenSequence, policy: StepPolicy, inner: TokenPolicy, ends: Ends
 ) -> Generator[Operation, Any, tuple[str, bool]]:
     """One step; returns its text, and whether it is the draft's."""
     position, before = len(sequence.answer), replace(sequence.counters)
@@ -89,7 +89,7 @@ def _step(
 
 
 def _mended(
-    sequence: Sequence,
+    sequence: TokenSequence,
     policy: StepPolicy,
     inner: TokenPolicy,
     ends: Ends,
@@ -120,7 +120,7 @@ def _mended(
 
 
 def _chosen(
-    sequence: Sequence, policy: StepPolicy, inner: TokenPolicy, ends: Ends, record: StepRecord
+    sequence: TokenSequence, policy: StepPolicy, inner: TokenPolicy, ends: Ends, record: StepRecord
 ) -> Generator[Operation, Any, str]:
     """The target writes candidates of its own, and of several the policy picks one."""
     count = policy.target_candidates
@@ -140,13 +140,13 @@ def _chosen(
 
 
 def _written(
-    sequence: Sequence, policy: StepPolicy, inner: TokenPolicy, ends: Ends
+    sequence: TokenSequence, policy: StepPolicy, inner: TokenPolicy, ends: Ends
 ) -> Generator[Operation, Any, Candidate]:
     """The target writes a step on a fork, in blocks that the draft proposes where it may."""
     assert sequence.decoder is not None
     reader = StepReader(sequence.decoder, ends, policy.step_tokens)
 
-    def complete(written: Sequence) -> bool:
+    def complete(written: TokenSequence) -> bool:
         return reader.read(written.answer) is not None
 
     def completed_by_draft() -> Callable[[list[int]], bool]:

@@ -9,7 +9,7 @@ from typing import Any
 from stet.core.errors import OptionError, StetError, TokenizerMismatch
 from stet.core.operations import Program
 from stet.core.result import Chunk, Result, token_records
-from stet.core.sequence import Role, Sequence
+from stet.core.sequence import Role, TokenSequence
 from stet.core.trace import Settings
 from stet.engine.request import Request
 from stet.models.tokenizers import ADVICE
@@ -66,13 +66,13 @@ class Method:
         other_pair: what to tell who uses it with another.
     """
 
-    program: Callable[[Sequence], Program]
+    program: Callable[[TokenSequence], Program]
     settings: dict[str, Any]
     lossless: bool
     rows: int = 1
     role: Role = "target"
-    cross_tokenizer: Callable[[Sequence, CrossTokenizer], Program] | None = None
-    remote: Callable[[Sequence, RemoteWriter], Program] | None = None
+    cross_tokenizer: Callable[[TokenSequence, CrossTokenizer], Program] | None = None
+    remote: Callable[[TokenSequence, RemoteWriter], Program] | None = None
     pair: str | None = None
     other_pair: str = ""
     block_invariant: bool = True
@@ -167,7 +167,7 @@ def _check_is_policy(chosen: object) -> None:
         raise OptionError(f"policy is {shown(chosen)}; it must be a policy, or the name of one.")
 
 
-def _program(policy: Policy) -> Callable[[Sequence], Program]:
+def _program(policy: Policy) -> Callable[[TokenSequence], Program]:
     """The program that a policy of its kind decides in."""
     if isinstance(policy, AnswerPolicy):
         return lambda s: cascade(s, policy, Exact())

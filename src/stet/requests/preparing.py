@@ -15,7 +15,7 @@ from stet.core.limits import Limits
 from stet.core.model import LoadedModel
 from stet.core.operations import Program
 from stet.core.sampling import SamplingParams
-from stet.core.sequence import Sequence as TokenSequence
+from stet.core.sequence import TokenSequence
 from stet.core.trace import Settings
 from stet.engine.request import Request
 from stet.models.compatibility import context_length

@@ -8,8 +8,7 @@ from typing import Any
 
 from stet.core.errors import OptionError
 from stet.core.limits import Limits
-from stet.core.sequence import Role
-from stet.core.sequence import Sequence as TokenSequence
+from stet.core.sequence import Role, TokenSequence
 from stet.programs import CrossTokenizer, RemoteWriter
 from stet.remote.client import RemoteClient
 from stet.requests.chat import Rendered, has_template, read_by, render

@@ -12,7 +12,7 @@ from stet.core.needs import Need
 from stet.core.operations import Operation
 
 if TYPE_CHECKING:
-    from stet.core.sequence import Sequence as TokenSequence
+    from stet.core.sequence import TokenSequence
     from stet.core.step_policy import Step
 
 

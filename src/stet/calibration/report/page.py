@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stet.calibration.choosing import Point
+from stet.calibration.choosing import ThresholdPoint
 from stet.calibration.report.plots import plots
 from stet.calibration.report.words import asked, best_first, chosen, label, role, share
 from stet.calibration.result import Calibration
@@ -97,7 +97,7 @@ def _points(found: Calibration) -> list[tuple[str, list[str]]]:
     return rows
 
 
-def _cells(point: Point, *, reference: bool) -> list[str]:
+def _cells(point: ThresholdPoint, *, reference: bool) -> list[str]:
     losses = MISSING if point.losses is None else f"{point.losses} of {point.problems}"
     return [
         share(point.accuracy),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from stet.calibration.choosing import Point
+from stet.calibration.choosing import ThresholdPoint
 from stet.calibration.result import Calibration
 from stet.evaluation.report.drawing import (
     BLACK,
@@ -62,7 +62,7 @@ def thresholds(found: Calibration) -> Picture:
 def _panel(
     axes: Axes,
     found: Calibration,
-    value: Callable[[Point], Estimate],
+    value: Callable[[ThresholdPoint], Estimate],
     label: str,
     references: bool = False,
 ) -> None:
@@ -209,11 +209,11 @@ def risk(found: Calibration) -> Picture:
     return Picture("risk", title, says, laid_out(figure))
 
 
-def _passed(point: Point) -> Estimate:
+def _passed(point: ThresholdPoint) -> Estimate:
     return _percent(point.right, point.problems)
 
 
-def _losses(point: Point) -> Estimate:
+def _losses(point: ThresholdPoint) -> Estimate:
     return _percent(point.losses or 0, point.problems)
 
 

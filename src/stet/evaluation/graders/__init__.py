@@ -3,7 +3,7 @@
 from stet.evaluation.graders.answer_line import AnswerLine
 from stet.evaluation.graders.base import Grader
 from stet.evaluation.graders.choice import Choice
-from stet.evaluation.graders.exact import Exact
+from stet.evaluation.graders.exact import ExactGrader
 from stet.evaluation.graders.function import FunctionGrader
 from stet.evaluation.graders.mathematics import MathVerify
 from stet.evaluation.graders.number import Number
@@ -12,7 +12,7 @@ from stet.evaluation.graders.registry import available_graders, register, resolv
 __all__ = [
     "AnswerLine",
     "Choice",
-    "Exact",
+    "ExactGrader",
     "FunctionGrader",
     "Grader",
     "MathVerify",

@@ -17,7 +17,7 @@ _EDGES = " \t\"'“”‘’`*_.,;:!?" + BOX_OPEN + BOX_CLOSE
 
 @register
 @dataclass(frozen=True)
-class Exact(Grader):
+class ExactGrader(Grader):
     r"""Compare words: case, spaces, outer quotes and outer punctuation aside.
 
     The answer is what follows the last "Answer:", "the answer is" or `####` on its line (or the

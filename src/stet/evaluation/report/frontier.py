@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class FrontierPoint:
     """A policy in the plane: speed-up to the right, percent upwards."""
 
     policy: PolicySummary
@@ -39,7 +39,7 @@ class Point:
         return self.x.value, 100 * self.y.value
 
 
-def points(summary: Summary) -> list[Point]:
+def points(summary: Summary) -> list[FrontierPoint]:
     """The policies that have both numbers.
 
     Without a grader the height is the share of texts equal to the reference's.
@@ -50,13 +50,13 @@ def points(summary: Summary) -> list[Point]:
         y = policy.accuracy if graded else policy.same_text
         x = policy.speed.latency_speedup
         if y is not None and math.isfinite(y.value) and math.isfinite(x.value) and x.value > 0:
-            found.append(Point(policy, x, y))
+            found.append(FrontierPoint(policy, x, y))
     return found
 
 
-def front(found: list[Point]) -> list[Point]:
+def front(found: list[FrontierPoint]) -> list[FrontierPoint]:
     """Those that no other beats in one direction without losing in the other; slowest first."""
-    best: list[Point] = []
+    best: list[FrontierPoint] = []
     for point in sorted(found, key=lambda p: (-p.at[0], -p.at[1])):
         if not best or point.at[1] > best[-1].at[1]:
             best.append(point)
@@ -96,7 +96,7 @@ def frontier(summary: Summary) -> Picture:
     return Picture("frontier", f"{what} against speed-up", says, figure)
 
 
-def _limits(axes: Axes, found: list[Point]) -> None:
+def _limits(axes: Axes, found: list[FrontierPoint]) -> None:
     xs = [x for p in found for x in (p.x.value, p.x.low, p.x.high) if x is not None and x > 0]
     ys = [100 * y for p in found for y in (p.y.value, p.y.low, p.y.high) if y is not None]
     low, high = min(xs, default=1.0), max(xs, default=1.0)
@@ -117,7 +117,7 @@ def _limits(axes: Axes, found: list[Point]) -> None:
     axes.set_ylim(bottom - room, top + room)
 
 
-def _draw(axes: Axes, point: Point, *, on_front: bool) -> None:
+def _draw(axes: Axes, point: FrontierPoint, *, on_front: bool) -> None:
     mark, colour, size = _look(point.policy)
     x, y = point.at
     bar: dict[str, Any] = {"color": colour, "linewidth": 1.1, "alpha": 0.55, "zorder": 3}
@@ -144,7 +144,7 @@ def _look(policy: PolicySummary) -> tuple[str, str, float]:
     return ("o", BLUE, 8.0) if policy.lossless else ("s", VERMILLION, 7.5)
 
 
-def _front_line(axes: Axes, best: list[Point]) -> None:
+def _front_line(axes: Axes, best: list[FrontierPoint]) -> None:
     """Everything below and left of this line is beaten by a policy on it."""
     if best:
         corners = _corners(axes, best)
@@ -152,7 +152,7 @@ def _front_line(axes: Axes, best: list[Point]) -> None:
         axes.plot(xs, ys, color="#bbbbbb", linewidth=3.0, zorder=1)
 
 
-def _corners(axes: Axes, best: list[Point]) -> list[tuple[float, float]]:
+def _corners(axes: Axes, best: list[FrontierPoint]) -> list[tuple[float, float]]:
     """The front as a line of steps, from the left edge to the bottom."""
     corners = [(axes.get_xlim()[0], best[0].at[1])]
     for point in best:
@@ -184,7 +184,7 @@ def _seconds_axis(axes: Axes, base: float) -> None:
     top.set_xlabel("mean seconds of an answer")
 
 
-def _legend(figure: Any, found: list[Point]) -> None:
+def _legend(figure: Any, found: list[FrontierPoint]) -> None:
     from matplotlib.lines import Line2D
 
     def key(mark: str, colour: str, size: float, label: str, *, face: str | None = None) -> Line2D:
@@ -212,7 +212,7 @@ def _legend(figure: Any, found: list[Point]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=5, handletextpad=0.4)
 
 
-def _taken(axes: Axes, found: list[Point], best: list[Point]) -> list[Box]:
+def _taken(axes: Axes, found: list[FrontierPoint], best: list[FrontierPoint]) -> list[Box]:
     """The intervals and the front as thin boxes, in pixels."""
     lines: list[tuple[tuple[float, float], tuple[float, float]]] = []
     for point in found:

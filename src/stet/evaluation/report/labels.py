@@ -43,7 +43,7 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class LabelPlace:
     """Where a label may go: its offset from the point, in points, and how it is aligned."""
 
     dx: float
@@ -86,7 +86,7 @@ def place_labels(
     sizes = [_size(axes, name, renderer) for name in names]
     half = _POINT * scale
     markers = [Box(x - half, y - half, x + half, y + half) for x, y in spots]
-    chosen: list[Place | None] = [None] * len(points)
+    chosen: list[LabelPlace | None] = [None] * len(points)
     boxes: list[Box | None] = [None] * len(points)
 
     def cost(index: int, rank: int, box: Box) -> float:
@@ -151,28 +151,30 @@ def _size(axes: Axes, name: str, renderer: Any) -> tuple[float, float]:
     return float(extent.width), float(extent.height)
 
 
-def _around(distance: float) -> list[Place]:
+def _around(distance: float) -> list[LabelPlace]:
     slant = distance * 0.75
     return [
-        Place(slant, slant, "left", "bottom"),
-        Place(-slant, slant, "right", "bottom"),
-        Place(slant, -slant, "left", "top"),
-        Place(-slant, -slant, "right", "top"),
-        Place(distance, 0, "left", "center"),
-        Place(-distance, 0, "right", "center"),
-        Place(0, distance, "center", "bottom"),
-        Place(0, -distance, "center", "top"),
-        Place(slant / 2, distance, "left", "bottom"),
-        Place(-slant / 2, distance, "right", "bottom"),
-        Place(slant / 2, -distance, "left", "top"),
-        Place(-slant / 2, -distance, "right", "top"),
+        LabelPlace(slant, slant, "left", "bottom"),
+        LabelPlace(-slant, slant, "right", "bottom"),
+        LabelPlace(slant, -slant, "left", "top"),
+        LabelPlace(-slant, -slant, "right", "top"),
+        LabelPlace(distance, 0, "left", "center"),
+        LabelPlace(-distance, 0, "right", "center"),
+        LabelPlace(0, distance, "center", "bottom"),
+        LabelPlace(0, -distance, "center", "top"),
+        LabelPlace(slant / 2, distance, "left", "bottom"),
+        LabelPlace(-slant / 2, distance, "right", "bottom"),
+        LabelPlace(slant / 2, -distance, "left", "top"),
+        LabelPlace(-slant / 2, -distance, "right", "top"),
     ]
 
 
 _PLACES = [place for distance in (7.0, 16.0, 26.0, 38.0, 52.0, 68.0) for place in _around(distance)]
 
 
-def _write(axes: Axes, name: str, point: tuple[float, float], place: Place, *, line: bool) -> None:
+def _write(
+    axes: Axes, name: str, point: tuple[float, float], place: LabelPlace, *, line: bool
+) -> None:
     arrow: dict[str, Any] | None = None
     if line:
         arrow = {"arrowstyle": "-", "color": GREY, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 5}
