@@ -215,7 +215,7 @@ def test_a_file_in_a_folder_that_takes_no_other_cannot_be_replaced(tmp_path, mon
     def refused(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("stet.files.tempfile.TemporaryFile", refused)
+    monkeypatch.setattr("stet.core.files.tempfile.TemporaryFile", refused)
     with pytest.raises(FileError, match="file cannot be written .Permission denied"):
         check_writable(path)
     check_writable(path, lines=True)  # nothing takes its place

@@ -23,7 +23,7 @@ def test_the_published_schema_is_the_code():
 def test_a_line_that_is_no_trace_is_named(tmp_path):
     path = tmp_path / "trace.jsonl"
     path.write_text('{"request": 1}\n')
-    with pytest.raises(StetError, match="line 1: not a trace of version 2"):
+    with pytest.raises(StetError, match="line 1: not a trace of version 3"):
         trace.read(path)
 
 

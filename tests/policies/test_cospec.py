@@ -319,6 +319,10 @@ def test_damaged_files_are_refused_in_a_sentence(tmp_path):
         (folder / "arbiter.json").write_text(json.dumps(good | change))
         with pytest.raises((LoadError, OptionError), match=sentence):
             CoSpec.load(folder)
+    for text in ("{}", "[]"):
+        (folder / "arbiter.json").write_text(text)
+        with pytest.raises(LoadError, match="is not of an arbiter"):
+            CoSpec.load(folder)
     (folder / "arbiter.json").write_text("{")
     with pytest.raises(LoadError, match="cannot be read"):
         CoSpec.load(folder)

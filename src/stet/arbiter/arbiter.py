@@ -153,9 +153,7 @@ class Arbiter:
         folder = Path(folder).expanduser()
         try:
             record = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-            settings: ArbiterSettings = TypeAdapter(ArbiterSettings).validate_python(
-                record | {"features": [NAMES.get(n, n) for n in record["features"]]}
-            )
+            settings: ArbiterSettings = TypeAdapter(ArbiterSettings).validate_python(record)
             weights = load_file(folder / WEIGHTS)
         except OSError as error:
             raise LoadError(
@@ -178,7 +176,7 @@ class Arbiter:
             raise LoadError(f"{folder / WEIGHTS} does not fit {SETTINGS}; copy both.") from error
         return cls(
             network.eval().requires_grad_(False),
-            settings.features,
+            tuple(NAMES.get(name, name) for name in settings.features),
             settings.pair,
             settings.threshold,
             str(folder),

@@ -21,6 +21,9 @@ _MISMATCH = {"stands": "accepted"}
 _REASONS = {"overruled": "accepted_mismatch", "corrected": "recovered"}
 _DECISIONS = {"kept": "accepted"}
 
+_ANSWERS = "votes"
+"""A field whose keys are answers of models; whatever they read is no name."""
+
 
 def upgraded(record: Any) -> Any:
     """A record, as JSON has it, with every name as this release has it; others stay as they are."""
@@ -33,7 +36,10 @@ def upgraded(record: Any) -> Any:
         names = names | _BLOCK
     if "score" in record and "draft" in record:
         names = names | _MISMATCH
-    found = {names.get(key, key): upgraded(value) for key, value in record.items()}
+    found = {
+        names.get(key, key): value if key == _ANSWERS else upgraded(value)
+        for key, value in record.items()
+    }
     if isinstance(found.get("reason"), str):
         found["reason"] = _REASONS.get(found["reason"], found["reason"])
     if isinstance(found.get("decision"), str):

@@ -203,8 +203,11 @@ def read_run(folder: Path) -> Run:
         run: Run = _adapter(Run).validate_json(read_text(path))
     except ValidationError as error:
         raise StetError(f"{path}: not a run ({first_problem(error, 'the file')}).") from error
-    if run.version not in (1, VERSION):  # a folder of version 1 has other names in its records
+    if run.version not in (1, VERSION):
         raise StetError(f"{path} has version {run.version}; this release reads {VERSION}.")
+    if run.version != VERSION:  # it has other names in its records
+        for entry in run.policies:
+            entry.parameters = upgraded(entry.parameters)
     return run
 
 
