@@ -32,6 +32,15 @@ def result(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
+FORMER = {"accepted_steps": "kept_steps", "accepted_mismatch_rate": "overrule_rate"}
+"""Fields of results that were written before these names."""
+
+
+def field(row: dict[str, Any], name: str) -> Any:
+    """A row's entry, also in a result that has it under its former name."""
+    return row[name] if name in row else row[FORMER[name]]
+
+
 def table(heading: list[str], rows: list[list[str]]) -> str:
     lines = [heading, ["---", *["---:"] * (len(heading) - 1)], *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
@@ -79,7 +88,7 @@ def bundled() -> str:
         ["target", f"{figures['target_accuracy']:.1%}"],
         ["draft", f"{figures['draft_accuracy']:.1%}"],
         ["draft right where the target is wrong", f"{figures['draft_right_target_wrong']:.1%}"],
-        ["tokens on which they disagree", f"{figures['disagreement_rate']:.1%}"],
+        ["tokens on which they mismatch", f"{figures['disagreement_rate']:.1%}"],
     ]
     heading = [f"Bundled pair, {figures['problems']:.0f} test problems, greedy", ""]
     return table(heading, rows) + source(found, "bundled")
@@ -136,7 +145,7 @@ def cospec() -> str:
         if gain is not None:
             change = f"{100 * gain['value']:+.1f} (+{row['gained']} -{row['lost']})"
             p = f"{row['p_values'][0]:.2g}"
-        rate, fast = row["accepted_mismatch_rate"], speeds.get(name)
+        rate, fast = field(row, "accepted_mismatch_rate"), speeds.get(name)
         rows.append(
             [
                 f"`{name}`",
@@ -149,14 +158,14 @@ def cospec() -> str:
             ]
         )
     heading = ["policy", "right answers (95 %)", "points over target", "McNemar's p"]
-    heading += ["tokens per pass", "accepted_mismatch", "speed-up, one at a time"]
+    heading += ["tokens per pass", "mismatches accepted", "speed-up, one at a time"]
     figures = found["figures"]
     return (
         table(heading, rows)
         + f"\n{figures['problems']:.0f} test problems, {next(iter(tests.values()))['batch']} at a "
         "time; the settings of the rules and the thresholds of the arbiters were chosen on "
-        "validation problems. Overruled: of the disagreements that were decided, those in which "
-        "the draft's token stood.\n" + source(found, "cospec", "../")
+        "validation problems. Mismatches accepted: of the mismatches that were decided, those in "
+        "which the draft's token was accepted.\n" + source(found, "cospec", "../")
     )
 
 
@@ -246,12 +255,12 @@ def cospec_overhead() -> str:
 
 
 def cospec_oracle() -> str:
-    """The four cells, and whose choice agrees with what came of them."""
+    """The four outcomes of a mismatch, and how often each rule picks the right token."""
     found = result("cospec")
     figures, agreement = found["figures"], found["pairs"]["bundled"]["agreement"]
     cells, total = agreement["cells"], agreement["disagreements"]
     first = table(
-        ["what leads to a right answer", "disagreements", "share"],
+        ["what leads to a right answer", "mismatches", "share"],
         [[name, f"{count}", f"{count / total:.1%}"] for name, count in cells.items()],
     )
     shares = agreement["agreement"]
@@ -266,8 +275,8 @@ def cospec_oracle() -> str:
         f"{first}\n{second}\nThe target finished every answer. On the same "
         f"{figures['oracle_problems']:.0f} test problems the target is right on "
         f"{figures['accuracy_target_of_oracle_problems']:.1%}, and on "
-        f"{figures['accuracy_oracle']:.1%} with at most three overrules chosen by looking at the "
-        "right answers.\n" + source(found, "cospec", "../")
+        f"{figures['accuracy_oracle']:.1%} with at most three mismatches accepted, chosen by "
+        "looking at the right answers.\n" + source(found, "cospec", "../")
     )
 
 
@@ -299,7 +308,7 @@ def cospec_importance() -> str:
         [f"`{name}`", *(f"{t['importance'][name]:.2f}" for t in trained)]
         for name in sorted(names, key=lambda n: -sum(t["importance"][n] for t in trained))
     ]
-    heading = ["right answers lost for 100 disagreements without", *(t["name"] for t in trained)]
+    heading = ["right answers lost for 100 mismatches without", *(t["name"] for t in trained)]
     return table(heading, rows) + source(found, "cospec", "../")
 
 
@@ -339,7 +348,7 @@ def risk_bound() -> str:
         "threshold loses more of the remaining problems than the bound allows (95 % interval), at "
         f"the worst of all bounds from {min(bounds):.1f} to {max(bounds):.1f} %. Pool of "
         f"{figures['problems']:,.0f} problems; the thresholds lose {risks} % of them. "
-        f"Tests on steps fail by their own measure too, a share of kept steps: in up to "
+        f"Tests on steps fail by their own measure too, a share of accepted steps: in up to "
         f"{own[0]:.1%} of the re-splits where {own[1]:.0%} is promised.\n"
         + source(found, "risk_bound", "../")
     )
@@ -356,7 +365,7 @@ def specguard() -> str:
             continue
         accuracy, speed = row["accuracy"], row["speed_over_exact"]
         interval = f"({100 * accuracy['low']:.1f}-{100 * accuracy['high']:.1f})"
-        accepted = row["accepted_steps"]
+        accepted = field(row, "accepted_steps")
         rows.append(
             [
                 f"`{row['policy']}`",
@@ -366,7 +375,7 @@ def specguard() -> str:
                 "" if accepted is None else f"{accepted:.0%}",
             ]
         )
-    text = table(["policy", "right", "speed over exact", "target passes", "steps kept"], rows)
+    text = table(["policy", "right", "speed over exact", "target passes", "steps accepted"], rows)
     text += (
         f"\n{figures['problems']:.0f} test problems, bundled pair, 16 at a time; means per answer. "
         f"Against `exact`: p = {figures['p_value_over_exact']:.2f} for the accuracy of `specguard`."
@@ -496,7 +505,7 @@ def reward_guided() -> str:
     rows = []
     for row in found["rows"]:
         if "policy" in row:
-            accepted = row["accepted_steps"]
+            accepted = field(row, "accepted_steps")
             name = f"`{row['policy']}`"
             if "reward" in row:
                 name = f"`{row['reward']}`, threshold {row['threshold']:g}"
@@ -510,7 +519,7 @@ def reward_guided() -> str:
                 ]
             )
     figures = found["figures"]
-    heading = ["", "right answers", "steps kept", "target passes", "processor time per answer"]
+    heading = ["", "right answers", "steps accepted", "target passes", "processor time per answer"]
     return table(heading, rows) + f"\n{figures['problems']:.0f} problems.\n"
 
 
