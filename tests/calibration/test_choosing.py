@@ -34,7 +34,7 @@ def test_every_wish_gets_the_threshold_that_it_asks_for(wish, threshold):
     ("wish", "sentence"),
     [
         (Wish("speed", 0.95), r"answers 95\.0% rightly; the best 88\.0%"),
-        (Wish("keep", 0.95), r"keeps 95\.0% of the steps; the most 90\.0%"),
+        (Wish("keep", 0.95), r"accepts 95\.0% of the steps; the most 90\.0%"),
         (Wish("latency", 0.1), r"the fastest 0\.2 s"),
     ],
 )
@@ -79,5 +79,5 @@ def test_the_bound_holds_as_often_as_it_says():
 
 
 def test_losses_that_nobody_looked_at_are_no_zeros():
-    with pytest.raises(StetError, match="not looked at"):
+    with pytest.raises(StetError, match="not measured"):
         with_bounds([ThresholdPoint(0.5, 10, 9, 1.0, 0.5)], 0.1)

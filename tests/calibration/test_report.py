@@ -75,7 +75,7 @@ def test_the_page_needs_nothing_else(text):
 
 def test_the_page_says_what_was_asked_chosen_and_claimed(found, text):
     words = words_of(text)
-    assert "at most 10.0% of new problems get their first error from a kept draft step" in words
+    assert "10.0% of new problems get their first error from an accepted draft step" in words
     assert "Threshold 0.4 on a score of min_logprob (0.70), max_entropy (0.30)" in words
     assert found.claim in words
     assert "The policy is lossy" in words
@@ -108,8 +108,8 @@ def test_every_goal_has_its_words_and_plots(goal):
         assert root.get("aria-label").startswith(picture.title)
         assert "$" not in picture.svg()
     text = page(made)
-    assert ("Risk was not looked at" in text) == (not risk)
-    assert "Asked for." in text
+    assert ("Risk was not measured" in text) == (not risk)
+    assert "Request." in text
 
 
 @pytest.mark.parametrize("goal", GOALS[::2], ids=lambda w: w.goal)
@@ -127,7 +127,7 @@ def test_without_right_answers_nothing_is_called_right(goal, label_source):
         assert not re.search(r"\bright\b(?! way)|\brightly\b|first error|accuracy, %", rest), rest
     if goal.goal == "risk":
         assert "disagrees with the target" in words
-        assert "the first disagreement with the target of its solution is a step" in words
+        assert "the first disagreement with the target of its solution is an accepted step" in words
 
 
 def test_everything_is_escaped(found):

@@ -137,7 +137,7 @@ def test_a_policy_without_a_name_is_refused():
         ("defer_bonus", True, "is it 'defers_bonus'"),
         ("need", frozenset(), "is it 'needs'"),
         ("block_invariance", property(lambda self: True), "is it 'block_invariant'"),
-        ("verifies", lambda self, blocks: None, "is it 'verify'"),
+        ("verifys", lambda self, blocks: None, "is it 'verify'"),
         ("window", 3, "begin the names of your own with _"),
     ],
 )

@@ -315,7 +315,7 @@ def test_an_encoder_of_ones_own_makes_the_embeddings():
     candidates = [candidate("b", hidden=away), candidate("a 1", hidden=away), candidate("a 2")]
     assert awaited(policy.select(candidates)) == 1
     wrong = SpecGuard(candidates=3, temperature=1.0, selector="medoid", encoder=lambda t: [0.0])
-    with pytest.raises(OptionError, match=r"shape \[1\] of 3 texts; it must be \[3, D\]"):
+    with pytest.raises(OptionError, match=r"shape \[1\] for 3 texts; it must be \[3, D\]"):
         awaited(wrong.select(candidates))
     failing = SpecGuard(candidates=3, temperature=1.0, selector="medoid", encoder=lambda t: 1 / 0)
     with pytest.raises(StetError, match="The encoder failed"):
@@ -344,14 +344,14 @@ def test_a_probability_stands_for_itself_without_a_calibration():
     assert acceptance.signals == {"min_logprob": pytest.approx(math.log(0.6))}
     assert acceptance.normalised == {"min_logprob": pytest.approx(0.6)}
     assert (acceptance.accepted, acceptance.chosen) == (True, 0)
-    assert (acceptance.reason, acceptance.threshold) == ("step kept", 0.5)
+    assert (acceptance.reason, acceptance.threshold) == ("step accepted", 0.5)
 
 
 @pytest.mark.parametrize(("p", "accepted"), [(0.69, False), (0.71, True)])
 def test_a_step_stands_from_the_threshold_on(p: float, accepted: bool):
     acceptance = judged(SpecGuard(threshold=0.7), candidate("a", (math.log(p),)))
     assert acceptance.accepted is accepted
-    assert acceptance.reason == ("step kept" if accepted else "step rewritten")
+    assert acceptance.reason == ("step accepted" if accepted else "step rewritten")
     exactly = judged(SpecGuard(threshold=0.5, ranges=((-2.0, 0.0),)), candidate("a", (-1.0,)))
     assert exactly.accepted
 

@@ -232,7 +232,7 @@ def test_a_shadow_run_writes_the_targets_text_and_records_what_it_would_have_kep
     assert {s.decision for s in sequence.steps} == {"accepted"}
     assert sequence.counters.accepted_steps == 0
     assert all(s.target_candidates for s in sequence.steps)
-    assert "step kept" not in sequence.reasons
+    assert "step accepted" not in sequence.reasons
 
 
 CASES = [

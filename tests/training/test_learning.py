@@ -16,12 +16,12 @@ from stet.training.gradient import (
     Round,
     divergence,
     entropy_of,
-    gathered,
+    gather,
     improve,
     improve_by_flips,
     reward_of,
 )
-from stet.training.inspecting import telling
+from stet.training.inspecting import feature_auroc
 from stet.training.measuring import Measured, choose
 from stet.training.rollout_policy import Rollout
 
@@ -77,7 +77,7 @@ def test_branches_come_back_from_disk_and_damage_is_named(tmp_path):
     with pytest.raises(StetError, match=r"c\.safetensors holds no branches"):
         Branches.load(tmp_path / "c.safetensors")
     with pytest.raises(StetError, match="There are no branches"):
-        Branches.joined([])
+        Branches.join([])
 
 
 # The fit
@@ -150,7 +150,7 @@ def test_rewards_and_group_relative_advantages():
         rollout(1, True, [(9.0, True)]),
     ]
     assert [reward_of(g, 0.1) for g in rollouts] == pytest.approx([0.9, 0.0, 1.0, 1.0])
-    found = gathered(rollouts, settings, 1)
+    found = gather(rollouts, settings, 1)
     # Group 1 teaches nothing and is left out.
     assert found.used == 0.5
     assert found.features[:, 0].tolist() == [1.0, 2.0, 3.0]
@@ -166,7 +166,7 @@ def test_rewards_and_group_relative_advantages():
 def test_what_blocks_cost_is_not_blown_up_to_the_size_of_an_answer():
     settings = GradientSettings(cost=0.01)
     rollouts = [rollout(0, True, [(0.0, True)]), rollout(0, True, [(0.0, False)])]
-    found = gathered(rollouts, settings, 1)
+    found = gather(rollouts, settings, 1)
     assert found.advantage.tolist() == pytest.approx(
         [0.005 / LEAST_SPREAD, -0.005 / LEAST_SPREAD], rel=1e-3
     )
@@ -175,9 +175,7 @@ def test_what_blocks_cost_is_not_blown_up_to_the_size_of_an_answer():
 def test_nothing_to_learn_changes_nothing():
     made, settings = network(0.3), GradientSettings()
     optimiser = torch.optim.Adam(made.parameters(), lr=0.1)
-    found = gathered(
-        [rollout(0, True, [(1.0, True)]), rollout(0, True, [(1.0, True)])], settings, 1
-    )
+    found = gather([rollout(0, True, [(1.0, True)]), rollout(0, True, [(1.0, True)])], settings, 1)
     assert improve(made, network(0.3), optimiser, found, settings)["kl"] == 0
     assert made.layers[0].weight.item() == pytest.approx(0.3)
 
@@ -258,17 +256,17 @@ def test_entropy_and_divergence_of_a_decision():
 # Looking
 
 
-def test_telling_is_the_auroc_of_each_feature():
+def test_feature_auroc_is_the_auroc_of_each_feature():
     found = branches(
         [[1.0, 5.0], [2.0, 1.0], [0.0, 3.0], [9.0, 9.0]],
         [True, True, False, True],
         [False, False, True, True],
     )
-    told = telling(found, ["a", "b"])
+    told = feature_auroc(found, ["a", "b"])
     assert told["a"] == (1.0, 1.5, 0.0)
     assert told["b"] == (0.5, 3.0, 3.0)
     assert list(told) == ["a", "b"]
-    assert telling(found, ["a", "hidden", "b"]) == {}
+    assert feature_auroc(found, ["a", "hidden", "b"]) == {}
 
 
 def test_of_thresholds_about_as_accurate_the_fastest_is_chosen():

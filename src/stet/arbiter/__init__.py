@@ -1,4 +1,4 @@
-"""Trained arbitration: what is known where the models disagree, and the network that decides."""
+"""The trained arbiter: features of a mismatch, and the network that decides by them."""
 
 from stet.arbiter.arbiter import Arbiter
 from stet.arbiter.features import DEFAULT, FEATURES, Feature, measure, needs_of

@@ -1,4 +1,4 @@
-"""A trained arbiter: its network with what it looks at, on disk and in memory."""
+"""A trained arbiter: its network and the names of its features, on disk and in memory."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from stet.core.parsing import first_problem
 from stet.core.upgrades import NAMES
 
 SETTINGS, WEIGHTS = "arbiter.json", "arbiter.safetensors"
-"""The files of an arbiter."""
+"""The files in an arbiter's folder."""
 
 FORMAT = 1
 
 MOST_NUMBERS = 500
-"""Products in a network beyond which a tensor is cheaper also for a single disagreement."""
+"""Multiplications of a network above which tensors are cheaper also for a single mismatch."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArbiterSettings:
-    """What `arbiter.json` says.
+    """The contents of `arbiter.json`.
 
     Attributes:
-        format: of the files.
+        format: version of the file format.
         pair: fingerprint of the pair that it was trained on; None for any.
-        features: names of what it looks at, in order.
-        inputs: numbers that they make.
-        hidden: widths of its network's hidden layers.
-        threshold: probability above which the draft's token stands.
-        trained: how: data, seeds, versions.
+        features: names of its features, in order.
+        inputs: size of the network's input.
+        hidden: widths of the network's hidden layers.
+        threshold: probability above which the draft's token is accepted.
+        trained: how it was trained: data, seeds, versions.
     """
 
     format: int
@@ -59,14 +59,14 @@ class ArbiterSettings:
 
 @dataclass(eq=False)
 class Arbiter:
-    """Decides whose token stands where the models disagree.
+    """A trained arbiter: the probability that the draft's token is the better one at a mismatch.
 
     Attributes:
-        network: gives log-odds.
-        features: what it looks at.
+        network: computes the logit of that probability.
+        features: names of its features.
         pair: fingerprint of the only pair that it may be used with; None for any.
-        threshold: probability above which the draft's token stands.
-        name: the folder, for traces.
+        threshold: probability above which the draft's token is accepted.
+        name: its folder or hub name, for traces and messages.
         trained: how it was trained.
     """
 
@@ -78,10 +78,10 @@ class Arbiter:
     trained: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def __post_init__(self) -> None:
-        """Refuse unknown features and thresholds out of range.
+        """Refuse unknown features, and a threshold out of range.
 
         Raises:
-            OptionError: naming them.
+            OptionError: the message names them.
         """
         self.in_block = any(feature.in_block for feature in named(self.features))
         if not 0 <= self.threshold <= 1:
@@ -95,31 +95,31 @@ class Arbiter:
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the engine must keep for it."""
+        """What the engine must keep of the models' passes for its features."""
         return needs_of(self.features)
 
     def describe(self, at: Position) -> Tensor:
-        """[N, F]: the features of N disagreements.
+        """Compute the features of N mismatches, [N, F].
 
         Raises:
-            OptionError: they are not as many as the network reads.
+            OptionError: their number is not the size of the network's input.
         """
         found = measure(at, self.features)
         if found.shape[1] != self.network.inputs:
             raise OptionError(
-                f"The arbiter {self.name} reads {self.network.inputs} numbers of a disagreement "
+                f"The arbiter {self.name} reads {self.network.inputs} numbers of a mismatch "
                 f"and this pair gives {found.shape[1]}; train one for this pair (`stet train`)."
             )
         return found
 
     def logits_of(self, features: Tensor) -> Tensor:
-        """[N] log-odds that the draft's token is the one to keep, of [N, F] features."""
+        """The logits [N] that the draft's token is to be accepted, from features [N, F]."""
         with torch.no_grad():
             logits: Tensor = self._on(features.device)(features)
         return logits
 
     def _on(self, device: torch.device) -> Network:
-        """The network, on a device; it stays on the host itself, where training changes it."""
+        """The network on a device; off the host a copy, made again whenever weights change."""
         if device.type == "cpu":
             return self.network
         version = self.network.version
@@ -131,11 +131,11 @@ class Arbiter:
 
     @property
     def in_numbers(self) -> bool:
-        """Whether single disagreements are cheaper without tensors, see `probability`."""
+        """Whether single mismatches are cheaper without tensors, see `probability`."""
         return self._measures is not None
 
     def probability(self, at: Spot) -> float:
-        """The probability that the draft's token is the one to keep, at a position on a CPU."""
+        """The probability that the draft's token is to be accepted, at a position on a CPU."""
         assert self._measures is not None
         version = self.network.version
         if self._numbers is None or self._numbers[0] != version:
@@ -145,10 +145,10 @@ class Arbiter:
 
     @classmethod
     def load(cls, folder: str | Path) -> Arbiter:
-        """An arbiter from its folder.
+        """Load an arbiter from its folder.
 
         Raises:
-            LoadError: a file is missing or unreadable, or of another version.
+            LoadError: a file is missing, unreadable, or of another format.
         """
         folder = Path(folder).expanduser()
         try:
@@ -184,7 +184,7 @@ class Arbiter:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write the two files."""
+        """Write the arbiter to a folder, as two files."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(

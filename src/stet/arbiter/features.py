@@ -1,4 +1,4 @@
-"""What can be known of a disagreement when it is decided: all of it is there after the pass."""
+"""The features of a mismatch: all that is known after the target's pass, when it is decided."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stet.core.errors import OptionError
 from stet.core.needs import Need
 
 TOP = 5
-"""Tokens of each model whose overlap is counted."""
+"""Number of each model's most probable tokens of which `overlap` is computed."""
 
 
 Measure = Callable[[Position], Tensor]
@@ -21,15 +21,16 @@ Measure = Callable[[Position], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """Something that is known of a disagreement.
+    """A feature of a mismatch.
 
     Attributes:
-        name: what it is called in an arbiter's settings.
-        measure: [N] or [N, D] float32 of N positions.
-        says: what it is, for people.
-        number: the same of a single position on a CPU, where that is cheaper; None for none.
-        needs: what the engine must keep for it.
-        in_block: whether it depends on where blocks begin and end; text then does, too.
+        name: its name in an arbiter's settings.
+        measure: computes it at N positions, [N] or [N, D] float32.
+        says: a description for people.
+        number: computes it at a single position on a CPU, where that is cheaper; None: no such
+            function.
+        needs: what the engine must keep of the models' passes for it.
+        in_block: whether it depends on where blocks begin and end; the text then does, too.
     """
 
     name: str
@@ -45,18 +46,19 @@ _TARGET_STATES = frozenset({Need.TARGET_HIDDEN})
 
 
 def _overlap(at: Position) -> Tensor:
+    """The share of tokens that are among the `TOP` best of both models."""
     mine, theirs = at.both.best(TOP).unbind()
     return (mine[:, :, None] == theirs[:, None, :]).any(2).float().mean(1)
 
 
 def _earlier(at: Position) -> Tensor:
-    """Disagreements before in the block: where this one is reached, all of them were overruled."""
+    """Earlier mismatches in the block; where this one is reached, all of them were accepted."""
     differs = ((~at.mismatches.agree) & at.blocks.present).long()
     return (differs.cumsum(1) - differs)[at.rows, at.places]
 
 
 def _followed(at: Position) -> Tensor:
-    """Drafted tokens right behind this one with which the target agrees."""
+    """log(1 + the number of drafted tokens right after this one with which the target agrees)."""
     agrees = at.mismatches.agree & at.blocks.present
     count = torch.zeros_like(at.blocks.drafted)
     running = torch.zeros_like(at.blocks.lengths)
@@ -123,9 +125,9 @@ _ALL = (
     ),
     Feature("overlap", _overlap, f"share of {TOP} best tokens in common", _DRAFT),
     Feature(
-        "entropy_after", lambda at: at.after.entropy()[TARGET], "entropy of the target behind d"
+        "entropy_after", lambda at: at.after.entropy()[TARGET], "entropy of the target after d"
     ),
-    Feature("surest_after", lambda at: at.after.surest[TARGET], "the target's best log p behind d"),
+    Feature("surest_after", lambda at: at.after.surest[TARGET], "the target's best log p after d"),
     Feature(
         "answered",
         lambda at: at.blocks.history[at.rows, 0] + at.places,
@@ -134,14 +136,19 @@ _ALL = (
     Feature(
         "accepted_mismatches",
         lambda at: at.blocks.history[at.rows, 1] + _earlier(at),
-        "drafted tokens that stand against the target's so far",
+        "accepted mismatches in the answer so far",
     ),
     Feature("place", lambda at: at.places, "position in the block", in_block=True),
-    Feature("accepted_mismatches_in_block", _earlier, "the same in this block", in_block=True),
+    Feature(
+        "accepted_mismatches_in_block",
+        _earlier,
+        "accepted mismatches in this block so far",
+        in_block=True,
+    ),
     Feature(
         "followed",
         _followed,
-        "log(1 + drafted tokens right behind d that the target agrees with)",
+        "log(1 + drafted tokens right after d that the target agrees with)",
         in_block=True,
     ),
     Feature(
@@ -165,7 +172,7 @@ _ALL = (
 )
 
 FEATURES: dict[str, Feature] = {feature.name: feature for feature in _ALL}
-"""Every feature by name."""
+"""All features, by name."""
 
 DEFAULT = (
     "target_target",
@@ -175,38 +182,37 @@ DEFAULT = (
     "target_entropy",
     "draft_entropy",
 )
-"""What an arbiter looks at unless told otherwise: numbers that mean the same for every pair, and
-cost little. Sorting or counting over a vocabulary, as ranks and the overlap need, does not.
+"""The default features of an arbiter: numbers that mean the same for every pair and are cheap.
 
-What came before in the answer is none of them: in training, an answer is gone on with from any of
-its decisions, and counting begins anew there.
+Ranks and the overlap are not among them, as sorting and counting over a vocabulary are expensive.
+Nor are counts over the answer so far: in training, rollouts start at any decision of an answer, and
+counting starts there.
 """
 
 
 def named(names: Iterable[str]) -> tuple[Feature, ...]:
-    """Features by name.
+    """The features of these names.
 
     Raises:
-        OptionError: for an unknown name, listing the known ones.
+        OptionError: a name is unknown; the message lists the known ones.
     """
     found: list[Feature] = []
     for name in names:
         if name not in FEATURES:
             raise OptionError(
-                f"There is no feature {name!r} of a disagreement; choose from "
-                f"{', '.join(FEATURES)}."
+                f"There is no feature {name!r} of a mismatch; choose from {', '.join(FEATURES)}."
             )
         found.append(FEATURES[name])
     return tuple(found)
 
 
 def needs_of(names: Iterable[str]) -> frozenset[Need]:
-    """What the engine must keep for these features."""
+    """What the engine must keep of the models' passes for the features of these names."""
     return frozenset[Need]().union(*(feature.needs for feature in named(names)))
 
 
 def measure(at: Position, names: Sequence[str]) -> Tensor:
-    """[N, F] float32: the features in this order, one column each, or D for a hidden state."""
+    """Compute features in this order, [N, F] float32: one column each, D for a hidden state."""
     columns = [feature.measure(at).float() for feature in named(names)]
     if all(column.dim() == 1 for column in columns):
         return torch.stack(columns, 1)

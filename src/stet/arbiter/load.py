@@ -1,4 +1,4 @@
-"""The arbiter that a user means: one in a folder, or on the hub."""
+"""Loading arbiters by name: from a folder, from the hub, or as shipped with the package."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from stet.arbiter.arbiter import SETTINGS, WEIGHTS, Arbiter
 from stet.core.errors import LoadError, OptionError
 
 BUNDLED = "bundled"
-"""The name of the arbiter that ships for the bundled pair."""
+"""The name of the arbiter for the bundled pair, which ships with the package."""
 
 
 @lru_cache(maxsize=8)
 def load_arbiter(name: str) -> Arbiter:
-    """The arbiter of this name; each is loaded once.
+    """Load the arbiter of a name; each is loaded once.
 
     Args:
         name: a folder, or a name on the hub.
@@ -31,10 +31,10 @@ def load_arbiter(name: str) -> Arbiter:
 
 @lru_cache(maxsize=2)
 def shipped_arbiter(folder: Path) -> Arbiter:
-    """An arbiter that ships with the package, by the name that users know it by.
+    """Load an arbiter that ships with the package, under the name "bundled".
 
     Raises:
-        LoadError: the package lacks it.
+        LoadError: the package does not contain it.
     """
     arbiter = Arbiter.load(folder)
     arbiter.name = BUNDLED
@@ -42,7 +42,7 @@ def shipped_arbiter(folder: Path) -> Arbiter:
 
 
 def as_arbiter(arbiter: Any) -> Arbiter:
-    """The arbiter that a user means by a name or an object.
+    """The arbiter that a name or an object stands for.
 
     Raises:
         OptionError: it is neither.
@@ -60,7 +60,7 @@ def _from_hub(name: str) -> Arbiter:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        # Nothing but these two files is fetched, and neither can hold code.
+        # Only these two files are fetched, and neither can contain code.
         files = [Path(hf_hub_download(name, file)) for file in (SETTINGS, WEIGHTS)]
     except (OSError, HfHubHTTPError, HFValidationError) as error:
         raise LoadError(f"There is no arbiter {name!r}: no such folder, nor on the hub.") from error

@@ -1,4 +1,4 @@
-"""The arbiter's network: a line, or a small perceptron."""
+"""The arbiter's network: a linear model or a small perceptron."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 
 class Network(nn.Module):
-    """A number for each disagreement: the log-odds that the draft's token is the one to keep.
+    """The logit, for each mismatch, of the probability that the draft's token is to be accepted.
 
-    Inputs are brought to mean 0 and spread 1 first, by numbers that are found on the training data
-    and stored with the weights.
+    Inputs are first standardised to mean 0 and standard deviation 1, by statistics of the training
+    data that are stored with the weights.
 
     Args:
-        inputs: F, numbers that describe a disagreement.
-        hidden: widths of the layers between; none for a line.
+        inputs: F, the number of features of a mismatch.
+        hidden: widths of the hidden layers; none for a linear model.
     """
 
     mean: Tensor
@@ -34,13 +34,13 @@ class Network(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def fit_inputs(self, features: Tensor) -> None:
-        """Take mean and spread from features [N, F]; what never varies is left out."""
+        """Set mean and scale from features [N, F]; constant features are ignored from then on."""
         mean, spread = features.mean(0), features.std(0)
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(spread > 1e-6, 1 / spread.clamp(min=1e-6), 0.0))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Log-odds [N] of features [N, F]."""
+        """The logits [N] for features [N, F]."""
         x = (features - self.mean) * self.scale
         for layer in self.layers[:-1]:
             x = torch.tanh(layer(x))
@@ -49,21 +49,21 @@ class Network(nn.Module):
 
     @property
     def size(self) -> int:
-        """Products that it takes to ask it once."""
+        """Multiplications for one mismatch."""
         return sum(a * b for a, b in pairwise((self.inputs, *self.hidden, 1)))
 
     @property
     def version(self) -> tuple[int, ...]:
-        """Another one whenever weights were changed; those made for inference never are."""
+        """A version of the weights, which differs after every change to them."""
         weights = (*self.parameters(), *self.buffers())
         return tuple(0 if w.is_inference() else w._version for w in weights)
 
 
 class PlainNetwork:
-    """A network as plain numbers, for a single disagreement: no tensor operation at all.
+    """A copy of a network in plain numbers, to run on a single mismatch without tensors.
 
     Args:
-        network: whose weights are read.
+        network: the network whose weights are copied.
     """
 
     def __init__(self, network: Network) -> None:
@@ -75,7 +75,7 @@ class PlainNetwork:
             self._layers.append((layer.weight.tolist(), layer.bias.tolist()))
 
     def logit(self, features: Sequence[float]) -> float:
-        """Log-odds of F features."""
+        """The logit for F features."""
         x = [(v - m) * s for v, m, s in zip(features, self._mean, self._scale, strict=True)]
         *between, last = self._layers
         for weights, bias in between:

@@ -1,4 +1,4 @@
-"""A disagreement as a ruling finds it: many at once as tensors, a single one in numbers."""
+"""Positions that an arbiter is run on: several at once as tensors, or a single one in numbers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Position:
-    """N positions of a batch of blocks, at which the draft's token d stands against the target's t.
+    """N positions of a batch of blocks, with the draft's token d and the target's token t.
 
     Attributes:
         blocks: the batch.
-        mismatches: what each model wants.
-        rows: [N] int64, the block of each.
-        places: [N] int64, its position in the block.
-        draft: [N] int64, d.
-        target: [N] int64, t.
+        mismatches: where the models mismatch, and the target's tokens.
+        rows: [N] int64, the block of each position.
+        places: [N] int64, the position in the block.
+        draft: [N] int64, the draft's token d.
+        target: [N] int64, the target's token t.
     """
 
     blocks: Blocks
@@ -37,9 +37,9 @@ class Position:
 
     @cached_property
     def both(self) -> ModelReading:
-        """What the target makes of the positions, and then the draft, if its logits were kept.
+        """The target's distributions at the positions, then the draft's if its logits were kept.
 
-        Read together: what counts at these sizes is the number of operations.
+        Both are read together: at these sizes the number of operations determines the cost.
         """
         blocks = self.blocks
         models = [blocks.raw_target_logits]
@@ -53,40 +53,39 @@ class Position:
 
     @cached_property
     def logprobs(self) -> tuple[Tensor, ...]:
-        """[N] each: log p of t and of d under the target, then of t and of d under the draft."""
+        """Log p of t and of d under the target, then of t and of d under the draft, each [N]."""
         tokens = torch.stack([self.target, self.draft], 1)
         found = self.both.of(tokens).transpose(1, 2).flatten(0, 1)
         return tuple(found.unbind())
 
     @cached_property
     def entropies(self) -> tuple[Tensor, ...]:
-        """[N] each: the target's entropy, and the draft's."""
+        """The target's entropy and the draft's, each [N]."""
         return tuple(self.both.entropy().unbind())
 
     @cached_property
     def after(self) -> ModelReading:
-        """What the target makes of the next position if d stands, [1, N, V]."""
+        """The target's distributions at the next position if d is accepted, as [1, N, V]."""
         logits = self.blocks.raw_target_logits
         return ModelReading(logits.flatten(0, 1).index_select(0, self._flat(logits) + 1)[None])
 
     def _flat(self, values: Tensor) -> Tensor:
-        """Places in [B, K, V] with its first two dimensions as one: whole rows are fast to pick."""
+        """Indices [N] into [B, K, V] with its first two dimensions flattened."""
         return self.rows * values.shape[1] + self.places
 
 
 class ModelReading:
-    """Raw distributions of M models at N positions, V tokens each, in few passes over V.
+    """Raw distributions of M models at N positions over V tokens, read in few passes over V.
 
     Args:
         logits: [M, N, V] float32; overwritten.
 
     Attributes:
-        logits: the same without infinities.
+        logits: [M, N, V], without infinities.
     """
 
     def __init__(self, logits: Tensor) -> None:
-        # A token without any probability has a logit of minus infinity, and 0 times that is no
-        # number.
+        # A token of probability 0 has a logit of minus infinity, and 0 times that is NaN.
         self.logits = logits.clamp_(min=-1e30)
 
     @cached_property
@@ -95,48 +94,48 @@ class ModelReading:
 
     @cached_property
     def surest(self) -> Tensor:
-        """[M, N]: the best token's log-probability."""
+        """The log-probability of the most probable token, [M, N]."""
         return self._probs.amax(-1).log()
 
     @cached_property
     def _total(self) -> Tensor:
-        """[M, N]: log of the sum of all exponentials; a logarithm of V numbers would cost more."""
+        """The log-sum-exp of the logits, [M, N]; from the best token, which costs least."""
         return self.logits.amax(-1) - self.surest
 
     def of(self, tokens: Tensor) -> Tensor:
-        """[M, N, k]: the log-probabilities of tokens [N, k], no less than -30 nats."""
+        """The log-probabilities of tokens [N, k], [M, N, k], at least -30 nats."""
         own = self.logits.gather(2, tokens.expand(len(self.logits), -1, -1))
         return (own - self._total[..., None]).clamp_(min=-30.0)
 
     def entropy(self) -> Tensor:
-        """[M, N], in nats."""
+        """The entropies, [M, N], in nats."""
         mean: Tensor = torch.linalg.vecdot(self._probs, self.logits)
         return self._total - mean
 
     def rank(self, model: int, token: Tensor) -> Tensor:
-        """[N]: how many tokens a model finds more probable than tokens [N]."""
+        """The ranks [N] of tokens [N] under a model: how many tokens are more probable."""
         logits = self.logits[model]
         return (logits > logits.gather(1, token[:, None])).sum(-1)
 
     def best(self, count: int) -> Tensor:
-        """[M, N, count]: the most probable tokens."""
+        """The most probable tokens, [M, N, count]."""
         return self.logits.topk(min(count, self.logits.shape[2]), -1).indices
 
 
 TARGET, DRAFT = 0, 1
-"""The models' places in a `ModelReading` of both."""
+"""Indices of the models in a `ModelReading` of both."""
 
 
 class Spot:
     """A single position on a CPU, in numbers.
 
-    Between two passes of the models every tensor operation finds its code driven out of the
-    processor's cache and costs several times what it costs in a loop; so but for the few that go
-    over a vocabulary there are none here.
+    Between two passes of the models the code of tensor operations is no longer in the processor's
+    cache, and each costs several times what it costs in a loop. So none are used here except over
+    the vocabulary.
 
     Attributes:
-        target: what the target makes of its own token, of the draft's, and its entropy.
-        draft: the same of the draft.
+        target: log-probabilities of both tokens under the target, and its entropy.
+        draft: log-probabilities of both tokens under the draft, and its entropy.
     """
 
     def __init__(self, blocks: Blocks, row: int, place: int, draft: int, target: int) -> None:
@@ -144,23 +143,23 @@ class Spot:
 
     @cached_property
     def target(self) -> PlainReading:
-        """Under the target."""
+        """Log-probabilities of both tokens under the target, and its entropy."""
         return PlainReading.of(self._blocks.raw_target_logits[self._at], *self._tokens)
 
     @cached_property
     def draft(self) -> PlainReading:
-        """Under the draft."""
+        """Log-probabilities of both tokens under the draft, and its entropy."""
         return PlainReading.of(self._blocks.draft_row(*self._at), *self._tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class PlainReading:
-    """What one model makes of a position.
+    """One model's numbers at a position.
 
     Attributes:
-        of_target: log-probability of the target's token, no less than -30 nats.
-        of_draft: of the draft's.
-        entropy: in nats.
+        of_target: log-probability of the target's token, at least -30 nats.
+        of_draft: log-probability of the draft's token, at least -30 nats.
+        entropy: entropy of the distribution, in nats.
     """
 
     of_target: float
@@ -169,10 +168,10 @@ class PlainReading:
 
     @classmethod
     def of(cls, logits: Tensor, target: int, draft: int) -> PlainReading:
-        """Of a distribution over V tokens, by its logits [V]."""
+        """Compute the numbers from a model's logits [V]."""
         probs = logits.softmax(-1)
         mean = float(probs.dot(logits))
-        if isnan(mean):  # tokens without any probability
+        if isnan(mean):  # tokens of probability 0
             mean = float(probs.dot(logits.clamp(min=-1e30)))
         p = [float(probs[target]), float(probs[draft])]
         token, surest = (target, p[0]) if p[0] >= p[1] else (draft, p[1])

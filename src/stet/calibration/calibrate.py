@@ -1,4 +1,4 @@
-"""Fitting SpecGuard to a pair and a task: collect, fit, try thresholds, choose."""
+"""Calibrating SpecGuard for a pair and a task: collect, fit, try thresholds, choose."""
 
 from __future__ import annotations
 
@@ -40,26 +40,27 @@ REFERENCES = ("target", "exact")
 
 
 def calibrate(pair: Pair, request: CalibrateRequest, folder: Path, report: Report) -> Calibration:
-    """Make a calibration; started again in the same folder, it goes on where it stopped.
+    """Run a calibration; in the folder of an interrupted one, resume it.
 
     Args:
         pair: the models.
-        request: what is wanted.
-        folder: where labelled steps and runs are kept.
-        report: told about progress.
+        request: the settings of the calibration.
+        folder: where labelled steps and runs are written.
+        report: called with the progress.
 
     Raises:
-        StetError: the folder holds another calibration, nothing can be learnt from these problems,
-            or no threshold does what was asked.
-        TokenizerMismatch: the models share no tokens, so the target cannot go on from a draft's.
+        StetError: the folder holds another calibration, no score can be fitted on these problems,
+            or no threshold fulfils the request.
+        TokenizerMismatch: the models have different vocabularies, so the target cannot continue
+            from the draft's tokens.
     """
     if pair.difference is not None:
         raise TokenizerMismatch(
-            f"{pair.difference}; a calibration has the target go on from the draft's tokens: "
+            f"{pair.difference}; in a calibration the target continues from the draft's tokens: "
             "calibrate with a draft of the target's family, or give specguard its parameters."
         )
     request = replace(request, task=with_room(pair, request.task.suited(pair)))
-    fitting, choosing = _divided(request)
+    fitting, choosing = _divide(request)
     _claim_folder(folder, pair, request, fitting)
     label_source = request.label_source
     if label_source is not ANSWERS:
@@ -119,7 +120,7 @@ def calibrate(pair: Pair, request: CalibrateRequest, folder: Path, report: Repor
 
 
 def _labeller(pair: Pair, request: CalibrateRequest, task: LoadedTask) -> Labeller:
-    """By answers where there are any to come to; else by the target's own steps."""
+    """A labeller by answers where the label source has any; else one by the target's own steps."""
     if request.label_source is TARGETS_TEXT:
         return ByStep(pair, request.base.delimiter)
     return ByAnswer(_rollouts(pair, request, task))
@@ -133,10 +134,10 @@ def _rollouts(pair: Pair, request: CalibrateRequest, task: LoadedTask) -> Rollou
 
 
 def _claim_folder(folder: Path, pair: Pair, request: CalibrateRequest, fitting: LoadedTask) -> None:
-    """Go on in a folder only with what it was begun with.
+    """Claim the folder for these settings; one that was begun with others is refused.
 
-    Steps labelled for another division may be of problems that the threshold is now chosen on: no
-    bound would hold.
+    Steps that were labelled for another division may be from problems on which the threshold is now
+    chosen, and the bound on risk would not hold.
     """
     path = folder / "settings.json"
     settings = json.dumps(
@@ -163,8 +164,8 @@ def _claim_folder(folder: Path, pair: Pair, request: CalibrateRequest, fitting: 
         )
 
 
-def _divided(request: CalibrateRequest) -> tuple[LoadedTask, LoadedTask]:
-    """Two disjoint parts of the questions, by problem."""
+def _divide(request: CalibrateRequest) -> tuple[LoadedTask, LoadedTask]:
+    """Divide the questions into two disjoint parts, for fitting and for choosing."""
     questions = list(request.task.questions)
     random.Random(request.seed).shuffle(questions)
     cut = round(request.fit_share * len(questions))
@@ -249,7 +250,7 @@ def _point(results: Results, label: str, threshold: float) -> ThresholdPoint:
 def _claim(
     wish: Wish, chosen: ThresholdPoint, points: Sequence[ThresholdPoint], label_source: LabelSource
 ) -> str:
-    """What may be said, and no more."""
+    """The claim that the results support about the chosen threshold."""
     if wish.goal == "risk":
         return (
             f"With probability {1 - wish.delta:.0%} over the draw of the {chosen.problems} "
@@ -258,7 +259,7 @@ def _claim(
         )
     share = label_source.share.format(f"{chosen.accuracy:.1%}")
     return (
-        f"On the {chosen.problems} problems that it was chosen on, this threshold {share} and kept "
-        f"{chosen.kept:.1%} of the steps; on new problems expect a little less, as it is the best "
-        "of several."
+        f"On the {chosen.problems} problems that it was chosen on, this threshold {share} and "
+        f"accepted {chosen.kept:.1%} of the steps; on new problems expect a little less, as it is "
+        "the best of several."
     )

@@ -1,4 +1,4 @@
-"""Running a step policy on problems and labelling what its draft proposed."""
+"""Running a step policy on problems, and labelling the steps that its draft proposes."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Collector:
     Attributes:
         pair: the models.
         task: graded questions with references.
-        policy: runs on the questions; its signals are what is recorded.
+        policy: the policy that answers the questions; its signals are recorded.
         batch: questions at a time.
-        seed: of the requests, together with the places of their questions.
-        labeller: tells good steps from bad; by default by the target's greedy completions.
+        seed: seed from which those of the requests are derived.
+        labeller: labels the steps; by default by the target's greedy completions.
     """
 
     pair: Pair
@@ -47,7 +47,7 @@ class Collector:
     def collect(
         self, path: Path, on_problem: Callable[[ProblemSample], None] | None = None
     ) -> list[ProblemSample]:
-        """Label the steps of all questions that are not in the file yet; returns all of them.
+        """Label the steps of all questions that are not in the file yet; returns all samples.
 
         Raises:
             OptionError: the task has no grader.
@@ -69,7 +69,7 @@ class Collector:
         for start in range(0, len(waiting), self.batch):
             chunk = waiting[start : start + self.batch]
             seeds = [mixed(self.seed, i) for i, _ in chunk]
-            made = self._chunk([q for _, q in chunk], seeds, labeller)
+            made = self._collect_batch([q for _, q in chunk], seeds, labeller)
             samples.append(path, made)
             found += made
             for sample in made:
@@ -77,9 +77,10 @@ class Collector:
                     on_problem(sample)
         return found
 
-    def _chunk(
+    def _collect_batch(
         self, questions: Sequence[Question], seeds: Sequence[int], labeller: Labeller
     ) -> list[ProblemSample]:
+        """Answer a batch of questions, and label the steps that the draft proposed."""
         prompts = [prompt_of(self.pair, self.task, q) for q in questions]
         options: Options = {
             "max_new_tokens": self.task.max_new_tokens,

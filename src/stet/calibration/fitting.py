@@ -1,4 +1,4 @@
-"""From labelled steps to the weights and ranges of a score."""
+"""Fitting the weights and ranges of a score to labelled steps."""
 
 from __future__ import annotations
 
@@ -17,23 +17,22 @@ from stet.policies.specguard import TARGET_MARGIN
 from stet.signals import SIGNALS
 
 ENDS = (0.02, 0.98)
-"""Quantiles of the raw values that count as 0 and 1."""
+"""The quantiles of raw values that are normalised to 0 and 1."""
 
 LEAST = 0.05
-"""Share of all weights from which on a signal is kept."""
+"""The share of all weights above which a signal stays in the score."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A score.
+    """A fitted score.
 
     Attributes:
-        signals: names of the signals with a weight.
-        weights: of each; they sum to 1.
-        ranges: raw values that count as 0 and 1.
-        qualities: of every signal that was looked at.
-        wrong_way: signals that were left out since on these steps less of them is better, or more
-            of what should be little.
+        signals: names of the signals in the score.
+        weights: weight of each signal; they sum to 1.
+        ranges: for each signal the raw values that are normalised to 0 and 1.
+        qualities: quality of every signal to choose from.
+        wrong_way: signals that were left out because they rank these steps the wrong way round.
         score: quality of the score itself, on the steps it was fitted on.
     """
 
@@ -53,10 +52,10 @@ def fit(
     A signal whose ranking is the wrong way round on these steps gets no weight, and is named.
 
     Args:
-        steps: labelled.
-        names: of the signals to choose from.
-        penalty: of the squared weights.
-        seed: of the intervals.
+        steps: labelled steps.
+        names: names of the signals to choose from.
+        penalty: factor of the squared weights in the loss.
+        seed: seed of the intervals' resampling.
 
     Raises:
         StetError: all steps have the same label, or no signal ranks them the right way.
@@ -64,8 +63,8 @@ def fit(
     qualities = [q for name in names if (q := quality(name, steps, seed)) is not None]
     if not qualities:
         raise StetError(
-            "All steps have the same label: nothing can be learnt from them. Take more problems, "
-            "or harder ones."
+            "All steps have the same label, so no score can be fitted. Take more problems, or "
+            "harder ones."
         )
     able = [q.name for q in qualities if _oriented(q) > 0.5]
     wrong_way = [q.name for q in qualities if _oriented(q) < 0.5]
@@ -74,8 +73,8 @@ def fit(
     ranges = {name: _range(name, steps) for name in able}
     columns = np.array([[_unit(s.signals[n], ranges[n]) for n in able] for s in steps])
     good = np.array([bool(s.good) for s in steps])
-    weights = _weights(columns, good, penalty)
-    # A signal that hardly counts would still cost its measuring.
+    weights = _fit_weights(columns, good, penalty)
+    # A signal of small weight would still cost its computation.
     bar = LEAST * float(weights.sum())
     chosen = [(n, w) for n, w in zip(able, weights, strict=True) if w > bar]
     total = sum(w for _, w in chosen)
@@ -99,20 +98,20 @@ def score(fitted: Fit, step: StepSample) -> float:
 
 
 TRUSTS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8)
-"""How many times its own favourite's probability the target must give a token; one is chosen."""
+"""The values of `target_threshold` to choose from."""
 
 
 def trust(steps: Sequence[StepSample]) -> float:
-    """From which look of the target on a step stands: where it tells good from bad best.
+    """The value of `target_threshold` that best separates good steps from bad ones.
 
-    That is where the share of good steps that stand exceeds the share of bad ones most (Youden's
-    index). Of equals the middle one is taken.
+    That is where the share of good steps that are accepted exceeds the share of bad ones most
+    (Youden's index). Among equals the middle one is taken.
 
     Args:
-        steps: labelled, of both kinds, with the signal of the target's reading.
+        steps: labelled steps with the signal of the target's reading.
 
     Raises:
-        StetError: all have the same label.
+        StetError: all steps have the same label.
     """
     margins = np.array([s.signals[TARGET_MARGIN] for s in steps])
     good = np.array([bool(s.good) for s in steps])
@@ -131,7 +130,7 @@ def _oriented(found: Quality) -> float:
 
 
 def _range(name: str, steps: Sequence[StepSample]) -> tuple[float, float]:
-    """Raw values for 0 and 1; the other way round where less is better."""
+    """The raw values that are normalised to 0 and 1; reversed where less is better."""
     low, high = np.quantile([s.signals[name] for s in steps], ENDS)
     if low == high:
         high = low + 1.0
@@ -144,10 +143,10 @@ def _unit(value: float, ends: tuple[float, float]) -> float:
     return min(max((value - low) / (high - low), 0.0), 1.0)
 
 
-def _weights(
+def _fit_weights(
     columns: NDArray[np.float64], good: NDArray[np.bool_], penalty: float
 ) -> NDArray[np.float64]:
-    """Weights >= 0 of a logistic regression; the intercept is not penalised."""
+    """Fit a logistic regression with weights >= 0; the intercept is not penalised."""
     sign = np.where(good, 1.0, -1.0)
 
     def loss(parameters: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:

@@ -1,4 +1,4 @@
-"""What answers and steps are held against: right answers, or what the target writes itself."""
+"""Label sources: the references of answers and steps, right ones or the target's own."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class LabelSource:
-    """A yardstick, and how results are put into words that it allows.
+    """A label source, with the words for results that are measured against it.
 
     Attributes:
-        name: as records have it.
-        quantity: the share of answers that pass, as an axis has it.
-        heading: the same, as a column has it.
-        share: a phrase with the share: "answered {} rightly".
-        able: the same for what no threshold does: "answers {} rightly".
-        loss: what the bound on risk is about, as a heading.
-        fault: what a loss is the first one of.
-        risk: the same in the claim, after "at most x of new problems ...".
-        note: what readers of every table must know; empty where nothing.
+        name: its name in records.
+        quantity: the share of answers that pass, as the label of an axis.
+        heading: the share of answers that pass, as the heading of a column.
+        share: a phrase with that share, in the past tense: "answered {} rightly".
+        able: a phrase with that share, in the present tense: "answers {} rightly".
+        loss: the loss that the bound on risk is about, as a heading.
+        fault: the kind of error whose first occurrence is a loss.
+        risk: the loss in the claim, after "at most x of new problems ...".
+        note: a caution for readers of every table; empty where none is needed.
     """
 
     name: str
@@ -54,7 +54,7 @@ ANSWERS = LabelSource(
     able="answers {} rightly",
     loss="lost to a step",
     fault="error",
-    risk="get their first error from a kept draft step",
+    risk="get their first error from an accepted draft step",
 )
 TARGETS_ANSWER = LabelSource(
     name="target's answer",
@@ -65,12 +65,12 @@ TARGETS_ANSWER = LabelSource(
     loss="first disagreement",
     fault="disagreement with the target",
     risk=(
-        "get from a kept draft step the first step that disagrees with the target: one after which "
-        "the target no longer comes to its own answer"
+        "get from an accepted draft step the first step that disagrees with the target: one after "
+        "which the target no longer reaches its own answer"
     ),
     note=(
-        "Without right answers: an answer counts where it is the target's own, so nothing here "
-        "says that it is right."
+        "Without right answers: an answer counts where it is the target's own, which does not "
+        "mean that it is right."
     ),
 )
 TARGETS_TEXT = LabelSource(
@@ -82,12 +82,12 @@ TARGETS_TEXT = LabelSource(
     loss="first disagreement",
     fault="disagreement with the target",
     risk=(
-        "get from a kept draft step the first step that disagrees with the target: one that the "
-        "target would have worded otherwise"
+        "get from an accepted draft step the first step that disagrees with the target: one that "
+        "the target would have worded differently"
     ),
     note=(
         "Without right answers or a grader: a text counts where it is the target's own, case and "
-        "white space aside, so nothing here says that it is right, and other words for the same "
+        "white space aside. That does not mean that it is right, and other words for the same "
         "thing count as disagreement."
     ),
 )
@@ -96,21 +96,21 @@ LABEL_SOURCES = {y.name: y for y in (ANSWERS, TARGETS_ANSWER, TARGETS_TEXT)}
 
 @dataclass(frozen=True)
 class SameText(Grader):
-    """The whole text, case and white space aside."""
+    """Grades an answer by its whole text, case and white space aside."""
 
     name: ClassVar[str] = "same-text"
 
     def extract(self, text: str) -> str | None:
-        """The text, written one way."""
+        """The normalised text; None where it is empty."""
         return normalised(text) or None
 
     def right(self, answer: str | None, reference: str) -> bool:
-        """Whether both say the same in the same words."""
+        """Whether the answer is the reference, case and white space aside."""
         return answer is not None and answer == normalised(reference)
 
 
 def label_source_of(task: LoadedTask, without_answers: bool) -> LabelSource:
-    """What the answers of a task can be held against."""
+    """The label source of a task."""
     known = task.grader is not None and all(q.reference is not None for q in task.questions)
     if known and not without_answers:
         return ANSWERS
@@ -125,11 +125,11 @@ def with_own_answers(
     Questions to which the target gives no answer that the grader can read are left out.
 
     Args:
-        pair: whose target is asked.
-        task: its references are not looked at. Without a grader, whole texts are compared.
-        path: where the target's texts are kept; those there are not written again.
+        pair: the pair whose target answers.
+        task: the task; its references are not used. Without a grader, whole texts are compared.
+        path: file of the target's texts; those that it holds are not generated again.
         batch: questions at a time.
-        report: told about progress.
+        report: called with the progress.
 
     Raises:
         StetError: the target answers none of the questions.
@@ -162,8 +162,8 @@ def with_own_answers(
     if not questions:
         raise StetError(
             f"The target answers none of the {len(task.questions)} questions in a way that the "
-            f"grader {grader.name!r} can read; give prompts as the model is used to them, or "
-            "another grader."
+            f"grader {grader.name!r} can read; give prompts in the form that the model expects, "
+            "or another grader."
         )
     return replace(task, questions=questions, grader=grader)
 
@@ -175,7 +175,7 @@ class _OwnText:
 
 
 def _read(path: Path) -> dict[str, str]:
-    """Texts by question; a last line that a crash cut short is taken away."""
+    """Read texts by question; an incomplete last line, as after a crash, is removed."""
     from pydantic import TypeAdapter
 
     if not path.exists():

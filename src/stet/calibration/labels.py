@@ -1,4 +1,4 @@
-"""Whether a step that the draft proposed is good, by one of two tests."""
+"""Labelling the steps that the draft proposed as good or bad, by one of two tests."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Proposal:
     """A step that the draft proposed.
 
     Attributes:
-        before: what stood before it.
-        tokens: its tokens.
-        text: what it says.
+        before: the answer before the step.
+        tokens: the step's tokens.
+        text: the step's text.
     """
 
     before: Prefix
@@ -31,39 +31,39 @@ class Proposal:
 
     @property
     def after(self) -> Prefix:
-        """What stands after it, if it does."""
+        """The answer after the step, if it is accepted."""
         before = self.before
         return Prefix(before.prompt, before.written + self.tokens, before.reference)
 
 
 class Labeller(Protocol):
-    """Tells good steps from bad."""
+    """Labels steps as good or bad."""
 
     @property
     def words(self) -> str:
-        """When a step is good, as a sentence without its end."""
+        """The condition under which a step is good, as a clause."""
         ...
 
     def label(self, proposals: Sequence[Proposal]) -> list[bool | None]:
-        """Whether each step is good; None where nothing can be said of it."""
+        """Label each step: whether it is good; None where that cannot be told."""
         ...
 
 
 @dataclass(frozen=True)
 class ByAnswer:
-    """A step is good if the target still gets from it to the reference.
+    """Labels a step as good if the target's rollout from it reaches the reference answer.
 
-    Where it could not before the step either, the step is to blame for nothing: None.
+    Where the rollout from before the step does not reach it either, the label is None.
 
     Attributes:
-        rollouts: the target's completions.
+        rollouts: the target's rollouts.
     """
 
     rollouts: Rollouts
 
     @property
     def words(self) -> str:
-        """When a step is good."""
+        """The condition under which a step is good, as a clause."""
         if self.rollouts.samples:
             return (
                 f"at least half of {self.rollouts.samples} sampled completions by the target give "
@@ -72,9 +72,9 @@ class ByAnswer:
         return "the target's greedy completion of the step gives the reference answer"
 
     def label(self, proposals: Sequence[Proposal]) -> list[bool | None]:
-        """Whether each step is good."""
+        """Label each step, see `Labeller`."""
         sound = self.rollouts.sound([p.before for p in proposals])
-        # After a prefix that is lost already no step is to blame.
+        # After a prefix that is not sound, no step is labelled.
         checked = [p.after for p, ok in zip(proposals, sound, strict=True) if ok]
         good = iter(self.rollouts.sound(checked))
         return [next(good) if ok else None for ok in sound]
@@ -82,13 +82,13 @@ class ByAnswer:
 
 @dataclass(frozen=True)
 class ByStep:
-    """A step is good if the target, writing greedily from the same prefix, writes the same.
+    """Labels a step as good if the target's greedy step from the same prefix is the same.
 
-    Case and white space do not count, wording does.
+    Steps are compared by their texts, case and white space aside.
 
     Attributes:
-        pair: whose target writes.
-        delimiter: what ends a step.
+        pair: the pair whose target writes.
+        delimiter: the text that ends a step, several of them, or "sentence".
     """
 
     pair: Pair
@@ -96,13 +96,13 @@ class ByStep:
 
     @property
     def words(self) -> str:
-        """When a step is good."""
+        """The condition under which a step is good, as a clause."""
         return "the target writes the same step from the same prefix"
 
     def label(self, proposals: Sequence[Proposal]) -> list[bool | None]:
-        """Whether each step is good."""
+        """Label each step, see `Labeller`."""
         found: list[bool | None] = [None] * len(proposals)
-        # Prompts of one call share their limits, so those of equal length so far go together.
+        # Prompts of one call share their limits, so proposals of equal room are grouped.
         groups: dict[int, list[int]] = defaultdict(list)
         for place, proposal in enumerate(proposals):
             before = proposal.before
@@ -123,12 +123,12 @@ class ByStep:
             own = ends(text)
             return own is not None and normalised(text[:own]) == normalised(proposal.text[:end])
         if proposal.tokens and proposal.tokens[-1] not in self.pair.end_tokens:
-            # Cut off at the limit of a step: the same as far as it goes.
+            # Cut at the limit of a step: the target's text is compared up to the same length.
             kept = list(ids[: len(proposal.tokens)])
             text = self.pair.tokenizer.decode(kept, skip_special_tokens=True)
         return normalised(text) == normalised(proposal.text)
 
 
 def _room(length: int) -> int:
-    # The target's step is the same only if it is about as long; in coarse portions.
+    # The target's step can be the same only if it is about as long; rounded up to share calls.
     return -(-(length + 4) // 16) * 16

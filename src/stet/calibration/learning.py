@@ -1,4 +1,4 @@
-"""Learning a score: a policy runs on problems, its steps are labelled, weights are fitted."""
+"""Learning a score: a policy is run on problems, its steps are labelled, weights are fitted."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from stet.pair import Pair
 
 Report = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
+"""A progress callback: it is called with a title, the number done, and the total."""
 
 
 @dataclass(frozen=True)
 class Learnt:
-    """What labelled steps taught.
+    """The result of learning a score.
 
     Attributes:
-        fit: weights and ranges, and how good each signal is.
-        policy: SpecGuard with them, for this pair alone.
-        steps: what they were fitted on.
-        reading: how good the target's own look at a step is, where it takes one.
+        fit: weights and ranges, with the quality of each signal.
+        policy: SpecGuard with the score, for this pair alone.
+        steps: the labelled steps that the score was fitted on.
+        reading: quality of the target's own reading of steps, where the policy uses it.
     """
 
     fit: Fit
@@ -44,11 +44,11 @@ class Learnt:
 
     @property
     def scores(self) -> list[float]:
-        """Of the steps."""
+        """The scores of the steps."""
         return [score(self.fit, s) for s in self.steps]
 
     def thresholds(self, count: int) -> list[float]:
-        """At even shares of the steps: fixed before anything is run with them."""
+        """Thresholds at even quantiles of the scores, fixed before any of them is run."""
         shares = np.linspace(0.0, 1.0, count + 2)[1:-1]
         return sorted({round(float(q), 3) for q in np.quantile(self.scores, shares)})
 
@@ -70,19 +70,20 @@ def learn(
     Args:
         pair: the models.
         task: the problems.
-        base: runs on them, with its own signals; its other parameters are kept.
-        path: where labelled steps are kept; those there are not labelled again.
-        report: told about progress.
-        signals: to choose from.
+        base: the policy that is run on them, deciding by its own signals; its other parameters are
+            kept.
+        path: file of labelled steps; those that it holds are not labelled again.
+        report: called with the progress.
+        signals: names of the signals to choose from.
         batch: problems at a time.
-        seed: of the runs and the intervals.
-        labeller: tells good steps from bad; by default by the target's greedy completions.
+        seed: seed of the runs and of the intervals.
+        labeller: labels the steps; by default by the target's greedy completions.
 
     Raises:
-        StetError: nothing can be learnt from these problems.
+        StetError: no score can be fitted on these problems.
     """
     names = _usable(signals, base)
-    # All signals are measured; the base policy's own decide what stands meanwhile.
+    # All signals are measured; steps are accepted by those of the base policy.
     own = dict.fromkeys(base.signals, 1.0)
     own |= dict(zip(base.signals, base.weights, strict=False))
     ranges = dict(zip(base.signals, base.ranges, strict=False))
@@ -95,7 +96,7 @@ def learn(
         pair=None,
     )
     if base.lower is not None:
-        # In a band the target reads; here it reads every step, so that its look is judged too.
+        # With `lower` the target reads some steps; here it reads all, to measure its reading too.
         collecting = replace(collecting, threshold=1.0, lower=0.0)
     collector = Collector(pair, task, collecting, batch, seed, labeller)
     done = 0
@@ -122,6 +123,6 @@ def learn(
 
 
 def _usable(signals: Sequence[str], base: SpecGuard) -> list[str]:
-    """Signals that can differ: candidates agree with themselves where there is one."""
+    """The signals that can differ: agreement is constant where there is one candidate."""
     names = [n for n in signals if n != "agreement" or base.candidates > 1]
     return [*names, *(n for n in base.signals if n not in names)]

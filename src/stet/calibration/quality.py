@@ -1,4 +1,4 @@
-"""How well a signal tells good steps from bad."""
+"""The quality of a signal: how well it separates good steps from bad ones."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """A signal on labelled steps.
+    """The quality of a signal on labelled steps.
 
     Attributes:
-        name: of the signal.
-        auroc: the chance that a good step has more of it than a bad one, ties counted half.
-        low: lower end of its 95 % interval, problems resampled as wholes.
-        high: upper end.
-        within: the same chance among steps of like index and length; None where no such pairs are.
+        name: name of the signal.
+        auroc: the probability that a good step has more of it than a bad one, ties counted half.
+        low: lower end of its 95 % interval, from resampling whole problems.
+        high: upper end of that interval.
+        within: the AUROC among steps of similar index and length; None where there are no such
+            pairs.
     """
 
     name: str
@@ -35,7 +36,7 @@ class Quality:
 
 
 def auroc(good: NDArray[np.float64], bad: NDArray[np.float64]) -> float | None:
-    """The area under the ROC curve; None where one side is empty."""
+    """The area under the ROC curve; None where there are no good or no bad values."""
     if not len(good) or not len(bad):
         return None
     statistic = float(mannwhitneyu(good, bad).statistic)
@@ -43,7 +44,7 @@ def auroc(good: NDArray[np.float64], bad: NDArray[np.float64]) -> float | None:
 
 
 def quality(name: str, steps: Sequence[StepSample], seed: int = 0) -> Quality | None:
-    """Judge a signal; None where all steps have the same label."""
+    """Compute the quality of a signal; None where all steps have the same label."""
     values = np.array([s.signals[name] for s in steps])
     good = np.array([bool(s.good) for s in steps])
     whole = auroc(values[good], values[~good])
@@ -56,7 +57,7 @@ def quality(name: str, steps: Sequence[StepSample], seed: int = 0) -> Quality | 
 def _interval(
     values: NDArray[np.float64], good: NDArray[np.bool_], problems: Sequence[str], seed: int
 ) -> tuple[float, float]:
-    """Bootstrap over problems: steps of one problem are not independent."""
+    """Compute a bootstrap interval over problems: steps of one problem are not independent."""
     members: dict[str, list[int]] = defaultdict(list)
     for place, problem in enumerate(problems):
         members[problem].append(place)
@@ -77,7 +78,7 @@ def _interval(
 def _within(
     steps: Sequence[StepSample], values: NDArray[np.float64], good: NDArray[np.bool_]
 ) -> float | None:
-    """Comparisons inside strata only: a signal must not win by knowing where a step stands."""
+    """Compute the AUROC within strata, so that it gains nothing from a step's index or length."""
     median = float(np.median([s.tokens for s in steps]))
     strata: dict[tuple[int, bool], list[int]] = defaultdict(list)
     for place, step in enumerate(steps):

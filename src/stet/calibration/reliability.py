@@ -1,4 +1,4 @@
-"""Whether a score means what it says: the share of good steps among steps of like score."""
+"""The reliability of a score: the share of good steps among steps of similar score."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ BINS = 10
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Steps of like score.
+    """A bin of steps of similar score.
 
     Attributes:
-        low: smallest score that belongs here.
-        high: the next bin's; 1 belongs to the last.
-        steps: how many.
-        problems: that they are from.
-        score: their mean score; None where there are no steps.
-        good: share of them that are good.
-        good_low: lower end of its 95 % interval, clustered by problem.
-        good_high: upper end.
+        low: smallest score of the bin.
+        high: smallest score of the next bin; a score of 1 belongs to the last bin.
+        steps: number of steps.
+        problems: number of problems that they are from.
+        score: mean score; None where there are no steps.
+        good: share of good steps.
+        good_low: lower end of the share's 95 % interval, clustered by problem.
+        good_high: upper end of that interval.
     """
 
     low: float
@@ -44,7 +44,7 @@ class Reliability:
     """A reliability curve.
 
     Attributes:
-        bins: of equal width, from 0 to 1.
+        bins: bins of equal width, from 0 to 1.
         error: expected calibration error of the score read as the probability of a good step: the
             mean over steps of the difference between a bin's mean score and its share of good ones.
         good: share of good steps among all.
@@ -56,7 +56,7 @@ class Reliability:
 
 
 def reliability(steps: Sequence[StepSample], scores: Sequence[float]) -> Reliability:
-    """The curve of a score, 0 to 1, on labelled steps.
+    """Compute the reliability curve of a score, 0 to 1, on labelled steps.
 
     The expected calibration error is that of Naeini, Cooper and Hauskrecht, "Obtaining well
     calibrated probabilities using Bayesian binning", AAAI 2015, with bins of equal width.

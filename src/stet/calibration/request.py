@@ -1,4 +1,4 @@
-"""What a calibration is asked for."""
+"""The settings of a calibration."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CalibrateRequest:
-    """A calibration to be made.
+    """The settings of a calibration.
 
     Attributes:
-        task: questions; they are divided into two parts, for fitting and for choosing. Where they
-            have no right answers, the target's own take their place.
+        task: the questions, which are divided into two parts, for fitting and for choosing. Where
+            they have no right answers, the target's own are the label source.
         wish: what the threshold is chosen for.
         base: the policy whose other parameters are kept.
-        signals: to choose from.
-        thresholds: how many are tried, `MOST` at most.
+        signals: names of the signals to choose from.
+        thresholds: number of thresholds that are tried, at most `MOST`.
         fit_share: share of the questions that weights are fitted on.
-        without_answers: do not look at right answers that there are.
-        rollouts: sampled completions by the target that label a step; 0 for the greedy one.
+        without_answers: do not use right answers even where there are any.
+        rollouts: number of sampled completions by the target that label a step; 0 for the greedy
+            one.
         batch: questions at a time.
-        seed: of the division and of all runs.
+        seed: seed of the division and of all runs.
         command: the command line, for the record.
     """
 
@@ -48,10 +49,10 @@ class CalibrateRequest:
     command: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done.
+        """Refuse settings that cannot be used.
 
         Raises:
-            OptionError: naming what is wrong.
+            OptionError: the message says what is wrong.
         """
         if self.rollouts < 0:
             raise OptionError(f"rollouts is {self.rollouts}; it must not be negative.")
@@ -66,5 +67,5 @@ class CalibrateRequest:
 
     @property
     def label_source(self) -> LabelSource:
-        """What answers and steps are held against."""
+        """The label source of answers and steps."""
         return label_source_of(self.task, self.without_answers)

@@ -1,4 +1,4 @@
-"""What a calibration came to, as a file that a policy is loaded from."""
+"""The result of a calibration, as a file from which a policy is loaded."""
 
 from __future__ import annotations
 
@@ -24,26 +24,27 @@ class Calibration:
     """A policy fitted to a pair and a task, with the evidence.
 
     Attributes:
-        policy: its name.
-        parameters: its parameters, `pair` among them: the fingerprint of the only pair it is for.
-        wish: what was asked for.
-        label_source: what answers and steps were held against, by name (`LABEL_SOURCES`).
-        chosen: the threshold that does it.
-        points: every threshold that was tried.
-        references: the same of the target alone and of exact speculation, by name.
+        policy: name of the policy.
+        parameters: its parameters; `pair` is the fingerprint of the only pair that it is for.
+        wish: what the threshold was chosen for.
+        label_source: name of the label source (`LABEL_SOURCES`).
+        chosen: results at the chosen threshold.
+        points: results at every threshold that was tried.
+        references: results of the target alone and of exact speculation, by name.
         qualities: how well each signal tells good steps from bad.
         wrong_way: signals that were left out because they rank steps the wrong way round here.
         score: quality of the fitted score, on the steps it was fitted on.
         reliability: share of good steps by score, on the same steps.
-        claim: what may be said of the chosen threshold, in a sentence.
+        claim: what the results support about the chosen threshold, in a sentence.
         task: name, problems of each part, labelled steps, how they were labelled, and a note.
         target: the target's identity.
-        draft: the draft's.
-        seed: of the split and the runs.
-        machine: what it was measured on.
-        versions: of the software.
-        command: that made it.
-        date: when.
+        draft: the draft's identity.
+        seed: seed of the division and the runs.
+        machine: the machine that it was measured on.
+        versions: versions of the software.
+        command: the command line.
+        date: date and time.
+        version: version of the file format.
     """
 
     policy: str
@@ -70,21 +71,21 @@ class Calibration:
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of the signals in the score."""
+        """The weights of the signals in the score, by name."""
         named: list[str] = list(self.parameters["signals"])
         return dict(zip(named, self.parameters["weights"], strict=True))
 
     @property
     def measure(self) -> LabelSource:
-        """The yardstick."""
+        """The label source, with its words."""
         return LABEL_SOURCES[self.label_source]
 
     @classmethod
     def load(cls, path: Path) -> Calibration:
-        """The calibration in a file.
+        """Load a calibration from a file.
 
         Raises:
-            OptionError: the file cannot be read, or holds something else.
+            OptionError: the file cannot be read, or holds no calibration.
         """
         from pydantic import TypeAdapter, ValidationError
 
@@ -112,6 +113,6 @@ class Calibration:
         return found
 
     def save(self, path: Path) -> None:
-        """Write it, replacing a file of that name as a whole."""
+        """Write the calibration to a file, replacing one of that name atomically."""
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json_line(asdict(self), indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""Whose fault was it? Whether the first error of an answer is a step of the draft that was kept."""
+"""Whether the first error of an answer is an accepted step of the draft."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """An answer as the steps that it was written in.
+    """An answer, divided into the steps in which it was written.
 
     Attributes:
         prompt: tokens of the question.
-        tokens: of the answer.
-        ends: for each step how many tokens the answer had after it.
-        kept: for each step whether the draft wrote it.
-        reference: the right answer.
+        tokens: tokens of the answer.
+        ends: for each step, the number of tokens of the answer up to its end.
+        kept: for each step, whether it is an accepted step of the draft.
+        reference: the reference answer.
     """
 
     prompt: tuple[int, ...]
@@ -35,16 +35,17 @@ class Solution:
     reference: str
 
     def before(self, step: int) -> Prefix:
-        """What stood before a step; of the number of steps, the whole answer."""
+        """The answer before a step; the whole answer for the index after the last step."""
         end = self.ends[step - 1] if step else 0
         return Prefix(self.prompt, self.tokens[:end], self.reference)
 
 
 def first_errors(solutions: Sequence[Solution], rollouts: Rollouts) -> list[int | None]:
-    """The first step of each after which the target no longer gets home though it did before.
+    """Find the first step of each solution after which the answer is no longer sound.
 
-    None where there is no such step. All solutions are walked side by side, so that their rollouts
-    share batches, and no further than to the error.
+    That is the first step after which the target's rollout misses the right answer though the
+    rollout before it did not; None where there is no such step. All solutions are processed in
+    parallel, so that their rollouts are batched, and only up to the error.
     """
     found: list[int | None] = [None] * len(solutions)
     open_ones = list(range(len(solutions)))
@@ -71,18 +72,18 @@ def first_error_kept(
     report: Callable[[str, int, int], None],
     batch: int = 16,
 ) -> Counter[str]:
-    """Per policy, the problems whose first error is a kept step of the draft.
+    """Count, for each policy, the problems whose first error is an accepted step of the draft.
 
-    An answer that came out right has lost nothing. Of a wrong one the first step is looked for
-    after which the target no longer gets to the right answer though it did before; where it never
-    did, no step is to blame.
+    A right answer is no loss. In a wrong one the first step is searched after which the target's
+    rollout misses the right answer though the rollout before it did not. Where there is no such
+    step, the answer is no loss either.
 
     Args:
         pair: the models.
         task: the questions of the run.
         results: the run, with its traces.
-        rollouts: tells whether a beginning still leads to the right answer.
-        report: told about progress.
+        rollouts: tells whether the beginning of an answer is sound.
+        report: called with the progress.
         batch: answers at a time.
     """
     questions = {q.id: q for q in task.questions}
@@ -108,7 +109,7 @@ def first_error_kept(
 
 
 def solution_of(trace: dict[str, Any], prompt: tuple[int, ...], reference: str) -> Solution:
-    """The solution in a JSON trace."""
+    """The solution that a JSON trace records."""
     steps = trace["steps"]
     return Solution(
         prompt,

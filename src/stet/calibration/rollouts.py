@@ -1,4 +1,4 @@
-"""Can the answer still come out right? The target finishes it, and the grader says."""
+"""Rollouts: the target finishes the beginning of an answer, and the answer is graded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Prefix:
     Attributes:
         prompt: tokens of the question.
         written: tokens of the answer so far.
-        reference: the right answer.
+        reference: the reference answer.
     """
 
     prompt: tuple[int, ...]
@@ -33,20 +33,20 @@ class Prefix:
 
 
 def prompt_of(pair: Pair, task: LoadedTask, question: Question) -> tuple[int, ...]:
-    """A question as the models are asked it."""
+    """The prompt tokens of a question."""
     if task.chat is not None:
         return tuple(task.chat.prompt(pair, question.prompt))
     return tuple(pair.tokenizer(question.prompt)["input_ids"])
 
 
 def with_room(pair: Pair, task: LoadedTask) -> LoadedTask:
-    """The task without the questions whose longest answer has no room behind them.
+    """The task without questions after which the longest answer does not fit into the context.
 
-    How many are left out is said in its note: an answer that the context cuts short says nothing of
-    what was decided in it.
+    The task's note says how many are left out: an answer that is cut by the end of the context does
+    not tell whether the decisions in it were good.
 
     Raises:
-        OptionError: there is room for none.
+        OptionError: no question fits.
     """
     longest = pair.max_length - task.max_new_tokens
     fitting = [q for q in task.questions if len(prompt_of(pair, task, q)) <= longest]
@@ -68,20 +68,20 @@ def with_room(pair: Pair, task: LoadedTask) -> LoadedTask:
 
 @dataclass(slots=True, eq=False)
 class Rollouts:
-    """The target's completions, or a policy's, each computed once.
+    """Completions of prefixes by the target, or under a policy; each is computed once.
 
-    A prefix is *sound* if the target, writing greedily, gets from it to the right answer. That is
-    a statement about this target: a step it could have recovered from by luck counts as bad. With
-    `samples` it is sound if at least half of so many sampled completions get there.
+    A prefix is *sound* if its greedy completion by the target has the right answer. That is a
+    statement about this target: a step from which only other samples recover counts as bad. With
+    `samples`, a prefix is sound if at least half of so many sampled completions are right.
 
     Attributes:
-        pair: whose target finishes; it drafts for it, losslessly.
-        grader: of whole answers.
-        max_new_tokens: longest answer.
+        pair: the pair whose target completes; its draft speculates, losslessly.
+        grader: grades whole answers.
+        max_new_tokens: the longest answer.
         stop: texts that end an answer.
         samples: completions of each prefix, at temperature 1; 0 for the greedy one.
-        seed: of the samples.
-        policy: finishes; "exact" for the target.
+        seed: seed of the samples.
+        policy: the policy that completes; "exact" for the target's own text.
     """
 
     pair: Pair
@@ -103,20 +103,20 @@ class Rollouts:
         }
         open_ones = []
         for key, prefix in new.items():
-            # Where the context is full nothing can be added either.
+            # Where the context is full, nothing can be added.
             if self._ended(prefix.written) or self._room(prefix) < 1:
                 self._known[key] = self._right(prefix, "")
             else:
                 open_ones.append(prefix)
-        # Prompts of one call share their limits, so those of equal length so far go together.
+        # Prompts of one call share their limits, so prefixes of equal room are grouped.
         for room in sorted({self._room(p) for p in open_ones}):
             group = [p for p in open_ones if self._room(p) == room]
-            for prefix, votes in zip(group, self._completed(group, room), strict=True):
+            for prefix, votes in zip(group, self._complete(group, room), strict=True):
                 self._known[prefix.prompt, prefix.written] = 2 * sum(votes) >= len(votes)
         return [self._known[p.prompt, p.written] for p in prefixes]
 
-    def _completed(self, group: Sequence[Prefix], room: int) -> list[list[bool]]:
-        """For each prefix, of each of its completions whether it is right."""
+    def _complete(self, group: Sequence[Prefix], room: int) -> list[list[bool]]:
+        """Complete each prefix; returns for each of its completions whether it is right."""
         count = max(self.samples, 1)
         prompts = [[*p.prompt, *p.written] for p in group for _ in range(count)]
         results = self.pair.generate(
@@ -137,7 +137,7 @@ class Rollouts:
         return [right[i : i + count] for i in range(0, len(right), count)]
 
     def _room(self, prefix: Prefix) -> int:
-        # In coarse portions: a few tokens more or less change no sensible answer.
+        # Rounded up to multiples of 64, so that more prefixes share a call.
         left = max(self.max_new_tokens - len(prefix.written), 1)
         fits = self.pair.max_length - len(prefix.prompt) - len(prefix.written)
         return min(-(-left // 64) * 64, fits)

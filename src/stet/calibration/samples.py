@@ -1,4 +1,4 @@
-"""What a calibration learns from: steps with their signals and a label, one JSON line each."""
+"""The samples of a calibration: steps with their signals and labels, as JSON lines."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from stet.core.files import append_lines, json_line, read_records
 
 @dataclass(frozen=True, slots=True)
 class StepSample:
-    """One step that the draft proposed.
+    """A step that the draft proposed.
 
     Attributes:
         problem: id of the question.
-        index: steps before it.
-        tokens: its length.
-        signals: raw, by name.
-        good: the label: the answer could still come out right after it. None where it could not
-            before either, so that the step is not to blame.
-        kept: whether the collecting policy let it stand.
+        index: number of steps before it.
+        tokens: its number of tokens.
+        signals: raw signals, by name.
+        good: the label: whether a right answer can still be reached after it. None where it could
+            not be reached before either.
+        kept: whether the collecting policy accepted it.
     """
 
     problem: str
@@ -33,12 +33,12 @@ class StepSample:
 
 @dataclass(frozen=True, slots=True)
 class ProblemSample:
-    """One problem as the collecting policy solved it.
+    """A problem as the collecting policy solved it.
 
     Attributes:
         problem: id of the question.
-        right: whether the answer was.
-        steps: the draft's proposals on the way.
+        right: whether the answer is right.
+        steps: the steps that the draft proposed.
     """
 
     problem: str
@@ -46,20 +46,20 @@ class ProblemSample:
     steps: list[StepSample] = field(default_factory=list[StepSample])
 
     def to_json(self) -> str:
-        """As one line."""
+        """The sample as one line of JSON."""
         return json_line(asdict(self))
 
 
 def append(path: Path, samples: Iterable[ProblemSample]) -> None:
-    """Add problems to a file."""
+    """Append samples to a file."""
     append_lines(path, (s.to_json() for s in samples))
 
 
 def read(path: Path) -> list[ProblemSample]:
-    """The problems of a file; a last line that a crash cut short is left out.
+    """Read the samples of a file; an incomplete last line, as after a crash, is ignored.
 
     Raises:
-        FileError: naming the first line that is something else.
+        FileError: a line is no sample; the message names the first one.
     """
     from pydantic import TypeAdapter
 
@@ -69,5 +69,5 @@ def read(path: Path) -> list[ProblemSample]:
 
 
 def steps_of(problems: Iterable[ProblemSample]) -> list[StepSample]:
-    """All labelled steps."""
+    """All steps of the problems that have a label."""
     return [s for p in problems for s in p.steps if s.good is not None]

@@ -1,4 +1,4 @@
-"""Verification policies: the rules that decide which drafted text stands."""
+"""Verification policies: the rules by which drafted text is accepted or rejected."""
 
 from stet.core.blocks import ACCEPT, ARBITRATE, NEXT, Blocks
 from stet.core.needs import Need

@@ -1,4 +1,4 @@
-"""Asking an arbiter about the disagreements of a batch of blocks."""
+"""Arbiter inference: running an arbiter on the mismatches of a batch of blocks."""
 
 from __future__ import annotations
 
@@ -14,39 +14,46 @@ from stet.core.verification import DEFERRED, Mismatches, ScoredMismatches, Verif
 from stet.policies.mismatches import find_mismatches, reasons_of, settle
 
 FEW = 3
-"""Disagreements that are decided one by one rather than together."""
+"""Up to so many mismatches are decided one by one rather than as a batch."""
 
 
 class Rule(Protocol):
-    """Makes decisions of probabilities: whether the draft's tokens stand."""
+    """Turns probabilities into decisions: whether the draft's tokens are accepted."""
 
     def many(self, score: Tensor, rows: Tensor, places: Tensor) -> Tensor:
-        """[N] bool, by probabilities [N] at rows [N] and places [N] of a batch of blocks."""
+        """The decisions for N positions, [N] bool.
+
+        Args:
+            score: [N], the arbiter's probabilities.
+            rows: [N], the block of each position.
+            places: [N], the position in the block.
+        """
         ...
 
     def one(self, score: float, row: int, place: int) -> bool:
-        """The same of a single one on the host."""
+        """The decision for one position, on the host; arguments as in `many`."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Above:
-    """The draft's token stands where its probability is above a threshold.
+    """Accept the draft's token where its probability is above a threshold.
 
-    Strictly above, so that 1 means never; 0 means always, whatever rounding makes of a score.
+    The comparison is strict, so that 1 means never; 0 means always, even for a score that rounds
+    to 0.
     """
 
     threshold: float
 
     def many(self, score: Tensor, rows: Tensor, places: Tensor) -> Tensor:
-        """See `Rule`."""
+        """The decisions for N positions, [N] bool; see `Rule`."""
         del rows, places
         if self.threshold == 0:
             return torch.ones_like(score, dtype=torch.bool)
         return score > self.threshold
 
     def one(self, score: float, row: int = 0, place: int = 0) -> bool:
-        """See `Rule`."""
+        """The decision for one position, on the host; see `Rule`."""
         del row, place
         return self.threshold == 0 or score > self.threshold
 
@@ -59,25 +66,25 @@ def arbitrate(
     defers_bonus: bool = True,
     keep: bool = False,
 ) -> Verification:
-    """Have the arbiter decide whose token stands, wherever the models disagree.
+    """Verify a batch of blocks: the arbiter accepts or rejects the draft's token at each mismatch.
 
-    On an accelerator it looks at every position at once: to pick some out, the host would have to
-    wait for the device. On a CPU it looks only at disagreements that are reached, the first of
-    every block, then the next of those blocks whose token stands; what lies behind a token that
-    falls is never looked at. Both decide the same.
+    On an accelerator it is run on every position at once: to select some, the host would have to
+    wait for the device. On a CPU it is run only on mismatches that are reached: the first of every
+    block, then the next of those blocks whose token was accepted; positions after a rejected token
+    are never computed. The decisions are the same.
 
     Args:
         blocks: the blocks.
-        arbiter: decides.
-        rule: makes a decision of a probability.
-        defers_bonus: hold the token after a whole block back, see `settle`.
-        keep: also keep what it reckoned from, for the record.
+        arbiter: gives the probabilities.
+        rule: turns a probability into a decision.
+        defers_bonus: defer the bonus token, see `settle`.
+        keep: also keep the features that were computed, for the record.
     """
     mismatches = find_mismatches(blocks)
     if not blocks.drafted.shape[1]:
         return settle(blocks, mismatches, mismatches.agree, defers_bonus=defers_bonus)
     if kind_of(blocks.drafted) == "cpu":
-        return _Walk(blocks, mismatches, arbiter, rule, defers_bonus, keep).verification()
+        return _HostInference(blocks, mismatches, arbiter, rule, defers_bonus, keep).verify()
     shape, device = mismatches.agree.shape, mismatches.agree.device
     rows = torch.arange(shape[0], device=device).repeat_interleave(shape[1])
     places = (torch.ones_like(mismatches.agree).cumsum(1) - 1).flatten()
@@ -95,11 +102,8 @@ def arbitrate(
     return settle(blocks, mismatches, accepted, defers_bonus=defers_bonus, scored=scored)
 
 
-class _Walk:
-    """A ruling on a CPU, of numbers on the host.
-
-    With few tensor operations: see `stet.arbiter.Spot`.
-    """
+class _HostInference:
+    """Arbiter inference on a CPU, with few tensor operations (see `stet.arbiter.Spot` for why)."""
 
     def __init__(
         self,
@@ -119,8 +123,8 @@ class _Walk:
         self._scores = [[0.0] * width for _ in range(count)]
         self._features = torch.zeros(count, width, arbiter.network.inputs) if keep else None
 
-    def verification(self) -> Verification:
-        """The ruling."""
+    def verify(self) -> Verification:
+        """Verify the batch of blocks."""
         accepted = list(self._lengths)
         agree: list[list[bool]] = self._mismatches.agree.tolist()
         waiting = {
@@ -130,7 +134,7 @@ class _Walk:
         }
         scored = None
         if waiting:
-            self._ask(waiting, accepted)
+            self._decide(waiting, accepted)
             scored = ScoredMismatches(
                 ~self._mismatches.agree
                 if self._blocks.full
@@ -146,12 +150,17 @@ class _Walk:
         reasons = reasons_of(agree, accepted, self._lengths) if scored is not None else None
         return Verification(torch.tensor(accepted), torch.tensor(own), reasons, scored)
 
-    def _ask(self, waiting: dict[int, list[int]], accepted: list[int]) -> None:
-        """Decide, and write where blocks end into `accepted`."""
+    def _decide(self, waiting: dict[int, list[int]], accepted: list[int]) -> None:
+        """Decide the mismatches of each row in turn, up to the first that is rejected.
+
+        Args:
+            waiting: the mismatches of each row, consumed.
+            accepted: for each row how many tokens are accepted; lowered where one is rejected.
+        """
         while waiting:
             asked = [(row, places.pop(0)) for row, places in waiting.items()]
             few = self._features is None and self._arbiter.in_numbers and len(asked) <= FEW
-            decided = [self._alone(*at) for at in asked] if few else self._together(asked)
+            decided = [self._decide_one(*at) for at in asked] if few else self._decide_many(asked)
             for (row, place), (probability, wins) in zip(asked, decided, strict=True):
                 self._scores[row][place] = probability
                 if not wins:
@@ -159,14 +168,14 @@ class _Walk:
                 if not (wins and waiting[row]):
                     del waiting[row]
 
-    def _alone(self, row: int, place: int) -> tuple[float, bool]:
-        """The arbiter's probability at one position, and the decision."""
+    def _decide_one(self, row: int, place: int) -> tuple[float, bool]:
+        """Compute the arbiter's probability at one position, and the decision."""
         tokens = self._drafted[row][place], self._target[row][place]
         probability = self._arbiter.probability(Spot(self._blocks, row, place, *tokens))
         return probability, self._rule.one(probability, row, place)
 
-    def _together(self, asked: list[tuple[int, int]]) -> list[tuple[float, bool]]:
-        """The same at many positions."""
+    def _decide_many(self, asked: list[tuple[int, int]]) -> list[tuple[float, bool]]:
+        """Compute the arbiter's probability and the decision at each of several positions."""
         rows, places, draft, target = torch.tensor(
             [(r, p, self._drafted[r][p], self._target[r][p]) for r, p in asked]
         ).unbind(1)
@@ -180,5 +189,5 @@ class _Walk:
 
 
 def kind_of(tensor: Tensor) -> str:
-    """The kind of device that a tensor is on."""
+    """The type of the device that a tensor is on, such as "cpu" or "cuda"."""
     return tensor.device.type

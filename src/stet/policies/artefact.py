@@ -1,4 +1,4 @@
-"""Policies in files: what a calibration or a training wrote."""
+"""Policies in files, as a calibration writes them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from stet.core.errors import OptionError
 from stet.core.upgrades import NAMES
 
 SUFFIX = ".json"
-"""Of a name that means such a file."""
+"""The suffix by which a policy's name is taken for the path of a file."""
 
 
 def read_artefact(path: str | Path) -> tuple[str, dict[str, Any]]:
-    """Name and parameters of the policy in a file.
+    """Read the name and the parameters of the policy in a file.
 
     Raises:
-        OptionError: the file cannot be read, or holds something else.
+        OptionError: the file cannot be read or holds no policy.
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))

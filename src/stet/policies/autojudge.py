@@ -1,4 +1,4 @@
-"""AutoJudge: the draft's token stands where it makes no difference to the target's answer."""
+"""AutoJudge: accept mismatches that make no difference to the target's answer."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from stet.policies.registry import register
 @register
 @dataclass(frozen=True)
 class AutoJudge(CoSpec):
-    """`cospec` with an arbiter that was trained to keep the target's own answers.
+    """`cospec` with an arbiter that was trained to preserve the target's own answers.
 
-    `stet train --labels target` trains one: what counts as right is the answer that the target
-    would have given, so at best the policy is as good as the target, and faster.
+    `stet train --labels target` trains such an arbiter. Its label source is the answer that the
+    target would have given, so at best the policy is as accurate as the target, and faster.
 
     Source: Garipov et al., "AutoJudge: Judge Decoding Without Manual Annotation", arXiv 2504.20039:
-    which disagreements matter, found by going on from them. Our own: features that need no hidden
-    states unless asked for, several decisions in a block, and the token behind it held back.
+    which mismatches matter is found by rollouts from them. Our own: features that need no hidden
+    states by default, several decisions in a block, and a deferred bonus token.
 
     Attributes:
-        arbiter: see `CoSpec`.
-        threshold: see `CoSpec`.
-        defers_bonus: see `CoSpec`.
+        arbiter: "bundled" for the bundled pair's, a folder, a hub name or an `Arbiter`.
+        threshold: the probability above which the draft's token is accepted; None for the
+            arbiter's own.
+        defers_bonus: defer the bonus token, see `CoSpec`.
     """
 
     name: ClassVar[str] = "autojudge"

@@ -21,10 +21,10 @@ from stet.policies.registry import register
 @register
 @dataclass(frozen=True)
 class BlockVerification(TokenPolicy):
-    """Rule on the block as a whole: the longest prefix whose joint probability stands is kept.
+    """Verify the block as a whole: accept the longest prefix that passes a test of its joint ratio.
 
-    The emitted text follows the target's distribution exactly; at temperature 0 the rule is the
-    same as `exact`, and its text the target's own up to rounding, as there.
+    The emitted text follows the target's distribution exactly. At temperature 0 the rule is that of
+    `exact`: the text is the target's own greedy text, up to rounding.
 
     Source: Sun et al., "Block Verification Accelerates Speculative Decoding", arXiv 2403.10444,
     algorithm 2.
@@ -36,7 +36,7 @@ class BlockVerification(TokenPolicy):
     reasons: ClassVar[tuple[str, ...]] = STANDARD_REASONS
 
     def verify(self, blocks: Blocks) -> Verification:
-        """Rule on a batch of blocks."""
+        """Verify a batch of blocks."""
         if blocks.all_greedy:
             return greedy_match(blocks, blocks.target_tokens)
         joint = joint_ratios(blocks)
@@ -49,7 +49,7 @@ class BlockVerification(TokenPolicy):
             ahead = left / (left + 1 - joint[:, i]).clamp(min=torch.finfo(left.dtype).tiny)
             whole = blocks.lengths == i
             passes = u[:, i - 1] < torch.where(whole, joint[:, i], ahead)
-            # No break at a rejection: a longer prefix may stand where a shorter one did not.
+            # No break at a rejection: a longer prefix may pass where a shorter one did not.
             accepted = torch.where(passes & (blocks.lengths >= i), position, accepted)
         ended = accepted == blocks.lengths
         p = at(blocks.target_probs, accepted)
@@ -59,7 +59,7 @@ class BlockVerification(TokenPolicy):
 
 
 def joint_ratios(blocks: Blocks) -> Tensor:
-    """The capped joint ratio of each prefix: [B, K + 1] from 1, each times p/q, at most 1."""
+    """The joint ratio of each prefix, capped at 1 after each token: [B, K + 1], starting from 1."""
     rows, width = blocks.drafted.shape
     token = blocks.drafted[..., None]
     p = blocks.target_probs[:, :width].gather(2, token).squeeze(2)
@@ -72,6 +72,6 @@ def joint_ratios(blocks: Blocks) -> Tensor:
 
 
 def left_over(blocks: Blocks, joint: Tensor, position: Tensor) -> Tensor:
-    """max(joint * p - q, 0) at `position` [B]: what p has left there, [B, V]."""
+    """The residual max(joint * p - q, 0) at `position` [B], as weights [B, V]."""
     left = at(blocks.target_probs, position).mul_(joint[:, None])
     return left.sub_(blocks.draft_share(position)).clamp_(min=0)

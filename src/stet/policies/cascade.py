@@ -1,4 +1,4 @@
-"""The draft's whole answer where it is sure of it: a plain rule to hold clever ones against."""
+"""The draft's whole answer where it is confident: a plain baseline for other policies."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ STATISTICS = ("mean", "min")
 @register
 @dataclass(frozen=True)
 class Cascade(AnswerPolicy):
-    """The draft answers alone; where it was not sure enough, the target answers instead.
+    """The draft answers alone; where its confidence is too low, the target answers instead.
 
     Source: the two-model case of the cascade of Chen et al., "FrugalGPT", arXiv 2305.05176, with
-    the draft's own probability in place of a trained score. What is judged is the answer as the
-    request bounds it: unlike elsewhere, `max_new_tokens` and stop strings may change who answers.
+    the draft's own probability in place of a trained score. The answer is judged as the request
+    limits it: unlike elsewhere, `max_new_tokens` and stop strings may change which model answers.
 
     Attributes:
-        threshold: the geometric mean (or smallest) probability of its tokens at which the draft's
-            answer stands, 0 to 1. The value for a pair and a task has to be found on problems that
-            are not measured on.
-        statistic: "mean" or "min".
+        threshold: the geometric mean (or smallest) probability of its tokens from which on the
+            draft's answer is accepted, 0 to 1. Choose it for a pair and a task on problems that
+            are not part of the evaluation.
+        statistic: "mean" (geometric) or "min".
     """
 
     threshold: float = 0.9
@@ -49,7 +49,7 @@ class Cascade(AnswerPolicy):
             raise OptionError(f"statistic is {self.statistic!r}; choose from {listed}.")
 
     def keeps(self, logprobs: Sequence[float]) -> bool:
-        """Whether an answer with these log-probabilities of its tokens stands."""
+        """Whether an answer with these log-probabilities of its tokens is accepted."""
         if not logprobs:
             return False
         value = min(logprobs) if self.statistic == "min" else sum(logprobs) / len(logprobs)

@@ -1,4 +1,4 @@
-"""Refusals that step policies share."""
+"""Checks of parameters that several policies share."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from stet.core.steps import ends_of
 
 
 def check_drafting(policy: Any) -> None:
-    """Refuse a step policy's settings of how candidates are written, where out of range.
+    """Check the parameters by which a step policy's candidates are written.
 
     Raises:
-        OptionError: naming the parameter.
+        OptionError: a parameter is out of range; the message names it.
     """
     check_count(policy, "candidates", "target_candidates", "step_tokens")
     check_count(policy, "loop_after", least=0)
@@ -27,10 +27,10 @@ def check_drafting(policy: Any) -> None:
 
 
 def check_share(policy: Any, *names: str) -> None:
-    """Refuse parameters that are no number between 0 and 1.
+    """Check that parameters are numbers between 0 and 1.
 
     Raises:
-        OptionError: naming the parameter.
+        OptionError: one is not; the message names it.
     """
     for name in names:
         value = getattr(policy, name)
@@ -39,10 +39,10 @@ def check_share(policy: Any, *names: str) -> None:
 
 
 def check_count(policy: Any, *names: str, least: int = 1) -> None:
-    """Refuse parameters that are no whole number from `least` on.
+    """Check that parameters are whole numbers of at least `least`.
 
     Raises:
-        OptionError: naming the parameter.
+        OptionError: one is not; the message names it.
     """
     for name in names:
         value = getattr(policy, name)

@@ -1,4 +1,4 @@
-"""The surer model's token: a plain rule that every clever one is held against."""
+"""The token of the more confident model: a plain baseline for trained policies."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from stet.policies.registry import register
 @register
 @dataclass(frozen=True)
 class Confident(MismatchPolicy):
-    """Where the models disagree, the draft's token stands if the draft is surer of its own.
+    """At a mismatch, the draft's token is accepted if the draft is more confident.
 
     That is, if p_draft(d) > p_target(t) + margin, with raw probabilities of the draft's token d and
-    the target's token t. The text does not depend on the length of blocks.
+    the target's token t. The policy is block-invariant.
 
     Attributes:
-        margin: how much surer the draft must be; negative values favour it.
+        margin: by how much the draft's probability must be larger; negative values favour it.
     """
 
     margin: float = 0.0
@@ -32,7 +32,7 @@ class Confident(MismatchPolicy):
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS, Need.DRAFT_LOGPROBS})
 
     def accepts(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
-        """See `MismatchPolicy`."""
+        """Whether drafted tokens are accepted at mismatches; see `MismatchPolicy`."""
         of = mismatch_logprobs(blocks, mismatches)
         p_draft, p_target = of.draft_draft.exp(), of.target_target.exp()
         return p_draft > p_target + self.margin

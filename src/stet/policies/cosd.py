@@ -1,4 +1,4 @@
-"""CoSD: the draft's token stands where the target is unsure and the draft is surer."""
+"""CoSD: accept mismatches where the target is uncertain and the draft is confident enough."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from stet.policies.registry import register
 @register
 @dataclass(frozen=True)
 class CoSD(MismatchPolicy):
-    """Where the models disagree, the draft's token d stands against the target's t by two numbers.
+    """At a mismatch, the draft's token d is accepted by two thresholds on the probabilities.
 
-    That is, if p_draft(d) > alpha * p_target(t) and p_target(t) < beta, with raw probabilities.
+    It is accepted in place of the target's token t if p_draft(d) > alpha * p_target(t) and
+    p_target(t) < beta, with raw probabilities.
 
     Source: the rule-based variant of Wang et al., "Speculate, then Collaborate", arXiv 2502.08020,
     in which a model's token is replaced by an assistant's if its probability is below a threshold
-    and the assistant's above a share of it. There the model that drafts is the one that may be
-    overruled. Our own: the roles are exchanged, as here it is the target whose token stands by
-    default and the draft that assists (`beta` is the paper's threshold alpha, and `alpha` its share
-    beta; both are 0.5 there, too); and the token after a whole block is held back, so that the text
-    does not depend on the length of blocks.
+    and the assistant's above a share of it. There the tokens of the drafting model
+    may be replaced. Our own: the roles are exchanged, as here the target's token is the default and
+    the draft is the assistant (`beta` is the paper's threshold alpha, and `alpha` its share beta;
+    both are 0.5 there, too); and the bonus token is deferred, which makes the policy
+    block-invariant.
 
     Attributes:
-        alpha: how sure the draft must be, relative to the target; not negative.
-        beta: how sure the target may be at most, 0 to 1.
+        alpha: the smallest ratio of the draft's probability to the target's; not negative.
+        beta: the probability below which the target counts as uncertain, 0 to 1.
     """
 
     alpha: float = 0.5
@@ -54,7 +55,7 @@ class CoSD(MismatchPolicy):
         check_share(self, "beta")
 
     def accepts(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
-        """See `MismatchPolicy`."""
+        """Whether drafted tokens are accepted at mismatches; see `MismatchPolicy`."""
         of = mismatch_logprobs(blocks, mismatches)
         p_draft, p_target = of.draft_draft.exp(), of.target_target.exp()
         return (p_draft > self.alpha * p_target) & (p_target < self.beta)

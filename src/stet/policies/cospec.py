@@ -1,4 +1,4 @@
-"""CoSpec: where the models disagree, a trained arbiter decides whose token stands."""
+"""CoSpec: a trained arbiter accepts or rejects the draft's token at each mismatch."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from stet.policies.registry import register
 @register
 @dataclass(frozen=True)
 class CoSpec(TokenPolicy):
-    """A trained arbiter decides, for every disagreement of a block at once, whose token stands.
+    """A trained arbiter decides at every mismatch of a block whether the draft's token is accepted.
 
-    At temperature 0 the models disagree where the drafted token is not the target's first choice;
-    when sampling, where the exact rule would reject it, and what stands against it is what that
-    rule would draw instead. So an arbiter that never overrules leaves the exact rule, and what it
-    is asked is always the same question.
+    At temperature 0 a drafted token is a mismatch if it is not the target's first choice. When
+    sampling it is one if the exact rule would reject it; the target's token is then the recovered
+    token that this rule would draw. So with an arbiter that accepts no mismatch the policy is the
+    exact rule.
 
     Source of the idea: Li et al., "Beyond the Target: From Imitation to Collaboration in
-    Speculative Decoding", arXiv 2605.24793. What the arbiter looks at and how it is trained is our
+    Speculative Decoding", arXiv 2605.24793. The features of the arbiter and its training are our
     own.
 
     Attributes:
         arbiter: "bundled" for the bundled pair's, a folder that `stet train` wrote, a name on the
             hub, or in Python an `Arbiter`.
-        threshold: the probability above which the draft's token stands: 0 always, 1 never. None
-            for the arbiter's own.
-        defers_bonus: defer the token after a whole block, to be arbitrated against the next
-            block's first; without it that token is always the target's, and the text depends on
-            the length of blocks.
+        threshold: the probability above which the draft's token is accepted: 0 always, 1 never.
+            None for the arbiter's own.
+        defers_bonus: defer the bonus token, so that the next block's first token is decided by the
+            arbiter as any other; without it that token is always the target's, and the text
+            depends on where blocks end.
     """
 
     arbiter: Any = BUNDLED
@@ -66,23 +66,23 @@ class CoSpec(TokenPolicy):
 
     @classmethod
     def load(cls, folder: str | Path, **parameters: Any) -> CoSpec:
-        """The policy with an arbiter from a folder, which is read at once.
+        """Load the arbiter from a folder, and return the policy with it.
 
         Args:
             folder: what `stet train` wrote.
             **parameters: of the policy.
 
         Raises:
-            LoadError: it holds no arbiter.
+            LoadError: the folder holds no arbiter.
         """
         return cls(Arbiter.load(folder), **parameters)
 
     @classmethod
     def from_pretrained(cls, name: str, **parameters: Any) -> CoSpec:
-        """The policy with an arbiter from a folder or the hub, which is read at once.
+        """Load the arbiter from a folder or the hub, and return the policy with it.
 
         Raises:
-            LoadError: there is none.
+            LoadError: there is no such arbiter.
         """
         return cls(as_arbiter(name), **parameters)
 
@@ -94,7 +94,7 @@ class CoSpec(TokenPolicy):
         """Upload the arbiter to the hub.
 
         Args:
-            name: of the repository; it is created if it is not there.
+            name: of the repository, which is created if it does not exist.
             **options: of `huggingface_hub.HfApi.create_repo`, such as `private=True`.
         """
         from tempfile import TemporaryDirectory
@@ -109,7 +109,7 @@ class CoSpec(TokenPolicy):
 
     @property
     def _arbiter(self) -> Arbiter:
-        """The arbiter itself; a name is loaded when it is first used, and once."""
+        """The arbiter itself; a name is loaded once, at its first use."""
         return (
             shipped_arbiter(self._shipped) if self.arbiter == BUNDLED else as_arbiter(self.arbiter)
         )
@@ -118,12 +118,12 @@ class CoSpec(TokenPolicy):
 
     @property
     def block_invariant(self) -> bool:
-        """See `stet.policies.block_invariant`."""
+        """Whether greedy text is the same wherever blocks end."""
         return self.defers_bonus and not self._arbiter.in_block
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the engine must keep."""
+        """What the engine must keep of the models' passes."""
         return self._arbiter.needs | {Need.DRAFT_PROBS}
 
     @property
@@ -133,14 +133,14 @@ class CoSpec(TokenPolicy):
 
     @property
     def other_pair(self) -> str:
-        """What to tell who uses it with another pair."""
+        """The error message where the policy is used with another pair."""
         return (
             f"The arbiter {self._arbiter.name!r} was trained for another pair; train one for this "
             "pair (`stet train`) and name its folder (arbiter=...)."
         )
 
     def verify(self, blocks: Blocks) -> Verification:
-        """Rule on a batch of blocks."""
+        """Verify a batch of blocks."""
         arbiter = self._arbiter
         bar = arbiter.threshold if self.threshold is None else self.threshold
         return arbitrate(blocks, arbiter, Above(bar), defers_bonus=self.defers_bonus)

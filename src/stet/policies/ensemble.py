@@ -1,4 +1,4 @@
-"""Decoding from the mean of both models: a plain rule that every clever one is held against."""
+"""Decoding from the mean of both models: a plain baseline for trained policies."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ SPACES = ("logprobs", "probs")
 @register
 @dataclass(frozen=True)
 class Ensemble(TokenPolicy):
-    """Decode from a weighted mean of both models' predictions, with the draft's blocks as a guess.
+    """Decode from a weighted mean of both models' predictions, speculating with the draft's blocks.
 
-    The emitted text is that of the mean alone (its most probable tokens at temperature 0, samples
-    from it above), whatever the length of blocks. What is averaged are the predictions after the
-    request's penalty and bias, so a weight of 0 is the target and of 1 the draft.
+    The emitted text is that of the mean alone: its most probable tokens at temperature 0, samples
+    from it above. It does not depend on where blocks end. Predictions are averaged after the
+    request's penalty and bias, so a weight of 0 is the target and a weight of 1 the draft.
 
     Attributes:
         weight: the draft's share, 0 to 1.
@@ -64,7 +64,7 @@ class Ensemble(TokenPolicy):
             raise OptionError(f"space is {self.space!r}; choose from {', '.join(SPACES)}.")
 
     def verify(self, blocks: Blocks) -> Verification:
-        """Rule on a batch of blocks."""
+        """Verify a batch of blocks."""
         mean = self.combined(blocks)
         if blocks.all_greedy:
             verification = greedy_match(blocks, mean.argmax(-1))
@@ -78,9 +78,9 @@ class Ensemble(TokenPolicy):
         )
 
     def combined(self, blocks: Blocks) -> Tensor:
-        """[B, K + 1, V]: logits of the mean; the target's own where the draft was not asked.
+        """Logits of the mean, [B, K + 1, V]; the target's own where nothing was drafted.
 
-        A request's penalty and bias change each model's logits, as they do where it writes alone.
+        A request's penalty and bias are applied to each model's logits first.
         """
         if not (blocks.drafted.shape[1] and self.weight):
             return blocks.target_logits
@@ -97,7 +97,7 @@ class Ensemble(TokenPolicy):
 
 
 def _reasons(blocks: Blocks, verification: Verification) -> Tensor:
-    """[B, K + 1]: whether a token is also the target's own choice, and if not, whose it is."""
+    """The reason of each token, [B, K + 1]: the target's own choice, the draft's, or the mean's."""
     own = blocks.target_tokens
     accepted = verification.accepted[:, None]
     reasons = torch.zeros_like(own)

@@ -19,12 +19,12 @@ from stet.policies.registry import register
 @register
 @dataclass(frozen=True)
 class Exact(TokenPolicy):
-    """Keep a drafted token with probability min(1, p/q), else resample from what p has left.
+    """Accept a drafted token with probability min(1, p/q), else draw from the residual of p.
 
     The emitted text follows the target's distribution exactly; at temperature 0 it is the target's
     own greedy text, up to rounding: a pass over a block adds up in another order than passes over
     single tokens, and where two tokens are nearly equal another one may come first. In float32
-    that is rare, in half precision many longer texts part somewhere; `stet doctor` counts them.
+    that is rare; in half precision many longer texts differ somewhere. `stet doctor` counts them.
 
     Source: Leviathan et al., arXiv 2211.17192, algorithm 1; Chen et al., arXiv 2302.01318.
     """
@@ -35,32 +35,32 @@ class Exact(TokenPolicy):
     reasons: ClassVar[tuple[str, ...]] = STANDARD_REASONS
 
     def verify(self, blocks: Blocks) -> Verification:
-        """Rule on a batch of blocks."""
+        """Verify a batch of blocks."""
         if blocks.all_greedy:
             return greedy_match(blocks, blocks.target_tokens)
         return rejection_sampling(blocks, blocks.target_probs)
 
 
 def rejection_sampling(blocks: Blocks, probs: Tensor) -> Verification:
-    """Emit tokens that follow `probs` [B, K + 1, V], keeping as many drafted ones as it allows."""
+    """Accept drafted tokens so that the emitted ones follow `probs` [B, K + 1, V] exactly."""
     accepted = prefix_length(acceptance_mask(blocks, probs) & blocks.present)
-    # What p has left after q took its share; nothing was drafted after a whole block.
+    # The residual max(p - q, 0); after a whole block nothing was drafted, and it is p itself.
     p = at(probs, accepted)
     residual = p.sub(blocks.draft_share(accepted)).clamp_(min=0)
     return Verification(accepted, draw(or_else(residual, p), blocks.uniform(NEXT, 1)[:, 0]))
 
 
 def acceptance_mask(blocks: Blocks, probs: Tensor) -> Tensor:
-    """[B, K] bool: where a drafted token passes the test u < p/q."""
+    """Where a drafted token passes the test u < p/q, [B, K] bool."""
     width = blocks.drafted.shape[1]
     token = blocks.drafted[..., None]
     p = probs[:, :width].gather(2, token).squeeze(2)
-    # Without the division: a token the target gives nothing to never stands.
+    # Without the division: a token of probability 0 under the target is never accepted.
     return blocks.uniform(ACCEPT, width) * blocks.drafted_probs < p
 
 
 def greedy_match(blocks: Blocks, chosen: Tensor) -> Verification:
-    """Keep drafted tokens while they are the first choice, `chosen` [B, K + 1]."""
+    """Accept drafted tokens up to the first that is not the most probable, `chosen` [B, K + 1]."""
     agrees = blocks.drafted == chosen[:, :-1]
     accepted = prefix_length(agrees if blocks.full else agrees & blocks.present)
     return Verification(accepted, chosen.gather(1, accepted[:, None]).squeeze(1))
@@ -69,8 +69,8 @@ def greedy_match(blocks: Blocks, chosen: Tensor) -> Verification:
 def or_else(residual: Tensor, p: Tensor) -> Tensor:
     """The residual weights [B, V], or `p` where rounding left no residual.
 
-    Where p and q coincide nothing should be rejected, but a ratio a rounding below 1 can be; then
-    the residual is empty and the target's own distribution is the right one to draw from.
+    Where p and q coincide nothing should be rejected, but rounding can bring the ratio below 1.
+    Then the residual is empty, and the token is drawn from the target's own distribution.
 
     Args:
         residual: overwritten.

@@ -1,4 +1,4 @@
-"""FLy: a mismatch is let stand where the target hesitates and then follows the draft."""
+"""FLy: accept mismatches where the target is uncertain and then agrees with the draft."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from stet.policies.registry import register
 @register
 @dataclass(frozen=True)
 class FLy(MismatchPolicy):
-    """Where the models disagree, the draft's token stands if the disagreement looks harmless.
+    """At a mismatch, the draft's token is accepted if the target is uncertain and then agrees.
 
-    That is, if the target is unsure there (-sum p log p over its `top` most probable tokens, in
-    nats, with their probabilities as they are: they do not sum to 1) and agrees with all of the
-    next `window - 1` drafted tokens, which it has read behind the disputed one. The last `window`
-    positions of a block are never relaxed: `window` drafted tokens must follow the disputed one. So
-    the text depends on the length of blocks, and blocks want to be long.
+    The target is uncertain if -sum p log p over its `top` most probable tokens, in nats, is at
+    least `entropy`; the probabilities are not renormalised. It has to agree with all of the next
+    `window - 1` drafted tokens, which it has read after the draft's token. In the last `window`
+    positions of a block no mismatch is accepted: `window` drafted tokens must follow it. So the
+    policy is not block-invariant, and works best with long blocks.
 
     Source: Li et al., "Training-Free Loosely Speculative Decoding", arXiv 2511.22972, and the
-    authors' code, which has the entropy's tokens and unit and where a block is not relaxed.
+    authors' code, from which the tokens and the unit of the entropy and the exception at the end of
+    a block are taken.
 
     Attributes:
-        entropy: the least doubt, in nats; not negative.
-        window: tokens from the disputed one on of which the target must agree with all others.
-        top: of how many tokens the entropy is; at least 2.
+        entropy: the smallest entropy of the target, in nats; not negative.
+        window: tokens from the mismatch on; the target must agree with all but the first.
+        top: of how many tokens the entropy is taken; at least 2.
     """
 
     entropy: float = 0.3
@@ -57,16 +58,16 @@ class FLy(MismatchPolicy):
         check_count(self, "top", least=2)
 
     def accepts(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
-        """See `MismatchPolicy`."""
+        """Whether drafted tokens are accepted at mismatches; see `MismatchPolicy`."""
         width = blocks.drafted.shape[1]
         top = min(self.top, blocks.raw_target_logits.shape[-1])
         best = blocks.target_best(top)[0][:, :width]
-        # A token without any probability adds 0, not 0 times infinity.
+        # A token of probability 0 adds 0, not 0 times infinity.
         doubt = -(best.exp() * best.clamp(min=torch.finfo(best.dtype).min)).sum(-1)
         return (doubt >= self.entropy) & self._followed(blocks, mismatches)
 
     def _followed(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
-        """[B, K]: whether the models agree on what follows, far enough from the block's end."""
+        """Whether the models agree on the next `window - 1` tokens of the block, [B, K] bool."""
         width = blocks.drafted.shape[1]
         places = torch.arange(width, device=blocks.drafted.device)
         agreed = (mismatches.agree & blocks.present).long().cumsum(1)

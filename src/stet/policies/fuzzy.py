@@ -1,4 +1,4 @@
-"""Fuzzy speculative decoding: the draft's token stands where both models expect much the same."""
+"""Fuzzy speculative decoding: accept mismatches where both distributions are close."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ DIVERGENCES = ("kl", "js", "tv")
 @register
 @dataclass(frozen=True)
 class Fuzzy(MismatchPolicy):
-    """Where the models disagree, the draft's token stands if their distributions are close.
+    """At a mismatch, the draft's token is accepted if the models' distributions are close.
 
     Source: Holsman et al., "Fuzzy Speculative Decoding for a Tunable Accuracy-Runtime Tradeoff",
-    arXiv 2502.20704. Raw distributions are compared, so that the rule also means something at
-    temperature 0; the text does not depend on the length of blocks. Our own: a token that the exact
-    rule accepts stands in any case (at temperature 0 the same text); the default threshold; and the
-    direction of "kl", which is `kl_div_reversed` in the authors' code, whose `kl_div` is KL(draft,
-    target). Its Jensen-Shannon divergence has the arguments of both terms exchanged; ours is the
-    usual one.
+    arXiv 2502.20704. Raw distributions are compared, so that the rule also applies at temperature
+    0. The policy is block-invariant. Our own: a token that the exact rule accepts is always
+    accepted (at temperature 0 this gives the same text); the default threshold; and the direction
+    of "kl", which is `kl_div_reversed` in the authors' code, whose `kl_div` is KL(draft, target).
+    The Jensen-Shannon divergence there has the arguments of both terms exchanged; ours is the usual
+    one.
 
     Attributes:
-        threshold: the largest divergence at which the draft's token stands.
+        threshold: the largest divergence at which the draft's token is accepted.
         divergence: "js" (Jensen-Shannon, in nats), "kl" (of the draft from the target, KL(target,
             draft), in nats) or "tv" (total variation, 0 to 1).
     """
@@ -56,16 +56,16 @@ class Fuzzy(MismatchPolicy):
             raise OptionError(f"divergence is {self.divergence!r}; choose from {listed}.")
 
     def accepts(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
-        """See `MismatchPolicy`."""
+        """Whether drafted tokens are accepted at mismatches; see `MismatchPolicy`."""
         return at_mismatches(blocks, mismatches, self._accepts, draft=True)
 
     def _accepts(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
-        """[N], see `at_mismatches`."""
+        """Whether each token is accepted, [N] bool; see `at_mismatches`."""
         del token
         return self._divergence(target.log_softmax(-1), draft.log_softmax(-1)) <= self.threshold
 
     def _divergence(self, p: Tensor, q: Tensor) -> Tensor:
-        """[N], from log-probabilities [N, V]."""
+        """The divergence [N] of two batches of distributions, log-probabilities [N, V]."""
         if self.divergence == "tv":
             return (p.exp() - q.exp()).abs().sum(-1) / 2
         if self.divergence == "kl":
@@ -75,5 +75,5 @@ class Fuzzy(MismatchPolicy):
 
 
 def _kl(p: Tensor, q: Tensor) -> Tensor:
-    # A token to which p gives nothing counts nothing, whatever q gives to it.
+    # A token of probability 0 under p adds 0, whatever its probability under q.
     return (p.exp() * (p - q)).nan_to_num(nan=0.0).sum(-1)

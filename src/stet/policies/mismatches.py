@@ -1,4 +1,4 @@
-"""What rules share that decide, where draft and target disagree, whose token stands."""
+"""What policies share that accept or reject drafted tokens at mismatches."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ from stet.core.verification import DEFERRED, Mismatches, ScoredMismatches, Verif
 from stet.policies.exact import acceptance_mask, or_else
 
 REASONS = ("accepted", "recovered", "bonus", ACCEPTED_MISMATCH)
-"""Of such a rule: an accepted mismatch is a drafted token that stands against the target's."""
+"""The reasons that policies on mismatches give for tokens."""
 
 _ACCEPTED_MISMATCH = REASONS.index(ACCEPTED_MISMATCH)
 
 
 def find_mismatches(blocks: Blocks) -> Mismatches:
-    """Where the models disagree, and over what; needs `Need.DRAFT_PROBS`."""
-    # Greedy blocks do not read them; said all the same, or it would come out in company alone.
-    blocks.require(Need.DRAFT_PROBS, "where the models disagree")
+    """Where draft and target mismatch, and the target's tokens; needs `Need.DRAFT_PROBS`."""
+    # Greedy blocks do not read them; checked all the same, or a policy that does not declare
+    # them would fail only when it is batched with sampling requests.
+    blocks.require(Need.DRAFT_PROBS, "where the models mismatch")
     if blocks.all_greedy:
         target = blocks.target_tokens
         return Mismatches(blocks.drafted == target[:, :-1], target)
@@ -41,7 +42,7 @@ def find_mismatches(blocks: Blocks) -> Mismatches:
 
 @dataclass(frozen=True, slots=True)
 class MismatchLogprobs:
-    """Raw log-probabilities of the two tokens at each position, under each model: [B, K].
+    """Raw log-probabilities of both models' tokens under each model, [B, K].
 
     Attributes:
         target_target: of the target's token under the target.
@@ -57,7 +58,7 @@ class MismatchLogprobs:
 
 
 def mismatch_logprobs(blocks: Blocks, mismatches: Mismatches) -> MismatchLogprobs:
-    """What both models think of both tokens; needs `Need.DRAFT_LOGPROBS`."""
+    """The log-probabilities of both tokens under both models; needs `Need.DRAFT_LOGPROBS`."""
     width = blocks.drafted.shape[1]
     both = torch.stack([mismatches.target[:, :width], blocks.drafted], 2)
     p = blocks.raw_target_logits[:, :width].gather(2, both) - blocks.target_total[:, :width, None]
@@ -72,17 +73,17 @@ def at_mismatches(
     *,
     draft: bool = False,
 ) -> Tensor:
-    """[B, K] bool: whether drafted tokens stand by a rule on the models' raw distributions.
+    """Whether a rule on the models' raw distributions accepts drafted tokens, [B, K] bool.
 
-    On an accelerator the rule is asked about every position; on a CPU only about those at which the
-    models disagree, as elsewhere nobody looks at what it says.
+    On an accelerator the rule is evaluated at every position, on a CPU only at mismatches: at other
+    positions its result is not used.
 
     Args:
         blocks: the blocks.
-        mismatches: what each model wants.
-        accepted: the rule: of N positions the target's logits [N, V], the draft's [N, V] and the
-            drafted tokens [N, 1], to [N] bool. It overwrites nothing.
-        draft: whether it reads the draft's logits; otherwise it is given the target's in their
+        mismatches: where the models mismatch, and the target's tokens.
+        accepted: the rule, a function of the target's logits [N, V], the draft's [N, V] and the
+            drafted tokens [N, 1] of N positions to [N] bool. It must not overwrite its arguments.
+        draft: whether it reads the draft's logits; otherwise it is passed the target's in their
             place.
     """
     target, width = blocks.raw_target_logits, blocks.drafted.shape[1]
@@ -92,7 +93,7 @@ def at_mismatches(
         q = blocks.raw_draft_logits.flatten(0, 1) if draft else p
         return accepted(p, q, tokens.flatten(0, 1)).view_as(mismatches.agree)
     result = torch.zeros_like(mismatches.agree)
-    # One by one: a copy of several rows takes longer than what is done with them.
+    # One by one: copying several rows takes longer than the computation on them.
     for row, place in ((~mismatches.agree) & blocks.present).nonzero().tolist():
         p = target[row, place][None]
         q = blocks.draft_row(row, place)[None] if draft else p
@@ -108,18 +109,18 @@ def settle(
     defers_bonus: bool = True,
     scored: ScoredMismatches | None = None,
 ) -> Verification:
-    """Keep drafted tokens while the models agree or the target is overruled.
+    """Accept drafted tokens up to the first mismatch that is not accepted.
 
-    The token after a whole block is held back: the next block's first token is then arbitrated
-    against it, and the text does not depend on where blocks end.
+    The bonus token is deferred: the next block's first token is then decided as any other, and the
+    text does not depend on where blocks end.
 
     Args:
         blocks: the blocks.
-        mismatches: what each model wants.
-        accept: [B, K] bool, where the drafted token is accepted if they disagree.
-        defers_bonus: False for rules published without deferring: the target's own token then
-            follows a whole block.
-        scored: what was weighed, for the record.
+        mismatches: where the models mismatch, and the target's tokens.
+        accept: [B, K] bool, where the drafted token is accepted if it is a mismatch.
+        defers_bonus: False for rules that are published without deferring; the target's own token
+            then follows a whole block as the bonus token.
+        scored: the mismatches with their scores, for the record.
     """
     accepted = prefix_length((mismatches.agree | accept) & blocks.present)
     own = mismatches.target.gather(1, accepted[:, None]).squeeze(1)
@@ -132,7 +133,7 @@ def settle(
 
 
 def reasons_of(agree: list[list[bool]], accepted: list[int], lengths: list[int]) -> Tensor:
-    """The same reasons, of numbers on the host: [B, K + 1]."""
+    """The reasons that `settle` gives, [B, K + 1], from numbers on the host."""
     reasons = [[0 if same else _ACCEPTED_MISMATCH for same in row] + [0] for row in agree]
     for row, count, length in zip(reasons, accepted, lengths, strict=True):
         row[count] = 2 if count == length else 1
@@ -140,18 +141,18 @@ def reasons_of(agree: list[list[bool]], accepted: list[int], lengths: list[int])
 
 
 def defer_bonus(blocks: Blocks, accepted: Tensor, following: Tensor) -> Tensor:
-    """The next tokens [B], held back after a whole block; an empty one has nothing to wait for."""
+    """The next tokens [B], `DEFERRED` after a whole block; after an empty one they are kept."""
     return following.masked_fill((accepted == blocks.lengths) & (blocks.lengths > 0), DEFERRED)
 
 
 class MismatchPolicy(TokenPolicy):
-    """A rule that decides, where draft and target disagree, whose token stands.
+    """A token policy that decides at each mismatch whether the draft's token is accepted.
 
-    A rule of this kind is one method, `accepts`: tokens on which the models agree stand, those that
-    it accepts stand against the target's, and the block ends at the first that it does not. By
-    default the token after a whole block is deferred, so that it is ruled on too, and the rule goes
-    by what is known at each position alone; one that does not says so (`defers_bonus`,
-    `block_invariant`).
+    A subclass defines one method, `accepts`. Tokens on which the models agree are accepted, and so
+    are mismatches that the method accepts; the block ends at the first that it rejects. By default
+    the bonus token is deferred, so that the rule is applied there too, and the rule depends on
+    each position alone. A subclass for which this does not hold sets `defers_bonus` or
+    `block_invariant` to False.
     """
 
     lossless: ClassVar[bool] = False
@@ -162,10 +163,10 @@ class MismatchPolicy(TokenPolicy):
 
     @abstractmethod
     def accepts(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
-        """[B, K] bool: where the draft's token stands if the models disagree; K is at least 1."""
+        """Where the draft's token is accepted if it is a mismatch, [B, K] bool; K is at least 1."""
 
     def verify(self, blocks: Blocks) -> Verification:
-        """Rule on a batch of blocks."""
+        """Verify a batch of blocks."""
         mismatches = find_mismatches(blocks)
         accept = self.accepts(blocks, mismatches) if blocks.drafted.shape[1] else mismatches.agree
         return settle(blocks, mismatches, accept, defers_bonus=self.defers_bonus)

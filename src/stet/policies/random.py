@@ -1,4 +1,4 @@
-"""A random arbiter: the control that every clever one is held against."""
+"""A random arbiter: the control that other policies are compared with."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from stet.policies.registry import register
 @register
 @dataclass(frozen=True)
 class Random(MismatchPolicy):
-    """Where the models disagree, the draft's token stands by chance.
+    """At a mismatch, the draft's token is accepted at random, with a fixed probability.
 
-    What a policy gains over this one at the same rate is what it knows. The chance is the request's
-    own, so a run can be repeated.
+    What a policy gains over this one at the same accepted-mismatch rate is due to its choices.
+    Random numbers come from the request's seed, so that a run can be repeated.
 
     Attributes:
-        rate: the chance, 0 to 1.
+        rate: the probability, 0 to 1.
     """
 
     rate: float = 0.5
@@ -41,6 +41,6 @@ class Random(MismatchPolicy):
         check_share(self, "rate")
 
     def accepts(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
-        """See `MismatchPolicy`."""
+        """Whether drafted tokens are accepted at mismatches; see `MismatchPolicy`."""
         del mismatches
         return blocks.uniform(ARBITRATE, blocks.drafted.shape[1]) < self.rate

@@ -1,4 +1,4 @@
-"""Policies by name; other packages offer theirs through the entry-point group `stet.policies`."""
+"""Policies by name; other packages add theirs by the entry-point group `stet.policies`."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from stet.core.step_policy import StepPolicy
 from stet.policies.artefact import SUFFIX, read_artefact
 
 KINDS: tuple[type[Policy], ...] = (TokenPolicy, StepPolicy, AnswerPolicy)
-"""What a policy derives from."""
+"""The base classes of policies; every policy derives from one of them."""
 
 C = TypeVar("C", bound=type[Any])
 
 
 class PolicyRegistry(Registry[Policy]):
-    """Policies by name. One that is not what it seems to be is refused when it is registered."""
+    """Policies by name; a class that is not a valid policy is refused when it is registered."""
 
     def register(self, cls: C) -> C:
-        """Class decorator: make a policy available under its name.
+        """Class decorator that makes a policy available under its name.
 
         Raises:
-            OptionError: another class has that name; it derives from none of the kinds of policies
-                or lacks its kind's method; or it has an attribute that no policy has.
+            OptionError: another class has that name; or it derives from none of the base classes,
+                lacks the abstract method, or has an attribute that no policy has.
         """
         check_class(cls)
         return super().register(cls)
 
 
 def check_class(cls: type[Any]) -> None:
-    """Refuse a class that would fail as a policy, or silently not be what it says.
+    """Check that a class is a valid policy and has no attribute that would silently do nothing.
 
     Raises:
-        OptionError: with the name of what is wrong.
+        OptionError: it is not; the message says what is wrong.
     """
     kind = next((kind for kind in KINDS if issubclass(cls, kind)), None)
     listed = ", ".join(kind.__name__ for kind in KINDS)
@@ -44,9 +44,9 @@ def check_class(cls: type[Any]) -> None:
         raise OptionError(f"{cls.__name__} is no policy; derive it from one of {listed}.")
     missing = sorted(getattr(cls, "__abstractmethods__", ()))
     if missing:
-        raise OptionError(f"{cls.__name__} has no method {missing[0]!r}, which decides.")
+        raise OptionError(f"{cls.__name__} has no method {missing[0]!r}; define it.")
     if not isinstance(getattr(cls, "name", None), str):
-        raise OptionError(f"{cls.__name__} has no `name`, by which it could be called.")
+        raise OptionError(f"{cls.__name__} has no `name`; give it one, a string.")
     known = {name for name in dir(kind) if not name.startswith("_")} | {"name"}
     own = {f.name for f in fields(cls)} if is_dataclass(cls) else set[str]()
     above = {id(base) for base in kind.__mro__}
@@ -71,11 +71,11 @@ available = POLICIES.available
 
 
 def resolve(policy: str | Policy, parameters: dict[str, Any] | None = None) -> Policy:
-    """The policy that a user means.
+    """The policy that a name, a file or a policy object stands for.
 
     Args:
-        policy: a policy, or the name of one.
-        parameters: with a name, the values of its parameters.
+        policy: a policy, the name of one, or the path of a `.json` file that holds one.
+        parameters: values of its parameters, where it is given by name or file.
 
     Raises:
         OptionError: for an unknown name or parameter, listing the known ones.
@@ -86,5 +86,5 @@ def resolve(policy: str | Policy, parameters: dict[str, Any] | None = None) -> P
             parameters = {**stored, **(parameters or {})}
         return POLICIES.make(policy, parameters)
     if parameters:
-        raise OptionError("Give parameters with a policy's name, or a finished policy.")
+        raise OptionError("Give parameters with a policy's name, or a finished policy, not both.")
     return policy

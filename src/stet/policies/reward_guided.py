@@ -1,4 +1,4 @@
-"""Reward-guided decoding: a process reward model says which of the draft's steps stand."""
+"""Reward-guided decoding: a process reward model accepts or rejects the draft's steps."""
 
 from __future__ import annotations
 
@@ -23,27 +23,28 @@ KEPT, REWRITTEN = "step rewarded", "step rewritten"
 @register
 @dataclass(frozen=True)
 class RewardGuided(StepPolicy):
-    """A process reward model rates the draft's step; below a threshold the target writes it.
+    """A process reward model rates the draft's step; below a threshold the target rewrites it.
 
     What the target writes is not rated. Source: Liao et al., "Reward-Guided Speculative Decoding
-    for Efficient LLM Reasoning", arXiv 2501.19324: a step stands from a threshold of 0.7 on. Our
-    own: rewards read off the draft's hidden states, and several candidates.
+    for Efficient LLM Reasoning", arXiv 2501.19324, with a threshold of 0.7. Our own: rewards
+    from the draft's hidden states, and several candidates.
 
     Attributes:
         reward: "head" (on the bundled draft's hidden states), "bundled" (the small model that
             ships with the package), the folder of a head, folder or hub name of a sequence or
             token classifier; in Python also a `stet.rewards.Reward`, or a function
             `(prompt, steps, candidate) -> float`, plain or a coroutine function.
-        threshold: the reward from which on a step stands, 0 to 1.
-        candidates: candidates of a step that the draft writes; the best rewarded one is judged.
-        temperature: of the candidates; 0 for the most probable text.
-        top_p: of the candidates.
+        threshold: the reward from which on a step is accepted, 0 to 1.
+        candidates: number of candidates of a step that the draft writes; the one with the largest
+            reward is accepted or rejected.
+        temperature: sampling temperature of the candidates; 0 for the most probable text.
+        top_p: nucleus sampling of the candidates.
         delimiter: text that ends a step, several of them, or "sentence".
         step_tokens: the most tokens of a step.
-        loop_after: an answer in which so often in a row the draft's same step stands, or the same
-            two or three in turn, ends with the finish reason "loop"; 0 for never.
-        target_candidates: candidates of a step that the target writes; the one most agree on
-            stands.
+        loop_after: repetitions of one accepted step, or of two or three in turn, after which an
+            answer ends with the finish reason "loop"; 0 for never.
+        target_candidates: number of candidates of a step that the target writes; the text that
+            most of them share is taken.
         shadow: decide and record, but let the target write every step.
     """
 
@@ -83,7 +84,7 @@ class RewardGuided(StepPolicy):
 
     @property
     def _rater(self) -> Reward:
-        """The reward itself; a name is loaded when it is first used, and once."""
+        """The reward itself; a name is loaded once, at its first use."""
         return as_reward(self.reward)
 
     # What the program asks
@@ -95,7 +96,7 @@ class RewardGuided(StepPolicy):
 
     @property
     def other_pair(self) -> str:
-        """What to tell who uses it with another pair."""
+        """The error message where the policy is used with another pair."""
         return (
             f"The reward {self._rater.name!r} was trained for another pair; name a reward model "
             "(reward=...), or train a reward for this pair."
@@ -103,20 +104,20 @@ class RewardGuided(StepPolicy):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the engine must keep of the draft's writing."""
+        """What the engine must keep of the draft's passes."""
         return self._rater.needs
 
     def sampling(self, base: SamplingParams) -> SamplingParams:
-        """How candidates are sampled: the request's other settings, with this policy's own."""
+        """How candidates are sampled: as the request asks, but for this policy's own parameters."""
         return replace(base, temperature=self.temperature, top_p=self.top_p)
 
     def select(self, candidates: Sequence[Candidate]) -> int:
-        """Of the target's candidates, which are not rated, the one that most agree on."""
+        """Select the text that most of the target's candidates share; they are not rated."""
         shares = agreeing([c.text for c in candidates])
         return max(range(len(candidates)), key=lambda i: (shares[i], -i))
 
     def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
-        """Rate the candidates, pick the best, and rule on it."""
+        """Rate the candidates; accept or reject the one with the largest reward."""
         rewards = yield from self._rater.rate(step)
         chosen = max(range(len(rewards)), key=lambda i: (rewards[i], -i))
         best = rewards[chosen]

@@ -1,4 +1,4 @@
-"""SpecReason: the target says in one token how useful the draft's step is."""
+"""SpecReason: the target rates the usefulness of the draft's step in one token."""
 
 from __future__ import annotations
 
@@ -33,30 +33,32 @@ QUESTION = (
 @register
 @dataclass(frozen=True)
 class SpecReason(StepPolicy):
-    """The target rates the draft's step from 0 to 9 with one token; below 7 it writes the step.
+    """The target rates the draft's step from 0 to 9 with one token; below 7 it rewrites the step.
 
-    A question follows the step on a copy of the text, and the target's probabilities of the ten
-    digits as its first token are the rating. The target has to be a model that answers questions:
-    the bundled target cannot, and there the ratings mean nothing.
+    A question is appended to the step as a side query, and the target's probabilities of the ten
+    digits as the next token give the rating. The target has to be a model that answers questions.
+    The bundled target is not: its ratings mean nothing.
 
     Source: Pan et al., "SpecReason", arXiv 2504.07891, and the authors' code: the digit itself (the
-    default there, with 0 for anything that is no digit) or the mean over the digits' probabilities
-    (there of those among the ten likeliest tokens), and a threshold of 7. Our own: the mean as the
-    default, the likeliest of the digits whatever else is likelier, and the wording.
+    default there, with 0 for any other token) or the mean over the digits' probabilities (there of
+    those among the ten most probable tokens), and a threshold of 7. Our own: the mean as the
+    default, the most probable of the digits even where another token is more probable, and the
+    wording.
 
     Attributes:
-        threshold: the rating from which on a step stands, 0 to 9.
+        threshold: the rating from which on a step is accepted, 0 to 9.
         scoring: "expected", the mean digit under the target's probabilities, or "likeliest".
-        question: what the target is asked, up to the digit; may hold the special tokens of a chat.
-        candidates: candidates of a step that the draft writes; the best rated one is judged.
-        temperature: of the candidates; 0 for the most probable text.
-        top_p: of the candidates.
+        question: the question to the target, up to the digit; may contain special tokens of a chat.
+        candidates: number of candidates of a step that the draft writes; the best rated one is
+            accepted or rejected.
+        temperature: sampling temperature of the candidates; 0 for the most probable text.
+        top_p: nucleus sampling of the candidates.
         delimiter: text that ends a step, several of them, or "sentence".
         step_tokens: the most tokens of a step.
-        loop_after: an answer in which so often in a row the draft's same step stands, or the same
-            two or three in turn, ends with the finish reason "loop"; 0 for never.
-        target_candidates: candidates of a step that the target writes; the one most agree on
-            stands.
+        loop_after: repetitions of one accepted step, or of two or three in turn, after which an
+            answer ends with the finish reason "loop"; 0 for never.
+        target_candidates: number of candidates of a step that the target writes; the text that
+            most of them share is taken.
         shadow: decide and record, but let the target write every step.
     """
 
@@ -98,29 +100,29 @@ class SpecReason(StepPolicy):
     # What the program asks
 
     def appends(self, tokenizer: Any) -> int:
-        """Tokens of the question, for which there must be room behind every text."""
-        return len(_asked(tokenizer, self.question).tokens)
+        """Tokens of the question, for which room is reserved after every text."""
+        return len(_tokenize_question(tokenizer, self.question).tokens)
 
     def sampling(self, base: SamplingParams) -> SamplingParams:
-        """How candidates are sampled: the request's other settings, with this policy's own."""
+        """How candidates are sampled: as the request asks, but for this policy's own parameters."""
         return replace(base, temperature=self.temperature, top_p=self.top_p)
 
     def select(self, candidates: Sequence[Candidate]) -> int:
-        """Of the target's candidates, which are not rated, the one that most agree on."""
+        """Select the text that most of the target's candidates share; they are not rated."""
         shares = agreeing([c.text for c in candidates])
         return max(range(len(candidates)), key=lambda i: (shares[i], -i))
 
     def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
-        """Let the target rate the candidates, pick the best, and rule on it."""
-        asked = _asked(_tokenizer_of(step), self.question)
+        """Let the target rate the candidates; accept or reject the best rated one."""
+        asked = _tokenize_question(_tokenizer_of(step), self.question)
         details: list[dict[str, float]]
         if any(c.translated is not None for c in step.candidates):
-            # They are no part of the target's cache, so each takes its turn behind what stands.
+            # They are not in the target's cache, so each is rated in turn after the accepted text.
             details = []
             for c in step.candidates:
-                details.append((yield from self._rated(step.sequence, asked, c.target_tokens)))
+                details.append((yield from self._rate(step.sequence, asked, c.target_tokens)))
         else:
-            details = yield Join([self._rated(c.sequence, asked) for c in step.candidates])
+            details = yield Join([self._rate(c.sequence, asked) for c in step.candidates])
         ratings = [signals["utility"] for signals in details]
         chosen = max(range(len(ratings)), key=lambda i: (ratings[i], -i))
         accepted = ratings[chosen] >= self.threshold
@@ -135,15 +137,15 @@ class SpecReason(StepPolicy):
             details=details,
         )
 
-    def _rated(
+    def _rate(
         self, text: TokenSequence, asked: _Question, candidate: Sequence[int] = ()
     ) -> Generator[Operation, Any, dict[str, float]]:
-        """A candidate's rating, and the share of probability that the digits had.
+        """Rate a candidate; also returns the total probability of the ten digits.
 
         Args:
-            text: up to the candidate's end; without it where its tokens follow.
+            text: the text up to the candidate's end; without it where `candidate` is given.
             asked: the question.
-            candidate: the candidate in the target's tokens, where it is not in `text`.
+            candidate: the candidate in the target's tokens, where `text` does not contain it.
         """
         ended = bool(candidate) and candidate[-1] in text.limits.stop_token_ids
         said = candidate[:-1] if ended else candidate
@@ -153,7 +155,7 @@ class SpecReason(StepPolicy):
         return {"utility": self.utility(logprobs), "digit_probability": share}
 
     def utility(self, logprobs: Sequence[float]) -> float:
-        """The rating, 0 to 9, by the log-probabilities of the ten digits, in nats."""
+        """The rating, 0 to 9, from the log-probabilities of the ten digits, in nats."""
         if self.scoring == "likeliest":
             return float(max(range(10), key=logprobs.__getitem__))
         # Relative to the best digit: all of them may be improbable.
@@ -167,8 +169,8 @@ class _Question:
     """A question as tokens.
 
     Attributes:
-        tokens: up to the digit.
-        digits: the token of each digit there, 0 to 9.
+        tokens: the question's tokens, up to the digit.
+        digits: the tokens of the digits 0 to 9 after the question.
     """
 
     tokens: tuple[int, ...]
@@ -180,11 +182,11 @@ def _tokenizer_of(step: Step) -> Any:
 
 
 @lru_cache(maxsize=16)
-def _asked(tokenizer: Any, question: str) -> _Question:
-    """A question as tokens, found by writing each answer after it.
+def _tokenize_question(tokenizer: Any, question: str) -> _Question:
+    """Tokenize a question with each of the ten answers after it.
 
     Raises:
-        OptionError: the tokenizer does not write the digits as single tokens there.
+        OptionError: a digit after the question is not a single token of its own.
     """
     written = [tuple(tokenizer.encode(question + d, add_special_tokens=False)) for d in DIGITS]
     tokens, digits = written[0][:-1], tuple(answer[-1] for answer in written)

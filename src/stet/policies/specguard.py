@@ -1,4 +1,4 @@
-"""SpecGuard: steps stand by what the models themselves know of them, without a reward model."""
+"""SpecGuard: steps are verified by signals of the models themselves, without a reward model."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from stet.signals.confidence import min_logprob
 SELECTORS = ("vote", "medoid", "first")
 SCORERS = ("draft", "target")
 
-KEPT, REWRITTEN = "step kept", "step rewritten"
+KEPT, REWRITTEN = "step accepted", "step rewritten"
 TARGET_LOGPROB, TARGET_MARGIN = "target_min_logprob", "target_min_margin"
-"""What a target that reads a step adds to its signals."""
+"""The signals that are added where the target reads a step."""
 
 CONFIRMED, REFUSED = "step confirmed by the target", "step refused by the target"
 
@@ -39,44 +39,46 @@ CONFIRMED, REFUSED = "step confirmed by the target", "step refused by the target
 @register
 @dataclass(frozen=True)
 class SpecGuard(StepPolicy):
-    """The draft writes candidates of a step, the most consistent is picked, its signals decide.
+    """The draft writes candidates of a step; the most consistent one is verified by its signals.
 
-    A weighted mean of signals, each brought to 0 .. 1, is held against a threshold: at or above it
-    the draft's step stands, below it the target writes the step. With `lower`, a step between the
-    two thresholds is read by the target in one pass, and its own log-probabilities decide.
+    A weighted mean of signals, each normalised to 0 .. 1, is compared with a threshold: at or above
+    it the draft's step is accepted, below it the target rewrites the step. With `lower`, a step
+    between the two thresholds is read by the target in one pass, and decided by the target's
+    log-probabilities.
 
     Source: Purohit, Narayanam and Pal, "From Tokens to Steps", arXiv 2604.15244; `paper` has its
-    constants. Our own: signals to choose from, ranges from a calibration, the vote, the band.
+    constants. Our own: the choice of signals, ranges from a calibration, the vote, and `lower`.
 
     Attributes:
-        candidates: candidates of a step that the draft writes.
-        temperature: of the candidates; 0 for the most probable text.
-        top_p: of the candidates.
+        candidates: number of candidates of a step that the draft writes.
+        temperature: sampling temperature of the candidates; 0 for the most probable text.
+        top_p: nucleus sampling of the candidates.
         delimiter: text that ends a step, several of them, or "sentence".
         step_tokens: the most tokens of a step.
         signals: names of the signals in the score (`stet.signals.SIGNALS`).
-        weights: of each; equal if empty.
+        weights: weight of each signal; equal if empty.
         ranges: for each signal the raw values that count as 0 and as 1, from a calibration; if
-            empty, probabilities stand for themselves.
-        threshold: the score from which on a step stands, 0 to 1.
-        lower: below this score the target rewrites a step without reading it; None: no band.
-        target_threshold: a step that the target reads stands if it gives every token at least this
-            many times the probability of the best other token there.
-        selector: how one of several candidates is picked: "vote" over equal texts, "medoid" of
-            their embeddings, or the "first".
-        encoder: turns the candidates' texts into embeddings, [k, D], for the medoid; None: the mean
-            of the draft's last hidden states.
-        scorer: "draft" judges by the signals; "target" reads every step and judges by
-            `target_threshold` alone.
-        loop_after: an answer in which so often in a row the draft's same step stands, or the same
-            two or three in turn, ends with the finish reason "loop"; 0 for never.
-        target_candidates: candidates of a step that the target writes.
-        speculate: let the draft propose blocks to the target while that rewrites a step.
-        inner: the token policy that rules on those blocks, by name or as an object; one that is
-            not lossless lets tokens of the draft into what the target rewrites.
+            empty, probabilities are used as they are.
+        threshold: the score from which on a step is accepted, 0 to 1.
+        lower: below this score the target rewrites a step without reading it; None: the target
+            reads no steps.
+        target_threshold: a step that the target reads is accepted if each of its tokens has at
+            least this many times the probability of the best other token there.
+        selector: how one of several candidates is selected: "vote" over equal texts, "medoid" of
+            their embeddings, or "first".
+        encoder: a function from the candidates' texts to embeddings [k, D], for the medoid; None:
+            the mean of the draft's last hidden states is used.
+        scorer: "draft" decides by the signals; with "target" the target reads every step, and
+            `target_threshold` alone decides.
+        loop_after: repetitions of one accepted step, or of two or three in turn, after which an
+            answer ends with the finish reason "loop"; 0 for never.
+        target_candidates: number of candidates of a step that the target writes.
+        speculate: let the draft propose blocks while the target rewrites a step.
+        inner: the token policy that verifies those blocks, by name or as an object; with one that
+            is not lossless, tokens of the draft are accepted in what the target rewrites.
         shadow: decide and record, but let the target write every step.
-        whole: write also those candidates to their end that cannot reach the threshold any more.
-        pair: fingerprint of the pair that a calibration fitted this to; any other is refused.
+        whole: also finish candidates that cannot reach the threshold any more.
+        pair: fingerprint of the pair that a calibration fitted this to; other pairs are refused.
     """
 
     candidates: int = 1
@@ -112,8 +114,8 @@ class SpecGuard(StepPolicy):
             OptionError: naming the parameter.
         """
         for field in ("signals", "weights", "ranges", "delimiter"):
-            object.__setattr__(self, field, _tuples(getattr(self, field)))
-        object.__setattr__(self, "signals", _several(self.signals))
+            object.__setattr__(self, field, _to_tuples(getattr(self, field)))
+        object.__setattr__(self, "signals", _to_names(self.signals))
         check_drafting(self)
         for field, known in (("selector", SELECTORS), ("scorer", SCORERS)):
             if getattr(self, field) not in known:
@@ -154,10 +156,10 @@ class SpecGuard(StepPolicy):
 
     @classmethod
     def paper(cls, **changes: Any) -> SpecGuard:
-        """The published constants; `changes` override single ones.
+        """The published constants; `changes` override single parameters.
 
-        The range over which the paper normalises its signals is not stated; here probabilities and
-        attention shares stand for themselves. Its steps end at a blank line.
+        The paper does not state the range over which it normalises its signals; here probabilities
+        and attention shares are used as they are. Its steps end at a blank line.
         """
         published: dict[str, Any] = {
             "candidates": 16,
@@ -180,22 +182,22 @@ class SpecGuard(StepPolicy):
 
     @classmethod
     def bundled(cls, **changes: Any) -> SpecGuard:
-        """As `stet calibrate` fitted it to the bundled pair; any other is refused."""
+        """The policy that `stet calibrate` fitted to the bundled pair; other pairs are refused."""
         return replace(cls.load(SPECGUARD), **changes)
 
     @classmethod
     def load(cls, path: str | Path) -> SpecGuard:
-        """The policy that a calibration wrote.
+        """Load the policy that a calibration wrote.
 
         Raises:
-            OptionError: the file cannot be read or holds another policy.
+            OptionError: the file cannot be read, or holds another policy.
         """
         name, values = read_artefact(path)
         if name != cls.name:
             raise OptionError(f"{path} holds policy {name!r}, not {cls.name!r}.")
         unknown = sorted(values.keys() - {f.name for f in fields(cls)})
         if unknown:
-            raise OptionError(f"{path} has a parameter {unknown[0]!r}, which {cls.name!r} has not.")
+            raise OptionError(f"{path} has a parameter {unknown[0]!r}, which {cls.name!r} lacks.")
         return cls(**values)
 
     # What the program asks
@@ -206,7 +208,7 @@ class SpecGuard(StepPolicy):
 
     @cached_property
     def needs(self) -> frozenset[Need]:
-        """What the engine must keep of the draft's writing."""
+        """What the engine must keep of the draft's passes."""
         needs = frozenset[Need]().union(*(s.needs for s in self._used))
         if self.candidates > 1 and self.selector != "first":
             needs |= {Need.DRAFT_LOGPROBS}
@@ -216,14 +218,14 @@ class SpecGuard(StepPolicy):
 
     @property
     def statistics(self) -> frozenset[str]:
-        """Which statistics of a candidate are read: by the signals, and where one is picked."""
+        """Which statistics of candidates are read: by the signals, and to select one of several."""
         names = frozenset(signal.reads for signal in self._used if signal.reads is not None)
-        picks = self.candidates > 1 and self.selector != "first"
-        return names | {"logprobs"} if picks else names
+        selects = self.candidates > 1 and self.selector != "first"
+        return names | {"logprobs"} if selects else names
 
     @cached_property
     def capture(self) -> AttentionCapture | None:
-        """Which attention of the draft the engine must keep."""
+        """Which attention of the draft the engine must capture."""
         return AttentionCapture.union(s.capture for s in self._used)
 
     @property
@@ -232,7 +234,7 @@ class SpecGuard(StepPolicy):
         return self.scorer == "target" or self.lower is not None
 
     def doubt(self, sampling: SamplingParams) -> Callable[[Sequence[float]], bool] | None:
-        """What tells early that a candidate will not stand; None where it must be written out.
+        """A test whether a candidate can no longer be accepted; None where it is always finished.
 
         Args:
             sampling: how candidates are sampled.
@@ -258,51 +260,51 @@ class SpecGuard(StepPolicy):
     def _bound(
         self, index: int, sampling: SamplingParams
     ) -> Callable[[Sequence[float]], float] | None:
-        """The best that a signal can still become, where that is known."""
+        """A bound on a signal from the first tokens of a step; None where none is known."""
         signal = self._used[index]
         if signal.best_of_favourites and sampling.edits_logits:
-            return None  # what is written need not be the most probable token
+            return None  # tokens need not be the most probable of the raw distribution
         if self.ranges:
             low, high = self.ranges[index]
             if (high - low) * signal.sign < 0:
-                return None  # this range calls good what the signal calls bad
+                return None  # this range reverses the signal
         return signal.best
 
     def sampling(self, base: SamplingParams) -> SamplingParams:
-        """How candidates are sampled: the request's other settings, with this policy's own."""
+        """How candidates are sampled: as the request asks, but for this policy's own parameters."""
         return replace(base, temperature=self.temperature, top_p=self.top_p)
 
     def select(self, candidates: Sequence[Candidate]) -> int | Generator[Operation, Any, int]:
-        """The most consistent candidate; of equals the surest, then the first."""
+        """Select the most consistent candidate; among equals the most confident, then the first."""
         if len(candidates) == 1 or self.selector == "first":
             return 0
         if self.selector == "medoid" and self.encoder is not None:
-            return self._encoded(candidates)
+            return self._select_by_encoder(candidates)
         medoid = self.selector == "medoid" and all(c.has(Need.DRAFT_HIDDEN) for c in candidates)
         states = torch.stack([c.hidden.mean(0) for c in candidates]) if medoid else None
-        return self._most_central(candidates, states)
+        return self._select_central(candidates, states)
 
-    def _encoded(self, candidates: Sequence[Candidate]) -> Generator[Operation, Any, int]:
-        """The medoid by the user's encoder, which is awaited: it may take as long as it likes."""
+    def _select_by_encoder(self, candidates: Sequence[Candidate]) -> Generator[Operation, Any, int]:
+        """Select the medoid of embeddings by the user's encoder, which is awaited."""
         (found,) = yield Await(self._encoding.ask([[c.text for c in candidates]]))
         embeddings = torch.as_tensor(found)
         if embeddings.dim() != 2 or embeddings.shape[0] != len(candidates):
             raise OptionError(
-                f"The encoder made a tensor of shape {list(embeddings.shape)} of {len(candidates)} "
-                f"texts; it must be [{len(candidates)}, D]."
+                f"The encoder returned a tensor of shape {list(embeddings.shape)} for "
+                f"{len(candidates)} texts; it must be [{len(candidates)}, D]."
             )
-        return self._most_central(candidates, embeddings)
+        return self._select_central(candidates, embeddings)
 
-    def _most_central(self, candidates: Sequence[Candidate], embeddings: Tensor | None) -> int:
-        """By embeddings [k, D], or by equal texts where there are none."""
+    def _select_central(self, candidates: Sequence[Candidate], embeddings: Tensor | None) -> int:
+        """Select by embeddings [k, D], or by equal texts where there are none."""
         if embeddings is None:
             values = agreeing([c.text for c in candidates])
         else:
-            # Of equals rounding noise would pick one.
+            # Rounded, so that noise does not decide between equals.
             values = [round(value, 5) for value in centrality(embeddings)]
         kept = Need.DRAFT_LOGPROBS
-        sureness = [min_logprob(c.statistics) if c.has(kept) else 0.0 for c in candidates]
-        return max(range(len(candidates)), key=lambda i: (values[i], sureness[i], -i))
+        confidence = [min_logprob(c.statistics) if c.has(kept) else 0.0 for c in candidates]
+        return max(range(len(candidates)), key=lambda i: (values[i], confidence[i], -i))
 
     @cached_property
     def _encoding(self) -> Batcher[list[str], Any]:
@@ -311,7 +313,7 @@ class SpecGuard(StepPolicy):
         return Batcher(lambda asked: [encoder(texts) for texts in asked], 1, "The encoder")
 
     def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
-        """Pick a candidate and rule on it."""
+        """Select a candidate, and accept or reject it."""
         chosen = yield from selected(self, step.candidates)
         columns = [signal.measure(step.candidates) for signal in self._used]
         details = [dict(zip(self.signals, row, strict=True)) for row in zip(*columns, strict=True)]
@@ -338,9 +340,9 @@ class SpecGuard(StepPolicy):
     def _ask_target(
         self, step: Step, decision: StepDecision
     ) -> Generator[Operation, Any, StepDecision]:
-        """The target reads the step in one pass; the token it likes least decides."""
+        """Let the target read the step in one pass; the token with the smallest margin decides."""
         reading = yield from step.read(decision.chosen)
-        # How far the target prefers another token, at the place where it does so most.
+        # The smallest margin of a token over the best other one; negative where another is better.
         margin = min(reading.margins, default=0.0)
         ratio = math.exp(min(margin, 0.0))
         accepted = ratio >= self.target_threshold
@@ -358,20 +360,22 @@ class SpecGuard(StepPolicy):
         )
 
     def _unit(self, index: int, value: float) -> float:
+        """The normalised value of a signal, 0 to 1."""
         if not self.ranges:
             return min(max(SIGNALS[self.signals[index]].unit(value), 0.0), 1.0)
         low, high = self.ranges[index]
         return min(max((value - low) / (high - low), 0.0), 1.0)
 
     def _score(self, values: Sequence[float]) -> float | None:
+        """The weighted mean of normalised signals; None without signals."""
         if not values:
             return None
         weights = self.weights or (1.0,) * len(values)
         return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
 
 
-def _several(names: Any) -> tuple[str, ...]:
-    """Names, of which a single one may be given by itself."""
+def _to_names(names: Any) -> tuple[str, ...]:
+    """Names as a tuple; a single name may be given as a string."""
     return (names,) if isinstance(names, str) else tuple(names)
 
 
@@ -384,6 +388,6 @@ def _is_range(pair: Any) -> bool:
     )
 
 
-def _tuples(value: Any) -> Any:
-    """Lists as JSON has them, as the tuples that a frozen dataclass holds."""
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+def _to_tuples(value: Any) -> Any:
+    """Turn lists, as JSON has them, into tuples, as a frozen dataclass holds them."""
+    return tuple(_to_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""Relaxed acceptance: the draft's token stands where it is among the target's first choices."""
+"""Relaxed acceptance: at a mismatch, accept a draft token among the target's k best."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from stet.policies.registry import register
 @register
 @dataclass(frozen=True)
 class TopK(MismatchPolicy):
-    """Where the models disagree, the draft's token stands if the target ranks it high.
+    """At a mismatch, the draft's token is accepted if it is among the target's k best.
 
-    That is, if it is among the target's `k` most probable tokens and its raw log-probability is at
-    most `delta` below the best one's. The text does not depend on the length of blocks.
+    It has to be one of the `k` most probable tokens, with a raw log-probability at most `delta`
+    below that of the best one. The policy is block-invariant.
 
     Source of the idea: the relaxed acceptance of TensorRT-LLM (`relaxed_topk`, `relaxed_delta`),
-    which takes `delta` from the best token's *probability*, so that where that is less than `delta`
-    any of the k will do. Our own: a distance in nats, which asks for the same share of the best
-    token's probability wherever the target is more or less sure; and defaults of our own.
+    which subtracts `delta` from the best token's *probability*, so that where that is less than
+    `delta` any of the k is accepted. Our own: a distance in nats, which requires the same share of
+    the best token's probability however certain the target is; and the defaults.
 
     Attributes:
-        k: how many of the target's tokens are good enough.
-        delta: nats below the best at which a token no longer is; not negative.
+        k: how many of the target's most probable tokens may be accepted.
+        delta: how far, in nats, a token may be below the best one; not negative.
     """
 
     k: int = 3
@@ -51,11 +51,11 @@ class TopK(MismatchPolicy):
             raise OptionError(f"delta is {self.delta}; it must not be negative.")
 
     def accepts(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
-        """See `MismatchPolicy`."""
+        """Whether drafted tokens are accepted at mismatches; see `MismatchPolicy`."""
         return at_mismatches(blocks, mismatches, self._accepts)
 
     def _accepts(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
-        """[N], see `at_mismatches`."""
+        """Whether each token is accepted, [N] bool; see `at_mismatches`."""
         del draft
         own = target.gather(1, token)[:, 0]
         ranked, _ = best(target, min(self.k, target.shape[1]))

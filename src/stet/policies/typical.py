@@ -1,4 +1,4 @@
-"""Typical acceptance: the draft's token stands where the target finds it plausible enough."""
+"""Typical acceptance: at a mismatch, accept a draft token that is typical for the target."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from stet.policies.registry import register
 @register
 @dataclass(frozen=True)
 class Typical(MismatchPolicy):
-    """Where the models disagree, the draft's token d stands if the target finds it typical.
+    """At a mismatch, the draft's token d is accepted if it is typical for the target.
 
     That is, if p_target(d) > min(epsilon, delta * exp(-H)), with the target's raw probability and
-    its entropy H in nats: the more open the target is, the less it asks.
+    its entropy H in nats: the less certain the target, the lower the threshold.
 
     Source: Cai et al., "Medusa", arXiv 2401.10774, with the thresholds of the authors' code, where
-    delta is the square root of epsilon. Our own: it rules only where the models disagree, also at
-    temperature 0, always by the raw distribution (the authors' by that at the temperature asked
-    for, and never at 0); and the token after a whole block is held back, so that the text does not
-    depend on the length of blocks.
+    delta is the square root of epsilon. Our own: the rule is applied at mismatches only, also at
+    temperature 0, and always to the raw distribution (the authors' to that at the request's
+    temperature, and never at 0); and the bonus token is deferred, which makes the policy
+    block-invariant.
 
     Attributes:
-        epsilon: the most that is asked, 0 to 1.
-        delta: what is asked of a token where the target is certain, 0 to 1.
+        epsilon: the largest threshold, 0 to 1.
+        delta: the threshold where the target is certain, before that limit, 0 to 1.
     """
 
     epsilon: float = 0.09
@@ -48,11 +48,11 @@ class Typical(MismatchPolicy):
         check_share(self, "epsilon", "delta")
 
     def accepts(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
-        """See `MismatchPolicy`."""
+        """Whether drafted tokens are accepted at mismatches; see `MismatchPolicy`."""
         return at_mismatches(blocks, mismatches, self._accepts)
 
     def _accepts(self, target: Tensor, draft: Tensor, token: Tensor) -> Tensor:
-        """[N], see `at_mismatches`."""
+        """Whether each token is accepted, [N] bool; see `at_mismatches`."""
         del draft
         own = logprobs_of(target, token)[:, 0].exp()
         return own > (self.delta * (-entropy(target)).exp()).clamp(max=self.epsilon)

@@ -1,4 +1,4 @@
-"""Process rewards: what tells a good step from a bad one, for reward-guided decoding."""
+"""Process rewards: numbers that rate steps, for reward-guided decoding."""
 
 from stet.rewards.base import Passage, Reward, passages
 from stet.rewards.function import FunctionReward

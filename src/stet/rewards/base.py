@@ -1,4 +1,4 @@
-"""What a process reward is: a number for each candidate step, given what stands before it."""
+"""The interface of a process reward: a number for each candidate step, given the text so far."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Reward(Protocol):
-    """Rates candidate steps: how likely is it that the solution is right so far?
+    """Rates candidate steps by how likely it is that the solution is right so far.
 
     Attributes:
-        name: what traces call it.
+        name: its name in traces and messages.
         pair: fingerprint of the only pair that it may be used with; None for any.
-        needs: what the engine must keep of the draft's writing.
+        needs: what the engine must keep of the draft's passes.
     """
 
     @property
@@ -34,18 +34,18 @@ class Reward(Protocol):
     def needs(self) -> frozenset[Need]: ...  # noqa: D102
 
     def rate(self, step: Step) -> Generator[Operation, Any, list[float]]:
-        """The reward of each candidate, 0 to 1; may yield operations first."""
+        """Rate the candidates of a step, each 0 to 1; may yield operations first."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """What a reward that reads text is shown.
+    """The input of a reward that reads text.
 
     Attributes:
-        prompt: of the request.
-        steps: text of the steps that stand, as it was written.
-        candidate: text of the step to be rated.
+        prompt: the text of the prompt.
+        steps: the text of the accepted steps, as it was written.
+        candidate: the text of the step to be rated.
     """
 
     prompt: str
@@ -54,12 +54,12 @@ class Passage:
 
     @property
     def text(self) -> str:
-        """All of it."""
+        """Prompt, steps and candidate as one text."""
         return self.prompt + self.steps + self.candidate
 
 
 def passages(step: Step) -> list[Passage]:
-    """Each candidate with what stands before it, without special tokens."""
+    """Each candidate with the text before it, without special tokens."""
     sequence = step.sequence
     decoder = sequence.decoder
     assert decoder is not None
@@ -70,29 +70,29 @@ def passages(step: Step) -> list[Passage]:
         Passage(
             prompt,
             before[len(prompt) :],
-            _written(candidate.sequence),
+            _decode_candidate(candidate.sequence),
         )
         for candidate in step.candidates
     ]
 
 
-def _written(fork: TokenSequence) -> str:
-    """What a candidate adds to the text, by the tokenizer of the model that wrote it."""
+def _decode_candidate(fork: TokenSequence) -> str:
+    """Decode what a candidate adds to the text, by the tokenizer of the model that wrote it."""
     assert fork.decoder is not None
     before = fork.decoder.decode(fork.tokens[: fork.prompt_length], skip_special_tokens=True)
     return fork.decoder.decode(fork.tokens, skip_special_tokens=True)[len(before) :]
 
 
-def checked(rewards: Sequence[Any], count: int, name: str) -> list[float]:
-    """Rewards as numbers from 0 to 1.
+def check_rewards(rewards: Sequence[Any], count: int, name: str) -> list[float]:
+    """Check rewards, and return them as numbers from 0 to 1.
 
     Args:
-        rewards: as a reward gave them.
-        count: of the candidates.
-        name: of the reward.
+        rewards: what a reward returned.
+        count: the number of candidates.
+        name: the name of the reward.
 
     Raises:
-        StetError: there are too few or too many, or one is something else.
+        StetError: there are too few or too many, or one is not such a number.
     """
     if len(rewards) != count:
         raise StetError(f"The reward {name!r} gave {len(rewards)} numbers for {count} candidates.")

@@ -1,4 +1,4 @@
-"""Questions of many requests, answered in batches that form by themselves."""
+"""Dynamic batching of questions from many requests."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ A = TypeVar("A")
 class Batcher(Generic[Q, A]):
     """Runs a function on batches in a thread of its own.
 
-    While one batch runs, what arrives waits and makes up the next: nobody waits for a batch to
-    fill, and under load batches grow by themselves. Any thread or event loop may ask.
+    Questions that arrive while one batch runs form the next one. No question waits for a batch to
+    fill, and batches grow under load. Questions may come from any thread or event loop.
 
     Args:
         run: answers a batch of questions, in order.
-        limit: the most questions of a batch.
-        name: what answers, as the beginning of a sentence.
+        limit: the largest number of questions in a batch.
+        name: the name of the function, as the beginning of an error message.
 
     Raises:
         OptionError: the limit is not positive.
@@ -42,16 +42,16 @@ class Batcher(Generic[Q, A]):
         self._pool = ThreadPoolExecutor(1, "stet-reward")
 
     async def ask(self, questions: Sequence[Q]) -> list[A]:
-        """The answer to each question.
+        """Ask questions, and wait for their answers, in order.
 
         Raises:
-            StetError: one could not be answered; questions of others are not touched by that.
+            StetError: one could not be answered; questions of other requests are not affected.
         """
         futures = self._submit(questions)
         try:
             return [await asyncio.wrap_future(future) for future in futures]
         finally:
-            # Of a request that has ended, what was not begun yet is not run.
+            # Where the request has ended, questions that were not started yet are not run.
             for future in futures:
                 future.cancel()
 
@@ -65,7 +65,7 @@ class Batcher(Generic[Q, A]):
         return futures
 
     def _work(self) -> None:
-        """Answer until nobody waits."""
+        """Answer batches until no question is waiting."""
         while True:
             with self._lock:
                 count = min(len(self._waiting), self._limit)
@@ -76,7 +76,7 @@ class Batcher(Generic[Q, A]):
             self._answer([(q, f) for q, f in batch if f.set_running_or_notify_cancel()])
 
     def _answer(self, batch: list[tuple[Q, Future[A]]]) -> None:
-        """Answer a batch; if that fails, one by one, so that only the guilty one fails."""
+        """Answer a batch; if that fails, one by one, so that only the faulty questions fail."""
         if not batch:
             return
         try:
@@ -85,7 +85,7 @@ class Batcher(Generic[Q, A]):
                 raise StetError(f"{len(answers)} answers came to {len(batch)} questions.")
         except Exception as error:
             if len(batch) == 1:
-                batch[0][1].set_exception(self._explained(error))
+                batch[0][1].set_exception(self._explain(error))
                 return
             for one in batch:
                 self._answer([one])
@@ -93,7 +93,7 @@ class Batcher(Generic[Q, A]):
         for (_, future), answer in zip(batch, answers, strict=True):
             future.set_result(answer)
 
-    def _explained(self, error: Exception) -> StetError:
+    def _explain(self, error: Exception) -> StetError:
         if isinstance(error, StetError):
             return error
         explained = StetError(failure(self._name, error))
@@ -102,5 +102,5 @@ class Batcher(Generic[Q, A]):
 
 
 def failure(what: str, error: Exception) -> str:
-    """That something of a user's failed, and why."""
+    """The message that a function or model of the user failed, with the reason."""
     return f"{what} failed ({type(error).__name__}: {error})."

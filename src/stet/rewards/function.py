@@ -1,4 +1,4 @@
-"""A reward that is a function of the text."""
+"""A reward that is a function of the text, written by the user."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from stet.core.errors import StetError
 from stet.core.needs import Need
 from stet.core.operations import Await, Operation
-from stet.rewards.base import Passage, checked, passages
+from stet.rewards.base import Passage, check_rewards, passages
 from stet.rewards.batching import Batcher, failure
 
 if TYPE_CHECKING:
     from stet.core.step_policy import Step
 
 Function = Callable[[str, str, str], float | Awaitable[float]]
-"""From prompt, text of the steps that stand, and candidate to a reward from 0 to 1."""
+"""A function of prompt, text of the accepted steps and candidate to a reward from 0 to 1."""
 
 
 @dataclass(eq=False)
 class FunctionReward:
-    """A plain function `(prompt, steps, candidate) -> float`, or a coroutine function.
+    """A reward from a function `(prompt, steps, candidate) -> float`, plain or async.
 
     A plain function runs in a thread of its own, one call at a time. Calls of a coroutine function
-    run side by side; how many at a time is its own affair.
+    run concurrently; if their number has to be limited, the function has to do it.
 
     Attributes:
         function: the function.
-        name: the function's own.
+        name: its name in traces and messages; by default the function's.
     """
 
     function: Function
@@ -46,19 +46,19 @@ class FunctionReward:
         self._batcher = Batcher(self._call_all, 1, f"The reward {self.name!r}")
 
     def rate(self, step: Step) -> Generator[Operation, Any, list[float]]:
-        """The reward of each candidate."""
-        rewards: list[Any] = yield Await(self._rated(passages(step)))
-        return checked(rewards, len(step.candidates), self.name)
+        """Rate the candidates of a step."""
+        rewards: list[Any] = yield Await(self._rate(passages(step)))
+        return check_rewards(rewards, len(step.candidates), self.name)
 
-    async def _rated(self, shown: list[Passage]) -> list[Any]:
+    async def _rate(self, shown: list[Passage]) -> list[Any]:
         found: list[Any]
         try:
             if _is_async(self.function):
                 found = self._call_all(shown)
             else:
                 found = await self._batcher.ask(shown)
-            # A plain function may return something to wait for, too.
-            return list(await asyncio.gather(*(_arrived(value) for value in found)))
+            # A plain function may return an awaitable, too.
+            return list(await asyncio.gather(*(_await_value(value) for value in found)))
         except StetError:
             raise
         except Exception as error:
@@ -76,5 +76,5 @@ def _is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
 
 
-async def _arrived(value: Any) -> Any:
+async def _await_value(value: Any) -> Any:
     return await value if inspect.isawaitable(value) else value

@@ -1,4 +1,4 @@
-"""A reward read off the draft's own hidden states: no further model is run."""
+"""A reward from the draft's own hidden states, without a further model."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
     from stet.core.step_policy import Step
 
 SETTINGS, WEIGHTS = "head.json", "head.safetensors"
-"""The files of a head."""
+"""The files in a head's folder."""
 
 FORMAT = 1
 
 
 class HeadNet(nn.Module):
-    """Features of each token, pooled over the step, and a number from them.
+    """A network that pools features of a step's tokens and computes a logit from them.
 
-    A step is as good as its worst token, so the features' extremes count beside their mean and the
-    last token's.
+    Features are pooled by their minimum, maximum and mean, and the last token's are added: a single
+    bad token can make a step wrong.
 
     Args:
-        width: D, of the hidden states.
-        inner: H, the size of its own hidden layers; a token has half as many features.
+        width: D, the size of the hidden states.
+        inner: H, the size of the hidden layers; a token has H / 2 features.
     """
 
     def __init__(self, width: int, inner: int) -> None:
@@ -51,11 +51,11 @@ class HeadNet(nn.Module):
         self.output = nn.Linear(inner, 1)
 
     def forward(self, hidden: Tensor, lengths: Tensor) -> Tensor:
-        """The logits of steps, [B].
+        """The logits of B steps, [B].
 
         Args:
             hidden: [B, T, D] float32, padded on the right.
-            lengths: [B] int64, tokens of each step, at least 1.
+            lengths: [B] int64, the number of tokens of each step, at least 1.
         """
         tokens = self.features(functional.gelu(self.read(hidden)))
         places = torch.arange(hidden.shape[1], device=hidden.device)
@@ -71,20 +71,20 @@ class HeadNet(nn.Module):
 
 
 def padded(steps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Steps of [T, D] hidden states each as one batch: [B, T, D] and their lengths [B]."""
+    """Pad steps of [T, D] hidden states each to a batch [B, T, D]; also their lengths [B]."""
     lengths = upload([len(states) for states in steps], steps[0].device)
     return nn.utils.rnn.pad_sequence(list(steps), batch_first=True), lengths
 
 
 @dataclass(frozen=True, slots=True)
 class HeadSettings:
-    """What `head.json` says.
+    """The contents of `head.json`.
 
     Attributes:
-        format: of the files.
+        format: version of the file format.
         pair: fingerprint of the pair that it was trained on.
-        width: of the draft's hidden states.
-        inner: size of its hidden layers.
+        width: size of the draft's hidden states.
+        inner: size of the head's hidden layers.
     """
 
     format: int
@@ -97,12 +97,12 @@ class HeadSettings:
 class RewardHead:
     """A small network on the hidden states that a step's tokens were drawn from.
 
-    It costs no pass of any model. It is fitted to one draft: another pair is refused.
+    It needs no further pass of a model. It is fitted to one draft; other pairs are refused.
 
     Attributes:
         net: the network.
         pair: fingerprint of the pair that it was trained on.
-        name: the folder, for traces.
+        name: its folder, for traces and messages.
     """
 
     net: HeadNet
@@ -116,7 +116,7 @@ class RewardHead:
         """Read a head that `save` wrote.
 
         Raises:
-            LoadError: a file is missing, or is something else.
+            LoadError: a file is missing or invalid.
         """
         folder = Path(folder)
         try:
@@ -145,7 +145,7 @@ class RewardHead:
         return cls(net.eval().requires_grad_(False), settings.pair, str(folder))
 
     def save(self, folder: str | Path) -> None:
-        """Write the two files, weights in bfloat16."""
+        """Write the head to a folder, as two files, with weights in bfloat16."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = self.net.state_dict()
@@ -159,10 +159,10 @@ class RewardHead:
         write_text(folder / SETTINGS, json.dumps(settings, indent=1) + "\n")
 
     def rate(self, step: Step) -> Generator[Operation, Any, list[float]]:
-        """The reward of each candidate, without any operation of a model.
+        """Rate the candidates of a step, without any operation of a model.
 
         Raises:
-            OptionError: the draft's hidden states have another size.
+            OptionError: the draft's hidden states have another size than the head reads.
         """
         yield from ()
         steps = [candidate.hidden for candidate in step.candidates]

@@ -1,4 +1,4 @@
-"""The reward that a user means: the bundled one, a folder, a name on the hub, or a function."""
+"""Loading rewards: bundled ones, from a folder or the hub, or from a function."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from stet.rewards.head import SETTINGS, RewardHead
 from stet.rewards.model import ModelReward
 
 BUNDLED, HEAD = "bundled", "head"
-"""Names of the two rewards that ship with the package."""
+"""The names of the two rewards that ship with the package."""
 
 
 @lru_cache(maxsize=8)
 def load_reward(name: str) -> Reward:
-    """The reward of this name; each is loaded once.
+    """Load the reward of a name; each is loaded once.
 
     Args:
         name: "bundled" for the reward model that ships with the package, "head" for the head on
-            the bundled draft; else the folder of a head, or folder or hub name of a classifier.
+            the bundled draft; otherwise the folder of a head, or the folder or hub name of a
+            classifier.
 
     Raises:
         LoadError: files are missing or unreadable.
-        CompatibilityError: it is no classifier.
+        CompatibilityError: the model is no classifier.
     """
     if name == HEAD:
         head = RewardHead.load(REWARD_HEAD)
@@ -36,7 +37,7 @@ def load_reward(name: str) -> Reward:
         return head
     if name == BUNDLED:
         reward = ModelReward.load(REWARD)
-        # It knows the problems of the bundled pair and nothing else.
+        # It was trained on the problems of the bundled pair alone.
         reward.name, reward.pair = BUNDLED, _pair_of(REWARD)
         return reward
     folder = Path(name).expanduser()
@@ -46,7 +47,7 @@ def load_reward(name: str) -> Reward:
 
 
 def as_reward(reward: str | Reward | Function) -> Reward:
-    """The reward that a user means by a name, an object or a function.
+    """The reward that a name, an object or a function stands for.
 
     Raises:
         OptionError: it is none of these.

@@ -1,4 +1,4 @@
-"""Process reward models from Hugging Face: sequence classifiers and token classifiers."""
+"""Process reward models of transformers: sequence classifiers and token classifiers."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from stet.core.errors import CompatibilityError, LoadError, StetError
 from stet.core.needs import Need
 from stet.core.operations import Await, Operation
 from stet.core.tensors import upload
-from stet.rewards.base import checked, passages
+from stet.rewards.base import check_rewards, passages
 from stet.rewards.batching import Batcher
 
 if TYPE_CHECKING:
     from stet.core.step_policy import Step
 
 SEQUENCE, TOKEN = "ForSequenceClassification", "ForTokenClassification"
-"""Ends of the names of the architectures that can be read."""
+"""The suffixes of the names of supported architectures."""
 
 
 @dataclass(eq=False)
 class ModelReward:
-    """A classifier that reads prompt, steps so far and candidate as one text.
+    """A reward model: a classifier that reads prompt, steps so far and candidate as one text.
 
-    A sequence classifier judges the text, a token classifier its last token. With one label the
+    A sequence classifier rates the text, a token classifier its last token. With one label the
     reward is the sigmoid of its logit; with several it is the probability of the last one. The
     text has no special tokens but those that the classifier's own tokenizer adds.
 
     Attributes:
         model: a transformers classifier.
-        tokenizer: its own.
-        name: folder or hub name, for traces.
+        tokenizer: the classifier's tokenizer.
+        name: folder or hub name, for traces and messages.
         max_length: the longest text, in the classifier's tokens; None for any.
-        max_batch: texts that are read together at most.
+        max_batch: the largest number of texts in a batch.
         pair: fingerprint of the only pair that it may be used with; None for any.
     """
 
@@ -56,20 +56,20 @@ class ModelReward:
         """Prepare the model for reading batches.
 
         Raises:
-            CompatibilityError: it is no classifier.
+            CompatibilityError: the model is no classifier.
             OptionError: `max_batch` is not positive.
         """
         kind = _kind([type(self.model).__name__])
         if kind is None:
             raise CompatibilityError(
                 f"{self.name} is a {type(self.model).__name__}, no sequence or token classifier; "
-                "give a function of prompt, steps and candidate that asks it."
+                "give a function of prompt, steps and candidate that calls it."
             )
         self._by_token = kind == TOKEN
         config: Any = self.model.config
         pads = (self.tokenizer.pad_token_id, config.pad_token_id, self.tokenizer.eos_token_id, 0)
         self._pad = next(pad for pad in pads if pad is not None)
-        # By it a sequence classifier over a decoder finds the last token of a padded text.
+        # A sequence classifier over a decoder finds the last token of a padded text by it.
         config.pad_token_id = self._pad
         self.model.eval()
         self.model.requires_grad_(False)
@@ -86,19 +86,19 @@ class ModelReward:
         max_length: int | None = None,
         max_batch: int = 16,
     ) -> ModelReward:
-        """Load a classifier and its tokenizer; safetensors only, and no code of its own is run.
+        """Load a classifier and its tokenizer, from safetensors only and without remote code.
 
         Args:
             name_or_path: a folder, or a name on the Hugging Face hub.
             dtype: "auto" (as saved; on a CPU float32), "float32", "bfloat16" or "float16".
             device: "auto" (CUDA if there is any), "cpu", "cuda", "cuda:1", ...
             revision: branch, tag or commit on the hub.
-            max_length: the longest text in tokens; None: the model's context.
-            max_batch: texts that are read together at most.
+            max_length: the longest text in tokens; None: the model's context length.
+            max_batch: the largest number of texts in a batch.
 
         Raises:
             LoadError: files are missing or unreadable.
-            CompatibilityError: it is no classifier, or brings code of its own.
+            CompatibilityError: the model is no classifier, or needs remote code.
         """
         # transformers takes a second to import, and most policies never need it.
         from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
@@ -116,7 +116,7 @@ class ModelReward:
         if kind is None:
             raise CompatibilityError(
                 f"{name} is no sequence or token classifier ({config.architectures}); give a "
-                "reward model, or a function of prompt, steps and candidate that asks this one."
+                "reward model, or a function of prompt, steps and candidate that calls this one."
             )
         place = loading.device_of(device)
         wanted = loading.dtype_of(dtype)
@@ -154,18 +154,18 @@ class ModelReward:
         )
 
     def rate(self, step: Step) -> Generator[Operation, Any, list[float]]:
-        """The reward of each candidate; texts of all requests are read together.
+        """Rate the candidates of a step; texts of all requests are batched.
 
         Raises:
-            StetError: a text is too long, or the model gives no number.
+            StetError: a text is too long, or the model returns no number.
         """
         texts = [passage.text for passage in passages(step)]
         rewards: list[float] = yield Await(self._batcher.ask(texts))
-        return checked(rewards, len(texts), self.name)
+        return check_rewards(rewards, len(texts), self.name)
 
     @torch.inference_mode()
     def read(self, texts: Sequence[str]) -> list[float]:
-        """The reward of each text, 0 to 1.
+        """Compute the reward of each text, 0 to 1.
 
         Raises:
             StetError: a text is longer than the model can read.
@@ -178,15 +178,15 @@ class ModelReward:
                 f"with its steps has {longest}; lower max_new_tokens, or choose another reward."
             )
         device: torch.device = self.model.get_input_embeddings().weight.device
-        # On the right, so that positions count from the text's own beginning.
+        # Padded on the right, so that positions count from the beginning of each text.
         rows = [tokens + [self._pad] * (longest - len(tokens)) for tokens in encoded]
         mask = [[1] * len(tokens) + [0] * (longest - len(tokens)) for tokens in encoded]
         tokens, present = upload(rows, device), upload(mask, device)
         logits: Tensor = self.model(input_ids=tokens, attention_mask=present).logits.float()
         if self._by_token:
             logits = logits[torch.arange(len(rows), device=device), present.sum(1) - 1]
-        chances = logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)
-        rewards: list[float] = chances[:, -1].tolist()
+        probabilities = logits.sigmoid() if logits.shape[-1] == 1 else logits.softmax(-1)
+        rewards: list[float] = probabilities[:, -1].tolist()
         return rewards
 
 

@@ -1,4 +1,4 @@
-"""Signals: what a model's own numbers say about a step that it wrote."""
+"""Signals: numbers from the models themselves that tell how good a step is."""
 
 from stet.signals.agreement import agreeing, centrality
 from stet.signals.base import SIGNALS, Signal

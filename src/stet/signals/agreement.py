@@ -1,4 +1,4 @@
-"""How much the candidates of a step agree with each other."""
+"""Agreement among the candidates of a step."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from stet.core.steps import normalised
 
 
 def agreeing(texts: Sequence[str]) -> list[float]:
-    """For each text, the share of all that say the same once case and white space are ignored."""
+    """For each text, the share of texts equal to it, case and white space aside."""
     keys = [normalised(text) for text in texts]
     counts = Counter(keys)
     return [counts[key] / len(keys) for key in keys]
 
 
 def centrality(embeddings: Tensor) -> list[float]:
-    """How close each candidate is to the others: the soft medoid's criterion.
+    """The closeness of each candidate to the others, by the criterion of the soft medoid.
 
     With S the matrix of cosines, the published selector takes argmin_j softmax(S)_jj, the softmax
     over each row. That is argmax_j of the sum over l != j of exp(S_jl), which is returned here
@@ -28,7 +28,7 @@ def centrality(embeddings: Tensor) -> list[float]:
     Source: the self-consistency selector of SpecGuard, arXiv 2604.15244.
 
     Args:
-        embeddings: [k, D], one for each candidate.
+        embeddings: [k, D], one row for each candidate.
     """
     count = embeddings.shape[0]
     if count < 2:

@@ -1,4 +1,4 @@
-"""Every signal by name: what it needs, which way is good, and how it maps to 0..1 by itself."""
+"""All signals by name: what each needs, its sign, and its default normalisation to 0..1."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ class Signal:
     """A number about each candidate of a step.
 
     Attributes:
-        name: what users call it.
-        about: one line for people.
-        needs: what the engine must keep for it.
+        name: its name in parameters and reports.
+        about: a description in one line.
+        needs: what the engine must keep of the draft's passes for it.
         sign: 1 if more of it is better, -1 if less is.
-        measure: the raw values for all candidates of a step, in order.
-        unit: from a raw value to 0 (worst) .. 1 where no calibration says how.
-        capture: which attention the engine must keep for it; None: none.
+        measure: computes the raw values of all candidates of a step, in order.
+        unit: maps a raw value to 0 (worst) .. 1 (best), where no calibration gives a range.
+        capture: which attention the engine must capture for it; None: none.
         best: the best raw value that is still possible for a greedy step whose first tokens have
-            these log-probabilities; None: any.
+            these log-probabilities; None: no bound is known.
         best_of_favourites: whether `best` holds only where each token is the most probable one of
             its raw distribution, which penalties and biases may change.
-        reads: which of a candidate's statistics it is made of (`stet.core.block.STATISTICS`).
+        reads: which of a candidate's statistics it is computed from
+            (`stet.core.block.STATISTICS`); None: none.
     """
 
     name: str
@@ -100,11 +101,11 @@ SIGNALS: dict[str, Signal] = {
     **{name: _grounding(name) for name in GROUNDING},
     "agreement": Signal(
         "agreement",
-        "The share of the candidates that say the same.",
+        "The share of the candidates with the same text.",
         frozenset(),
         1,
         _agreement,
         lambda value: value,
     ),
 }
-"""Every signal, by name."""
+"""All signals, by name."""

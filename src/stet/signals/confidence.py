@@ -1,7 +1,7 @@
-"""How sure a model was while it wrote a step, from its raw distributions.
+"""Confidence of a model in a step that it wrote, from its raw distributions.
 
-Raw means at temperature 1 and before any truncation, penalty or bias: what was sampled from says
-more about the settings than about the text.
+Raw means at temperature 1 and before any truncation, penalty or bias: the distribution that was
+sampled from depends on the settings more than on the text.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ WORST = 3
 """Tokens that `worst_logprob` averages over."""
 
 LOW = 0.1
-"""The quantile of `low_logprob`."""
+"""The quantile that `low_logprob` takes."""
 
 
 def min_logprob(found: Statistics) -> float:
-    """The smallest log-probability of a token, in nats.
+    """The smallest log-probability of a token of the step, in nats.
 
     Source: LPBV of SpecGuard, arXiv 2604.15244.
     """
@@ -32,15 +32,15 @@ def mean_logprob(found: Statistics) -> float:
 
 
 def sum_logprob(found: Statistics) -> float:
-    """The log-probability of the whole step, in nats: every doubt counts, also several small ones.
+    """The log-probability of the whole step, in nats: the sum over its tokens.
 
-    Long steps have less of it, as they have more places to go wrong.
+    It is lower for long steps, which have more tokens to go wrong.
     """
     return math.fsum(found.logprobs)
 
 
 def low_logprob(found: Statistics) -> float:
-    """A low quantile of the log-probabilities, in nats: some doubt about one token is forgiven."""
+    """A low quantile of the log-probabilities, in nats; a single improbable token is ignored."""
     ordered = sorted(found.logprobs)
     return ordered[math.floor(LOW * (len(ordered) - 1))]
 
@@ -48,7 +48,7 @@ def low_logprob(found: Statistics) -> float:
 def worst_logprob(found: Statistics) -> float:
     """The mean of the few smallest log-probabilities, in nats.
 
-    One doubtful token alone does not decide, as it does in the minimum.
+    A single improbable token does not decide alone, as it does for the minimum.
     """
     ordered = sorted(found.logprobs)[:WORST]
     return math.fsum(ordered) / len(ordered)
@@ -60,12 +60,12 @@ def max_entropy(found: Statistics) -> float:
 
 
 def mean_entropy(found: Statistics) -> float:
-    """The mean entropy, in nats."""
+    """The mean entropy of the tokens' distributions, in nats."""
     return math.fsum(found.entropies) / len(found.entropies)
 
 
 def min_margin(found: Statistics) -> float:
-    """The smallest margin of the best token over the second, in nats."""
+    """The smallest margin of the most probable token over the second, in nats."""
     return min(found.margins)
 
 
@@ -82,7 +82,7 @@ CONFIDENCE: dict[str, Callable[[Statistics], float]] = {
         min_margin,
     )
 }
-"""Every signal of confidence, by name."""
+"""All signals of confidence, by name."""
 
 
 def _best_min_logprob(logprobs: Sequence[float]) -> float:
@@ -99,8 +99,8 @@ def _best_worst_logprob(logprobs: Sequence[float]) -> float:
 
 
 def _best_max_entropy(logprobs: Sequence[float]) -> float:
-    # No distribution has less entropy than the surprise at its most probable token. Nothing is
-    # known by the surprise at another token, such as a penalty brings forth.
+    # The entropy of a distribution is at least -log p of its most probable token. Another token, as
+    # a penalty may choose, gives no bound.
     return -min(logprobs, default=0.0)
 
 
@@ -110,4 +110,4 @@ BEST: dict[str, Callable[[Sequence[float]], float]] = {
     "worst_logprob": _best_worst_logprob,
     "max_entropy": _best_max_entropy,
 }
-"""The best value of a signal that is still possible for a greedy step, by its first tokens."""
+"""Functions from a greedy step's first log-probabilities to a bound on a signal, by its name."""

@@ -1,34 +1,35 @@
-"""How much of a step rests on its context, read from the attention of the model that wrote it.
+"""Grounding of a step in its context, from the attention of the model that wrote it.
 
-**What is looked at.** The context is the n tokens of the prompt and of the steps that stand, at
-positions 0 .. n - 1; the step is the T tokens at positions n .. n + T - 1. Token t of the step,
-t = 0 .. T - 1, was drawn at position n + t - 1, by the output of the token just before it, and it
-is the query at that position whose attention is taken: it is there when the token is drawn, while
-the token's own query comes a pass later, and that of the step's last token never. So row t covers
-the positions 0 .. n + t - 1, and row 0 belongs to the context's last token.
+**Queries.** The context is the n tokens of the prompt and of the accepted steps, at positions
+0 .. n - 1; the step is the T tokens at positions n .. n + T - 1. Token t of the step,
+t = 0 .. T - 1, was drawn at position n + t - 1, from the output of the token just before it. The
+attention of the query at that position is taken: it is computed when the token is drawn, while the
+token's own query is computed one pass later, and that of the step's last token never. So row t
+covers the positions 0 .. n + t - 1, and row 0 belongs to the context's last token.
 
 **Rows.** In each of the last m layers, weights below `zero_below` become 0 in every head
 (`zero_in="heads"`), the rows are averaged over heads, weights of the mean below `zero_below` become
 0 (`zero_in="mean"`), the weight of position 0 becomes 0 (`sink`), the row is divided by its sum
-(`renormalise` or `sink`; a row of which nothing is left stays 0), and last A becomes
+(`renormalise` or `sink`; a row of zeros stays 0), and finally A becomes
 0.5 A + 0.5 I (`residual`), I having its 1 at the position of the row's own query, n + t - 1.
 
 **Rollout.** R is the product A_L A_(L-1) ... A_(L-m+1), last layer first, of matrices over
 positions in which row n + t - 1 of A_l is row t above, and G(t) is the sum of R[n + t - 1, j] over
-j < n. Rows of the context are absorbing: what reaches the context stays there and counts in full.
-Where rows sum to 1 that is a fact, as the context attends to nothing else; with zeroing it is our
-reading, since its rows are not computed anew for each step. (Row 0 is a row of the context as well:
-it is taken as it is where a rollout starts, and as absorbing where one passes.) With
+j < n. Rows of the context are absorbing: weight that reaches the context stays there and counts in
+full. Where rows sum to 1 this is exact, as the context attends to nothing else; with zeroing it is
+our interpretation, since the context's rows are not computed again for each step. (Row 0 is a row
+of the context as well: it is taken as it is where a rollout starts, and as absorbing where one
+passes through it.) With
 
     c_l[t] = sum of A_l[t, j] over j < n
     S_l[t, s] = A_l[t, n + s - 1] for s = 1 .. T - 1, and S_l[t, 0] = 0
 
-(what step positions see of the context and of each other; s = 0 is a position of the context) this
-is G = c_L + S_L (c_(L-1) + S_(L-1) (c_(L-2) + ...)). While rows sum to 1, it is 1 less the row sums
-of S_L S_(L-1) S_(L-2): no matrix over all positions is needed.
+(the weights from the step to the context and within the step; s = 0 is a position of the context)
+this is G = c_L + S_L (c_(L-1) + S_(L-1) (c_(L-2) + ...)). Where rows sum to 1, it is 1 less the row
+sums of S_L S_(L-1) S_(L-2): no matrix over all positions is needed.
 
-Source: ABGV of SpecGuard, arXiv 2604.15244. It does not say whether there is a residual term or a
-renormalisation, nor what becomes of the first token's share, nor which queries are meant.
+Source: ABGV of SpecGuard, arXiv 2604.15244. The paper does not state whether there is a residual
+term or a renormalisation, how the first token's weight is treated, or which queries are meant.
 """
 
 from __future__ import annotations
@@ -54,19 +55,19 @@ PLACES = ("heads", "mean")
 
 @dataclass(frozen=True, slots=True)
 class Grounding:
-    """A step's grounding: how much of its tokens' attention ends in the context.
+    """The grounding of a step: the share of its tokens' attention that ends in the context.
 
-    The module's text has the definition.
+    The docstring of the module gives the definition.
 
     Attributes:
-        layers: m, how many of the last layers are rolled out; all where the model has fewer.
-        statistic: over the step's tokens: "min", "mean" or "low", a quantile of 0.1.
+        layers: m, how many of the last layers are used; all where the model has fewer.
+        statistic: over the step's tokens: "min", "mean" or "low", the 0.1 quantile.
         residual: mix every layer's attention with the identity, half and half.
         zero_below: weights below it count as 0; 0 for none.
-        zero_in: whether those of single "heads" or of their "mean" are meant.
-        renormalise: let rows sum to 1 again after that.
-        sink: leave out the weight of the first token, on which many heads park what they have no
-            use for, and let rows sum to 1 without it.
+        zero_in: whether that applies to weights of single "heads" or of their "mean".
+        renormalise: scale rows to sum to 1 after that.
+        sink: set the weight of the first token, an attention sink, to 0, and scale rows to sum to 1
+            without it.
     """
 
     layers: int = 3
@@ -94,7 +95,7 @@ class Grounding:
 
     @property
     def capture(self) -> AttentionCapture:
-        """Which attention the engine must keep."""
+        """Which attention the engine must capture."""
         return AttentionCapture(self.layers, frozenset({self._floor}))
 
     @property
@@ -109,9 +110,9 @@ class Grounding:
         """The grounding of a step, 0 to 1.
 
         Args:
-            attention: [layers, T, n + T - 1] the rows of the last layers, ascending, averaged over
-                heads, zeroed in each head already where that is asked for.
-            context: n, the tokens before the step.
+            attention: [layers, T, n + T - 1], the rows of the last layers, ascending, averaged over
+                heads, and with `zero_in="heads"` already zeroed in each head.
+            context: n, the number of tokens before the step.
         """
         values: list[float] = self.tokens(attention, context).tolist()
         if self.statistic == "mean":
@@ -121,12 +122,12 @@ class Grounding:
         return sorted(values)[math.floor(LOW * (len(values) - 1))]
 
     def tokens(self, attention: Tensor, context: int) -> Tensor:
-        """[T] the grounding of each token of a step; arguments as in `step`."""
+        """The grounding of each token of a step, [T]; arguments as in `step`."""
         if attention.shape[0] > self.layers:
             attention = attention[-self.layers :]
         rows = self._rows(attention.float(), context)
-        # Few operations, as they cost more than the numbers do. What follows the context are the
-        # columns of rows 1 .. T - 1.
+        # Few operations, as their number determines the cost. The columns after the context are
+        # those of rows 1 .. T - 1.
         to_context, among = rows.tensor_split((context,), -1)
         grounding, *onto = to_context.sum(-1).unbind()
         for direct, block in zip(onto, among.unbind()[1:], strict=True):
@@ -134,7 +135,7 @@ class Grounding:
         return grounding
 
     def _rows(self, rows: Tensor, context: int) -> Tensor:
-        """[layers, T, S], as the rollout takes them."""
+        """The rows [layers, T, S] as the rollout of the module's docstring takes them."""
         if self.zero_in == "mean" and self.zero_below > 0:
             rows = rows.masked_fill(rows < self.zero_below, 0)
         if self.sink:
@@ -158,7 +159,7 @@ GROUNDING: dict[str, tuple[str, Grounding]] = {
         PUBLISHED,
     ),
     "grounding_plain": (
-        "The same with all weights counted, however small.",
+        "As `grounding`, but with all weights counted, however small.",
         Grounding(layers=3, statistic="min"),
     ),
     "grounding_mean": (
@@ -166,12 +167,12 @@ GROUNDING: dict[str, tuple[str, Grounding]] = {
         Grounding(layers=1, statistic="mean"),
     ),
     "grounding_mean_zeroed": (
-        "The same with weights of a head below 0.01 left out.",
+        "As `grounding_mean`, but with weights of a head below 0.01 left out.",
         Grounding(layers=1, statistic="mean", zero_below=0.01),
     ),
     "grounding_mean_without_sink": (
-        "The same with all weights counted but those on the first token.",
+        "As `grounding_mean`, but without the weights on the first token.",
         Grounding(layers=1, statistic="mean", sink=True),
     ),
 }
-"""Every signal of grounding, by name: one line for people, and its settings."""
+"""All signals of grounding, by name: a description in one line, and the settings."""

@@ -1,4 +1,4 @@
-"""Both ways on from every disagreement, to their ends: what an arbiter learns from."""
+"""Branches: rollouts of both tokens from every mismatch, which an arbiter is trained on."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from stet.pair import Pair
 
 CELLS = ("both right", "draft only", "target only", "neither")
-"""What can come of a disagreement: whose token leads to the right answer."""
+"""The outcomes of a mismatch: whose token leads to the right answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Branches:
-    """N disagreements and what came of both ways on, column by column.
+    """N mismatches with the outcomes of both tokens, column by column.
 
     Attributes:
-        features: [N, F] float32, what is known when the decision is due.
-        question: [N] int64, place of the question in the task.
-        place: [N] int64, tokens of the answer before it.
+        features: [N, F] float32, the features at the time of the decision.
+        question: [N] int64, index of the question in the task.
+        place: [N] int64, number of tokens of the answer before the mismatch.
         draft: [N] int64, the draft's token.
-        target: [N] int64, the target's.
-        with_draft: [N] bool, whether the answer comes out right with the draft's token.
-        with_target: [N] bool, the same with the target's.
+        target: [N] int64, the target's token.
+        with_draft: [N] bool, whether the answer is right with the draft's token.
+        with_target: [N] bool, whether the answer is right with the target's token.
     """
 
     features: Tensor
@@ -48,40 +48,39 @@ class Branches:
     with_target: Tensor
 
     def __len__(self) -> int:
-        """How many."""
+        """The number of mismatches."""
         return len(self.question)
 
     def advantage(self, cost: float) -> Tensor:
-        """[N] float32: what the draft's token is worth more than the target's.
+        """The advantage of the draft's token over the target's, [N] float32.
 
         Args:
-            cost: of a target's token that stands against the draft's, in right answers: it ends a
-                block.
+            cost: cost of a rejected mismatch, in right answers: it ends a block.
         """
         return self.with_draft.float() - self.with_target.float() + cost
 
     def cells(self) -> dict[str, int]:
-        """How many of each kind of outcome."""
+        """The number of mismatches of each outcome."""
         draft, target = self.with_draft, self.with_target
         found = (draft & target, draft & ~target, ~draft & target, ~draft & ~target)
         return {name: int(which.sum()) for name, which in zip(CELLS, found, strict=True)}
 
     def where(self, chosen: Tensor) -> Branches:
-        """Some of them, by a mask or by places."""
+        """A part of the branches, by a mask or by indices."""
         return Branches(*(getattr(self, name)[chosen] for name in _COLUMNS))
 
     def save(self, path: Path) -> None:
-        """Write the columns; a reader sees all of them or none."""
+        """Write the columns to a file, atomically."""
         partial = path.with_suffix(".partial")
         save_file({name: getattr(self, name).contiguous() for name in _COLUMNS}, partial)
         partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Branches:
-        """Read what `save` wrote.
+        """Read branches that `save` wrote.
 
         Raises:
-            StetError: the file is something else.
+            StetError: the file holds no branches.
         """
         try:
             columns = load_file(path)
@@ -90,17 +89,15 @@ class Branches:
             raise StetError(f"{path} holds no branches ({error}).") from error
 
     @classmethod
-    def joined(cls, parts: Iterable[Branches]) -> Branches:
-        """Several sets as one.
+    def join(cls, parts: Iterable[Branches]) -> Branches:
+        """Join several sets of branches.
 
         Raises:
             StetError: there are none.
         """
         found = list(parts)
         if not found:
-            raise StetError(
-                "There are no branches: the models never disagreed, or nothing was run."
-            )
+            raise StetError("There are no branches: there were no mismatches, or nothing was run.")
         return cls(*(torch.cat([getattr(p, name) for p in found]) for name in _COLUMNS))
 
 
@@ -111,14 +108,14 @@ _COLUMNS = ("features", "question", "place", "draft", "target", "with_draft", "w
 class Brancher:
     """Collects branches of a policy's own answers, resumably: one file for each batch of questions.
 
-    The answer itself is one of the two ways on from each of its disagreements; the other is
-    finished by the same policy. What is right is the task's to say: with the target's own answers
-    as references these are AutoJudge's labels.
+    The answer itself is the rollout of one of the two tokens at each of its mismatches; that of the
+    other token is finished by the same policy. The references of the task are the label source:
+    with the target's own answers these are the labels of AutoJudge.
 
     Attributes:
         pair: the models.
         task: graded questions.
-        policy: decides by a threshold, on the way and behind the branch.
+        policy: decides by a threshold, before and after the branch.
         batch: questions at a time.
     """
 
@@ -133,15 +130,15 @@ class Brancher:
         questions: Sequence[int],
         on_batch: Callable[[int], None] | None = None,
     ) -> Branches:
-        """Branches of these questions; batches whose file is there are read.
+        """Collect branches of questions; batches whose file exists are read from it.
 
         Args:
-            folder: of the files.
-            questions: places in the task.
-            on_batch: told how many questions are done.
+            folder: folder of the files.
+            questions: indices of the questions in the task.
+            on_batch: called with the number of questions that are done.
 
         Raises:
-            StetError: the models never disagreed.
+            StetError: there are no questions.
         """
         folder.mkdir(parents=True, exist_ok=True)
         parts: list[Branches] = []
@@ -149,13 +146,14 @@ class Brancher:
             chunk = questions[start : start + self.batch]
             path = folder / f"branches-{number:05d}.safetensors"
             if not path.exists():
-                self._branches(chunk).save(path)
+                self._collect_batch(chunk).save(path)
             parts.append(Branches.load(path))
             if on_batch is not None:
                 on_batch(start + len(chunk))
-        return Branches.joined(parts)
+        return Branches.join(parts)
 
-    def _branches(self, questions: Sequence[int]) -> Branches:
+    def _collect_batch(self, questions: Sequence[int]) -> Branches:
+        """Collect branches of a batch of questions."""
         rollouts = roll_out(self.pair, self.task, questions, self.policy)
         assert self.task.grader is not None
         finishing = Rollouts(
@@ -183,7 +181,7 @@ class Brancher:
         )
 
     def _flips(self, rollout: Rollout) -> list[Prefix]:
-        """The answer up to each decision, with the other token."""
+        """The answer up to each decision, followed by the other token."""
         reference = self.task.questions[rollout.question].reference or ""
         return [
             Prefix(

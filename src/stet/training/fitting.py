@@ -1,4 +1,4 @@
-"""The warm start: an arbiter that is fitted to branches, each weighed by what it is worth."""
+"""The warm start: an arbiter fitted to branches, each weighted by how much it matters."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PATIENCE = 40
 
 @dataclass(frozen=True, slots=True)
 class FitSettings:
-    """How an arbiter is fitted.
+    """Settings of the warm start.
 
     Attributes:
-        hidden: widths of its hidden layers; none for a line.
-        cost: of a target's token that stands, in right answers.
-        rate: step size of the optimiser.
+        hidden: widths of the network's hidden layers; none for a linear model.
+        cost: cost of a rejected mismatch, in right answers.
+        rate: learning rate.
         decay: weight decay.
-        seed: of the first weights.
+        seed: seed of the initial weights.
     """
 
     hidden: Sequence[int] = (32,)
@@ -36,10 +36,10 @@ class FitSettings:
 
 
 def loss_of(network: Network, branches: Branches, cost: float) -> Tensor:
-    """Cost-sensitive log loss: each branch counts as much as the choice between its tokens matters.
+    """The cost-sensitive log loss: each branch is weighted by how much its decision matters.
 
-    Where only the draft's token leads to the right answer, or only the target's, that is about 1;
-    where both do or neither, it is `cost`, in favour of the draft's.
+    The weight is about 1 where only one of the tokens leads to the right answer. Where both or
+    neither do it is `cost`, in favour of the draft's token.
     """
     advantage = branches.advantage(cost)
     losses = functional.binary_cross_entropy_with_logits(
@@ -49,12 +49,13 @@ def loss_of(network: Network, branches: Branches, cost: float) -> Tensor:
 
 
 def fit(training: Branches, validation: Branches, settings: FitSettings) -> Network:
-    """The network whose loss on the validation branches was lowest on the way.
+    """Fit a network; the state with the lowest loss on the validation branches is returned.
 
     Args:
-        training: what it is fitted to, in full batches: there are thousands, not millions.
+        training: the branches that it is fitted to, in full batches: there are thousands, not
+            millions.
         validation: branches of other questions.
-        settings: how.
+        settings: the settings of the fit.
     """
     generator = torch.random.get_rng_state()
     torch.manual_seed(settings.seed)

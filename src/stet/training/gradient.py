@@ -1,4 +1,4 @@
-"""Policy gradient: the arbiter learns from whole answers that its own decisions led to."""
+"""Policy gradient: the arbiter is trained on the outcomes of its own decisions."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ from stet.training.branches import Branches
 from stet.training.rollout_policy import Rollout
 
 LEAST_SPREAD = 0.3
-"""Rewards of a group are never stretched further than one that is this far apart."""
+"""The smallest standard deviation by which a group's rewards are divided."""
 
 
 @dataclass(frozen=True, slots=True)
 class GradientSettings:
-    """How the arbiter is improved.
+    """Settings of policy gradient.
 
     Attributes:
-        group: answers to each question, from which the advantage of each is reckoned.
-        questions: of a round.
+        group: answers to each question, from which their advantages are computed.
+        questions: questions of a round.
         epochs: passes over a round's decisions.
-        clip: how far the chance of a decision may move within a round, as a ratio (as in PPO).
-        cost: of a target's token that stands, in right answers.
-        entropy: weight of the decisions' entropy, so that chance is not given up early.
-        kl: weight of the distance to the warm start, in nats.
-        rate: step size of the optimiser.
+        clip: clipping range of the probability ratio of a decision (as in PPO).
+        cost: cost of a rejected mismatch, in right answers.
+        entropy: weight of the entropy bonus, which keeps decisions from becoming deterministic
+            early.
+        kl: weight of the KL divergence from the warm start, in nats.
+        rate: learning rate.
     """
 
     group: int = 8
@@ -44,15 +45,15 @@ class GradientSettings:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """The decisions of a round, D of them, with their advantages.
+    """The D decisions of a round, with their advantages.
 
     Attributes:
-        features: [D, F] float32.
-        stood: [D] bool, the draft's token was kept.
-        advantage: [D] float32, of the answer that the decision was part of.
-        reward: mean over the answers.
+        features: [D, F] float32, the features of each decision.
+        stood: [D] bool, whether the draft's token was accepted.
+        advantage: [D] float32, the advantage of the answer that the decision is part of.
+        reward: mean reward of the answers.
         right: share of right answers.
-        used: share of groups in which answers differed in reward: others teach nothing.
+        used: share of groups whose answers differ in reward: the others have no gradient.
     """
 
     features: Tensor
@@ -63,13 +64,14 @@ class Round:
     used: float
 
 
-def gathered(rollouts: Sequence[Rollout], settings: GradientSettings, inputs: int) -> Round:
-    """A round's decisions, each with the group-relative advantage of its answer.
+def gather(rollouts: Sequence[Rollout], settings: GradientSettings, inputs: int) -> Round:
+    """Gather a round's decisions, each with the group-relative advantage of its answer.
 
     An answer's advantage is its reward less the mean of its group, divided by the group's standard
-    deviation, or by `LEAST_SPREAD` where that is larger: in a group of right answers alone rewards
-    differ by what blocks cost, and dividing by that little would make it count as much as being
-    right. Groups whose answers were all worth the same are left out.
+    deviation, or by `LEAST_SPREAD` where that is larger. In a group of only right answers rewards
+    differ by the cost of rejected mismatches alone; divided by so small a deviation, that cost
+    would count as much as a right answer. Groups whose answers all have the same reward are left
+    out.
     """
     groups: dict[int, list[Rollout]] = {}
     for rollout in rollouts:
@@ -103,7 +105,7 @@ def gathered(rollouts: Sequence[Rollout], settings: GradientSettings, inputs: in
 
 
 def reward_of(rollout: Rollout, cost: float) -> float:
-    """A right answer, less what its blocks cost."""
+    """The reward of an answer: 1 if it is right, less `cost` for each rejected mismatch."""
     declined = sum(not d.accepted for d in rollout.mismatches)
     return float(rollout.right) - cost * declined
 
@@ -118,11 +120,11 @@ def improve(
     """Update the network on one round of its own sampled decisions.
 
     Args:
-        network: what is improved, in place.
-        start: the warm start, to which it stays near.
-        optimiser: of its weights.
+        network: the network, which is updated in place.
+        start: the warm start, from which the KL divergence is penalised.
+        optimiser: the optimiser of the network's weights.
         found: the round.
-        settings: how.
+        settings: settings of policy gradient.
 
     Returns:
         Means over the last pass: `kl` to the warm start and `entropy`, in nats, and `moved`, the
@@ -160,10 +162,10 @@ def improve_by_flips(
     branches: Branches,
     settings: GradientSettings,
 ) -> dict[str, float]:
-    """The same from counterfactuals: at each decision, what the other token would have led to.
+    """Update the network on branches, which have the outcomes of both tokens at each decision.
 
-    Both actions' outcomes are known, so the expected advantage is followed instead of a sampled
-    one: its gradient is that of the sum over decisions of p(draft) times the difference.
+    As both outcomes are known, the expected advantage is maximised instead of a sampled one: the
+    mean over decisions of p(draft) times the difference of the outcomes.
     """
     advantage = branches.advantage(settings.cost)
     with torch.no_grad():
@@ -182,14 +184,14 @@ def improve_by_flips(
 
 
 def entropy_of(logits: Tensor) -> Tensor:
-    """Of the decision, in nats, by its log-odds."""
+    """The entropy of decisions, in nats, from their logits."""
     p = logits.sigmoid()
     return -(p * functional.logsigmoid(logits) + (1 - p) * functional.logsigmoid(-logits))
 
 
 def divergence(logits: Tensor, anchor: Tensor) -> Tensor:
-    """KL of the decision from another one's, in nats, by their log-odds."""
+    """The KL divergence of decisions from others, in nats, from the logits of both."""
     p = logits.sigmoid()
     accepted = functional.logsigmoid(logits) - functional.logsigmoid(anchor)
-    falls = functional.logsigmoid(-logits) - functional.logsigmoid(-anchor)
-    return p * accepted + (1 - p) * falls
+    rejected = functional.logsigmoid(-logits) - functional.logsigmoid(-anchor)
+    return p * accepted + (1 - p) * rejected

@@ -1,4 +1,4 @@
-"""How much an arbiter relies on each feature: what is lost when its values are shuffled."""
+"""Permutation importance: what an arbiter loses when the values of a feature are shuffled."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ REPEATS = 20
 def importance(
     network: Network, branches: Branches, sizes: Sequence[int], cost: float, seed: int = 0
 ) -> list[float]:
-    """For each feature, right answers lost for each hundred disagreements when it is shuffled.
+    """For each feature, right answers lost per 100 mismatches when its values are shuffled.
 
     Args:
-        network: the arbiter's.
-        branches: whose features are shuffled among them, one feature at a time.
-        sizes: numbers that each feature makes.
-        cost: as the arbiter was fitted with.
-        seed: of the shuffling.
+        network: the arbiter's network.
+        branches: the branches among which values are shuffled, one feature at a time.
+        sizes: the size of each feature.
+        cost: the cost of a rejected mismatch that the arbiter was fitted with.
+        seed: seed of the shuffling.
     """
     generator = torch.Generator().manual_seed(seed)
     advantage = branches.advantage(cost)

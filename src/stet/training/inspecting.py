@@ -1,4 +1,4 @@
-"""A look at collected branches: what came of them, and which features tell the ways apart."""
+"""Inspecting collected branches: their outcomes, and how well each feature predicts them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from stet.training.branches import Branches
 
 @dataclass(frozen=True, slots=True)
 class Inspected:
-    """The branches of one folder.
+    """Statistics of the branches of one folder.
 
     Attributes:
-        name: of the folder.
-        questions: that they are of.
-        branches: how many.
-        cells: what came of them.
-        auroc: for each feature that is a single number: the chance that it is larger where only the
-            draft's token leads to the right answer than where only the target's does, and its mean
-            in both; best first.
+        name: name of the folder.
+        questions: number of questions that the branches are from.
+        branches: number of branches.
+        cells: number of branches of each outcome.
+        auroc: for each feature that is a single number: the probability that it is larger where
+            only the draft's token leads to the right answer than where only the target's does, and
+            its mean in both; the most predictive first.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Inspected:
 
 
 def inspect_folder(folder: Path) -> list[Inspected]:
-    """All branches that a training has collected so far.
+    """Compute statistics of all branches that a training has collected so far.
 
     Raises:
         StetError: the folder holds no training, or no branches yet.
@@ -49,7 +49,7 @@ def inspect_folder(folder: Path) -> list[Inspected]:
     for part in sorted(p for p in folder.iterdir() if p.is_dir()):
         files = sorted(part.glob("branches-*.safetensors"))
         if files:
-            found.append(_inspect(part.name, Branches.joined(map(Branches.load, files)), names))
+            found.append(_inspect(part.name, Branches.join(map(Branches.load, files)), names))
     if not found:
         raise StetError(f"{folder} holds no branches yet.")
     return found
@@ -61,14 +61,14 @@ def _inspect(name: str, branches: Branches, features: list[str]) -> Inspected:
         len(set(branches.question.tolist())),
         len(branches),
         branches.cells(),
-        telling(branches, features),
+        feature_auroc(branches, features),
     )
 
 
-def telling(branches: Branches, features: list[str]) -> dict[str, tuple[float, float, float]]:
-    """How well each feature alone tells whose token is right; see `Inspected.auroc`."""
+def feature_auroc(branches: Branches, features: list[str]) -> dict[str, tuple[float, float, float]]:
+    """How well each feature alone predicts whose token is right; see `Inspected.auroc`."""
     if branches.features.shape[1] != len(features):
-        return {}  # hidden states are among them, of which no single number says anything
+        return {}  # hidden states are among them, whose single numbers have no meaning
     draft = (branches.with_draft & ~branches.with_target).numpy()
     target = (~branches.with_draft & branches.with_target).numpy()
     if not draft.any() or not target.any():

@@ -1,4 +1,4 @@
-"""How good an arbiter is on questions that it was not trained on."""
+"""Measuring an arbiter on questions that it was not trained on."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What an arbiter did at a threshold.
+    """The results of an arbiter at a threshold.
 
     Attributes:
-        threshold: the probability above which the draft's token stands.
-        questions: how many were answered.
-        right: how many of the answers are.
-        tokens_per_pass: emitted tokens for each pass of the target.
-        mismatches: disagreements that were decided.
-        accepted_mismatches: those in which the draft's token stands.
+        threshold: the probability above which the draft's token is accepted.
+        questions: number of questions.
+        right: number of right answers.
+        tokens_per_pass: emitted tokens per pass of the target.
+        mismatches: number of mismatches that were decided.
+        accepted_mismatches: number of those at which the draft's token was accepted.
     """
 
     threshold: float
@@ -43,19 +43,19 @@ class Measured:
 
     @property
     def accuracy(self) -> float:
-        """Share of right answers."""
+        """The share of right answers."""
         return self.right / self.questions
 
     def worth(self, cost: float) -> float:
-        """Right answers less what the blocks cost that a target's token ended, per question."""
+        """Right answers less `cost` for each rejected mismatch, per question."""
         return (self.right - cost * (self.mismatches - self.accepted_mismatches)) / self.questions
 
 
 def read_measured(path: Path) -> list[Measured]:
-    """What was measured so far, from a file of a training's folder.
+    """Read the results that were measured so far, from a file of a training's folder.
 
     Raises:
-        FileError: it holds something else.
+        FileError: the file holds no such results.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -71,15 +71,16 @@ def read_measured(path: Path) -> list[Measured]:
 
 @dataclass
 class Measuring:
-    """Answers a task's questions at one threshold after another, deterministically.
+    """Answers a task's questions at several thresholds, deterministically.
 
-    An answer at one threshold is the answer at another if each of its decisions comes out the same
-    there; only the others are written anew, so that a whole curve costs little more than its ends.
+    An answer at one threshold is the answer at another if each of its decisions is the same there.
+    Only the other answers are rolled out again, so that a whole curve costs little more than its
+    ends.
 
     Attributes:
         pair: the models.
         task: graded questions.
-        arbiter: decides.
+        arbiter: the arbiter that is measured.
         batch: questions at a time.
     """
 
@@ -92,7 +93,7 @@ class Measuring:
     )
 
     def at(self, threshold: float) -> Measured:
-        """What the arbiter does at this threshold."""
+        """Measure the arbiter at a threshold."""
         rollouts = self.rollouts(threshold)
         tokens = sum(g.counters.emitted_tokens for g in rollouts)
         passes = sum(g.counters.target_passes for g in rollouts)
@@ -107,7 +108,7 @@ class Measuring:
         )
 
     def rollouts(self, threshold: float) -> list[Rollout]:
-        """The answers at this threshold, in the order of the questions."""
+        """Roll out the answers at a threshold, in the order of the questions."""
         places = range(len(self.task.questions))
         found = {place: rollout for place in places if (rollout := self._known(place, threshold))}
         missing = [place for place in places if place not in found]
@@ -127,12 +128,12 @@ class Measuring:
 
 
 def choose(curve: Sequence[Measured], within: float) -> Measured:
-    """Of the thresholds whose accuracy is nearly the best, the one with most tokens per pass.
+    """Choose, among thresholds of nearly the best accuracy, the one with most tokens per pass.
 
     Args:
-        curve: the thresholds.
-        within: accuracy below the best that still counts as nearly the best: differences of a few
-            questions are chance, those in speed are not.
+        curve: results at each threshold.
+        within: by how much accuracy may be below the best: differences of a few questions are
+            noise, those in speed are not.
     """
     most = max(m.accuracy for m in curve)
     good = [m for m in curve if m.accuracy >= most - within - 1e-9]

@@ -1,6 +1,6 @@
-"""What could be gained at all: overruling the target where it helps, found by trying.
+"""An upper bound: accepting exactly the mismatches that help, found by search.
 
-For analysis only: it looks at the right answers.
+For analysis only: it uses the right answers.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ NEVER = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """What it takes to get a question right.
+    """The mismatches that have to be accepted for a right answer to a question.
 
     Attributes:
-        question: its place in the task.
-        accepted_mismatches: places in the answer at which the draft's token has to be accepted;
-            none where the target alone is right; None where the search found nothing.
-        tried: answers that were finished in the search.
+        question: index of the question in the task.
+        accepted_mismatches: positions in the answer at which the draft's token has to be accepted;
+            none where the target alone is right; None where the search found no right answer.
+        tried: number of answers that were finished in the search.
     """
 
     question: int
@@ -37,7 +37,7 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class _Node:
-    """An answer with some overrules, and how much the draft was surer at them than the target."""
+    """An answer with accepted mismatches, and by how much the draft was more confident there."""
 
     rollout: Rollout
     accepted_mismatches: tuple[int, ...]
@@ -46,15 +46,15 @@ class _Node:
 
 @dataclass(frozen=True)
 class Oracle:
-    """A beam search over overrules; the target, by itself, finishes every branch.
+    """A beam search over accepted mismatches; the target alone finishes every branch.
 
     Attributes:
         pair: the models.
         task: graded questions.
-        arbiter: is never asked; its features must begin with `target_target` and `draft_draft`,
-            by which branches are ranked where the beam is narrower than they are many.
-        depth: overrules of an answer, at most.
-        width: of the beam: answers that are branched further, of each question.
+        arbiter: never decides; its features must begin with `target_target` and `draft_draft`, by
+            which branches are ranked where there are more than the beam is wide.
+        depth: the largest number of accepted mismatches of an answer.
+        width: of the beam: the number of answers of each question that are branched further.
         batch: answers at a time.
     """
 
@@ -68,12 +68,12 @@ class Oracle:
     def search(
         self, questions: Sequence[int], on_batch: Callable[[int], None] | None = None
     ) -> list[Saved]:
-        """What each question takes."""
+        """Search for a right answer to each question."""
         found: list[Saved] = []
         for start in range(0, len(questions), self.batch):
             chunk = questions[start : start + self.batch]
             for rollout in roll_out(self.pair, self.task, chunk, self._target):
-                found.append(self._saved(rollout))
+                found.append(self._search_one(rollout))
             if on_batch is not None:
                 on_batch(start + len(chunk))
         return found
@@ -82,7 +82,7 @@ class Oracle:
     def _target(self) -> RolloutPolicy:
         return RolloutPolicy(self.arbiter, NEVER)
 
-    def _saved(self, rollout: Rollout) -> Saved:
+    def _search_one(self, rollout: Rollout) -> Saved:
         if rollout.right:
             return Saved(rollout.question, (), 0)
         beam, tried = [_Node(rollout, (), 0.0)], 0
@@ -91,7 +91,7 @@ class Oracle:
             nodes.sort(key=lambda node: -node.promise)
             finished: list[_Node] = []
             for start in range(0, len(nodes), self.batch):
-                finished += self._finished(nodes[start : start + self.batch])
+                finished += self._finish(nodes[start : start + self.batch])
             tried += len(finished)
             for node in finished:
                 if node.rollout.right:
@@ -100,7 +100,7 @@ class Oracle:
         return Saved(rollout.question, None, tried)
 
     def _children(self, node: _Node) -> list[_Node]:
-        """The answer up to each of its later disagreements, with the draft's token."""
+        """The answer up to each of its later mismatches, with the draft's token accepted."""
         rollout, children = node.rollout, []
         for at, mismatch in zip(rollout.places, rollout.mismatches, strict=True):
             target, draft = mismatch.features[:2]
@@ -118,8 +118,8 @@ class Oracle:
             )
         return children
 
-    def _finished(self, nodes: Sequence[_Node]) -> list[_Node]:
-        """The same, written to their ends."""
+    def _finish(self, nodes: Sequence[_Node]) -> list[_Node]:
+        """Let the target alone finish the answers of several nodes."""
         ends = self.pair.end_tokens
         room = self.pair.max_length
         open_ones = [

@@ -1,4 +1,4 @@
-"""What a training is asked for."""
+"""The settings of a training."""
 
 from __future__ import annotations
 
@@ -17,31 +17,33 @@ Method = Literal["groups", "flips", "none"]
 METHODS = ("groups", "flips", "none")
 
 CURVE = (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-"""Thresholds that are tried on the validation questions."""
+"""The thresholds that are tried on the validation questions."""
 
 
 @dataclass(frozen=True)
 class TrainRequest:
-    """A training to be done.
+    """The settings of a training.
 
     Attributes:
-        task: questions to learn from.
-        validation: questions that decide when to stop and where to draw the line; none of `task`.
-        labels: what `task` and `validation` hold for right: "answers", or "target" for the
-            target's own.
-        features: what the arbiter looks at.
-        fit: how it is fitted to branches.
-        gradient: how it is improved from whole answers.
-        method: "groups" (policy gradient with group-relative advantages), "flips" (the same from
-            one-flip counterfactuals) or "none" (the warm start alone).
-        sweeps: times that branches are collected; after the first, of the arbiter fitted so far.
-        rounds: of policy gradient, at most.
-        check_every: rounds between looks at the validation questions.
-        patience: looks without improvement after which it stops.
-        within: accuracy that may be given up for speed where a threshold is chosen.
-        held_out: share of a sweep's questions on which the fit is watched.
+        task: the training questions.
+        validation: the validation questions, for early stopping and the choice of a threshold; none
+            of `task`.
+        labels: the label source of `task` and `validation`: "answers", or "target" for the
+            target's own answers.
+        features: the features of the arbiter.
+        fit: settings of the warm start.
+        gradient: settings of policy gradient.
+        method: "groups" (policy gradient with group-relative advantages), "flips" (policy gradient
+            from one-flip counterfactuals) or "none" (the warm start alone).
+        sweeps: how often branches are collected; after the first time, under the arbiter fitted so
+            far.
+        rounds: the largest number of rounds of policy gradient.
+        check_every: rounds between validations.
+        patience: validations without improvement after which training stops.
+        within: accuracy that may be given up for speed in the choice of a threshold.
+        held_out: share of a sweep's questions that are held out for early stopping of the fit.
         batch: questions at a time.
-        seed: of everything.
+        seed: seed of all random choices.
         command: the command line, for the record.
     """
 
@@ -63,14 +65,14 @@ class TrainRequest:
     command: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be done.
+        """Refuse settings that cannot be used.
 
         Raises:
-            OptionError: naming what is wrong.
+            OptionError: the message says what is wrong.
         """
         needs_of(self.features)  # refuses unknown names
         if not self.features:
-            raise OptionError("An arbiter needs at least one feature to look at.")
+            raise OptionError("An arbiter needs at least one feature.")
         if self.method not in METHODS:
             raise OptionError(f"method is {self.method!r}; choose from {', '.join(METHODS)}.")
         if self.sweeps < 1:
@@ -99,7 +101,7 @@ class TrainRequest:
             )
 
     def settings(self, fingerprint: str) -> dict[str, Any]:
-        """All that a folder's results depend on."""
+        """All settings that a folder's results depend on."""
         return {
             "pair": fingerprint,
             "task": self.task.name,

@@ -1,4 +1,4 @@
-"""Running an arbiter on problems and keeping every decision with what it was reckoned from."""
+"""Running an arbiter on problems and recording every decision with its features."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RolloutPolicy(TokenPolicy):
-    """`cospec` that records what each decision was reckoned from, and may decide by chance.
+    """`cospec` that records the features of each decision, and may sample its decisions.
 
     Attributes:
-        arbiter: decides.
-        threshold: the probability above which the draft's token stands; None: by chance, with that
-            probability.
+        arbiter: the arbiter that decides.
+        threshold: the probability above which the draft's token is accepted; None: it is accepted
+            at random, with that probability.
     """
 
     arbiter: Arbiter
@@ -46,19 +46,19 @@ class RolloutPolicy(TokenPolicy):
 
     @property
     def block_invariant(self) -> bool:
-        """See `stet.policies.block_invariant`; decisions by chance are drawn for each block."""
+        """Whether greedy text is the same wherever blocks end; not where decisions are sampled."""
         return self.threshold is not None and not self.arbiter.in_block
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the engine must keep."""
+        """What the engine must keep of the models' passes."""
         return self.arbiter.needs | {Need.DRAFT_PROBS}
 
     def verify(self, blocks: Blocks) -> Verification:
-        """Rule on a batch of blocks."""
-        return arbitrate(blocks, self.arbiter, self._accepts(blocks), keep=True)
+        """Verify a batch of blocks."""
+        return arbitrate(blocks, self.arbiter, self._rule(blocks), keep=True)
 
-    def _accepts(self, blocks: Blocks) -> Rule:
+    def _rule(self, blocks: Blocks) -> Rule:
         if self.threshold is not None:
             return Above(self.threshold)
         return ByChance(blocks.uniform(ARBITRATE, blocks.drafted.shape[1]))
@@ -66,35 +66,35 @@ class RolloutPolicy(TokenPolicy):
 
 @dataclass(frozen=True, slots=True)
 class ByChance:
-    """The draft's token stands with the probability that the arbiter gives it.
+    """Accept the draft's token at random, with the probability that the arbiter computes.
 
     Attributes:
-        uniforms: [B, K], what is held against it.
+        uniforms: [B, K], the uniform random numbers that probabilities are compared with.
     """
 
     uniforms: Tensor
 
     def many(self, score: Tensor, rows: Tensor, places: Tensor) -> Tensor:
-        """See `stet.policies.arbiter_inference.Rule`."""
+        """The decisions for N positions, [N] bool; see `stet.policies.arbiter_inference.Rule`."""
         return self.uniforms[rows, places] < score
 
     def one(self, score: float, row: int, place: int) -> bool:
-        """See `stet.policies.arbiter_inference.Rule`."""
+        """The decision for one position; see `stet.policies.arbiter_inference.Rule`."""
         return float(self.uniforms[row, place]) < score
 
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """One answer with its decisions.
+    """One answer with its decisions at mismatches.
 
     Attributes:
-        question: its place in the task.
-        right: whether the answer is.
+        question: index of the question in the task.
+        right: whether the answer is right.
         prompt: tokens of the question.
         tokens: tokens of the answer.
-        places: for each decision, tokens of the answer before it.
+        places: for each decision, the number of tokens of the answer before it.
         mismatches: the decisions.
-        counters: what it took.
+        counters: passes and tokens of the answer.
     """
 
     question: int
@@ -107,7 +107,7 @@ class Rollout:
 
     @property
     def features(self) -> Tensor:
-        """[N, F] float32 of its decisions."""
+        """The features of the decisions, [N, F] float32."""
         return torch.tensor([d.features for d in self.mismatches])
 
 
@@ -120,18 +120,18 @@ def roll_out(
     seeds: Sequence[int] | None = None,
     written: Sequence[tuple[int, ...]] | None = None,
 ) -> list[Rollout]:
-    """Answer questions under a policy, in one batch as large as the pair's.
+    """Answer questions under a policy, in a single call of the pair.
 
     Args:
         pair: the models.
         task: graded questions.
-        questions: places of those to be answered; a place may be given several times.
-        policy: decides.
-        seeds: of each question's decisions by chance; needed for those alone.
-        written: tokens with which each answer begins; its decisions are those behind them.
+        questions: indices of the questions to answer; an index may be given several times.
+        policy: the policy.
+        seeds: a seed for each question, where decisions are sampled.
+        written: tokens with which each answer begins; only decisions after them are recorded.
 
     Raises:
-        OptionError: the task has no grader, or a question no reference.
+        OptionError: the task has no grader.
     """
     grader = task.grader
     if grader is None:
@@ -157,7 +157,7 @@ def roll_out(
             grader.extract(text), question.reference or ""
         )
         found = [(b.position + d.at, d) for b in result.trace.blocks for d in b.mismatches]
-        # Behind the end of the answer nothing was decided.
+        # Decisions after the end of the answer do not count.
         found = [(at, d) for at, d in found if at < len(result.token_ids)]
         rollouts.append(
             Rollout(

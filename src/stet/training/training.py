@@ -1,7 +1,7 @@
-"""From questions to an arbiter: branches, warm start, policy gradient, and where to draw the line.
+"""Training an arbiter: branches, warm start, policy gradient, and the choice of a threshold.
 
-Everything is written to a folder as it is made, and a training that is started again in the same
-folder goes on: branches batch by batch, policy gradient round by round.
+All results are written to a folder as they are computed, and a training that is started again in
+the same folder is resumed: branches batch by batch, policy gradient round by round.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stet.core.machine import machine, versions
 from stet.requests.seeds import mixed
 from stet.training.branches import Brancher, Branches
 from stet.training.fitting import fit
-from stet.training.gradient import gathered, improve, improve_by_flips
+from stet.training.gradient import gather, improve, improve_by_flips
 from stet.training.importance import importance
 from stet.training.measuring import Measured, Measuring, choose, read_measured
 from stet.training.request import CURVE, TrainRequest
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from stet.pair import Pair
 
 Report = Callable[[str, int, int], None]
-"""Told what is being done, how much of it is done, and how much there is."""
+"""A progress callback: it is called with a title, the number done, and the total."""
 
 LOG, SETTINGS, RESULT = "log.jsonl", "settings.json", "training.json"
 WARM, POLICY = "warm", "policy"
@@ -44,15 +44,15 @@ STATE = "gradient.safetensors"
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training came to.
+    """The result of a training.
 
     Attributes:
         arbiter: the arbiter, with its threshold.
         cells: outcomes of the branches of each sweep.
-        warm: the warm start on the validation questions, at several thresholds.
-        final: the arbiter likewise.
-        target: the target alone on them.
-        rounds: what was logged of policy gradient, round by round.
+        warm: results of the warm start on the validation questions, at several thresholds.
+        final: results of the final arbiter on them, at the same thresholds.
+        target: results of the target alone on them.
+        rounds: the log of policy gradient, round by round.
         record: all of this as JSON.
     """
 
@@ -66,17 +66,17 @@ class Trained:
 
 
 def train(pair: Pair, request: TrainRequest, folder: Path, report: Report) -> Trained:
-    """Train an arbiter; started again in the same folder, go on where it stopped.
+    """Train an arbiter; in the folder of an interrupted training, resume it.
 
     Args:
         pair: the models.
-        request: what is wanted.
-        folder: where everything is kept.
-        report: told about progress.
+        request: the settings of the training.
+        folder: where all results are written.
+        report: called with the progress.
 
     Raises:
-        StetError: the folder holds another training, or the models never disagreed.
-        TokenizerMismatch: the models share no tokens to disagree about.
+        StetError: the folder holds another training, or there were no mismatches.
+        TokenizerMismatch: the models have different vocabularies.
     """
     if pair.difference is not None:
         raise TokenizerMismatch(
@@ -92,7 +92,7 @@ def train(pair: Pair, request: TrainRequest, folder: Path, report: Report) -> Tr
 
 
 class Trainer:
-    """One training and its folder."""
+    """A training and its folder."""
 
     def __init__(self, pair: Pair, request: TrainRequest, folder: Path, report: Report) -> None:
         self.pair, self.request = pair, request
@@ -100,19 +100,19 @@ class Trainer:
         self._claim()
 
     def run(self) -> Trained:
-        """All stages, those that are done read from the folder."""
-        sweeps = self._sweeps()
-        warm = self._warm(sweeps)
+        """Run all stages; results that are in the folder already are read from it."""
+        sweeps = self._collect_sweeps()
+        warm = self._fit_warm_start(sweeps)
         measuring = self._measuring(warm)
-        target = self._measured("target alone", measuring, (1.0,))[0]
-        warm_curve = self._measured("warm start", measuring, CURVE)
+        target = self._measure("target alone", measuring, (1.0,))[0]
+        warm_curve = self._measure("warm start", measuring, CURVE)
         rounds: list[dict[str, Any]] = []
         arbiter, final = warm, warm_curve
         if self.request.method != "none" and self.request.rounds:
-            arbiter, rounds = self._gradient(warm, choose(warm_curve, self.request.within))
-            final = self._measured("arbiter", self._measuring(arbiter), CURVE)
+            arbiter, rounds = self._improve(warm, choose(warm_curve, self.request.within))
+            final = self._measure("arbiter", self._measuring(arbiter), CURVE)
         chosen = choose(final, self.request.within)
-        arbiter = replace(arbiter, threshold=chosen.threshold, trained=self._about(chosen))
+        arbiter = replace(arbiter, threshold=chosen.threshold, trained=self._describe(chosen))
         arbiter.save(self.folder / POLICY)
         cells = [s.cells() for s in sweeps]
         record: dict[str, Any] = {
@@ -141,7 +141,7 @@ class Trainer:
         return Trained(arbiter, cells, warm_curve, final, target, rounds, record)
 
     def _claim(self) -> None:
-        """Go on in a folder only with what it was begun with."""
+        """Claim the folder for these settings; one that was begun with others is refused."""
         path = self.folder / SETTINGS
         text = json.dumps(self.request.settings(self.pair.fingerprint), indent=1) + "\n"
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -158,8 +158,8 @@ class Trainer:
 
     # Branches and the warm start
 
-    def _sweeps(self) -> list[Branches]:
-        """Branches of every sweep, each of questions of its own."""
+    def _collect_sweeps(self) -> list[Branches]:
+        """Collect the branches of every sweep; each sweep has its own questions."""
         count = len(self.request.task.questions)
         places = list(range(count))
         random.Random(self.request.seed).shuffle(places)
@@ -167,7 +167,7 @@ class Trainer:
         policy = RolloutPolicy(self._blank(), 1.0)
         for number in range(self.request.sweeps):
             if sweeps:
-                fitted = self._fitted(sweeps)
+                fitted = self._fit(sweeps)
                 policy = RolloutPolicy(self._arbiter(fitted), 0.5)
             chosen = places[number :: self.request.sweeps]
             brancher = Brancher(self.pair, self.request.task, policy, self.request.batch)
@@ -181,31 +181,32 @@ class Trainer:
             sweeps.append(found)
         return sweeps
 
-    def _warm(self, sweeps: Sequence[Branches]) -> Arbiter:
+    def _fit_warm_start(self, sweeps: Sequence[Branches]) -> Arbiter:
+        """Fit the warm start to the branches, or read it from the folder."""
         path = self.folder / WARM
         if not (path / "arbiter.json").exists():
-            self._arbiter(self._fitted(sweeps)).save(path)
+            self._arbiter(self._fit(sweeps)).save(path)
         return Arbiter.load(path)
 
-    def _fitted(self, sweeps: Sequence[Branches]) -> Network:
-        """A network fitted to all branches so far, watched on questions held out."""
-        found = Branches.joined(sweeps)
+    def _fit(self, sweeps: Sequence[Branches]) -> Network:
+        """Fit a network to all branches so far, with early stopping on held-out questions."""
+        found = Branches.join(sweeps)
         if not len(found):
-            raise StetError("The models never disagreed on these questions; there is no choice.")
+            raise StetError("The models have no mismatches on these questions to learn from.")
         held = set(
             random.Random(self.request.seed).sample(
                 sorted(set(found.question.tolist())),
                 max(1, round(self.request.held_out * len(set(found.question.tolist())))),
             )
         )
-        watched = torch.tensor([q in held for q in found.question.tolist()])
+        validating = torch.tensor([q in held for q in found.question.tolist()])
         settings = replace(self.request.fit, seed=self.request.seed)
-        return fit(found.where(~watched), found.where(watched), settings)
+        return fit(found.where(~validating), found.where(validating), settings)
 
     def _importance(self, warm: Arbiter, sweeps: Sequence[Branches]) -> dict[str, float]:
         found = importance(
             warm.network,
-            Branches.joined(sweeps),
+            Branches.join(sweeps),
             self._sizes(),
             self.request.fit.cost,
             self.request.seed,
@@ -213,11 +214,11 @@ class Trainer:
         return dict(zip(self.request.features, (round(v, 4) for v in found), strict=True))
 
     def _blank(self) -> Arbiter:
-        """An arbiter that is never asked, so that features are recorded before one is fitted."""
+        """An untrained arbiter, which records features before one is fitted."""
         return self._arbiter(Network(sum(self._sizes())))
 
     def _sizes(self) -> list[int]:
-        """Numbers that each feature makes for this pair."""
+        """The size of each feature for this pair: 1, or that of a hidden state."""
         wide: dict[str, Any] = {
             "target_hidden": self.pair.target,
             "target_hidden_after": self.pair.target,
@@ -236,10 +237,10 @@ class Trainer:
     def _measuring(self, arbiter: Arbiter) -> Measuring:
         return Measuring(self.pair, self.request.validation, arbiter, self.request.batch)
 
-    def _measured(
+    def _measure(
         self, title: str, measuring: Measuring, thresholds: Sequence[float]
     ) -> list[Measured]:
-        """Kept in the folder: a run that is started again does not measure twice."""
+        """Measure at each threshold; results that are in the folder already are read from it."""
         path = self.folder / f"{title.replace(' ', '-')}.json"
         known: list[Measured] = []
         if path.exists():
@@ -255,8 +256,8 @@ class Trainer:
 
     # Policy gradient
 
-    def _gradient(self, warm: Arbiter, start: Measured) -> tuple[Arbiter, list[dict[str, Any]]]:
-        """Improve the warm start; the state that did best on the validation questions is kept."""
+    def _improve(self, warm: Arbiter, start: Measured) -> tuple[Arbiter, list[dict[str, Any]]]:
+        """Improve the warm start; the best state on the validation questions is returned."""
         request = self.request
         network = Network(warm.network.inputs, warm.network.hidden)
         network.load_state_dict(warm.network.state_dict())
@@ -269,7 +270,7 @@ class Trainer:
             state, kept = self._restore(network, optimiser)
         while state.round < request.rounds and state.since < request.patience:
             self.report("policy gradient", state.round, request.rounds)
-            entry = self._round(network, arbiter, warm, optimiser, state.round)
+            entry = self._run_round(network, arbiter, warm, optimiser, state.round)
             state.round += 1
             if state.round % request.check_every == 0:
                 found = self._measuring(arbiter).at(start.threshold)
@@ -285,7 +286,7 @@ class Trainer:
         network.load_state_dict(kept)
         return self._arbiter(network), state.rounds
 
-    def _round(
+    def _run_round(
         self,
         network: Network,
         arbiter: Arbiter,
@@ -293,7 +294,7 @@ class Trainer:
         optimiser: torch.optim.Optimizer,
         number: int,
     ) -> dict[str, Any]:
-        """One round: decide by chance on some questions, then learn from what came of it."""
+        """Run one round: roll out some questions, then update the network on the outcomes."""
         request, settings = self.request, self.request.gradient
         picked = random.Random(hash((request.seed, number))).sample(
             range(len(request.task.questions)),
@@ -315,7 +316,7 @@ class Trainer:
             rollouts += roll_out(
                 self.pair, request.task, chunk, RolloutPolicy(arbiter), seeds=seeds
             )
-        found = gathered(rollouts, settings, network.inputs)
+        found = gather(rollouts, settings, network.inputs)
         network.requires_grad_(True)
         measured = improve(network, warm.network, optimiser, found, settings)
         return {
@@ -338,7 +339,7 @@ class Trainer:
         for index, values in optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser/{index}/{k}": v.clone() for k, v in values.items()}
         partial = self.folder / (STATE + ".partial")
-        # Counters travel in the same file, so that weights and counters never disagree.
+        # Counters are written to the same file, so that they always match the weights.
         save_file(tensors, partial, metadata={"state": json.dumps(asdict(state))})
         partial.replace(self.folder / STATE)
 
@@ -364,7 +365,8 @@ class Trainer:
         optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
         return State(**json.loads(metadata["state"])), parts["best"]
 
-    def _about(self, chosen: Measured) -> dict[str, Any]:
+    def _describe(self, chosen: Measured) -> dict[str, Any]:
+        """How the arbiter was trained, for its settings."""
         request = self.request
         return {
             "task": request.task.name,
@@ -382,13 +384,13 @@ class Trainer:
 
 @dataclass
 class State:
-    """How far policy gradient has come.
+    """The progress of policy gradient.
 
     Attributes:
-        round: rounds that are done.
-        best: the best look so far, see `Measured.worth`.
-        since: looks since then.
-        rounds: what was logged.
+        round: number of rounds that are done.
+        best: the best validation result so far, see `Measured.worth`.
+        since: number of validations since then.
+        rounds: the log of each round.
     """
 
     round: int

@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing else: no network, no fonts, no scripts."""
+"""The report as a self-contained HTML page: no network, no fonts, no scripts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def write_page(found: Calibration, path: Path) -> None:
     """Write the page, replacing a file of that name.
 
     Raises:
-        StetError: where matplotlib is not installed; nothing is written then.
+        StetError: matplotlib is not installed; nothing is written then.
     """
     text = page(found)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def write_page(found: Calibration, path: Path) -> None:
 
 
 def page(found: Calibration) -> str:
-    """The page; the same calibration always gives the same one."""
+    """Render the page; the same calibration always gives the same page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 

@@ -1,4 +1,4 @@
-"""The plots of a calibration. Colour is never the only cue: shapes and words say the same."""
+"""The plots of a calibration. Colour is never the only cue: shapes or words say the same."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from stet.evaluation.report.table import number
 
 
 def plots(found: Calibration) -> list[Picture]:
-    """All plots that this calibration has numbers for.
+    """Draw all plots for which a calibration has numbers.
 
     Raises:
-        StetError: where matplotlib is not installed.
+        StetError: matplotlib is not installed.
     """
     made: list[Callable[[Calibration], Picture]] = [_signals, _reliability, thresholds, frontier]
     if found.wish.goal == "risk":
@@ -40,7 +40,7 @@ def plots(found: Calibration) -> list[Picture]:
 
 
 def _signals(found: Calibration) -> Picture:
-    """AUROC of every signal with its interval, and among like steps."""
+    """Draw the AUROC of every signal with its interval, and among similar steps."""
     from matplotlib.lines import Line2D
 
     shown = best_first(found)
@@ -68,11 +68,11 @@ def _signals(found: Calibration) -> Picture:
     axes.axvline(0.5, color=GREY, linewidth=1.0, linestyle=(0, (4, 2)), zorder=1)
     ends = [e for q in shown for e in (q.low, q.within) if e is not None]
     axes.set_xlim(min(0.45, *ends) - 0.02, 1.01)
-    axes.set_xlabel("AUROC: chance that a good step has more of it than a bad one")
+    axes.set_xlabel("AUROC: probability that a good step has more of it than a bad one")
     keys = (
         ("o", BLUE, BLUE, "in the score"),
         ("o", GREY, "white", "left out"),
-        ("D", VERMILLION, "white", "among steps of like place and length"),
+        ("D", VERMILLION, "white", "among steps of similar index and length"),
     )
     axes.legend(
         handles=[
@@ -92,7 +92,7 @@ def _signals(found: Calibration) -> Picture:
 
 
 def _reliability(found: Calibration) -> Picture:
-    """Share of good steps by score, above how many steps have it."""
+    """Draw the share of good steps by score, above a histogram of scores."""
     curve: Reliability = found.reliability
     figure = new_figure(WIDTH, 4.4)
     upper, lower = figure.subplots(2, 1, height_ratios=(3, 1), sharex=True)

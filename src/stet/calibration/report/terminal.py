@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def terminal(found: Calibration) -> RenderableType:
-    """Signals, thresholds and the claim."""
+    """Render signals, thresholds and the claim."""
     from rich.console import Group
     from rich.text import Text
 
@@ -39,8 +39,8 @@ def _table(title: str, *headings: str) -> Table:
 
 
 def _signals(found: Calibration) -> Table:
-    title = "Signals: chance that a good step has more of it than a bad one (AUROC)"
-    table = _table(title, "signal", "AUROC", "95 %", "like steps", "in the score")
+    title = "Signals: probability that a good step has more of it than a bad one (AUROC)"
+    table = _table(title, "signal", "AUROC", "95 %", "similar steps", "in the score")
     for quality in best_first(found):
         table.add_row(
             label(quality),
@@ -53,7 +53,7 @@ def _signals(found: Calibration) -> Table:
 
 
 def _short(words: str) -> str:
-    """Reasons in few words, so that the table stays narrow."""
+    """Shorten a role, so that the table stays narrow."""
     if words.startswith("left out"):
         return "wrong way" if "wrong way" in words else "left out"
     return "" if "itself" in words else words.removeprefix("weight ")
@@ -66,7 +66,7 @@ def _thresholds(found: Calibration) -> Table:
         "threshold",
         label_source.heading,
         "seconds",
-        "steps kept",
+        "steps accepted",
         label_source.loss,
     )
     for name, point in found.references.items():

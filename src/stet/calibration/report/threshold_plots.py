@@ -1,4 +1,4 @@
-"""The plots of what each threshold did."""
+"""The plots of results by threshold."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ _LOOKS = {"target": (GREY, (0, (4, 2))), "exact": (ORANGE, (0, (1, 1.5)))}
 
 
 def thresholds(found: Calibration) -> Picture:
-    """Accuracy, kept steps, seconds and losses over the threshold."""
+    """Draw accuracy, accepted steps, seconds and losses over the threshold."""
     looked_at = all(p.losses is not None for p in found.points)
     rows, columns = (2, 2) if looked_at else (1, 3)
     figure = new_figure(WIDTH, 2.5 * rows)
     panels: list[Axes] = list(figure.subplots(rows, columns, sharex=True).flat)
     _panel(panels[0], found, _passed, f"{found.measure.quantity}, %", references=True)
-    _panel(panels[1], found, lambda p: Estimate(100 * p.kept), "steps kept, %")
+    _panel(panels[1], found, lambda p: Estimate(100 * p.kept), "steps accepted, %")
     _panel(panels[2], found, lambda p: Estimate(p.seconds), "seconds of an answer", True)
     panels[2].set_ylim(0, None)
     if looked_at:
@@ -51,12 +51,12 @@ def thresholds(found: Calibration) -> Picture:
         axes.set_xlabel("threshold")
     says = "; ".join(
         f"{p.threshold:g}: {number(100 * p.accuracy, '.1f')} % {found.measure.heading}, "
-        f"{number(100 * p.kept, '.1f')} % kept, {number(p.seconds, '.3f')} s"
+        f"{number(100 * p.kept, '.1f')} % of steps accepted, {number(p.seconds, '.3f')} s"
         + (f", {p.losses} lost" if p.losses is not None else "")
         for p in found.points
     )
     says += f". Chosen: {found.chosen.threshold:g}"
-    return Picture("thresholds", "What each threshold does", says, laid_out(figure))
+    return Picture("thresholds", "Results by threshold", says, laid_out(figure))
 
 
 def _panel(
@@ -66,7 +66,7 @@ def _panel(
     label: str,
     references: bool = False,
 ) -> None:
-    """One quantity over the threshold, the chosen one filled."""
+    """Draw a quantity over the threshold; the chosen threshold is filled."""
     values = [value(p) for p in found.points]
     xs = [p.threshold for p in found.points]
     axes.plot(xs, [v.value for v in values], color=BLUE, linewidth=1.4, zorder=2)
@@ -99,14 +99,14 @@ def _mark(axes: Axes, x: float, y: float, chosen: bool) -> None:
 
 
 def _line(axes: Axes, height: float, name: str, colour: str, dashes: Any) -> None:
-    """A line across, with its name at its right end."""
+    """Draw a horizontal line, with its name at its right end."""
     axes.axhline(height, color=colour, linewidth=1.3, linestyle=dashes, zorder=1)
     if name:
         _name(axes, height, name)
 
 
 def _name(axes: Axes, height: float, name: str) -> None:
-    """A line's name, right of the plot."""
+    """Write a line's name, right of the plot."""
     axes.annotate(
         name,
         (1.0, height),
@@ -121,7 +121,7 @@ def _name(axes: Axes, height: float, name: str) -> None:
 
 
 def frontier(found: Calibration) -> Picture:
-    """Accuracy against latency."""
+    """Draw accuracy against latency."""
     figure = new_figure(WIDTH, 4.0)
     axes = figure.subplots()
     every = [*found.points, *found.references.values()]
@@ -159,7 +159,7 @@ def frontier(found: Calibration) -> Picture:
 
 
 def _boxes(axes: Axes, bars: Sequence[tuple[float, Estimate]]) -> list[Box]:
-    """The intervals, in pixels."""
+    """The boxes around the intervals, in pixels."""
     boxes: list[Box] = []
     for x, y in bars:
         if y.low is not None and y.high is not None:
@@ -169,7 +169,7 @@ def _boxes(axes: Axes, bars: Sequence[tuple[float, Estimate]]) -> list[Box]:
 
 
 def risk(found: Calibration) -> Picture:
-    """The p-values that the bound rests on."""
+    """Draw the p-values of the bound on risk."""
     from matplotlib.ticker import FuncFormatter
 
     figure = new_figure(WIDTH, 3.4)

@@ -1,4 +1,4 @@
-"""What the report says in words, once for the terminal and the page."""
+"""The texts that the reports on the terminal and as a page share."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from stet.signals import SIGNALS
 
 
 def asked(found: Calibration) -> str:
-    """What was asked for."""
+    """The request, in a sentence."""
     wish, label_source = found.wish, found.measure
     passes = "the most right answers"
     if label_source.note:
         passes = "the most answers that agree with the target"
     match wish.goal:
         case "accuracy":
-            return f"The threshold with {passes}; of equals the fastest."
+            return f"The threshold with {passes}; among equals the fastest."
         case "speed":
             share = label_source.share.format(f"at least {wish.value:.1%}")
             return f"The fastest threshold that {share} of the problems."
         case "keep":
-            return f"The strictest threshold that keeps at least {wish.value:.1%} of the steps."
+            return f"The strictest threshold that accepts at least {wish.value:.1%} of the steps."
         case "latency":
             return f"The threshold with {passes} within {wish.value:.3g} seconds of an answer."
         case "risk":
@@ -34,29 +34,29 @@ def asked(found: Calibration) -> str:
 
 def _bound(wish: Wish, found: Calibration) -> str:
     return (
-        f"The threshold that keeps most steps while, with probability {1 - wish.delta:.0%}, at "
+        f"The threshold that accepts most steps while, with probability {1 - wish.delta:.0%}, at "
         f"most {wish.value:.1%} of new problems {found.measure.risk}."
     )
 
 
 def chosen(found: Calibration) -> str:
-    """What was chosen."""
+    """The chosen threshold and score, in words."""
     signals = ", ".join(f"{name} ({weight:.2f})" for name, weight in found.weights.items())
     text = f"Threshold {found.chosen.threshold:g} on a score of {signals}."
     if found.parameters.get("lower") is None:
         return text
     return (
-        f"{text} Below it the target reads the step, which stands where every token has at least "
-        f"{found.parameters['target_threshold']:g} times the probability of the target's favourite."
+        f"{text} Below it the target reads the step, which is accepted if every token has at least "
+        f"{found.parameters['target_threshold']:g} times the probability of the target's best one."
     )
 
 
 def role(found: Calibration, quality: Quality) -> str:
-    """What became of a signal: its weight, or why it has none."""
+    """The role of a signal: its weight, or why it has none."""
     if quality is found.score:
         return "the fitted score itself"
     if quality.name == TARGET_MARGIN:
-        return "the target's own look, below the threshold"
+        return "the target's own reading, below the threshold"
     if quality.name in found.wrong_way:
         return "left out: here it ranks steps the wrong way round"
     weight = found.weights.get(quality.name)
@@ -66,32 +66,32 @@ def role(found: Calibration, quality: Quality) -> str:
 
 
 def share(value: float | None) -> str:
-    """A share as a percentage."""
+    """A share, formatted as a percentage."""
     return MISSING if value is None else f"{number(100 * value, '.1f')}%"
 
 
 def best_first(found: Calibration) -> list[Quality]:
-    """The signals as they are meant, the best first, then the score.
+    """The qualities of signals in the order of AUROC, the best first, then that of the score.
 
-    Of a signal of which less is better, such as an entropy, the AUROC is turned round, so that
-    above 0.5 always means what it should.
+    The AUROC of a signal of which less is better, such as an entropy, is reversed, so that above
+    0.5 always means that the signal ranks steps the right way.
     """
-    shown = sorted(map(_as_meant, found.qualities), key=lambda q: (-q.auroc, q.name))
+    shown = sorted(map(_orient, found.qualities), key=lambda q: (-q.auroc, q.name))
     return shown if found.score is None else [*shown, found.score]
 
 
 def label(quality: Quality) -> str:
     """A signal's name, with "less" where less is better."""
-    return f"less {quality.name}" if _less(quality) else quality.name
+    return f"less {quality.name}" if _less_is_better(quality) else quality.name
 
 
-def _less(quality: Quality) -> bool:
+def _less_is_better(quality: Quality) -> bool:
     signal = SIGNALS.get(quality.name)
     return signal is not None and signal.sign < 0
 
 
-def _as_meant(quality: Quality) -> Quality:
-    if not _less(quality):
+def _orient(quality: Quality) -> Quality:
+    if not _less_is_better(quality):
         return quality
     within = None if quality.within is None else 1 - quality.within
     low, high = 1 - quality.high, 1 - quality.low

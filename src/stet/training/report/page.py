@@ -1,4 +1,4 @@
-"""The report of a training as one page that needs nothing else."""
+"""The report of a training as a self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write_page(record: dict[str, Any], path: Path) -> None:
     """Write the page, replacing a file of that name.
 
     Raises:
-        StetError: where matplotlib is not installed; nothing is written then.
+        StetError: matplotlib is not installed; nothing is written then.
     """
     text = page(record)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +26,7 @@ def write_page(record: dict[str, Any], path: Path) -> None:
 
 
 def page(record: dict[str, Any]) -> str:
-    """The page; the same record always gives the same one."""
+    """Render the page; the same record always gives the same page."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -60,14 +60,14 @@ def _cells(record: dict[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def _thresholds(record: dict[str, Any]) -> list[tuple[str, list[str]]]:
-    rows = [("the target's text", _measured(record["target"]))]
+    rows = [("target alone", _format_measured(record["target"]))]
     for name, key in (("warm start", "warm"), ("after policy gradient", "final")):
         if key == "warm" or record["rounds"]:
-            rows += [(f"{name}, {m['threshold']:g}", _measured(m)) for m in record[key]]
+            rows += [(f"{name}, {m['threshold']:g}", _format_measured(m)) for m in record[key]]
     return rows
 
 
-def _measured(found: dict[str, Any]) -> list[str]:
+def _format_measured(found: dict[str, Any]) -> list[str]:
     accepted_mismatches = (
         found["accepted_mismatches"] / found["mismatches"] if found["mismatches"] else 0.0
     )

@@ -28,7 +28,7 @@ CELL_COLOURS = {
 
 
 def plots(record: dict[str, Any]) -> list[Picture]:
-    """What there is to draw of a training's record."""
+    """Draw all plots for which a training's record has numbers."""
     found = [_cells(record), _curve(record)]
     if record["importance"]:
         found.append(_importance(record))
@@ -38,7 +38,7 @@ def plots(record: dict[str, Any]) -> list[Picture]:
 
 
 def _cells(record: dict[str, Any]) -> Picture:
-    """What came of the disagreements of each sweep."""
+    """Draw the outcomes of the mismatches of each sweep."""
     figure = new_figure(WIDTH, 1.0 + 0.5 * len(record["cells"]))
     axes: Axes = figure.subplots()
     labels = [f"sweep {i}" for i in range(1, len(record["cells"]) + 1)]
@@ -49,7 +49,7 @@ def _cells(record: dict[str, Any]) -> Picture:
         left = [a + b for a, b in zip(left, shares, strict=True)]
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.set_xlabel("share of disagreements, %")
+    axes.set_xlabel("share of mismatches, %")
     figure.legend(loc="outside upper center", ncols=4)
     says = "; ".join(
         f"{label}: " + ", ".join(f"{n} {name}" for name, n in cells.items())
@@ -59,7 +59,7 @@ def _cells(record: dict[str, Any]) -> Picture:
 
 
 def _curve(record: dict[str, Any]) -> Picture:
-    """Right answers over tokens per pass, for every threshold."""
+    """Draw right answers over tokens per pass, for every threshold."""
     figure = new_figure(WIDTH, 3.4)
     axes: Axes = figure.subplots()
     for name, key, colour, marker in (
@@ -94,14 +94,14 @@ def _curve(record: dict[str, Any]) -> Picture:
         marker="*",
         markersize=11,
         linestyle="none",
-        label="the target's text",
+        label="target alone",
     )
     axes.set_xlabel("tokens per pass of the target")
     axes.set_ylabel("right answers, %")
     figure.legend(loc="outside upper center", ncols=3)
     chosen = record["chosen"]
     says = (
-        f"The target's text: {target['right']} of {target['questions']} right at "
+        f"Target alone: {target['right']} of {target['questions']} right at "
         f"{target['tokens_per_pass']:.2f} tokens per pass; chosen: {chosen['right']} right at "
         f"{chosen['tokens_per_pass']:.2f}, threshold {chosen['threshold']:g}"
     )
@@ -109,18 +109,18 @@ def _curve(record: dict[str, Any]) -> Picture:
 
 
 def _importance(record: dict[str, Any]) -> Picture:
-    """What is lost without each feature."""
+    """Draw what is lost when each feature is shuffled."""
     found = sorted(record["importance"].items(), key=lambda item: item[1])
     figure = new_figure(WIDTH, 0.8 + 0.26 * len(found))
     axes: Axes = figure.subplots()
     axes.barh([name for name, _ in found], [value for _, value in found], color=GREEN, height=0.6)
-    axes.set_xlabel("right answers lost in a hundred disagreements when it is shuffled")
+    axes.set_xlabel("right answers lost per 100 mismatches when it is shuffled")
     says = ", ".join(f"{name} {value:.2f}" for name, value in reversed(found))
-    return Picture("importance", "What the arbiter relies on", says, laid_out(figure))
+    return Picture("importance", "Importance of features", says, laid_out(figure))
 
 
 def _rounds(record: dict[str, Any]) -> Picture:
-    """Policy gradient, round by round."""
+    """Draw policy gradient, round by round."""
     rounds = record["rounds"]
     figure = new_figure(WIDTH, 2.5)
     panels: list[Axes] = list(figure.subplots(1, 3).flat)
