@@ -1,9 +1,9 @@
 """What the arbiter costs: every round of an answer with it and without, in turns.
 
-With `threshold=1` and nothing held back, `cospec` rules as `exact` does, and differs from it only
-in reckoning features, asking its network, and keeping what that needs. So a round can be drafted
-and ruled on again and again, by each in turn, before the answer goes on: what is compared lies
-milliseconds apart.
+With `threshold=1` and the bonus token not deferred, `cospec` decides as `exact` does, and differs
+from it only in computing features, running its network, and keeping what that needs. So a round
+can be drafted and verified again and again, by each in turn, before the answer goes on: what is
+compared lies milliseconds apart.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Times:
 
     Attributes:
         draft: drafting, and keeping what the policy needs.
-        target: the target's pass, and the ruling.
+        target: the target's pass, and the verification.
     """
 
     draft: float = 0.0
@@ -47,12 +47,12 @@ class Times:
 
 @dataclass
 class Timed:
-    """What was timed.
+    """The times that were measured, and how much work they are of.
 
     Attributes:
         times: of each policy.
-        rounds: how many there were.
-        mismatches: disagreements that the arbiter was asked about.
+        rounds: how many were timed.
+        mismatches: those that the arbiter was asked about.
     """
 
     times: dict[str, Times]
@@ -60,8 +60,8 @@ class Timed:
     mismatches: int = 0
 
 
-def measured() -> list[dict[str, Any]]:
-    """One row for each pair."""
+def measure_overhead() -> list[dict[str, Any]]:
+    """Measure the overhead on every pair; one row for each."""
     torch.manual_seed(0)
     arbiter = Arbiter(Network(len(DEFAULT), HIDDEN).requires_grad_(False), DEFAULT)
     policies: dict[str, TokenPolicy] = {
@@ -69,10 +69,10 @@ def measured() -> list[dict[str, Any]]:
         "again": Exact(),  # what the measurement itself is worth
         "cospec": CoSpec(arbiter, threshold=1.0, defers_bonus=False),
     }
-    return [_row(name, policies) for name in PAIRS]
+    return [_measure_pair(name, policies) for name in PAIRS]
 
 
-def _row(name: str, policies: dict[str, TokenPolicy]) -> dict[str, Any]:
+def _measure_pair(name: str, policies: dict[str, TokenPolicy]) -> dict[str, Any]:
     make, answers, repeats = PAIRS[name]
     setting = make(False)
     timed = Timed({policy: Times() for policy in policies})

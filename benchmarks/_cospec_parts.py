@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _cospec_overhead import measured
+from _cospec_overhead import measure_overhead
 from _record import RESULTS
 
 from stet import load_pair
@@ -46,7 +46,7 @@ SWEEPS: dict[str, list[dict[str, Any]]] = {
     "fly": [{"entropy": e, "window": w} for e in (0.3, 0.6) for w in (3, 6)],
     "fuzzy": [{"threshold": t} for t in (0.02, 0.05, 0.1, 0.2)],
 }
-"""What is tried of every neighbouring rule, on validation problems."""
+"""Settings of every neighbouring rule that are tried on validation problems."""
 
 SEEDS = (0, 1, 2)
 WITHIN = TrainRequest.within
@@ -96,7 +96,7 @@ class Settings:
 
     @property
     def folder(self) -> Path:
-        """Of this pair."""
+        """The folder of this pair."""
         return self.root / self.pair
 
     def load(self, batch: int | None = None) -> Pair:
@@ -128,7 +128,7 @@ def tuned(settings: Settings) -> list[Contender]:
 
 
 def best_of(results: records.Results, name: str) -> records.PolicyEntry:
-    """Of a rule's settings with about the most right answers, the fastest."""
+    """The fastest of a rule's settings that have about the most right answers."""
     entries = [p for p in results.run.policies if p.name == name]
     scores = {e.label: score(results, e.label) for e in entries}
     most = max(accuracy for accuracy, _ in scores.values())
@@ -137,7 +137,7 @@ def best_of(results: records.Results, name: str) -> records.PolicyEntry:
 
 
 def best_rule(settings: Settings) -> str:
-    """The rule that was most accurate on validation problems: what the arbiter is held against."""
+    """The rule that was most accurate on validation problems: the arbiter is compared with it."""
     results = records.read(settings.folder / "tune")
     chosen = {c.label: c.entry.parameters for c in tuned(settings)}
     labels = {
@@ -161,14 +161,14 @@ def score(results: records.Results, label: str) -> tuple[float, float]:
 
 
 def trainings(settings: Settings) -> None:
-    """An arbiter under each seed."""
+    """Train an arbiter under each seed."""
     pair = settings.load()
     for seed in settings.seeds:
         train(pair, request_of(settings, seed), settings.folder / f"train-{seed}", tell)
 
 
 def judge(settings: Settings) -> None:
-    """One that is trained to keep the target's own answers."""
+    """Train AutoJudge: an arbiter that is to leave the target's own answers as they are."""
     pair, folder = settings.load(), settings.folder / "autojudge"
     folder.mkdir(parents=True, exist_ok=True)
     request = request_of(settings, 0)
@@ -181,7 +181,7 @@ def judge(settings: Settings) -> None:
 
 
 def aim(settings: Settings) -> None:
-    """That one at every threshold, held against right answers as the rules' settings are."""
+    """Run AutoJudge at every threshold, graded by right answers as the rules' settings are."""
     task = load_task("stories", split="validation", count=settings.tuning)
     arbiter = str(settings.folder / "autojudge/policy")
     chosen = [
@@ -191,7 +191,7 @@ def aim(settings: Settings) -> None:
 
 
 def request_of(settings: Settings, seed: int) -> TrainRequest:
-    """One training."""
+    """The request for a training under a seed."""
     return TrainRequest(
         load_task("stories", split="policy_train", count=settings.training, seed=seed),
         load_task("stories", split="validation", count=settings.tuning),
@@ -205,7 +205,7 @@ _told = ""
 
 
 def tell(what: str, done: int, total: int) -> None:
-    """Progress, each line once."""
+    """Print progress, each line once."""
     global _told
     line = f"{what}: {done} of {total}"
     if line != _told:
@@ -217,13 +217,13 @@ def tell(what: str, done: int, total: int) -> None:
 
 
 def warm_threshold(folder: Path) -> float:
-    """What the training would have written had it ended with the warm start."""
+    """The threshold that the training would have written had it ended with the warm start."""
     record = json.loads((folder / "training.json").read_text())
     return choose([Measured(**entry) for entry in record["warm"]], WITHIN).threshold
 
 
 def arbiters(settings: Settings) -> list[Contender]:
-    """Each seed's warm start and arbiter, and AutoJudge's, where those parts were run."""
+    """The warm start and arbiter of each seed, and AutoJudge's, where those parts were run."""
     found: list[Contender] = []
     for seed in SEEDS:
         folder = settings.folder / f"train-{seed}"
@@ -241,14 +241,14 @@ def arbiters(settings: Settings) -> list[Contender]:
 
 
 def accepted_mismatch_rate(settings: Settings) -> float:
-    """Of the first seed's arbiter, on its validation questions."""
+    """The accepted-mismatch rate of the first seed's arbiter, on its validation questions."""
     record = json.loads((settings.folder / "train-0" / "training.json").read_text())
     chosen = record["chosen"]
     return float(chosen["accepted_mismatches"] / chosen["mismatches"])
 
 
 def contenders(settings: Settings) -> list[Contender]:
-    """Everything that rules on tokens."""
+    """Every contender that decides about tokens."""
     return [
         named("target"),
         named("draft"),
@@ -304,7 +304,7 @@ def inside(settings: Settings) -> None:
 
 
 def transfer(settings: Settings) -> None:
-    """The same arbiters where they were not trained."""
+    """Run the arbiters on problems unlike those that they were trained on."""
     chosen = [
         named("target"),
         named("exact"),
@@ -402,7 +402,7 @@ def with_(item: Contender, options: dict[str, Any]) -> records.PolicyEntry:
 
 
 def oracle(settings: Settings) -> None:
-    """The oracle's search, and the outcomes of disagreements that the target would finish."""
+    """Run the oracle's search, and follow mismatches that the target finishes."""
     path = settings.folder / "oracle.json"
     pair = settings.load()
     task = load_task("stories", split="test", count=settings.oracle)
@@ -457,7 +457,7 @@ def agreements(branches: Branches, settings: Settings) -> dict[str, Any]:
 
 
 def curve(settings: Settings) -> None:
-    """The first seed's warm start and arbiter at every threshold, on test problems."""
+    """Measure the first seed's warm start and arbiter at every threshold, on test problems."""
     pair = settings.load()
     task = load_task("stories", split="test", count=settings.oracle)
     found: dict[str, Any] = {}
@@ -472,5 +472,5 @@ def curve(settings: Settings) -> None:
 
 
 def overhead(settings: Settings) -> None:
-    """What the arbiter's look costs, on the bundled pair and a wide random one."""
-    (settings.folder / "overhead.json").write_text(json.dumps(measured(), indent=1) + "\n")
+    """Measure what arbiter inference costs, on the bundled pair and a wide random one."""
+    (settings.folder / "overhead.json").write_text(json.dumps(measure_overhead(), indent=1) + "\n")

@@ -133,29 +133,30 @@ def joined(shares: Sequence[records.Results]) -> records.Results:
 
 
 def accepted_mismatch_rates(folders: Sequence[Path]) -> dict[str, float]:
-    """For each contender, of the disagreements it decided, those in which the draft's token stands.
+    """For each contender, the share of the mismatches it decided that it accepted.
 
-    A block that broke off is one in which the target's stood.
+    In a block that broke off, the last mismatch was rejected.
     """
-    stood: dict[str, int] = {}
-    fell: dict[str, int] = {}
+    accepted: dict[str, int] = {}
+    rejected: dict[str, int] = {}
     for folder in folders:
         for line in records.read_traces(folder):
             label = line["policy"]
             for block in line["trace"]["blocks"]:
-                stood[label] = stood.get(label, 0) + len(block["accepted_mismatches"])
-                fell[label] = fell.get(label, 0) + (block["kept"] < len(block["drafted"]))
+                accepted[label] = accepted.get(label, 0) + len(block["accepted_mismatches"])
+                broke_off = block["accepted"] < len(block["drafted"])
+                rejected[label] = rejected.get(label, 0) + broke_off
     return {
-        label: round(stood[label] / (stood[label] + fell[label]), 4)
-        for label in stood
-        if stood[label] + fell[label]
+        label: round(accepted[label] / (accepted[label] + rejected[label]), 4)
+        for label in accepted
+        if accepted[label] + rejected[label]
     }
 
 
 def of_test(
     settings: Settings, table: dict[str, dict[str, Any]], results: records.Results
 ) -> dict[str, float]:
-    """Accuracy, and passes of the target."""
+    """The figures of the test: accuracy, and passes of the target."""
     ours = [table[name] for name in ours_in(table)]
     warm = [r for name, r in table.items() if name.startswith("warm start")]
     rule = best_rule(settings)
@@ -216,15 +217,17 @@ def between(results: records.Results, ours: Sequence[str], theirs: Sequence[str]
 
 
 def of_oracle(settings: Settings) -> dict[str, float]:
-    """What the search and single decisions came to."""
+    """The figures of the oracle's search and of single decisions."""
     found: dict[str, float] = {}
     path = settings.folder / "agreement.json"
     if path.exists():
         agreement = json.loads(path.read_text())["agreement"]
         saved = json.loads((settings.folder / "oracle.json").read_text())
         found |= {
-            "accuracy_oracle": mean(s["overrules"] is not None for s in saved),
-            "accuracy_target_of_oracle_problems": mean(s["overrules"] == [] for s in saved),
+            "accuracy_oracle": mean(s["accepted_mismatches"] is not None for s in saved),
+            "accuracy_target_of_oracle_problems": mean(
+                s["accepted_mismatches"] == [] for s in saved
+            ),
             "oracle_problems": len(saved),
             "oracle_agreement_non_tie": mean(
                 share for name, share in agreement.items() if name.startswith("cospec")
@@ -242,7 +245,7 @@ def of_oracle(settings: Settings) -> dict[str, float]:
 
 
 def trainings_of(settings: Settings) -> list[dict[str, Any]]:
-    """What each training saw and chose."""
+    """What every training saw and chose."""
     found: list[dict[str, Any]] = []
     for name in (*(f"train-{seed}" for seed in SEEDS), "autojudge"):
         path = settings.folder / name / "training.json"
@@ -256,7 +259,7 @@ def trainings_of(settings: Settings) -> list[dict[str, Any]]:
 def row(
     pair: str, part: str, policy: PolicySummary, results: records.Results, *, one: bool
 ) -> dict[str, Any]:
-    """What the table shows of a contender in a part."""
+    """The row of a contender in a part."""
     answers = [a for a in results.answers if a.policy == policy.label]
     tokens = sum(a.counters.emitted_tokens for a in answers)
     passes = sum(a.counters.target_passes for a in answers)

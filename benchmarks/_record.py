@@ -1,4 +1,4 @@
-"""What every benchmark's result file holds: where, with what and when its figures were measured."""
+"""The frame of every result file: where, with what and when its figures were measured."""
 
 from __future__ import annotations
 

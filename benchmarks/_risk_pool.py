@@ -25,14 +25,14 @@ from stet.requests.options import PINNED
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a threshold came to on a problem.
+    """The outcome of a threshold on a problem.
 
     Attributes:
         right: whether the answer was.
-        lost: whether the first error is a kept step of the draft.
+        lost: whether the first error is an accepted step of the draft.
         steps: of the answer.
-        kept: of them the draft's.
-        tainted: kept steps from the first error on, where one is known.
+        kept: how many of them are accepted steps of the draft.
+        tainted: accepted steps from the first error on, where one is known.
     """
 
     right: bool
@@ -44,13 +44,13 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Taken:
-    """A step of a run: where it starts, what stands, what the draft proposed, and the decision."""
+    """A step of a run: its start, its text, the draft's proposal, and whether that was accepted."""
 
     position: int
     tokens: tuple[int, ...]
     candidate: tuple[int, ...]
     score: float
-    kept: bool
+    accepted: bool
 
     @property
     def end(self) -> int:
@@ -70,7 +70,7 @@ class Walk:
 
 
 class Pool:
-    """Solves problems and keeps what came of them.
+    """Solves problems and records the outcomes.
 
     Args:
         pair: the models.
@@ -101,11 +101,11 @@ class Pool:
         waiting = [q for q in self.task.questions if q.id not in done]
         for start in range(0, len(waiting), self.batch):
             portion = waiting[start : start + self.batch]
-            lines = self._solved(portion)
+            lines = self._solve(portion)
             append_lines(path, map(json_line, lines))
             yield len(done) + start + len(portion)
 
-    def _solved(self, questions: Sequence[Question]) -> list[dict[str, Any]]:
+    def _solve(self, questions: Sequence[Question]) -> list[dict[str, Any]]:
         prompts = [prompt_of(self.pair, self.task, q) for q in questions]
         by_threshold = self.walks(prompts)
         assert self.task.grader is not None
@@ -125,13 +125,13 @@ class Pool:
 
     def walks(self, prompts: Sequence[tuple[int, ...]]) -> dict[float, list[Walk]]:
         """The run of every prompt under every threshold."""
-        # A candidate that is cut short once it cannot stand may have stood at a lower threshold.
+        # What is cut short once it must be rejected may be accepted at a lower threshold.
         policy = replace(self.policy, threshold=self.thresholds[-1], whole=True)
         walks = self._run([list(p) for p in prompts], policy)
         found = {policy.threshold: walks}
         for threshold in reversed(self.thresholds[:-1]):
             policy = replace(policy, threshold=threshold)
-            walks = found[threshold] = self._followed(prompts, walks, policy)
+            walks = found[threshold] = self._follow_all(prompts, walks, policy)
         return found
 
     def unlike(self, questions: Sequence[Question]) -> int:
@@ -142,12 +142,13 @@ class Pool:
             policy = replace(self.policy, threshold=threshold)
             whole = self._run([list(p) for p in prompts], policy)
             differing += sum(
-                (a.tokens, [s.kept for s in a.steps]) != (b.tokens, [s.kept for s in b.steps])
+                (a.tokens, [s.accepted for s in a.steps])
+                != (b.tokens, [s.accepted for s in b.steps])
                 for a, b in zip(walks, whole, strict=True)
             )
         return differing
 
-    def _followed(
+    def _follow_all(
         self, prompts: Sequence[tuple[int, ...]], stricter: Sequence[Walk], policy: SpecGuard
     ) -> list[Walk]:
         """The runs under a threshold, given those under a stricter one."""
@@ -199,17 +200,17 @@ class Pool:
 
 
 def follow(walk: Walk, threshold: float) -> Walk:
-    """As far as a run under a lower threshold writes the same; "parted" where it goes on alone.
+    """The steps that a run under a lower threshold shares; "parted" where it goes on alone.
 
-    Where the target wrote the very step that the draft had proposed, keeping it changes no text.
+    Where the target wrote the very step that the draft had proposed, accepting it changes no text.
     """
     steps: list[Taken] = []
     for step in walk.steps:
-        keeps = step.score >= threshold
-        if keeps and not step.kept and step.candidate != step.tokens:
-            steps.append(replace(step, tokens=step.candidate, kept=True))
+        accepted = step.score >= threshold
+        if accepted and not step.accepted and step.candidate != step.tokens:
+            steps.append(replace(step, tokens=step.candidate, accepted=True))
             return Walk(tuple(steps), "parted")
-        steps.append(replace(step, kept=keeps))
+        steps.append(replace(step, accepted=accepted))
     return Walk(tuple(steps), walk.finish)
 
 
@@ -227,7 +228,7 @@ def _walk(result: Result) -> Walk:
             tuple(ids[s.position : s.position + s.tokens]),
             tuple(s.candidates[s.chosen].ids),
             s.score if s.score is not None else 0.0,
-            s.decision == "kept",
+            s.decision == "accepted",
         )
         for s in result.trace.steps
     ]
@@ -245,7 +246,7 @@ def _solution(walk: Walk, prompt: tuple[int, ...], reference: str) -> Solution:
         prompt,
         walk.tokens,
         tuple(s.end for s in walk.steps),
-        tuple(s.kept for s in walk.steps),
+        tuple(s.accepted for s in walk.steps),
         reference,
     )
 
@@ -253,8 +254,8 @@ def _solution(walk: Walk, prompt: tuple[int, ...], reference: str) -> Solution:
 def _outcome(walk: Walk, right: bool, error: int | None) -> Outcome:
     return Outcome(
         right=right,
-        lost=error is not None and walk.steps[error].kept,
+        lost=error is not None and walk.steps[error].accepted,
         steps=len(walk.steps),
-        kept=sum(s.kept for s in walk.steps),
-        tainted=0 if error is None else sum(s.kept for s in walk.steps[error:]),
+        kept=sum(s.accepted for s in walk.steps),
+        tainted=0 if error is None else sum(s.accepted for s in walk.steps[error:]),
     )

@@ -16,8 +16,8 @@ from stet.calibration.choosing import ThresholdPoint, Wish, choose, with_bounds
 from stet.core.errors import StetError
 
 Counts = NDArray[np.int64]
-"""[K, 5]: per threshold the problems that are right and that are lost, and the steps, kept steps
-and kept steps from the first error on, of a set of problems."""
+"""[K, 5]: per threshold the problems that are right and that are lost, and the steps, accepted
+steps and accepted steps from the first error on, of a set of problems."""
 
 RIGHT, LOST, STEPS, KEPT, TAINTED = range(5)
 
@@ -56,11 +56,11 @@ def product(draw: Draw, thresholds: Sequence[float], alpha: float, delta: float)
     shares = draw.drawn[:, KEPT] / draw.drawn[:, STEPS]
     ranks = tuple(int(r) for r in rankdata(shares, "dense"))
     losses = tuple(int(x) for x in draw.drawn[:, LOST])
-    return _chosen(losses, ranks, tuple(thresholds), draw.problems, alpha, delta)
+    return _choose(losses, ranks, tuple(thresholds), draw.problems, alpha, delta)
 
 
 @lru_cache(maxsize=1 << 18)
-def _chosen(
+def _choose(
     losses: tuple[int, ...],
     ranks: tuple[int, ...],
     thresholds: tuple[float, ...],
@@ -84,7 +84,7 @@ def _points(
     problems: int,
     alpha: float,
 ) -> list[ThresholdPoint]:
-    # Of the shares kept only the order counts: many draws have the same losses and the same order.
+    # Only the order of the accepted shares counts: many draws have the same losses and order.
     points = [
         ThresholdPoint(t, problems, 0, 1.0, rank / len(ranks), lost)
         for t, rank, lost in zip(thresholds, ranks, losses, strict=True)
@@ -93,19 +93,19 @@ def _points(
 
 
 def uncorrected(draw: Draw, thresholds: Sequence[float], alpha: float, delta: float) -> int | None:
-    """The same tests, without correcting for how many there are."""
+    """Tests as `product` makes them, without correcting for how many there are."""
     losses = tuple(int(x) for x in draw.drawn[:, LOST])
     p_values = _p_values(losses, (draw.problems,) * len(losses), alpha)
     return _most_kept(draw, p_values <= delta)
 
 
 def untested(draw: Draw, thresholds: Sequence[float], alpha: float, delta: float) -> int | None:
-    """Whatever had few enough losses on the calibration set."""
+    """The loosest threshold that had few enough losses on the calibration set."""
     return _most_kept(draw, draw.drawn[:, LOST] <= alpha * draw.problems)
 
 
 def per_step(draw: Draw, thresholds: Sequence[float], alpha: float, delta: float) -> int | None:
-    """Tests of the share of kept steps that follow or are an error, steps taken as independent."""
+    """Tests of the share of accepted steps at or after an error, steps taken as independent."""
     tainted = tuple(int(x) for x in draw.drawn[:, TAINTED])
     p_values = _p_values(tainted, tuple(int(x) for x in draw.drawn[:, KEPT]), alpha)
     return _most_kept(draw, p_values <= delta / len(thresholds))
@@ -115,7 +115,7 @@ def per_step(draw: Draw, thresholds: Sequence[float], alpha: float, delta: float
 def _p_values(
     losses: tuple[int, ...], trials: tuple[int, ...], alpha: float
 ) -> NDArray[np.float64]:
-    """Of "more than a share alpha is lost", for each threshold."""
+    """The p-value of "more than a share alpha is lost", for each threshold."""
     return np.asarray(binom.cdf(losses, trials, alpha))
 
 

@@ -112,7 +112,7 @@ def wide(compiled: bool) -> Setting:
 
 def warm_up(setting: Setting, compiled: bool) -> None:
     if compiled:
-        layers = max(s.watch.layers for s in SIGNALS.values() if s.watch is not None)
-        for watch in (0, layers):
-            if not setting.draft.warm_up([1, 2], watch=watch):
+        layers = max(s.capture.layers for s in SIGNALS.values() if s.capture is not None)
+        for captured in (0, layers):
+            if not setting.draft.warm_up([1, 2], capture=captured):
                 raise SystemExit("The draft's passes could not be compiled; try --no-compile.")

@@ -1,4 +1,4 @@
-"""What is done over a vocabulary of today beside the models: counted, sized and timed.
+"""Work over a vocabulary of today beside the models: counted, sized and timed.
 
 A small body under a head of 151,936 tokens drafts blocks and rules on them, so that what is left is
 the head and what the rules, the sampling and the signals do with its logits.
@@ -84,7 +84,7 @@ class Rows(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Cost:
-    """What one kind of request costs beside its products of matrices.
+    """The cost of one kind of request beside its products of matrices.
 
     Attributes:
         draft_rows: rows of the vocabulary gone over, a drafted token.
@@ -128,7 +128,7 @@ class Setting:
         self.drafter = ModelDrafter(self.draft)
 
     def round(self, policy: str, sampling: str) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
-        """Drafting a block of a fresh sequence, and ruling on what that returned."""
+        """Draft a block of a fresh sequence, and verify it."""
         rule: Any = resolve(policy)
         limits = Limits(draft_length=FixedLength(LENGTH))
         tokens = list(range(5, 45))
@@ -143,25 +143,25 @@ class Setting:
             sequence.rows["draft"].valid = len(tokens) - 1
             return self.drafter.run([Draft(sequence, LENGTH, needs=rule.needs)])
 
-        def rule_on(blocks: Any) -> Any:
+        def verify(blocks: Any) -> Any:
             sequence.rows["target"].valid = len(tokens) - 1
             (outcome,) = score(self.target, [Score(sequence, blocks[0], rule)])
             if isinstance(outcome, Exception):
                 raise outcome
             return outcome
 
-        return draft, rule_on
+        return draft, verify
 
     @torch.inference_mode()
     def cost(self, policy: str, sampling: str) -> Cost:
-        """What a round costs, counted."""
-        draft, rule_on = self.round(policy, sampling)
+        """Count what a round costs."""
+        draft, verify = self.round(policy, sampling)
         with Rows() as drafting:
             blocks = draft()
         with Rows() as scoring:
-            rule_on(blocks)
+            verify(blocks)
         made: list[Any] = []
-        sizes = [allocated(lambda: made.append(draft())), allocated(lambda: rule_on(made[0]))]
+        sizes = [allocated(lambda: made.append(draft())), allocated(lambda: verify(made[0]))]
         return Cost(
             draft_rows=drafting.rows.total() / LENGTH,
             score_rows=scoring.rows.total() / (LENGTH + 1),
@@ -172,11 +172,11 @@ class Setting:
 
     @torch.inference_mode()
     def seconds(self, policy: str, sampling: str, repeats: int) -> tuple[float, float]:
-        """Of a drafted token and of a scored position, beside the models' passes: medians."""
-        draft, rule_on = self.round(policy, sampling)
+        """Time a drafted token and a scored position, beside the models' passes: medians."""
+        draft, verify = self.round(policy, sampling)
         inside = [0.0]
 
-        def watched(forward: Callable[..., Any]) -> Callable[..., Any]:
+        def with_clock(forward: Callable[..., Any]) -> Callable[..., Any]:
             def timed(*arguments: Any, **more: Any) -> Any:
                 began = time.perf_counter()
                 result = forward(*arguments, **more)
@@ -187,7 +187,7 @@ class Setting:
 
         runners: list[Any] = [self.draft, self.target]
         for runner in runners:
-            runner.forward = watched(runner.forward)
+            runner.forward = with_clock(runner.forward)
         drafting: list[float] = []
         scoring: list[float] = []
         try:
@@ -196,7 +196,7 @@ class Setting:
                 blocks = draft()
                 drafting.append((time.perf_counter() - began - inside[0]) / LENGTH)
                 inside[0], began = 0.0, time.perf_counter()
-                rule_on(blocks)
+                verify(blocks)
                 scoring.append((time.perf_counter() - began - inside[0]) / (LENGTH + 1))
         finally:
             for runner in runners:

@@ -75,7 +75,7 @@ def measure(options: argparse.Namespace, compiled: bool) -> dict[str, Any]:
             run(prompt)
     seconds: dict[str, list[float]] = {name: [] for name in methods}
     same = 0
-    kept: list[float] = []
+    rates: list[float] = []
     order = list(methods)
     for number, prompt in enumerate(track(prompts, "compiled" if compiled else "eager")):
         best = {name: float("inf") for name in methods}
@@ -91,13 +91,13 @@ def measure(options: argparse.Namespace, compiled: bool) -> dict[str, Any]:
             seconds[name].append(took)
         same += texts["target"] == texts["generate"] == texts["exact"]
         result = pair.generate(prompt, "exact", max_new_tokens=options.max_new_tokens, **PINNED)
-        kept.append(result.counters.tokens_per_pass or 1.0)
+        rates.append(result.counters.tokens_per_pass or 1.0)
     row: dict[str, Any] = {
         "compiled": compiled,
         "dtype": options.dtype,
         "prompts": len(prompts),
         "repeats": options.repeats,
-        "tokens_per_pass": round(statistics.mean(kept), 3),
+        "tokens_per_pass": round(statistics.mean(rates), 3),
         "same_text_share": same / len(prompts),
         "milliseconds_per_answer": {
             name: round(1e3 * statistics.mean(took), 2) for name, took in seconds.items()

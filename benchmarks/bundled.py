@@ -132,8 +132,8 @@ def by_template(solved: Solved) -> dict[str, list[int]]:
 
 
 @torch.inference_mode()
-def disagreements(bench: Bench, solved: Solved) -> tuple[list[tuple[int, int, int]], int]:
-    """Where the draft's first choice is another one, along the target's own greedy text.
+def find_mismatches(bench: Bench, solved: Solved) -> tuple[list[tuple[int, int, int]], int]:
+    """The mismatches along the target's own greedy text: the draft's first choice is another one.
 
     Returns:
         `(problem, position in the written text, the draft's token)` of each, and the number of
@@ -156,7 +156,7 @@ def disagreements(bench: Bench, solved: Solved) -> tuple[list[tuple[int, int, in
 def tie_row(
     bench: Bench, solved: Solved, found: list[tuple[int, int, int]], most: int
 ) -> dict[str, Any]:
-    """What it leads to when the target goes on after the draft's token instead of its own."""
+    """Follow mismatches: the target goes on after the draft's token instead of its own."""
     chosen = random.Random(0).sample(found, min(most, len(found)))
     prefixes: list[list[int]] = []
     for index, position, token in chosen:
@@ -238,7 +238,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--problems", type=int, default=1000, help="of the test split")
     parser.add_argument("--others", type=int, default=300, help="of each other split")
-    parser.add_argument("--branches", type=int, default=600, help="disagreements to follow")
+    parser.add_argument("--branches", type=int, default=600, help="mismatches to follow")
     parser.add_argument("--mean-problems", type=int, default=500)
     parser.add_argument("--target", type=Path, default=TARGET)
     parser.add_argument("--draft", type=Path, default=DRAFT)
@@ -255,7 +255,7 @@ def main() -> None:
     # First, before the machine is hot from the rest.
     costs = [cost_row(bench, tokens) for tokens in (1, BLOCK)]
     accuracies, target, draft = accuracy_rows(bench, options.problems, options.others)
-    found, tokens = disagreements(bench, target)
+    found, tokens = find_mismatches(bench, target)
     ties = tie_row(bench, target, found, options.branches)
     rows += [*accuracies, *costs, ties]
     print(costs, ties, len(found) / tokens, flush=True)

@@ -21,7 +21,7 @@ PICTURE = Path(__file__).parent.parent / "docs" / "images" / "frontier.svg"
 
 
 def row(policy: dict[str, Any]) -> dict[str, Any]:
-    """What the table shows of a policy."""
+    """The row of a policy."""
     difference = policy["difference"] or {}
     return {
         "policy": policy["label"],

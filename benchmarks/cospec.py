@@ -1,4 +1,4 @@
-"""CoSpec against everything that it must be held against, on problems that nothing was tuned on.
+"""CoSpec against everything that it must be compared with, on problems that nothing was tuned on.
 
     python benchmarks/cospec.py                        # all parts on the bundled pair, the report
     python benchmarks/cospec.py --pair overconfident   # on another pair

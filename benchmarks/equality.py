@@ -96,7 +96,7 @@ def rows_apart(pair: Pair, tokens: list[int], start: int) -> tuple[Tensor, Tenso
 
 
 def measured(case: Case) -> dict[str, Any]:
-    """One row of the result."""
+    """A row of the result."""
     equal = tokens = changed = 0
     apart = 0.0
     margins: list[float] = []

@@ -3,8 +3,8 @@
     python benchmarks/gpu.py
 
 Weights are random and made on the device: a target of the shapes of Qwen2.5-7B and a draft of those
-of the 0.5B. Such models never agree, so how much stands is set by the `random` policy's rate. Says
-so, and measures nothing, where there is no CUDA device.
+of the 0.5B. Such models never agree, so how much is accepted is set by the `random` policy's rate.
+Says so, and measures nothing, where there is no CUDA device.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SHAPES: dict[str, dict[str, int]] = {
         "vocab_size": 152_064,
     },
 }
-"""Of both models."""
+"""The vocabulary of both models."""
 
 PROMPT = 256
 TOKENS = 96
@@ -51,11 +51,11 @@ LENGTH = 5
 """Drafted tokens of a block."""
 
 RATE = 0.8
-"""Share of the drafted tokens that stand."""
+"""Share of the drafted tokens that are accepted."""
 
 
 def tokenizer(size: int) -> PreTrainedTokenizerFast:
-    """One that knows a word for each id."""
+    """A tokenizer with a word for each id."""
     words = {f"w{place}": place for place in range(size)}
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel(words, unk_token="w0")), eos_token="w0"
@@ -98,7 +98,7 @@ def weight_bytes(loaded: LoadedModel) -> int:
 
 
 def forward_seconds(pair: stet.Pair, role: str, batch: int, width: int) -> float:
-    """Of a bare pass over a cache of `PROMPT` tokens, logits of all positions included."""
+    """Seconds of a bare pass over a cache of `PROMPT` tokens, logits of all positions included."""
     runner = pair.engine.runners[role]
 
     def timed() -> float:

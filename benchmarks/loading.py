@@ -1,4 +1,4 @@
-"""What the check at load costs: fresh processes that load a model, with it and without, in turns.
+"""The cost of the check at load: fresh processes that load a model, with it and without, in turns.
 
     python benchmarks/loading.py --model path/to/model
 

@@ -81,7 +81,7 @@ def told(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def answered(session: Session, name: str, *words: str) -> dict[str, Any]:
-    """One answer with its counters; an empty one fails the run."""
+    """An answer with its counters; an empty one fails the run."""
     found = session.run(name, "generate", *words, "--json")
     if not found["text"].strip():
         raise SystemExit(f"{name}: the answer is empty")

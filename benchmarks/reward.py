@@ -34,7 +34,7 @@ from stet.signals.confidence import min_logprob
 RECIPES = Path(__file__).resolve().parent.parent / "recipes"
 CACHE = Path(".cache/reward")
 SHIPPED = {"draft": "bundled", "head": "head"}
-"""Of the recipe's names, those that ship, with the name users know them by."""
+"""The recipe's names that ship, with the names that users know them by."""
 
 
 def samples(pair: Pair) -> tuple[list[StepSample], dict[str, float]]:
@@ -130,11 +130,11 @@ def on_policy(pair: Pair, name: str, policy: str | Policy, problems: list[Any]) 
     processor, wall = time.process_time() - processor, time.perf_counter() - wall
     right = sum(parse_answer(r.text) == p.answer for r, p in zip(results, problems, strict=True))
     steps = sum(r.counters.steps for r in results)
-    kept = sum(r.counters.accepted_steps for r in results)
+    accepted = sum(r.counters.accepted_steps for r in results)
     return {
         "policy": name,
         "accuracy": round(right / len(problems), 4),
-        "accepted_steps": round(kept / steps, 4) if steps else None,
+        "accepted_steps": round(accepted / steps, 4) if steps else None,
         "processor_seconds": round(processor / len(problems), 4),
         "wall_seconds": round(wall / len(problems), 4),
         "target_passes": round(statistics.mean(r.counters.target_passes for r in results), 2),

@@ -99,7 +99,7 @@ def resplit(grid: list[float], resplits: int) -> list[dict[str, Any]]:
     """All rows: calibration sets of each size, for each bound."""
     pool = counts_of(read(CACHE / "pool.jsonl"))
     settings = [(alpha, delta) for alpha in ALPHAS for delta in DELTAS]
-    # Where a bound is hardest to keep: a hair below the pool's own risk at a threshold.
+    # Where a bound is hardest to meet: a hair below the pool's own risk at a threshold.
     lost = [int(x) for x in pool.sum(0)[:, LOST]]
     settings += [
         (round((count - 0.5) / len(pool), 6), delta)
@@ -115,7 +115,7 @@ def resplit(grid: list[float], resplits: int) -> list[dict[str, Any]]:
 
 
 def thresholds(grid: list[float]) -> list[dict[str, Any]]:
-    """What each threshold came to on the whole pool."""
+    """The outcome of each threshold on the whole pool."""
     pool = counts_of(read(CACHE / "pool.jsonl"))
     return [
         {

@@ -1,11 +1,11 @@
-"""What signals cost: seconds of drafting the same steps with them over without.
+"""The cost of signals: seconds of drafting the same steps with them over without.
 
 Steps of answers are written once to learn where they end. Then every step is drafted and judged
 again from the same prefix with each set of signals, all sets in turn within milliseconds, so that
 what else the machine does hits all of them alike. Of several repeats of a step the fastest counts,
 as what disturbs a run only ever makes it slower; seconds are summed over the steps of all answers,
-and intervals resample answers. Everything between the prefix and the ruling is timed: passes,
-sampling, reading the text, keeping what signals need, computing and weighing them.
+and intervals resample answers. Everything between the prefix and the decision is timed: passes,
+sampling, reading the text, keeping what signals need, computing them and their mean.
 
 Two pairs: the bundled one, whose draft is so small that every operation shows, and random models of
 a more usual shape (wide, large vocabulary, grouped-query attention).
@@ -52,7 +52,7 @@ SINGLE = {
     "default_looking": SpecGuard(signals=DEFAULT, threshold=1e-30),
     "all": SpecGuard(signals=tuple(SIGNALS), threshold=0.0, whole=True),
 }
-"""One candidate."""
+"""A single candidate."""
 
 SAMPLED: dict[str, Any] = {"candidates": 16, "temperature": 0.7, "top_p": 0.8, "threshold": 0.0}
 SEVERAL = {
@@ -75,7 +75,7 @@ class Times:
     compared: int = 0
 
     def seconds(self, name: str, clock: str) -> float:
-        """Of all steps with a set of signals, each in its fastest repeat."""
+        """Seconds of all steps with a set of signals, each in its fastest repeat."""
         steps: list[dict[str, list[float]]] = getattr(self, clock)
         return sum(min(step[name]) for step in steps)
 
@@ -83,7 +83,7 @@ class Times:
 def main() -> None:
     options = arguments()
     torch.set_num_threads(1)
-    rows = kept(options)
+    rows = earlier_rows(options)
     figures: dict[str, float] = {}
     for kind in options.pairs:
         make = bundled if kind == "bundled" else wide
@@ -112,7 +112,7 @@ def main() -> None:
     print("written:", write("signals", rows, figures))
 
 
-def kept(options: argparse.Namespace) -> list[dict[str, Any]]:
+def earlier_rows(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Rows of an earlier run on the same machine that are not measured again."""
     path = RESULTS / "signals.json"
     if set(options.parts) == set(PARTS) or not path.exists():
@@ -271,7 +271,7 @@ def _replay(
 
 
 def one_step(sequence: TokenSequence, policy: SpecGuard) -> Program:
-    """The first step of `stepwise`: which candidate stands must not decide what is timed."""
+    """The first step of `stepwise`: which candidate is accepted must not decide what is timed."""
     program = stepwise(sequence, policy, Exact())
     answer: Any = None
     while not sequence.steps:

@@ -56,7 +56,7 @@ RULES = ("ensemble", "confident", "cascade")
 """The plain rules that any gain is held against."""
 
 HEAD_THRESHOLDS, MODEL_THRESHOLDS = (0.7, 0.9, 0.95, 0.98, 0.99), (0.7, 0.95, 0.98)
-"""Of the two rewards: a stricter one is more accurate and slower."""
+"""Thresholds of the two rewards: a stricter one is more accurate and slower."""
 
 AS_ACCURATE = 0.01
 """Reward-guided decoding counts as good as `specguard` within so much of its accuracy."""
@@ -103,7 +103,7 @@ def specguard(policy: SpecGuard, label: str) -> Contender:
 
 
 def plain() -> list[Contender]:
-    """What needs no step policy."""
+    """The contenders without a step policy."""
     return [
         named("target"),
         named("draft"),
@@ -136,7 +136,7 @@ def ablations() -> list[Contender]:
 
 
 def single_signals(steps: Path) -> list[Contender]:
-    """Each signal by itself, at the threshold that keeps half of the calibration's steps."""
+    """Every signal by itself, at the threshold that accepts half of the calibration's steps."""
     policy = SpecGuard.bundled()
     labelled = steps_of(read(steps))
     found = [named("exact")]
@@ -158,7 +158,7 @@ def single_signals(steps: Path) -> list[Contender]:
 
 
 def sampled(candidates: int) -> list[Contender]:
-    """What draws answers or candidates."""
+    """The contenders that draw answers or candidates."""
     paper: dict[str, Any] = {
         "delimiter": "\n",
         "candidates": candidates,
@@ -206,7 +206,7 @@ def latency() -> list[Contender]:
 
 
 def plan(part: str, settings: Settings, candidates: int) -> Plan:
-    """What a part runs."""
+    """The plan of a part."""
     few = {"latency": settings.latency_problems, "signals": settings.few, "selectors": settings.few}
     count = few.get(part, settings.problems)
     task = load_task("bundled", split="test", count=count)
@@ -262,8 +262,8 @@ def limit(settings: Settings) -> None:
     The target writes every answer and the draft's candidates for its steps are recorded. Where the
     answer is wrong, each candidate is tried in the place of the target's step, and the target
     writes on from there. No step policy with one candidate of this draft can gain more than that
-    at a single step. How well each signal tells those steps from the others is kept, too: a policy
-    that is to gain something has to tell them.
+    at a single step. How well each signal tells those steps from the others is recorded, too:
+    a policy that is to gain something has to tell them.
     """
     path = settings.folder / "limit.json"
     if path.exists():
@@ -309,7 +309,7 @@ def limit(settings: Settings) -> None:
 
 
 def telling(signals: Sequence[dict[str, float]], saves: Sequence[bool]) -> dict[str, float]:
-    """For each signal that all steps have, the chance that a saving step has more of it."""
+    """For each signal that all steps have, the probability that a saving step has more of it."""
     names = set(signals[0]).intersection(*signals) if signals else set()
     right, found = np.array(saves), {}
     if right.all() or not right.any():
@@ -346,10 +346,10 @@ def seconds_ratio(results: records.Results, ours: str, theirs: str, *, whole: bo
 
 
 def row(part: str, policy: PolicySummary, results: records.Results) -> dict[str, Any]:
-    """What the table shows of a contender in a part."""
+    """The row of a contender in a part."""
     answers = [a for a in results.answers if a.policy == policy.label]
     steps = sum(a.counters.steps for a in answers)
-    kept = sum(a.counters.accepted_steps for a in answers)
+    accepted = sum(a.counters.accepted_steps for a in answers)
     difference = policy.difference
     batch_speed = policy.speed.throughput_speedup
     one_speed = policy.speed.latency_speedup
@@ -364,7 +364,7 @@ def row(part: str, policy: PolicySummary, results: records.Results) -> dict[str,
         "target_passes": round(policy.work.target_passes, 3),
         "target_tokens": round(policy.work.target_tokens, 2),
         "draft_passes": round(policy.work.draft_passes, 2),
-        "accepted_steps": round(kept / steps, 4) if steps else None,
+        "accepted_steps": round(accepted / steps, 4) if steps else None,
     }
 
 
@@ -393,7 +393,7 @@ def report(settings: Settings) -> None:
     guarded, exact = found("greedy", "specguard"), accuracy("greedy", "exact")
     assert guarded.difference is not None
     best = max(RULES, key=lambda label: accuracy("greedy", label))
-    kept = next(r for r in rows if r["policy"] == "specguard" and r["part"] == "greedy")
+    ours = next(r for r in rows if r["policy"] == "specguard" and r["part"] == "greedy")
     figures: dict[str, float] = {
         "accuracy_target": accuracy("greedy", "target"),
         "accuracy_draft": accuracy("greedy", "draft"),
@@ -405,7 +405,7 @@ def report(settings: Settings) -> None:
         "relative_gain_over_exact": round(accuracy("greedy", "specguard") / exact - 1, 4),
         "p_value_over_exact": round(guarded.difference.p_values[0], 4),
         "accuracy_best_plain_rule": accuracy("greedy", best),
-        "target_step_share": round(1 - kept["accepted_steps"], 4),
+        "target_step_share": round(1 - ours["accepted_steps"], 4),
         "problems": summaries["greedy"].questions,
     }
     if "sampled" in runs:

@@ -1,4 +1,4 @@
-"""What every policy does over a vocabulary of 151,936 tokens beside the models.
+"""The work of every policy over a vocabulary of 151,936 tokens beside the models.
 
     python benchmarks/vocabulary.py
 

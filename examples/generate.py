@@ -23,9 +23,9 @@ def main():
         print(result.text.strip())
         print(
             f"  {counters.emitted_tokens} tokens in {counters.target_passes} target passes: "
-            f"{counters.accepted_tokens} of {counters.drafted_tokens} drafted tokens were kept"
+            f"{counters.accepted_tokens} of {counters.drafted_tokens} drafted tokens were accepted"
         )
-        # Every token knows who wrote it and why it stands.
+        # Every token knows who wrote it and why.
         last = result.tokens[-1]
         print(f"  the last token, {last.text!r}: by the {last.origin}, {last.reason}\n")
 

@@ -1,4 +1,4 @@
-"""A verification policy in a few lines: a drafted token stands if the target shortlists it."""
+"""A verification policy in a few lines: a drafted token is accepted if the target shortlists it."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,7 +12,7 @@ from stet.policies import Blocks, TokenPolicy, Verification, at, prefix_length, 
 @register
 @dataclass(frozen=True)
 class Shortlist(TokenPolicy):
-    """A drafted token stands if it is one of the target's `size` most probable. Not lossless."""
+    """Accepts a drafted token among the target's `size` most probable ones. Not lossless."""
 
     size: int = 3
 
@@ -20,15 +20,15 @@ class Shortlist(TokenPolicy):
     reasons: ClassVar[tuple[str, ...]] = ("accepted", "recovered", "bonus", "accepted_mismatch")
 
     def verify(self, blocks: Blocks) -> Verification:
-        """Rule on B blocks of up to K tokens at once."""
+        """Verify B blocks of up to K tokens at once."""
         drafted, own = blocks.drafted, blocks.target_tokens  # [B, K], [B, K + 1]
         logprobs = blocks.target_logprobs[:, : drafted.shape[1]]  # [B, K, V]
         better = logprobs > logprobs.gather(2, drafted[..., None])
         shortlisted = better.sum(2) < self.size
         accepted = prefix_length(shortlisted & blocks.present)  # [B]
 
-        # Why: kept tokens are the target's own choice or stand against it; the token after them
-        # corrects the draft or follows a whole block.
+        # Why: accepted tokens are the target's own choice or mismatches; the token after them is
+        # the recovered one, or the bonus token after a whole block.
         reasons = torch.zeros_like(own)
         reasons[:, :-1] = torch.where(drafted == own[:, :-1], 0, 3)
         after = torch.where(accepted < blocks.lengths, 1, 2)

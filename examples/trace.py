@@ -1,4 +1,4 @@
-"""Write a trace, read it back, and see what was corrected, what was overruled, what it cost."""
+"""Write a trace, read it back, and see recovered tokens, accepted mismatches, and the cost."""
 
 import argparse
 from pathlib import Path
@@ -16,8 +16,8 @@ def main():
 
     pair = stet.load_pair()
     prompt = pair.render([{"role": "user", "content": PROBLEM}])
-    # "confident" lets the draft have its way where it is the surer one. With logprobs=1 the trace
-    # also says what the target would have written.
+    # "confident" accepts the draft's token where the draft is the surer model. With logprobs=1 the
+    # trace also says what the target would have written.
     for policy in ("exact", "confident"):
         (result,) = pair.generate([prompt], policy, max_new_tokens=128, logprobs=1)
         trace.write([result.trace], arguments.file)  # appends a line
@@ -30,12 +30,8 @@ def main():
             for i in block.accepted_mismatches:
                 if i < len(emitted):
                     (wanted,) = emitted[i].top_logprobs
-                    show(
-                        "accepted_mismatch",
-                        emitted[i],
-                        pair.tokenizer.decode([wanted]),
-                        "the target",
-                    )
+                    other = pair.tokenizer.decode([wanted])
+                    show("accepted mismatch", emitted[i], other, "the target")
             if block.next_token is not None and block.accepted < min(
                 len(block.drafted), len(emitted)
             ):
@@ -50,7 +46,7 @@ def main():
 
 
 def show(what, token, refused, whose):
-    print(f"  {what}: {token.text!r} stands, {whose} wanted {refused!r}")
+    print(f"  {what}: {token.text!r}, where {whose} wanted {refused!r}")
 
 
 if __name__ == "__main__":

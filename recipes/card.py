@@ -79,8 +79,8 @@ Greedy decoding in float32, share of right answers with 95 % Wilson intervals
 
 On the {problems} problems of `stories/test`, along the target's greedy text:
 
-- The draft's first choice is another token at **{disagreement:.1%}** of the positions.
-- Following both choices with the target, **{ties:.1%}** of the disagreements end alike: both right
+- The draft's first choice is another token at **{mismatch:.1%}** of the positions.
+- Following both choices with the target, **{ties:.1%}** of the mismatches end alike: both right
   or both wrong ({outcomes}; {branches} branches).
 - The draft is right where the target is wrong on {draft_right:.1%} of the problems
   ({of_wrong:.1%} of those the target gets wrong).
@@ -230,7 +230,7 @@ def main() -> None:
         processor=record["machine"]["processor"],
         accuracy=accuracy(record),
         problems=figures["problems"],
-        disagreement=figures["disagreement_rate"],
+        mismatch=figures["disagreement_rate"],
         ties=figures["tie_share"],
         outcomes=", ".join(f"{k} {v}" for k, v in ties["outcomes"].items()),
         branches=ties["branches"],

@@ -1,4 +1,4 @@
-"""What is trained: the sizes of the models and the settings of their training."""
+"""The pair that is trained: the sizes of the models and the settings of their training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Recipe:
-    """One model of a pair.
+    """A model of a pair.
 
     Attributes:
         layers: Depth. A target is deep, because depth is what one token at a time costs.

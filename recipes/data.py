@@ -140,7 +140,7 @@ def batches(
     skip: int = 0,
     every: int = 1,
 ) -> Iterator[Batch]:
-    """Batches without end; the same seed gives the same ones, and `skip` resumes after so many.
+    """Endless batches; a seed gives the same ones again, and `skip` resumes after so many.
 
     With `every`, only one in so many is yielded: process `r` of `n` takes the batches of
     `skip=n * steps + r, every=n`, and all together those of `skip=n * steps`.

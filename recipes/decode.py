@@ -14,7 +14,7 @@ MAX_NEW = 256
 
 @dataclass(frozen=True)
 class Text:
-    """What was written after one prompt, without the end token, and whether it ended by itself."""
+    """The text written after a prompt, without the end token, and whether it ended by itself."""
 
     ids: list[int]
     ended: bool

@@ -2,8 +2,8 @@
 
     python recipes/fingerprints.py
 
-Needed where the way fingerprints are reckoned has changed and the pair has not: nothing is fitted
-again. It is reckoned with the dtype that the pair is loaded in by default, float32.
+Needed where the way fingerprints are computed has changed and the pair has not: nothing is fitted
+again. It is computed with the dtype that the pair is loaded in by default, float32.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ A, B, C = 3.4445, -4.7750, 2.0315
 
 
 def orthogonalised(stack: torch.Tensor) -> torch.Tensor:
-    """Each matrix `[n, rows, columns]` with all singular values near 1 (Newton-Schulz)."""
+    """The matrices `[n, rows, columns]` with all singular values near 1 (Newton-Schulz)."""
     norms = torch.linalg.matrix_norm(stack.float(), keepdim=True).clamp(min=1e-7)
     x = (stack / norms).bfloat16()
     for _ in range(ROUNDS):
@@ -69,7 +69,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """One step; every process does the same one."""
+        """Take a step; every process takes the same one."""
         assert closure is None
         for group in self.param_groups:
             for matrix, update in self._updates(group):

@@ -46,7 +46,7 @@ class Workers:
     def sum_gradients(
         self, parameters: Sequence[nn.Parameter], values: Sequence[float | torch.Tensor]
     ) -> list[float]:
-        """Sum the gradients and some numbers over all processes, in one exchange."""
+        """Sum the gradients and some numbers over all processes, in one reduction."""
         if self.size == 1:
             return [float(v) for v in values]
         gradients = [p.grad for p in parameters if p.grad is not None]
@@ -79,12 +79,12 @@ def usable_cores() -> int:
 def _end_with(parent: int) -> None:
     """End this process when the one that started it is gone, however that came about."""
 
-    def watch() -> None:
+    def wait() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _start(

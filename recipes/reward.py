@@ -53,7 +53,7 @@ EXPORTED = "draft"
 
 
 def log(folder: Path, **entry: Any) -> None:
-    """One line of a run's log, also shown."""
+    """Write a line of a run's log, and show it."""
     line = {"time": datetime.datetime.now().isoformat(timespec="seconds"), **entry}
     append_lines(folder / "log.jsonl", [json_line(line)], durable=False)
     print(folder.name, json.dumps(line), flush=True)

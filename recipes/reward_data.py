@@ -26,12 +26,12 @@ ROUNDS = 3
 """How often the target helps out in one solution at most."""
 
 TEMPERATURES = (0.0, 0.7)
-"""Of the draft, in turn; greedy and sampled steps fail differently."""
+"""Temperatures of the draft, in turn; greedy and sampled steps fail differently."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a solution.
+    """A step of a solution.
 
     Attributes:
         text: with the line break that ends it.
@@ -69,7 +69,7 @@ class Walk:
         number: of the problem.
         problem: what is solved.
         prompt: its tokens.
-        kept: tokens of each step that stands, with who wrote it.
+        settled: tokens of every step so far, with whether the draft wrote it.
         rest: tokens of the steps that the draft added last.
         low: so many of the new steps are good; -1 where the target is lost from the start.
         high: so many of them are known to be bad.
@@ -79,15 +79,15 @@ class Walk:
     number: int
     problem: Any
     prompt: list[int]
-    kept: list[tuple[list[int], bool]] = field(default_factory=list)
+    settled: list[tuple[list[int], bool]] = field(default_factory=list)
     rest: list[list[int]] = field(default_factory=list)
     low: int = 0
     high: int = 0
     completion: list[int] = field(default_factory=list)
 
     def prefix(self, count: int) -> list[int]:
-        """Tokens of prompt, kept steps and so many of the new ones."""
-        parts = [self.prompt, *(ids for ids, _ in self.kept), *self.rest[:count]]
+        """Tokens of prompt, settled steps and so many of the new ones."""
+        parts = [self.prompt, *(ids for ids, _ in self.settled), *self.rest[:count]]
         return [token for part in parts for token in part]
 
 
@@ -129,9 +129,9 @@ class Labeller:
             for walk in active:
                 solutions[id(walk)].append(self._steps(walk, walk.low))
                 if turn == ROUNDS:
-                    solutions[id(walk)].append(self._corrected(walk, whole=True))
+                    solutions[id(walk)].append(self._rewrite(walk, whole=True))
                 else:
-                    self._corrected(walk)
+                    self._rewrite(walk)
         return [
             Example(number, p.family, p.prompt, solutions[id(walk)])
             for walk, (number, p) in zip(walks, numbered, strict=True)
@@ -177,18 +177,18 @@ class Labeller:
             else:
                 walk.low = -1
 
-    def _corrected(self, walk: Walk, whole: bool = False) -> list[Step]:
+    def _rewrite(self, walk: Walk, whole: bool = False) -> list[Step]:
         """Let the target write the step that was bad, or all that follows."""
         written = self._split(walk.completion)
-        walk.kept += [(ids, True) for ids in walk.rest[: walk.low]]
-        walk.kept += [(ids, False) for ids in (written if whole else written[:1])]
+        walk.settled += [(ids, True) for ids in walk.rest[: walk.low]]
+        walk.settled += [(ids, False) for ids in (written if whole else written[:1])]
         walk.rest, walk.completion = [], []
         return self._steps(walk, 0)
 
     def _steps(self, walk: Walk, good: int) -> list[Step]:
-        kept = [Step(self._text(ids), draft, True) for ids, draft in walk.kept]
+        settled = [Step(self._text(ids), draft, True) for ids, draft in walk.settled]
         new = [Step(self._text(ids), True, i < good) for i, ids in enumerate(walk.rest)]
-        return kept + new
+        return settled + new
 
     def _split(self, tokens: Sequence[int]) -> list[list[int]]:
         steps: list[list[int]] = []
@@ -207,7 +207,7 @@ class Labeller:
         return self._answers(walk, walk.rest[:count], [])
 
     def _answers(self, walk: Walk, steps: Sequence[list[int]], rest: Sequence[int]) -> bool:
-        parts = [*(ids for ids, _ in walk.kept), *steps, list(rest)]
+        parts = [*(ids for ids, _ in walk.settled), *steps, list(rest)]
         text = self._text([token for part in parts for token in part])
         return bundled.parse_answer(text) == walk.problem.answer
 

@@ -1,4 +1,4 @@
-"""Reward models and the head: what is trained on the labelled steps, and how."""
+"""Reward models and the head, trained on the labelled steps."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Text:
 
     @property
     def blamed(self) -> int:
-        """So many steps come before the first bad one ends."""
+        """How many steps there are up to the end of the first bad one."""
         return self.good.index(False) + 1 if False in self.good else len(self.good)
 
     def starts(self, prompt: int) -> list[int]:
@@ -118,7 +118,7 @@ class Batch:
 
     @property
     def size(self) -> int:
-        """Real tokens."""
+        """How many tokens are real, not padding."""
         return int(self.mask.sum())
 
 
@@ -138,7 +138,7 @@ def batch_of(texts: Sequence[Text], places: Sequence[int]) -> Batch:
 
 
 def batches(texts: Sequence[Text], tokens: int, seed: int, skip: int = 0) -> Iterator[Batch]:
-    """Batches without end, of about so many tokens; the same seed gives the same ones."""
+    """Endless batches of about so many tokens; a seed gives the same ones again."""
     epoch = 0
     while True:
         rng = np.random.default_rng([seed, epoch])
@@ -218,7 +218,7 @@ class Steps:
 
 @torch.inference_mode()
 def steps_of(texts: Sequence[tuple[Text, int]]) -> Steps:
-    """Run the draft over solutions and keep its own steps, each once.
+    """Run the draft over solutions and collect its own steps, each once.
 
     State t of a step is the one that its token t was drawn from: of the position before it.
     """
@@ -259,12 +259,12 @@ class StepBatch:
 
     @property
     def size(self) -> int:
-        """Real tokens."""
+        """How many tokens are real, not padding."""
         return int(self.lengths.sum())
 
 
 def step_batches(steps: Steps, count: int, seed: int, skip: int = 0) -> Iterator[StepBatch]:
-    """Batches of so many steps without end; the same seed gives the same ones."""
+    """Endless batches of so many steps; a seed gives the same ones again."""
     epoch = 0
     while True:
         order = np.random.default_rng([seed, epoch]).permutation(len(steps.good)).tolist()
@@ -300,7 +300,7 @@ def head_loss(net: HeadNet, batch: StepBatch) -> Tensor:
 
 @torch.inference_mode()
 def model_scores(model: LlamaForTokenClassification, texts: Sequence[tuple[Text, int]]) -> Scores:
-    """What a reward model says of the draft's steps."""
+    """The logits of a reward model on the draft's steps."""
     found: Scores = {}
     for start in range(0, len(texts), 64):
         places = range(start, min(start + 64, len(texts)))
@@ -316,7 +316,7 @@ def model_scores(model: LlamaForTokenClassification, texts: Sequence[tuple[Text,
 
 @torch.inference_mode()
 def head_scores(net: HeadNet, steps: Steps) -> Scores:
-    """What a head says of the draft's steps."""
+    """The logits of a head on the draft's steps."""
     found: Scores = {}
     for start in range(0, len(steps.good), 256):
         hidden, lengths = padded([s.float() for s in steps.states[start : start + 256]])
@@ -421,5 +421,5 @@ class Fit:
 
 
 def _factor(progress: float) -> float:
-    """Of the peak learning rate: up, along, and down."""
+    """The share of the peak learning rate at a step: up, along, and down."""
     return min(1.0, progress / WARMUP_SHARE + 0.02, (1 - progress) / DECAY_SHARE)

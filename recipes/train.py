@@ -114,7 +114,7 @@ def load_data(recipe: Recipe, cache: Path) -> tuple[problems_data.Data, problems
 
 
 class Step(NamedTuple):
-    """What one optimiser step reports, alike in all processes."""
+    """The report of an optimiser step, alike in all processes."""
 
     loss: float
     rate: float
@@ -122,7 +122,7 @@ class Step(NamedTuple):
 
 
 class Run:
-    """One training run and its folder, in one of its processes."""
+    """A training run and its folder, in one of its processes."""
 
     def __init__(self, recipe: Recipe, options: argparse.Namespace, workers: Workers) -> None:
         self.recipe, self.options, self.workers = recipe, options, workers
@@ -160,7 +160,7 @@ class Run:
                 )
 
     def log(self, **entry: Any) -> None:
-        """One line of the run's log, also shown."""
+        """Write a line of the run's log, and show it."""
         line = {"time": datetime.datetime.now().isoformat(timespec="seconds"), **entry}
         append_lines(self.folder / "log.jsonl", [json_line(line)], durable=False)
         print(json.dumps(line), flush=True)
@@ -211,7 +211,7 @@ class Run:
         self.log(exported=folder.name, averaged=better, **judged)
 
     def step(self, loss_function: Any, batch: problems_data.Batch, started: float) -> Step:
-        """One optimiser step on the joint batch of all processes."""
+        """Take an optimiser step on the joint batch of all processes."""
         loss = loss_function(self.model, batch, self.options.device)
         loss.backward()
         parameters = list(self.model.parameters())

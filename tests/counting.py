@@ -1,4 +1,4 @@
-"""What a piece of work does with memory: counted, never timed."""
+"""Memory of a piece of work: counted, never timed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text behind tokens that stand, and tokens behind them, by tokenizers of many kinds."""
+"""Text behind accepted tokens, and tokens behind them, by tokenizers of many kinds."""
 
 from __future__ import annotations
 

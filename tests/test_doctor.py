@@ -133,7 +133,7 @@ def test_better_acceptance_asks_for_longer_blocks():
 @pytest.mark.parametrize(
     ("machine", "reason"),
     [
-        (Machine(acceptance=0.05), "stands too rarely"),
+        (Machine(acceptance=0.05), "accepted too rarely"),
         (Machine(draft=0.012), "draft is too slow"),
         (Machine(per_position=0.02, acceptance=0.9), "several tokens at once"),
         (Machine(target=0.001, draft=0.0002, per_position=0.00005, acceptance=0.9, overhead=0),
@@ -160,7 +160,7 @@ def test_a_costly_round_is_named():
 
 
 def test_a_gain_within_noise_is_marginal():
-    # Two tokens of three stand, and the draft costs about what that saves.
+    # Two tokens of three are accepted, and the draft costs about what that saves.
     machine = Machine(acceptance=0.62, draft=0.0064, per_position=0.0, reading=0)
     found = diagnose(*examined(machine, prompts=40))
     assert found.verdict == "marginal", found.best

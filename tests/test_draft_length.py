@@ -128,7 +128,7 @@ def test_a_rule_describes_itself_with_all_its_numbers():
     )
 
 
-def test_leniency_is_learnt_from_overrules_alone():
+def test_leniency_is_learnt_from_accepted_mismatches_alone():
     past = History()
     assert past.leniency == 0
     for _ in range(20):
@@ -140,5 +140,5 @@ def test_leniency_is_learnt_from_overrules_alone():
     assert 0.9 < lenient.leniency < 1
     mixed = History()
     for _ in range(40):
-        mixed.add(8, 4, accepted_mismatches=1)  # one stands, one falls
+        mixed.add(8, 4, accepted_mismatches=1)  # one is accepted, one rejected
     assert mixed.leniency == pytest.approx(0.5, abs=0.05)

@@ -12,7 +12,7 @@ RATES = st.floats(0.05, 0.95)
 
 
 def trace(n_tokens, *blocks, rounds=None):
-    """A request whose blocks are (position, drafted, kept)."""
+    """A request whose blocks are (position, drafted, accepted)."""
     return RequestTrace(
         request=0,
         settings=Settings({}, True, {}, {}, {}, None, "0"),
@@ -29,7 +29,7 @@ def trace(n_tokens, *blocks, rounds=None):
     )
 
 
-def test_acceptance_counts_what_stood_and_where_blocks_broke():
+def test_acceptance_counts_accepted_tokens_and_where_blocks_broke():
     found = Acceptance.of([trace(20, (0, 3, 3), (4, 3, 1), (6, 3, 0))], longest=3)
     assert found.stood == (2, 1, 1)
     assert found.fell == (1, 1, 0)
@@ -44,11 +44,11 @@ def test_a_short_block_says_nothing_about_what_it_did_not_draft():
 
 
 def test_a_block_in_which_the_answer_ends_did_not_break():
-    # Two of four kept tokens were emitted before the stop; the rest is not part of the answer.
+    # Two of four accepted tokens were emitted before the stop; the rest is not part of the answer.
     found = Acceptance.of([trace(2, (0, 4, 4))], longest=4)
     assert found.stood == (1, 1, 0, 0)
     assert found.fell == (0, 0, 0, 0)
-    # A ruling after the end is none on the answer.
+    # A verification after the end is none of the answer.
     found = Acceptance.of([trace(2, (0, 4, 3))], longest=4)
     assert found.fell == (0, 0, 0, 0)
 
@@ -97,7 +97,7 @@ def test_forecast_by_hand():
     assert row.speedup == pytest.approx(1.2 / 0.5)
 
 
-def test_reading_the_prompt_weighs_on_short_answers():
+def test_reading_the_prompt_matters_for_short_answers():
     costs = RequestCosts({1: 1.0}, 0.1, reading=4.0, plain_reading=2.0)
     found = Acceptance((8,), (2,))
     (short,) = forecast(costs, found, answer=4, lengths=(4,))

@@ -221,7 +221,7 @@ def test_template_arguments_reach_the_template_or_are_refused(pair):
     )
     with pytest.raises(OptionError, match="put the system prompt at the beginning of the user"):
         pair.render(system)
-    with pytest.raises(OptionError, match="does not look at 'allow_sistem'"):
+    with pytest.raises(OptionError, match="does not use 'allow_sistem'"):
         pair.render(CHAT, allow_sistem=True)
     with pytest.raises(OptionError, match="tokenize is no argument"):
         pair.render(CHAT, tokenize=True)

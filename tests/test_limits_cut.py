@@ -25,7 +25,7 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "fuzzy": ("fuzzy", {}),
     "fly": ("fly", {"window": 3}),
     "cospec": ("cospec", {}),
-    "cospec, not holding": ("cospec", {"hold": False}),
+    "cospec, not deferring": ("cospec", {"defers_bonus": False}),
     "autojudge": ("autojudge", {}),
     "specguard": ("specguard", {"threshold": 0.7}),
     "specguard, band": ("specguard", {"threshold": 0.9, "lower": 0.0}),
@@ -48,7 +48,7 @@ LIMITS = (1, 5, 13, 22, 40)
 STOPS = ("\n", "=", " the ")
 WHOLE = 64
 
-QUICK = {"exact", "block", "fly", "cospec, not holding", "specguard", "reward-guided"}
+QUICK = {"exact", "block", "fly", "cospec, not deferring", "specguard", "reward-guided"}
 names = pytest.mark.parametrize(
     "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in POLICIES]
 )

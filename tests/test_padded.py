@@ -50,7 +50,7 @@ def pair(request, tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """The same models without any padding."""
+    """The models without any padding."""
     place = tmp_path_factory.mktemp("bare")
     large = llama(vocab=TOKENS, layers=3)
     save(place / "target", model=large)

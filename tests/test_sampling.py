@@ -45,7 +45,7 @@ rows = st.lists(
 
 
 def transformers_probs(logits: torch.Tensor, history: list[int], p: SamplingParams) -> torch.Tensor:
-    """What transformers would sample from after this history."""
+    """The logits that transformers would sample from after this history."""
     processors = LogitsProcessorList()
     if p.temperature != 1.0:
         processors.append(TemperatureLogitsWarper(p.temperature))

@@ -25,7 +25,7 @@ def sequence(count: int = 20, **limits) -> TokenSequence:
     return TokenSequence([9, 9], limits=Limits(count, **limits), decoder=Letters())
 
 
-def test_a_ruling_appends_what_stands_and_what_follows():
+def test_an_acceptance_appends_what_is_accepted_and_what_follows():
     s = sequence()
     s.commit(acceptance([1, 2, 3], 2, 7))
     assert s.answer == [1, 2, 7]
@@ -35,7 +35,7 @@ def test_a_ruling_appends_what_stands_and_what_follows():
     assert s.text() == "bch"
 
 
-def test_a_token_that_is_held_back_does_not_appear():
+def test_a_deferred_token_does_not_appear():
     s = sequence()
     s.commit(acceptance([1, 2, 3], 2, None))
     assert s.answer == [1, 2]
@@ -57,7 +57,8 @@ def test_tokens_beyond_the_limit_are_dropped():
     assert (s.finish_reason, s.answer) == ("length", [1, 2, 3, 7])
     s = sequence(2, probabilities=True)
     s.commit(acceptance([1, 2, 3], 3, 7, p_target=[0.1, 0.2, 0.3, 0.4]))
-    assert (s.finish_reason, s.answer, s.p_target) == ("length", [1, 2], [0.1, 0.2])
+    assert (s.finish_reason, s.answer) == ("length", [1, 2])
+    assert [e.p_target for e in s.emitted] == [0.1, 0.2]
     assert (s.counters.accepted_tokens, s.counters.emitted_tokens) == (2, 2)
 
 
@@ -68,7 +69,7 @@ def test_nothing_follows_a_stop_token_and_its_text_is_left_out():
     assert s.counters.accepted_per_position == [1, 1]
 
 
-def test_a_stop_string_may_begin_in_one_ruling_and_end_in_the_next():
+def test_a_stop_string_may_begin_in_one_acceptance_and_end_in_the_next():
     s = sequence(stop_strings=("cde",))
     s.commit(acceptance([1, 2], 2, 3))
     assert not s.finished
@@ -102,7 +103,7 @@ def test_both_caches_agree_as_far_as_the_text_does():
     assert (target.valid, draft.valid) == (3, 3)
 
 
-def test_overruled_positions_are_recorded():
+def test_accepted_mismatches_are_recorded():
     s = sequence()
     s.commit(
         acceptance([1, 2, 3], 3, 4, reasons=["accepted", ACCEPTED_MISMATCH, "accepted", "bonus"])
@@ -131,8 +132,7 @@ def test_truncating_is_as_if_the_rest_was_never_written(many: list, cut: int, st
     before = list(s.answer)
     s.truncate(cut)
     assert s.answer == before[:cut]
-    lengths = {len(s.origins), len(s.reasons), len(s.p_target), len(s.p_draft)}
-    assert lengths == {len(s.answer)}
+    assert len(s.emitted) == len(s.answer)
     assert s.counters.emitted_tokens == len(s.answer)
     if cut < len(before):
         assert not s.finished
@@ -168,7 +168,7 @@ def test_adopting_a_candidate_takes_over_everything_it_wrote():
     assert released == children
     assert s.answer == [1, 2, 3, 5]
     assert s.origins == ["draft", "target", "draft", "target"]
-    assert s.p_target == [0.5, 0.6, 0.1, 0.2]
+    assert [e.p_target for e in s.emitted] == [0.5, 0.6, 0.1, 0.2]
     assert [b.position for b in s.blocks] == [0, 2]
     assert s.counters.emitted_tokens == 4
     assert s.counters.drafted_tokens == 3
@@ -283,7 +283,7 @@ def test_what_was_spent_on_other_candidates_is_charged():
     assert (s.counters.emitted_tokens, s.counters.drafts, s.counters.accepted_tokens) == (2, 1, 1)
 
 
-def test_cutting_back_takes_kept_tokens_off_the_counts():
+def test_cutting_back_takes_accepted_tokens_off_the_counts():
     s = sequence()
     s.commit(
         acceptance(

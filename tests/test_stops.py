@@ -40,7 +40,7 @@ def pair(tmp_path_factory):
 
 
 def ways(pair, **options):
-    """The same request in all ways of asking for it."""
+    """A request in all ways of asking for it."""
     yield pair.generate(PROMPT, **SETTINGS, **options)
     yield pair.generate([PROMPT, "a"], **SETTINGS, **options)[0]
     chunks = list(pair.stream(PROMPT, **SETTINGS, **options))
@@ -69,7 +69,7 @@ def test_a_special_token_as_stop_string_ends_the_answer(pair, policy):
 @pytest.mark.parametrize("policy", ["exact", "target", "block", SpecGuard(threshold=0.5)])
 @pytest.mark.parametrize("before", [0, 1])
 @pytest.mark.parametrize("after", [0, 2])
-def test_one_among_letters_is_looked_for_where_the_token_stands(pair, policy, before, after):
+def test_one_among_letters_is_looked_for_where_the_token_is(pair, policy, before, after):
     whole = pair.generate(PROMPT, policy, **SETTINGS).token_ids
     at = whole.index(pair.chosen)
     stop = pair.tokenizer.decode(whole[at - before : at + 1 + after])

@@ -36,7 +36,7 @@ def test_counters_add_up_and_speak_vllms_names():
     assert total.emitted_tokens == 14
     assert total.accepted_per_position == [4, 2, 2]
     metrics = total.as_metrics()
-    # Of six blocks two kept nothing, two one token, none two, and two all three.
+    # Of six blocks, two with nothing accepted, two with one token, none with two, two with three.
     assert metrics["acceptance_histogram"] == [2, 2, 0, 2]
     assert metrics["num_spec_steps"] == 6
     assert metrics["num_accepted_draft_tokens"] == 8

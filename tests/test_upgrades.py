@@ -149,7 +149,7 @@ ANSWER = {
     "samples": 3,
     "votes": {"hold": 2, "overruled": 1},
 }
-"""A line of `answers.jsonl` of the same comparison; what was answered happens to be former words."""
+"""A line of `answers.jsonl` of the same comparison; its answers happen to be former words."""
 
 
 @pytest.fixture
@@ -250,7 +250,7 @@ def test_a_policy_file_with_a_parameter_by_its_former_name(tmp_path):
     assert resolve(str(path)) == CoSpec(defers_bonus=False)
 
 
-def test_a_calibration_with_a_yardstick(tmp_path):
+def test_a_calibration_whose_label_source_has_its_former_name(tmp_path):
     made, path = example(), tmp_path / "mine.json"
     made.save(path)
     record = json.loads(path.read_text())

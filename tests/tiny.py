@@ -99,7 +99,7 @@ def request(
 
 
 def seeded(params: SamplingParams, seed: int) -> SamplingParams:
-    """The same parameters with another seed."""
+    """The parameters with another seed."""
     return replace(params, seed=seed)
 
 
@@ -138,7 +138,7 @@ class Letters:
 
 @dataclass(frozen=True)
 class Stumps:
-    """Doubts every candidate from its second token on, and lets all of them stand."""
+    """Doubts every candidate from its second token on, and accepts all of them."""
 
     delimiter: Any = "\n"
     step_tokens: int = 32
@@ -165,7 +165,7 @@ class Stumps:
         return 0
 
     def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
-        """All stand."""
+        """Accept every step."""
         yield from ()
         return StepDecision(0, accepted=True, reason="fine")
 

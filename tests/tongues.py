@@ -83,7 +83,7 @@ def byte_fallback(size: int = 400) -> PreTrainedTokenizerFast:
 
 @cache
 def lowercasing(size: int = 400) -> PreTrainedTokenizerFast:
-    """One that changes what it encodes."""
+    """A tokenizer that changes what it encodes."""
     core = Tokenizer.from_str(byte_level(size).backend_tokenizer.to_str())
     core.normalizer = normalizers.Lowercase()
     return wrapped(core)

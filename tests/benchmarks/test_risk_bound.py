@@ -25,24 +25,24 @@ def scripts():
 def test_a_run_is_followed_as_far_as_both_thresholds_write_the_same(scripts):
     pool, _ = scripts
     same = pool.Taken(0, (1, 2), (1, 2), 0.5, False)
-    kept = pool.Taken(2, (3,), (3,), 0.9, True)
+    accepted = pool.Taken(2, (3,), (3,), 0.9, True)
     other = pool.Taken(3, (4, 5), (6,), 0.4, False)
     last = pool.Taken(5, (0,), (0,), 0.95, True)
-    walk = pool.Walk((same, kept, other, last), "stop")
+    walk = pool.Walk((same, accepted, other, last), "stop")
 
     lower = pool.follow(walk, 0.6)  # decides as the stricter one did
     assert lower == walk
-    middle = pool.follow(walk, 0.45)  # keeps a step that says what the target wrote
+    middle = pool.follow(walk, 0.45)  # accepts a step that says what the target wrote
     assert middle.tokens == walk.tokens
-    assert [s.kept for s in middle.steps] == [True, True, False, True]
+    assert [s.accepted for s in middle.steps] == [True, True, False, True]
     assert middle.finish == "stop"
     low = pool.follow(walk, 0.4)  # goes on alone after the draft's own words
     assert low.finish == "parted"
     assert low.tokens == (1, 2, 3, 6)
-    assert [s.kept for s in low.steps] == [True, True, True]
+    assert [s.accepted for s in low.steps] == [True, True, True]
 
 
-def test_an_outcome_counts_what_stands_on_an_error(scripts):
+def test_an_outcome_counts_what_is_accepted_after_an_error(scripts):
     pool, _ = scripts
     steps = [pool.Taken(i, (i,), (i,), 0.5, k) for i, k in enumerate([True, True, False, True])]
     walk = pool.Walk(tuple(steps), "stop")
@@ -61,7 +61,7 @@ def test_what_a_crash_cut_short_is_solved_again(scripts, tmp_path):
 
 
 def made_up(risks, *, steps=5, count=4000):
-    """A pool [N, K, 5] in which lost problems have all their kept steps on the error."""
+    """A pool [N, K, 5] in which lost problems have all their accepted steps on the error."""
     generator = np.random.default_rng(1)
     lost = generator.random(count)[:, None] < np.array(risks)
     kept = np.broadcast_to(np.arange(len(risks), 0, -1), lost.shape)
@@ -80,7 +80,7 @@ def test_resplits_tell_a_bound_that_holds_from_ways_that_do_not(scripts):
     assert by["product"]["chosen"] > 500
     for row in rows:
         assert row["rate_low"] <= row["rate"] <= row["rate_high"]
-    # Steps of a problem stand or fall together: taken as independent they promise too much.
+    # Steps of a problem go wrong together: taken as independent they promise too much.
     step_share = pool.sum(0)[:, splits.TAINTED] / pool.sum(0)[:, splits.KEPT]
     alpha = float(step_share[1]) - 1e-3
     rows = splits.violations(pool, grid, 300, [(alpha, 0.1)], 600, seed=0)
@@ -96,7 +96,7 @@ def test_the_product_chooses_by_its_own_functions(scripts, monkeypatch):
     assert (draw.drawn + draw.rest == pool.sum(0)).all()
     place = splits.product(draw, grid, 0.1, 0.1)
     points = [
-        splits.Point(t, 300, 0, 1.0, c[splits.KEPT] / c[splits.STEPS], int(c[splits.LOST]))
+        splits.ThresholdPoint(t, 300, 0, 1.0, c[splits.KEPT] / c[splits.STEPS], int(c[splits.LOST]))
         for t, c in zip(grid, draw.drawn, strict=True)
     ]
     chosen = splits.choose(splits.with_bounds(points, 0.1), splits.Wish("risk", 0.1, 0.1))
@@ -106,7 +106,7 @@ def test_the_product_chooses_by_its_own_functions(scripts, monkeypatch):
 
 @pytest.mark.slow
 def test_followed_runs_are_what_runs_by_themselves_are(scripts):
-    """On the bundled pair, with a policy that cuts steps short once they cannot stand any more."""
+    """On the bundled pair, with a policy that cuts steps short once they must be rejected."""
     from dataclasses import replace
 
     from stet.evaluation.tasks import load_task

@@ -47,7 +47,7 @@ def test_every_step_is_one_true_operation(problems):
 
 
 def test_every_step_uses_known_numbers_and_leads_to_the_answer(problems):
-    """Each operand stands in the text, is a unit's size, or was computed before."""
+    """Every operand is in the text, is a unit's size, or was computed before."""
     unit_sizes = {2, 7, 12, 60, 100, 1000}
     for problem in problems:
         known = {int(n) for n in re.findall(r"\d+", problem.text)} | unit_sizes

@@ -90,9 +90,9 @@ def test_labels_say_whether_the_target_still_gets_it_right(recipes, pair, exampl
 
 
 def test_after_a_bad_step_the_target_writes_it_and_the_draft_goes_on(examples):
-    corrected = [e for e in examples if len(e.solutions) > 1]
-    assert corrected
-    for example in corrected:
+    rewritten = [e for e in examples if len(e.solutions) > 1]
+    assert rewritten
+    for example in rewritten:
         first, second = example.solutions[:2]
         bad = [step.good for step in first].index(False)
         assert second[:bad] == first[:bad]

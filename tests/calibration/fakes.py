@@ -15,7 +15,7 @@ class Letters:
 
 @dataclass
 class Written:
-    """What a request came to."""
+    """The result of a request."""
 
     text: str
     token_ids: list[int]

@@ -25,10 +25,10 @@ def example(goal: Wish | None = None, label_source: LabelSource = ANSWERS) -> Ca
     if wish.goal == "risk":
         points = with_bounds(points, wish.value)
     chosen = choose(points, wish, label_source)
-    probability = random.Random(5)
-    scores = [probability.random() ** 0.5 for _ in range(400)]
+    generator = random.Random(5)
+    scores = [generator.random() ** 0.5 for _ in range(400)]
     steps = [
-        StepSample(f"p{i // 4}", i % 4, 9, {}, probability.random() < 0.6 + 0.4 * s, True)
+        StepSample(f"p{i // 4}", i % 4, 9, {}, generator.random() < 0.6 + 0.4 * s, True)
         for i, s in enumerate(scores)
     ]
     return Calibration(

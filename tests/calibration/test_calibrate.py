@@ -64,7 +64,7 @@ def test_what_is_known_is_not_computed_again(pair, task, monkeypatch):
 
 
 def test_labels_follow_from_the_answers(pair, task, tmp_path):
-    """Along an answer that came out right every kept step was sound."""
+    """Along an answer that came out right every accepted step was sound."""
     collector = Collector(pair, task, SpecGuard(threshold=0.0), batch=12)
     found = collector.collect(tmp_path / "steps.jsonl")
     assert {s.problem for s in found} == {q.id for q in task.questions}
@@ -73,7 +73,7 @@ def test_labels_follow_from_the_answers(pair, task, tmp_path):
         assert all(s.kept for s in problem.steps)
         blamed = [s for s in problem.steps if s.good is False]
         kinds.add((problem.right, bool(blamed)))
-        # With every step kept, a step after the first bad one is to blame for nothing.
+        # With every step accepted, a step after the first bad one is to blame for nothing.
         if blamed:
             later = problem.steps[problem.steps.index(blamed[0]) + 1 :]
             assert all(s.good is None for s in later) or problem.right
@@ -118,8 +118,8 @@ def test_a_calibration_is_a_policy_for_this_pair_alone(pair, task, tmp_path):
     assert second.parameters == made.parameters
 
 
-def test_without_right_answers_the_target_is_the_yardstick(pair, task, tmp_path):
-    """Steps are held against the target's own answers, and so is what is bounded."""
+def test_without_right_answers_the_target_is_the_label_source(pair, task, tmp_path):
+    """Steps are compared with the target's own answers, and so is what is bounded."""
     bare = replace(task, questions=[replace(q, reference=None) for q in task.questions])
     request = CalibrateRequest(bare, Wish("risk", 0.6, 0.2), SpecGuard(), thresholds=2, batch=12)
     made = calibrate(pair, request, tmp_path / "work", lambda *_: None)
@@ -128,14 +128,14 @@ def test_without_right_answers_the_target_is_the_yardstick(pair, task, tmp_path)
     # The target always agrees with itself, and so does what promises its distribution.
     assert {p.accuracy for p in made.references.values()} == {1.0}
     assert all(p.losses is not None for p in made.points)
-    # Where answers differ from the target's, a kept step was the first to part.
+    # Where answers differ from the target's, an accepted step was the first mismatch.
     assert all(p.losses == p.problems - p.right for p in made.points)
 
     with pytest.raises(StetError, match="holds another calibration"):
         calibrate(pair, replace(request, task=task), tmp_path / "work", lambda *_: None)
 
 
-def test_without_a_grader_the_targets_own_steps_are_the_yardstick(pair, task, tmp_path):
+def test_without_a_grader_the_targets_own_steps_are_the_label_source(pair, task, tmp_path):
     bare = replace(
         task, grader=None, questions=[replace(q, reference=None) for q in task.questions]
     )
@@ -145,7 +145,7 @@ def test_without_a_grader_the_targets_own_steps_are_the_yardstick(pair, task, tm
     assert made.task["labels"] == "the target writes the same step from the same prefix"
     found = samples.read(tmp_path / "work" / "steps.jsonl")
     labels = [s.good for p in found for s in p.steps]
-    assert None not in labels  # every step can be held against the target's
+    assert None not in labels  # every step can be compared with the target's
     assert {True, False} <= set(labels)
     assert made.reliability.good == pytest.approx(sum(labels) / len(labels))
     assert {p.accuracy for p in made.references.values()} == {1.0}

@@ -28,7 +28,7 @@ def task(count=3, *, references=True, grader=GRADER) -> LoadedTask:
     return LoadedTask("made up", questions, grader, 64, (), chat=None)
 
 
-def test_which_yardstick_there_is():
+def test_which_label_source_there_is():
     assert label_source_of(task(), False) is ANSWERS
     assert label_source_of(task(), True) is TARGETS_ANSWER
     assert label_source_of(task(references=False), False) is TARGETS_ANSWER

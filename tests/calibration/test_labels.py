@@ -46,7 +46,7 @@ def test_of_sampled_completions_half_must_come_out_right(right, good):
     ("own", "step", "good"),
     [
         ("Add 2 and 3.\nThen more", "Add 2 and 3.\n", True),
-        ("\n add  2 AND 3.\nThen", "Add 2 and 3.\n", True),  # case and white space aside
+        ("\n add  2 AND 3.\nThen", "Add 2 and 3.\n", True),  # but for case and white space
         ("Add 2 and 4.\n", "Add 2 and 3.\n", False),
         ("Add 2 and 3", "Add 2 and 3.\n", False),
         ("Add 2 and 3. Then on and on without end", "Add 2 and 3.\n", False),
@@ -65,7 +65,7 @@ def test_by_step_the_target_writes_the_same(own, step, good):
 
 
 def test_by_step_every_step_has_a_label():
-    """Also after one that the target would not have written: each is judged where it stands."""
+    """Also after one that the target would not have written: every step is judged where it is."""
 
     def writes(text, _):
         return {"?": "a\n", "?b\n": "a long step of its own, longer than the other\n"}[text]

@@ -46,7 +46,7 @@ def test_the_interval_counts_problems_and_not_steps():
     assert alone.low < alone.auroc < alone.high
 
 
-def test_knowing_where_a_step_stands_is_no_merit():
+def test_knowing_where_a_step_is_is_no_merit():
     """Late steps are bad and have low values, but among steps of one place the values are noise."""
     draw = random.Random(2)
     steps = []

@@ -35,7 +35,7 @@ def test_a_score_that_is_a_probability_has_a_small_error():
 def test_steps_of_one_problem_say_less_than_steps_of_many():
     goods = [bool(i % 5) for i in range(40)]
     alone = reliability([step(i, g) for i, g in enumerate(goods)], [0.85] * 40).bins[8]
-    # The same labels, but eight steps of a problem stand or fall together.
+    # The same labels, but eight steps of a problem are right or wrong together.
     together = reliability([step(i // 8, i // 8 > 0) for i in range(40)], [0.85] * 40).bins[8]
     assert alone.good == together.good == 0.8
     assert (alone.problems, together.problems) == (40, 5)

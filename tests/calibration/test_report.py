@@ -1,4 +1,4 @@
-"""The report page: whole, the same each time, escaped, and in words that the yardstick allows."""
+"""The report page: whole, the same each time, escaped, in words that the label source allows."""
 
 import html
 import json
@@ -213,7 +213,7 @@ def test_the_page_is_written_again_without_running_anything(found, tmp_path, mon
     assert not (tmp_path / "mine.html").exists()
 
 
-def test_a_name_for_every_yardstick():
+def test_a_name_for_every_label_source():
     assert {y.name for y in LABEL_SOURCES.values()} == set(LABEL_SOURCES)
 
 

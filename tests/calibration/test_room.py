@@ -45,7 +45,7 @@ def test_rollouts_go_on_to_the_end_of_the_context_and_no_further(wide, task):
     assert Rollouts(full, task.grader, 200).sound([fullest]) in ([True], [False])
 
 
-def test_steps_are_held_against_the_targets_to_the_end_of_the_context(wide, task):
+def test_steps_are_compared_with_the_targets_to_the_end_of_the_context(wide, task):
     prefixes = begun(wide, task, 4)
     proposals = [Proposal(p, (1, 2, 3), "no such step\n") for p in prefixes]
     longest = max(len(p.prompt) + len(p.written) for p in prefixes)

@@ -26,7 +26,7 @@ def test_policies_as_json(run):
 
 @pytest.fixture
 def described(monkeypatch):
-    """What the fake pair is made of."""
+    """The parts of the fake pair."""
     record = {
         "models": [
             {

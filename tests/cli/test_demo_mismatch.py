@@ -1,4 +1,4 @@
-"""The demo's example of an answer in which the target was overruled."""
+"""The demo's example of an answer with accepted mismatches."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tasks():
     return generate("stories", "calibration", 16, seed=5)
 
 
-def test_what_was_overruled_is_shown_with_what_was_thought_of_it(pair, tasks):
+def test_an_accepted_mismatch_is_shown_with_what_was_thought_of_it(pair, tasks):
     """The draft's wrong answers stand in for a target's: they are not hard to find."""
     prompts = [task.prompt for task in tasks]
     answers, alone = pair.generate(prompts, "cospec"), pair.generate(prompts, "draft")

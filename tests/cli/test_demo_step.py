@@ -33,12 +33,18 @@ def test_a_caught_step_is_shown_with_what_was_thought_of_it(solved):
     console = Console(width=90, record=True, file=StringIO())
     console.print(panel)
     shown = console.export_text()
-    for told in ("draft ", "target ", "stands from", "sum_logprob", "steps are the draft's; right"):
+    for told in (
+        "draft ",
+        "target ",
+        "accepted from",
+        "sum_logprob",
+        "steps are the draft's; right",
+    ):
         assert told in shown
     chosen = next(t for t in tasks if t.text[:30] in shown)
     answer = answers[tasks.index(chosen)]
     assert parse_answer(answer.text) == chosen.answer
-    # The whole answer stands there, no line of it twice.
+    # The whole answer is there, no line of it twice.
     lines = [line.strip("│ ") for line in shown.splitlines()]
     for line in answer.text.splitlines():
         assert sum(line in each for each in lines) == 1

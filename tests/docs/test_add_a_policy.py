@@ -32,7 +32,7 @@ def test_the_documented_policy_is_registered_and_runs(plausible):
         run(engine(target, near(target, 0.05)), requests)
         return sum(r.sequence.counters.accepted_tokens for r in requests)
 
-    # A bar of zero keeps all that the draft writes, a bar of one nearly nothing.
+    # A bar of zero accepts all that the draft writes, a bar of one nearly nothing.
     assert accepted(plausible(epsilon=0.0)) > accepted(plausible(epsilon=1.0, delta=1.0))
 
 

@@ -27,16 +27,16 @@ PROMPT = [3, 1, 4, 1, 5]
 LIMITS = Limits(max_new_tokens=200)
 
 Action = tuple[Any, ...]
-"""("speculate", drafted, kept), or ("target" | "draft" | "look" | "truncate" | "fork", count)."""
+"""("speculate", drafted, accepted) or ("target", "draft", "look", "truncate" or "fork", count)."""
 
 
 @dataclass(frozen=True)
-class Keep(TokenPolicy):
-    """Keeps a given number of drafted tokens, right or wrong; then the target's choice follows."""
+class Accept(TokenPolicy):
+    """Accepts a given number of drafted tokens, right or wrong; the target's choice follows."""
 
     tokens: int
 
-    name: ClassVar[str] = "keep"
+    name: ClassVar[str] = "accept"
     lossless: ClassVar[bool] = False
     needs: ClassVar[frozenset[Need]] = frozenset()
     reasons: ClassVar[tuple[str, ...]] = STANDARD_REASONS
@@ -51,7 +51,7 @@ def program(sequence: TokenSequence, script: list[Action]) -> Program:
     for action, count, *more in script:
         if action == "speculate":
             block = yield Draft(sequence, count)
-            sequence.commit((yield Score(sequence, block, Keep(*more))))
+            sequence.commit((yield Score(sequence, block, Accept(*more))))
         elif action == "target":
             yield from _by_target(sequence, count)
         elif action == "draft":
@@ -90,12 +90,12 @@ def answers(scripts: list[list[Action]], rows: int = 16) -> list[list[int]]:
 
 
 def answer(script: list[Action]) -> list[int]:
-    """One script alone."""
+    """Run a script alone."""
     return answers([script])[0]
 
 
 def reference(script: list[Action]) -> list[int]:
-    """The same text from the models alone, every token from a pass over the whole prefix."""
+    """The script's text from the models alone, every token from a pass over the whole prefix."""
     tokens = list(PROMPT)
     for action, count, *more in script:
         if action == "speculate":

@@ -21,8 +21,8 @@ from stet.core.policy import TokenPolicy
 from stet.core.sampling import SamplingParams
 from stet.core.sequence import TokenSequence
 from stet.engine.engine import Engine
+from stet.engine.outcome import NonFiniteError
 from stet.engine.request import Request
-from stet.engine.scoring import NonFiniteError
 from stet.policies import DEFERRED, STANDARD_REASONS, Blocks, Exact, Need, Verification
 from stet.programs import autoregressive, drafting, speculative
 
@@ -137,7 +137,7 @@ def test_the_number_of_tokens_is_exact(count: int, tokens: int):
     assert {r.sequence.finish_reason for r in requests} == {"length"}
 
 
-def test_any_of_several_stop_tokens_ends_an_answer_wherever_it_stands_in_a_block():
+def test_any_of_several_stop_tokens_ends_an_answer_wherever_it_is_in_a_block():
     for place in range(6):
         whole = plain(place, 20)
         stops = frozenset({whole[7], whole[11]})
@@ -230,7 +230,7 @@ class Fussy(Exact):
             raise ValueError("three is too many")
         if self.how == "shape":
             return Verification(verification.accepted[:-1], verification.next_token)
-        if self.how == "too many kept":
+        if self.how == "too many accepted":
             return Verification(
                 torch.where(guilty, 99, verification.accepted), verification.next_token
             )
@@ -243,7 +243,7 @@ class Fussy(Exact):
         return Verification(verification.accepted, verification.next_token, reasons)
 
 
-@pytest.mark.parametrize("how", ["raise", "shape", "too many kept", "nothing", "reasons"])
+@pytest.mark.parametrize("how", ["raise", "shape", "too many accepted", "nothing", "reasons"])
 def test_a_failing_policy_fails_only_the_request_that_it_fails_on(how: str):
     machine = engine(rows=8)
     requests = [
@@ -493,7 +493,7 @@ def test_a_draft_alone_writes_its_own_text_in_chunks():
 
 @dataclass(frozen=True)
 class AlwaysDraft(TokenPolicy):
-    """Keeps every drafted token and holds the next one back, except where nothing was drafted."""
+    """Accepts every drafted token and defers the next one, except where nothing was drafted."""
 
     name: ClassVar[str] = "always-draft"
     lossless: ClassVar[bool] = False
@@ -508,7 +508,7 @@ class AlwaysDraft(TokenPolicy):
 
 
 @pytest.mark.parametrize("tokens", [1, 3, 4, 5])
-def test_a_policy_may_hold_the_next_token_back(tokens: int):
+def test_a_policy_may_defer_the_next_token(tokens: int):
     # The last token of an answer is always the target's: a block leaves room for it.
     count = 13
     requests = [tiny.request(PROMPTS[n], AlwaysDraft(), limits(count, tokens)) for n in range(4)]
@@ -539,7 +539,7 @@ def test_counters_add_up():
         assert counters.draft_passes == counters.drafted_tokens
         assert counters.target_seconds > 0
         assert counters.draft_seconds > 0
-        assert all(p is not None and 0 < p <= 1 for p in sequence.p_target)
+        assert all(p is not None and 0 < p <= 1 for p in [e.p_target for e in sequence.emitted])
         for block in sequence.blocks:
             emitted = sequence.answer[block.position : block.position + block.accepted]
             assert emitted == block.drafted[: block.accepted]
@@ -559,13 +559,19 @@ def test_recorded_probabilities_are_the_models_own():
         draft = DRAFT(tokens).logits[0].softmax(-1)
     for i, token in enumerate(sequence.answer):
         before = sequence.prompt_length + i - 1
-        assert sequence.p_target[i] == pytest.approx(target[before, token].exp().item(), rel=1e-3)
-        if sequence.p_draft[i] is not None:
-            assert sequence.p_draft[i] == pytest.approx(draft[before, token].item(), rel=1e-3)
+        assert sequence.emitted[i].p_target == pytest.approx(
+            target[before, token].exp().item(), rel=1e-3
+        )
+        if sequence.emitted[i].p_draft is not None:
+            assert sequence.emitted[i].p_draft == pytest.approx(
+                draft[before, token].item(), rel=1e-3
+            )
         best = target[before].topk(2)
-        assert list(sequence.top_logprobs[i]) == best.indices.tolist()
-        assert list(sequence.top_logprobs[i].values()) == pytest.approx(best.values.tolist(), 1e-3)
-    assert any(p is not None for p in sequence.p_draft)
+        assert list(sequence.emitted[i].top_logprobs) == best.indices.tolist()
+        assert list(sequence.emitted[i].top_logprobs.values()) == pytest.approx(
+            best.values.tolist(), 1e-3
+        )
+    assert any(p is not None for p in [e.p_draft for e in sequence.emitted])
 
 
 @pytest.mark.parametrize("ruled", [False, True])

@@ -203,7 +203,7 @@ def test_last_logits_and_hidden_state(family: str) -> None:
 
 
 def test_lengths_that_differ_widely(family: str) -> None:
-    """One long row among short ones is attended in a span of its own, with the same result."""
+    """A long row among short ones is attended in a span of its own, with the same result."""
     run, tokens = runner(family), prompts(4, 300)
     run._span_cost = 20
     wanted = expected(family, tokens)

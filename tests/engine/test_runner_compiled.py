@@ -37,7 +37,7 @@ def test_same_logits_without_compiling_again(family: str, widths: list[int]) -> 
     assert fast.warm_up(widths)
     generator = torch.Generator().manual_seed(0)
     # Longer than what is compiled, so that a prefill is not.
-    prompts = torch.randint(VOCAB, (4, compiled.LONGEST + 8), generator=generator)
+    prompts = torch.randint(VOCAB, (4, compiled.WIDEST + 8), generator=generator)
     pairs = [(fast.allocate(), eager.allocate()) for _ in range(4)]
     used = 0
     run = fast._compiled.run
@@ -87,7 +87,7 @@ def test_a_batch_may_be_the_whole_cache(rows: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_watched_pass_is_compiled_too_and_weighs_the_same() -> None:
+def test_a_pass_with_attention_capture_is_compiled_too_and_has_the_same_weights() -> None:
     """Windows, soft caps and grouped heads; a single row and a ragged batch."""
     loaded = prepare_model(build("gemma2"), name="gemma2", role="draft", self_check=False)
     capture = AttentionCapture(2, frozenset({0.0, 0.02}))
@@ -130,7 +130,9 @@ def test_a_watched_pass_is_compiled_too_and_weighs_the_same() -> None:
 
 
 @pytest.mark.unit
-def test_watched_passes_are_asked_for_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_passes_with_attention_capture_are_asked_for_by_themselves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     loaded = prepare_model(build("llama"), self_check=False)
     runner = Runner(loaded, max_rows=1, max_length=64, compile=True)
     requested = []
@@ -207,7 +209,7 @@ def test_eager_passes_serve_until_the_compiled_one_is_ready(
     requested = []
     monkeypatch.setattr(runner._compiled, "request", lambda *key: requested.append(key))
     row = runner.allocate()
-    prompt = torch.zeros((1, compiled.LONGEST + 1), dtype=torch.long)
+    prompt = torch.zeros((1, compiled.WIDEST + 1), dtype=torch.long)
     for _ in range(5):
         runner.forward([row], prompt, [0])
     assert not requested

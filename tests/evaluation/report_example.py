@@ -28,7 +28,7 @@ def summary_of(
     run: Run, answers: list[Answer], grades: dict[tuple[str, str, int], bool]
 ) -> Summary:
     """A summary with plausible intervals; what `analysis` computes properly."""
-    chance = random.Random(11)
+    generator = random.Random(11)
     policies = []
     for kind in KINDS:
         mine = [a for a in answers if a.policy == kind.label]
@@ -69,7 +69,7 @@ def summary_of(
                 _speed(kind, mine),
                 _work(kind, mine),
                 changes,
-                _signals(chance) if kind.keep is not None and not kind.lossless else [],
+                _signals(generator) if kind.accept is not None and not kind.lossless else [],
                 {
                     "two steps": _near(kind.accuracy + 0.02, 0.04),
                     "with a trap": _near(kind.accuracy - 0.05, 0.06),
@@ -134,9 +134,9 @@ def _work(kind: Kind, mine: list[Answer]) -> Work:
     passes = sum(a.counters.target_passes for a in mine) / len(mine)
     if kind.label in ("draft", "majority-5"):
         return Work(tokens, 0, tokens, 0, 0, tokens, 0, None, None, [])
-    if kind.keep is None:
+    if kind.accept is None:
         return Work(tokens, passes, 0, 1.0, tokens, 0, 0, None, 1.0, [])
-    kept = [kind.keep ** (i + 1) for i in range(LENGTH)]
+    accepted = [kind.accept ** (i + 1) for i in range(LENGTH)]
     return Work(
         tokens,
         passes,
@@ -145,14 +145,14 @@ def _work(kind: Kind, mine: list[Answer]) -> Work:
         passes,
         tokens - passes,
         passes * LENGTH,
-        sum(kept) / LENGTH,
+        sum(accepted) / LENGTH,
         tokens / passes,
-        kept,
+        accepted,
         0.0 if kind.lossless else 1.7,
     )
 
 
-def _signals(chance: random.Random) -> list[SignalHistogram]:
+def _signals(generator: random.Random) -> list[SignalHistogram]:
     found = []
     for name, of, shift in (
         ("mean log-probability", "answers", 0.7),
@@ -163,6 +163,6 @@ def _signals(chance: random.Random) -> list[SignalHistogram]:
         right, wrong = [0] * 14, [0] * 14
         for counts, centre, n in ((right, 0.5 + shift / 2, 480), (wrong, 0.2 - shift / 2, 120)):
             for _ in range(n):
-                counts[min(13, max(0, int((chance.gauss(centre, 1) + 3) / 0.5)))] += 1
+                counts[min(13, max(0, int((generator.gauss(centre, 1) + 3) / 0.5)))] += 1
         found.append(SignalHistogram(name, of, edges, right, wrong, 0.5 + 0.2 * shift))
     return found

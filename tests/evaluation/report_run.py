@@ -30,7 +30,7 @@ class Kind:
     accuracy: float
     agreement: float  # share of questions on which it follows the target
     speed: float
-    keep: float | None  # how likely the next drafted token is kept
+    accept: float | None  # how likely the next drafted token is accepted
     samples: int = 1
 
 
@@ -58,10 +58,14 @@ THINGS = ["pens", "apples", "stamps", "marbles", "tickets"]
 LENGTH = 6
 
 
-def question(index: int, chance: random.Random) -> tuple[QuestionEntry, list[str], int]:
+def question(index: int, generator: random.Random) -> tuple[QuestionEntry, list[str], int]:
     """A word problem, the lines of its solution, and the result."""
-    name, thing = chance.choice(NAMES), chance.choice(THINGS)
-    boxes, each, given = chance.randint(3, 12), chance.randint(4, 25), chance.randint(2, 11)
+    name, thing = generator.choice(NAMES), generator.choice(THINGS)
+    boxes, each, given = (
+        generator.randint(3, 12),
+        generator.randint(4, 25),
+        generator.randint(2, 11),
+    )
     total = boxes * each
     prompt = (
         f"{name} has {boxes} boxes of {each} {thing} and gives {given} {thing} away. "
@@ -91,24 +95,24 @@ def pieces(text: str) -> list[str]:
 
 
 def trace(
-    text: str, kind: Kind, chance: random.Random, prompt: str, finish: str = "stop"
+    text: str, kind: Kind, generator: random.Random, prompt: str, finish: str = "stop"
 ) -> RequestTrace:
     """A trace that looks like one of this policy."""
     tokens: list[TokenRecord] = []
     blocks: list[BlockRecord] = []
     rest = [*pieces(text), "</s>"]
     while rest:
-        kept = 0
-        if kind.keep is not None:
-            while kept < LENGTH and kept < len(rest) and chance.random() < kind.keep:
-                kept += 1
+        accepted = 0
+        if kind.accept is not None:
+            while accepted < LENGTH and accepted < len(rest) and generator.random() < kind.accept:
+                accepted += 1
         position, drafted, accepted_mismatches = len(tokens), [], []
-        for index, piece in enumerate(rest[: kept + 1]):
-            draft = index < kept or kind.label == "draft"
-            p_target = round(chance.betavariate(6, 1), 4)
-            reason = "accepted" if draft else "recovered" if kept < LENGTH else "bonus"
-            if draft and not kind.lossless and chance.random() < 0.04:
-                p_target, reason = round(chance.uniform(0.05, 0.4), 4), "tolerated"
+        for index, piece in enumerate(rest[: accepted + 1]):
+            draft = index < accepted or kind.label == "draft"
+            p_target = round(generator.betavariate(6, 1), 4)
+            reason = "accepted" if draft else "recovered" if accepted < LENGTH else "bonus"
+            if draft and not kind.lossless and generator.random() < 0.04:
+                p_target, reason = round(generator.uniform(0.05, 0.4), 4), "tolerated"
                 accepted_mismatches.append(index)
             token = TokenRecord(
                 sum(map(ord, piece)),
@@ -116,13 +120,13 @@ def trace(
                 "draft" if draft else "target",
                 reason,
                 p_target,
-                round(chance.betavariate(5, 1), 4) if kind.keep is not None else None,
+                round(generator.betavariate(5, 1), 4) if kind.accept is not None else None,
             )
             tokens.append(token)
             drafted.append(token.id)
-        if kind.keep is not None:
-            blocks.append(BlockRecord(position, drafted, kept, accepted_mismatches, None))
-        rest = rest[kept + 1 :]
+        if kind.accept is not None:
+            blocks.append(BlockRecord(position, drafted, accepted, accepted_mismatches, None))
+        rest = rest[accepted + 1 :]
     settings = Settings({"name": kind.name}, kind.lossless, {}, {}, {}, {}, "0.1.0")
     return RequestTrace(
         0, settings, prompt, 40, text, finish, 0.8 / kind.speed, tokens, blocks, Counters()
@@ -131,26 +135,26 @@ def trace(
 
 def made_up(folder: Path) -> tuple[Results, dict[tuple[str, str, int], bool]]:
     """The run with its answers, and all grades; traces are written to the folder."""
-    chance = random.Random(7)
-    questions = [question(index, chance) for index in range(300)]
-    hard = [chance.random() for _ in questions]
+    generator = random.Random(7)
+    questions = [question(index, generator) for index in range(300)]
+    hard = [generator.random() for _ in questions]
     answers: list[Answer] = []
     grades: dict[tuple[str, str, int], bool] = {}
     traces: list[tuple[Answer, Kind]] = []
     for seed in SEEDS:
         for kind in KINDS:
             for index, (entry, lines, result) in enumerate(questions):
-                luck = hard[index] if chance.random() < kind.agreement else chance.random()
+                luck = hard[index] if generator.random() < kind.agreement else generator.random()
                 if index == 0:
                     luck = 0.0 if kind.label in ("target", "exact", "block") else 0.999
                 right = luck < kind.accuracy
-                said = result if right else result + chance.choice([-10, -1, 1, 2, 10, 90])
+                said = result if right else result + generator.choice([-10, -1, 1, 2, 10, 90])
                 text = "\n\n".join(lines).replace(f" {result}", f" {said}")
                 if index == 0 and not right:
                     text = text.replace("After", HOSTILE + " After")
                 tokens = len(pieces(text)) + 1
-                seconds = tokens * 0.011 / kind.speed * chance.uniform(0.85, 1.15)
-                speculates = kind.keep is not None
+                seconds = tokens * 0.011 / kind.speed * generator.uniform(0.85, 1.15)
+                speculates = kind.accept is not None
                 passes = tokens if not speculates else max(1, round(tokens / (1.9 * kind.speed)))
                 answer = Answer(
                     kind.label,

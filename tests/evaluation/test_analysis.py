@@ -497,7 +497,7 @@ def test_a_trace_of_one_sample_does_not_speak_for_a_vote(tmp_path):
     assert by_label(summary)["majority"].work.draft_tokens == 0
 
 
-def test_steps_that_stand_whole_are_the_drafts():
+def test_steps_that_are_accepted_whole_are_the_drafts():
     # 8 tokens of two accepted steps, 2 of a rewritten one: no blocks, two passes and their checks.
     run = a_run(["target", "cospec"], 1, [3])
     step = an_answer("cospec", counters=Counters(emitted_tokens=10, target_passes=2))

@@ -156,5 +156,5 @@ def test_plain_rules_stand_beside_and_nothing_twice():
         *labels(plain),
         "ensemble (weight=0.3)",
     ]
-    with pytest.raises(OptionError, match="Two policies are called 'exact'"):
+    with pytest.raises(OptionError, match="Two policies have the label 'exact'"):
         distinct([contender("exact"), contender("block", label="exact")])

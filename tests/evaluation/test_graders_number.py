@@ -441,7 +441,7 @@ def test_every_gold_answer_is_right_in_every_form(golds):
 
 
 def perturbed(gold: str) -> list[str]:
-    """The same answer with a mistake in it."""
+    """An answer with a mistake put into it."""
     value = int(gold)
     digits = gold.removeprefix("-")
     sign = "-" if value < 0 else ""

@@ -100,7 +100,7 @@ def test_a_lossless_policy_whose_text_was_not_identical(same, words):
     assert "It is lossless." in text
     assert (
         f"{words} identical to the reference's, which is expected when sampling; in greedy "
-        "decoding half precision does it by rounding, and `stet doctor` says" in text
+        "decoding rounding in half precision causes it, and `stet doctor` says" in text
     )
 
 
@@ -119,7 +119,7 @@ def test_a_lossless_policy_that_loses_answers_is_broken():
     text = recommend(report(broken))
     assert text.startswith("Do not use speculation here")
     assert text.endswith(
-        "exact promises to lose nothing, but was less accurate by 3.0 points (95 % interval 1.0 to "
+        "exact is declared lossless, but was less accurate by 3.0 points (95 % interval 1.0 to "
         "5.0, McNemar's p = 0.003): do not use it before that is understood."
     )
 
@@ -195,8 +195,8 @@ def test_as_good_but_not_clearly_faster_than_the_lossless_one():
     text = recommend(report(EXACT, close))
     assert text.startswith("Use exact")
     assert text.endswith(
-        "cospec was 1.68 times as fast (1.63 to 1.73), which is not clearly faster than a policy "
-        "that loses nothing."
+        "cospec was 1.68 times as fast (1.63 to 1.73), which is not clearly faster than a lossless "
+        "policy."
     )
 
 
@@ -326,7 +326,7 @@ def test_latency_counts_where_throughput_has_no_interval():
 def test_too_few_questions(value):
     text = recommend(report(policy("exact", Estimate(value), lossless=True)))
     assert text == (
-        "Nothing can be recommended: there are too few questions to tell how sure any speed-up is."
+        "Nothing can be recommended: there are too few questions for an interval of any speed-up."
     )
 
 
@@ -344,7 +344,7 @@ def test_without_a_grader_only_speed_is_judged():
     assert text.startswith("Use exact")
     assert "cospec" not in text
     assert text.endswith(
-        "Without a grader nothing is known of accuracy, so only lossless policies are judged."
+        "Without a grader accuracy is not known, so only lossless policies are compared."
     )
 
 

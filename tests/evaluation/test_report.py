@@ -97,10 +97,10 @@ def test_terminal_fits_the_width(summary, width):
 
 def test_terminal_names_the_columns_it_gives_up(summary):
     wide, hundred, eighty = (printed(summary, width) for width in (160, 100, 80))
-    assert "want of width" not in wide
+    assert "because of the width" not in wide
     assert "(adj.)" in hundred
-    assert "tokens/pass" in " ".join(eighty.split("want of width")[1].split())
-    assert "want of width: throughput" in " ".join(hundred.split())
+    assert "tokens/pass" in " ".join(eighty.split("because of the width")[1].split())
+    assert "because of the width: throughput" in " ".join(hundred.split())
     # The least important go first: accuracy and speed-up are there to the end.
     assert "75.6–81.8" in printed(summary, 50)
 

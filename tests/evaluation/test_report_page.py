@@ -238,7 +238,9 @@ def test_where_two_answers_part(run):
     assert before[0] == before[1]
     assert change.mine.pieces[index].text == "<"
     assert change.theirs.pieces[index].text == "After"
-    assert f"They part at token {index + 1}: draft has '<' (draft: accepted" in change.parting
+    assert (
+        f"They first differ at token {index + 1}: draft has '<' (draft: accepted" in change.parting
+    )
 
 
 def test_tokens_that_are_parts_of_characters(run, tmp_path):
@@ -270,7 +272,9 @@ def test_tokens_that_are_parts_of_characters(run, tmp_path):
     assert [piece.text for piece in change.theirs.pieces] == ["é is", " ", "5"]
     assert change.mine.pieces[0].accepted_mismatches
     assert change.mine.pieces[-1].shown == "∎"
-    assert change.parting.startswith("They part at token 2: exact has the end; target has ' '")
+    assert change.parting.startswith(
+        "They first differ at token 2: exact has the end; target has ' '"
+    )
 
 
 def test_without_traces_the_texts_are_shown(run):
@@ -278,7 +282,7 @@ def test_without_traces_the_texts_are_shown(run):
     bare = records.Results(results.run, results.answers, None)
     made = built(bare, summary)
     assert "no trace" in made
-    assert "They part at character" in made
+    assert "They first differ at character" in made
     assert '<span class="d"' not in made.split('class="changes"', 1)[1]
 
 

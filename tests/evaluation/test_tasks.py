@@ -356,7 +356,7 @@ def test_ids_solutions_and_examples_of_a_file(tmp_path: Path):
 def test_a_template_does_not_see_the_answer(tmp_path: Path, field: str):
     rows = [{"question": "2 + 2?", "key": 4, "solution": "4"}]
     path = write(tmp_path / "own.jsonl", rows)
-    with pytest.raises(TaskError, match="wants a field that question 0 has not") as told:
+    with pytest.raises(TaskError, match="uses a field that question 0 does not have") as told:
         load_task(
             str(path), template=f"{{{{ {field} }}}}", grader="number", fields={"answer": "key"}
         )

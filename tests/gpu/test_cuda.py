@@ -107,7 +107,7 @@ def test_one_at_a_time_too(prompts, plain):
 
 def test_the_device_changes_no_text(host, prompts, plain):
     theirs = texts(host.generate(prompts, "target", max_new_tokens=LONGEST))
-    assert alike(plain, theirs) >= 1 - 1 / PROBLEMS  # a near tie may fall the other way
+    assert alike(plain, theirs) >= 1 - 1 / PROBLEMS  # a near tie may go the other way
 
 
 def test_lookup(prompts, plain):
@@ -203,8 +203,10 @@ def test_random_numbers_are_the_same_on_every_device():
 
 
 @contextmanager
-def waiting_allowed_where_rulings_are_fetched(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    fetch = scoring._fetch
+def waiting_allowed_where_results_are_fetched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[None]:
+    fetch = scoring.fetch
 
     def fetched(packets: Any) -> Any:
         torch.cuda.set_sync_debug_mode("default")
@@ -213,7 +215,7 @@ def waiting_allowed_where_rulings_are_fetched(monkeypatch: pytest.MonkeyPatch) -
         finally:
             torch.cuda.set_sync_debug_mode("error")
 
-    monkeypatch.setattr(scoring, "_fetch", fetched)
+    monkeypatch.setattr(scoring, "fetch", fetched)
     torch.cuda.set_sync_debug_mode("error")
     try:
         yield
@@ -226,7 +228,7 @@ def waiting_allowed_where_rulings_are_fetched(monkeypatch: pytest.MonkeyPatch) -
 def test_a_round_waits_for_the_device_once(pair, prompts, monkeypatch, policy, temperature):
     options: Any = {"max_new_tokens": 40, "draft_length": 6, "temperature": temperature}
     pair.generate(prompts[:1], policy, **options)  # what is made once may wait
-    with waiting_allowed_where_rulings_are_fetched(monkeypatch):
+    with waiting_allowed_where_results_are_fetched(monkeypatch):
         results = pair.generate(prompts[:8], policy, **options)
     texts(results)
 
@@ -234,7 +236,7 @@ def test_a_round_waits_for_the_device_once(pair, prompts, monkeypatch, policy, t
 def test_edited_logits_wait_for_nobody(pair, prompts, monkeypatch):
     options: Any = {"max_new_tokens": 40, "repetition_penalty": 1.1, "logit_bias": {5: -2.0}}
     pair.generate(prompts[:1], "cospec", **options)
-    with waiting_allowed_where_rulings_are_fetched(monkeypatch):
+    with waiting_allowed_where_results_are_fetched(monkeypatch):
         texts(pair.generate(prompts[:4], "cospec", logprobs=3, **options))
 
 
@@ -243,7 +245,7 @@ def test_programs_of_steps(pair, host, prompts, policy):
     options: Any = {"max_new_tokens": LONGEST}
     ours = pair.generate(prompts[:16], policy, **options)
     theirs = host.generate(prompts[:16], policy, **options)
-    assert alike(texts(ours), texts(theirs)) >= 0.5  # blocks end elsewhere, near ties fall apart
+    assert alike(texts(ours), texts(theirs)) >= 0.5  # blocks end elsewhere: near ties differ
     assert all(r.trace is not None for r in ours)
 
 

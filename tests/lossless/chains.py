@@ -1,7 +1,7 @@
 """Round after round on a model that is a table: many rows at once, with the engine's own numbers.
 
 Each token's distribution depends on the token before it alone, so thousands of rows can be drafted
-and ruled on as tensors, and dependence between consecutive rounds shows with great power.
+and verified as tensors, and dependence between consecutive rounds shows with great power.
 """
 
 from __future__ import annotations

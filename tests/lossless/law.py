@@ -27,7 +27,7 @@ from stet.policies import BlockVerification, Exact, TokenPolicy
 from stet.programs import speculative
 
 FAMILY_ALPHA = 1e-3
-"""The chance that a correct program fails any test of a family; seeds are fixed all the same."""
+"""The probability that a correct program fails any test of a family; seeds are fixed anyway."""
 
 Law = Mapping[tuple[int, ...], float]
 
@@ -70,7 +70,7 @@ def total_variation(counts: Mapping[Hashable, int], law: Mapping[Any, float]) ->
 
 
 def total_variation_bound(law: Mapping[Any, float], total: int, alpha: float) -> float:
-    """What a sample of this law exceeds with probability `alpha` at most (McDiarmid)."""
+    """The distance that a sample exceeds with probability `alpha` at most (McDiarmid)."""
     mean = 0.5 * sum(math.sqrt(p * (1 - p) / total) for p in law.values())
     return mean + math.sqrt(math.log(1 / alpha) / (2 * total))
 
@@ -160,8 +160,8 @@ class Sample:
 
     Attributes:
         tables: counts and law, for each of two prompts.
-        acceptance: kept share of the drafted tokens.
-        rounds: rulings per answer.
+        acceptance: accepted share of the drafted tokens.
+        rounds: verifications per answer.
     """
 
     tables: list[tuple[Counter[Hashable], Law]]
@@ -236,7 +236,7 @@ POLICIES: tuple[TokenPolicy, ...] = (Exact(), BlockVerification())
 
 
 def both(**settings: Any) -> list[Case]:
-    """The same case for each exact policy."""
+    """A case for each exact policy, otherwise the same."""
     return [Case(policy=policy, **settings) for policy in POLICIES]
 
 

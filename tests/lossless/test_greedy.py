@@ -84,7 +84,7 @@ def test_plain_decoding_through_the_engine_is_the_targets_own():
 @pytest.mark.parametrize("policy", [Exact(), BlockVerification()], ids=lambda p: p.name)
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_a_model_that_drafts_for_itself_is_kept_whole(policy: TokenPolicy, temperature: float):
-    # 1 + 6 tokens a round: 28 tokens in four rounds, every drafted token kept.
+    # 1 + 6 tokens a round: 28 tokens in four rounds, every drafted token accepted.
     machine = tiny.engine(TARGET, TARGET, rows=8)
     requests = [
         tiny.request(

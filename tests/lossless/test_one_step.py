@@ -1,8 +1,8 @@
-"""One ruling at a time: the law of the first tokens, on vocabularies that can be enumerated.
+"""One verification at a time: the law of the first tokens, on vocabularies that can be enumerated.
 
 Distributions depend on the whole prefix, so a rule that looks at the wrong position is found out.
-What a ruling emits is continued from the target's own law; then the first tokens must follow the
-target's law exactly, whatever the draft.
+What a verification emits is continued from the target's own law; then the first tokens must follow
+the target's law exactly, whatever the draft.
 """
 
 from __future__ import annotations
@@ -68,11 +68,11 @@ def world(kind: str, vocab: int, length: int, temperature: float, seed: int) -> 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a policy made of many blocks.
+    """The verification of many blocks by a policy.
 
     Attributes:
         drafted: [B, K], the blocks.
-        accepted: [B], how much stood.
+        accepted: [B], how many tokens were accepted.
         next_token: [B], what followed.
     """
 
@@ -81,8 +81,8 @@ class Outcome:
     next_token: np.ndarray
 
 
-def rule(made: World, policy: TokenPolicy, length: int, temperature: float, seed: int) -> Outcome:
-    """Draft many blocks from the world's draft and have them ruled on."""
+def verify(made: World, policy: TokenPolicy, length: int, temperature: float, seed: int) -> Outcome:
+    """Draft many blocks from the world's draft and have them verified."""
     generator = torch.Generator().manual_seed(seed)
     vocab = len(made.p[()])
     random = {slot: torch.rand(ROWS, 8, generator=generator) for slot in (DRAFT, ACCEPT, NEXT)}
@@ -142,18 +142,18 @@ def target_law(made: World, count: int) -> law.Law:
     return found
 
 
-def kept_by_exact(made: World, path: tuple[int, ...]) -> list[float]:
-    """The probability of keeping 0, 1, ... tokens of a drafted path, token by token."""
-    law_of_kept, accepted = [], 1.0
+def accepted_by_exact(made: World, path: tuple[int, ...]) -> list[float]:
+    """The probability of accepting 0, 1, ... tokens of a drafted path, token by token."""
+    law_of_accepted, accepted = [], 1.0
     for i, token in enumerate(path):
         ratio = min(1.0, made.p[path[:i]][token] / made.q[path[:i]][token])
-        law_of_kept.append(accepted * (1 - ratio))
+        law_of_accepted.append(accepted * (1 - ratio))
         accepted *= ratio
-    return [*law_of_kept, accepted]
+    return [*law_of_accepted, accepted]
 
 
-def kept_by_block(made: World, path: tuple[int, ...]) -> list[float]:
-    """The same for block verification: Sun et al., algorithm 2, on one path in plain Python."""
+def accepted_by_block(made: World, path: tuple[int, ...]) -> list[float]:
+    """The probability of accepting 0, 1, ... tokens of a path by Sun et al., algorithm 2."""
     joint, accepts = 1.0, []
     for i in range(1, len(path) + 1):
         before, token = path[: i - 1], path[i - 1]
@@ -164,15 +164,15 @@ def kept_by_block(made: World, path: tuple[int, ...]) -> list[float]:
             left = np.maximum(joint * made.p[path[:i]] - made.q[path[:i]], 0).sum()
             accepts.append(float(left / (left + 1 - joint)) if left + 1 - joint > 0 else 0.0)
     # The longest accepted prefix counts, whatever became of the shorter ones.
-    law_of_kept, none_longer = [], 1.0
+    law_of_accepted, none_longer = [], 1.0
     for accept in reversed(accepts):
-        law_of_kept.append(none_longer * accept)
+        law_of_accepted.append(none_longer * accept)
         none_longer *= 1 - accept
-    return [none_longer, *reversed(law_of_kept)]
+    return [none_longer, *reversed(law_of_accepted)]
 
 
-def law_of_kept(made: World, length: int, given_path) -> dict[int, float]:
-    """The law of how much is kept, over all drafted paths."""
+def law_of_accepted(made: World, length: int, given_path) -> dict[int, float]:
+    """The law of how much is accepted, over all drafted paths."""
     total = dict.fromkeys(range(length + 1), 0.0)
     for path in itertools.product(range(len(made.p[()])), repeat=length):
         weight = 1.0
@@ -191,13 +191,13 @@ ALPHA = law.FAMILY_ALPHA / (3 * len(CASES))
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda p: p.name)
-def test_first_tokens_and_kept_lengths_follow_their_laws(kind: str, policy: TokenPolicy):
-    given_path = kept_by_exact if isinstance(policy, Exact) else kept_by_block
+def test_first_tokens_and_accepted_lengths_follow_their_laws(kind: str, policy: TokenPolicy):
+    given_path = accepted_by_exact if isinstance(policy, Exact) else accepted_by_block
     for number, (length, temperature) in enumerate(itertools.product(LENGTHS, TEMPERATURES)):
         vocab = 5 if length < 3 else 3
         seed = 100 * KINDS.index(kind) + number
         made = world(kind, vocab, max(length, 2), temperature, seed)
-        outcome = rule(made, policy, length, temperature, seed + 1)
+        outcome = verify(made, policy, length, temperature, seed + 1)
 
         count = min(length + 1, 3)
         counts = first_tokens(made, outcome, count, seed + 2)
@@ -207,7 +207,7 @@ def test_first_tokens_and_kept_lengths_follow_their_laws(kind: str, policy: Toke
         assert law.total_variation(counts, expected) < bound
 
         accepted = Counter(outcome.accepted.tolist())
-        lengths = law_of_kept(made, length, given_path)
+        lengths = law_of_accepted(made, length, given_path)
         if kind == "equal":
             assert accepted[length] == ROWS
         else:
@@ -215,11 +215,11 @@ def test_first_tokens_and_kept_lengths_follow_their_laws(kind: str, policy: Toke
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_block_keeps_at_least_as_much_as_exact(kind: str):
+def test_block_accepts_at_least_as_much_as_exact(kind: str):
     for seed in range(20):
         made = world(kind, 3, 4, 1.0, seed)
-        token_by_token = law_of_kept(made, 4, kept_by_exact)
-        as_a_block = law_of_kept(made, 4, kept_by_block)
+        token_by_token = law_of_accepted(made, 4, accepted_by_exact)
+        as_a_block = law_of_accepted(made, 4, accepted_by_block)
 
         def mean(lengths: dict[int, float]) -> float:
             return sum(accepted * probability for accepted, probability in lengths.items())
@@ -228,8 +228,8 @@ def test_block_keeps_at_least_as_much_as_exact(kind: str):
         assert mean(as_a_block) >= mean(token_by_token) - 1e-12
 
 
-def test_block_keeps_more_than_exact_where_ratios_alternate():
-    # The gain is real, not only allowed: the same blocks, ruled on by both.
+def test_block_accepts_more_than_exact_where_ratios_alternate():
+    # The gain is real, not only allowed: the same blocks, verified by both.
     made = world("random", 3, 5, 1.0, 7)
-    accepted = [rule(made, policy, 5, 1.0, 8).accepted.mean() for policy in POLICIES]
+    accepted = [verify(made, policy, 5, 1.0, 8).accepted.mean() for policy in POLICIES]
     assert accepted[1] > accepted[0] + 0.05

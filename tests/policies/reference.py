@@ -18,7 +18,7 @@ def choose(weights: np.ndarray, u: float) -> int:
 
 
 def exact(p: np.ndarray, q: np.ndarray, block: Sequence[int], u: np.ndarray, last: float):
-    """Leviathan et al., algorithm 1: (kept, next token)."""
+    """Leviathan et al., algorithm 1: (accepted, next token)."""
     for i, token in enumerate(block):
         if not u[i] < p[i, token] / q[i, token]:
             return i, choose(np.maximum(p[i] - q[i], 0), last)
@@ -26,7 +26,7 @@ def exact(p: np.ndarray, q: np.ndarray, block: Sequence[int], u: np.ndarray, las
 
 
 def block(p: np.ndarray, q: np.ndarray, block: Sequence[int], u: np.ndarray, last: float):
-    """Sun et al., algorithm 2: (kept, next token)."""
+    """Sun et al., algorithm 2: (accepted, next token)."""
     accepted, joint, joints = 0, 1.0, [1.0]
     for i, token in enumerate(block, 1):
         joint = min(1.0, joint * p[i - 1, token] / q[i - 1, token])

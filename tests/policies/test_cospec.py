@@ -66,7 +66,7 @@ def test_always_the_target_is_the_target(models, block, defers_bonus):
 
 
 @pytest.mark.parametrize("block", [1, 3, 4, 5, 24, 30])
-def test_always_the_draft_keeps_everything(models, block):
+def test_always_the_draft_accepts_everything(models, block):
     for sequence in decode(models, CoSpec(arbiter(), threshold=0.0), block):
         prompt = sequence.tokens[: sequence.prompt_length]
         assert sequence.answer == greedy(models[1], prompt, COUNT)
@@ -75,13 +75,13 @@ def test_always_the_draft_keeps_everything(models, block):
 
 
 @pytest.mark.parametrize("block", [1, 3, 5, 11, 23, 30])
-def test_without_holding_back_a_block_is_followed_by_the_target_s_token(models, block):
+def test_without_deferring_a_block_is_followed_by_the_target_s_token(models, block):
     for sequence in decode(models, CoSpec(arbiter(), threshold=0.0, defers_bonus=False), block):
         assert sequence.counters.target_passes == math.ceil(COUNT / (block + 1))
         assert all(b.accepted == len(b.drafted) for b in sequence.blocks)
 
 
-def test_one_model_twice_never_disagrees(models):
+def test_one_model_twice_has_no_mismatches(models):
     for prompt, sequence in zip(
         PROMPTS, decode((models[0], models[0]), CoSpec(arbiter()), 4), strict=True
     ):
@@ -124,7 +124,7 @@ def test_text_does_not_depend_on_blocks(models, hidden):
         assert found != tuple(tuple(greedy(model, p, COUNT)) for p in PROMPTS)
 
 
-def test_without_holding_back_text_depends_on_blocks(models):
+def test_without_deferring_text_depends_on_blocks(models):
     """The power of the test above."""
     policy = CoSpec(arbiter(FREE), defers_bonus=False)
     texts = {tuple(tuple(s.answer) for s in decode(models, policy, b)) for b in (1, 2, 4, 8)}
@@ -140,8 +140,8 @@ def test_batch_mates_change_nothing(models):
     assert run(machine, requests) == alone
 
 
-def test_sampled_text_under_an_arbiter_that_never_overrules_is_that_of_the_exact_rule(models):
-    """Token by token the same law; with blocks of one and nothing held back the same numbers."""
+def test_sampled_text_under_an_arbiter_that_accepts_no_mismatch_is_that_of_the_exact_rule(models):
+    """Token by token the same law; with blocks of one and nothing deferred the same numbers."""
     sampling = SamplingParams(temperature=1.0)
     prompts = [[i, j] for i in range(1, 9) for j in range(1, 4)]
     ours = decode(models, CoSpec(arbiter(), 1.0, defers_bonus=False), 4, prompts, sampling)
@@ -151,7 +151,7 @@ def test_sampled_text_under_an_arbiter_that_never_overrules_is_that_of_the_exact
     assert all(not b.accepted_mismatches for s in ours for b in s.blocks)
 
 
-def test_sampling_overrules_what_the_exact_rule_rejects(models):
+def test_sampling_accepts_what_the_exact_rule_rejects(models):
     sampling = SamplingParams(temperature=1.0)
     for sequence in decode(models, CoSpec(arbiter(), 0.0), 4, sampling=sampling):
         assert sequence.counters.accepted_tokens == COUNT
@@ -167,7 +167,7 @@ def test_sampling_overrules_what_the_exact_rule_rejects(models):
 
 
 def test_features_are_what_they_say(models):
-    """Each against plain Python, at every disagreement that was decided."""
+    """Every feature against plain Python, at every mismatch that was decided."""
     from stet.policies.arbiter_inference import Above, arbitrate
     from stet.policies.cospec import CoSpec as Policy
 
@@ -246,7 +246,7 @@ def _expected(models, prefix, mismatch, block):
 
 
 def test_every_feature_is_looked_at_on_all_positions_alike(models):
-    """What runs on an accelerator, where positions are not picked out, decides the same."""
+    """On an accelerator, where positions are not selected, the decisions are the same."""
     from unittest import mock
 
     policy = CoSpec(arbiter(list(FEATURES)))
@@ -258,7 +258,7 @@ def test_every_feature_is_looked_at_on_all_positions_alike(models):
         assert [s.answer for s in decode(models, policy, 5)] == expected
 
 
-def test_disputes_are_recorded_with_the_arbiter_s_probability(models):
+def test_mismatches_are_recorded_with_the_arbiter_s_probability(models):
     policy = CoSpec(arbiter(seed=1), threshold=0.5)
     stood = declined = 0
     for sequence in decode(models, policy, 5):
@@ -429,7 +429,7 @@ def test_a_copy_on_a_device_follows_the_weights():
     assert next(made.network.parameters()).device.type == "cpu"  # where training changes it
 
 
-def test_logits_are_joined_once_and_not_held_twice():
+def test_logits_are_joined_once_and_not_stored_twice():
     from stet.core.block import Steps
 
     parts = [torch.randn(2, 1, 5) for _ in range(3)]

@@ -34,7 +34,7 @@ def random_batch(seed: int, rows: int = 400, width: int = 5, vocab: int = 7):
 
 @pytest.mark.parametrize(("policy", "algorithm"), RULES, ids=["exact", "block"])
 @pytest.mark.parametrize("seed", range(3))
-def test_rulings_are_those_of_the_published_algorithm(policy, algorithm, seed: int):
+def test_decisions_are_those_of_the_published_algorithm(policy, algorithm, seed: int):
     p, q, drafted, lengths, u = random_batch(seed)
     verification = policy.verify(reference.blocks(p, q, drafted, lengths, u))
     found = list(zip(verification.accepted.tolist(), verification.next_token.tolist(), strict=True))
@@ -42,13 +42,13 @@ def test_rulings_are_those_of_the_published_algorithm(policy, algorithm, seed: i
         algorithm(p[b], q[b], drafted[b, :n].tolist(), u[b], u[b, -1])
         for b, n in enumerate(lengths)
     ]
-    # A number within rounding of a threshold may fall on either side in single precision.
+    # A number within rounding of a threshold may be on either side in single precision.
     assert sum(a != b for a, b in zip(found, expected, strict=True)) <= 1
     assert {accepted for accepted, _ in expected} >= set(range(5))
 
 
 @pytest.mark.parametrize("policy", [Exact(), BlockVerification()], ids=lambda p: p.name)
-def test_what_stands_behind_a_short_block_does_not_matter(policy):
+def test_what_is_behind_a_short_block_does_not_matter(policy):
     p, q, drafted, lengths, u = random_batch(9)
     first = policy.verify(reference.blocks(p, q, drafted, lengths, u))
     for b, n in enumerate(lengths):
@@ -61,7 +61,7 @@ def test_what_stands_behind_a_short_block_does_not_matter(policy):
 
 
 @pytest.mark.parametrize("policy", [Exact(), BlockVerification()], ids=lambda p: p.name)
-def test_equal_distributions_keep_everything(policy):
+def test_equal_distributions_accept_everything(policy):
     p, _, _, _, u = random_batch(4)
     q = p[:, :5].copy()
     drafted = np.array([[reference.choose(q[b, i], u[b, i]) for i in range(5)] for b in range(400)])

@@ -1,4 +1,4 @@
-"""What a policy does not declare it cannot read, whatever was kept for others of its batch."""
+"""A policy cannot read what it does not declare, whatever is kept for others of its batch."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_copied_text_is_certain_of_its_tokens_alone_and_in_company():
 
 @dataclass(frozen=True)
 class ReadsSteps(StepPolicy):
-    """Lets all steps stand and reads something of each."""
+    """Accepts all steps and reads something of each."""
 
     read: Callable[[Candidate], Any]
     needs: frozenset[Need] = frozenset()
@@ -164,12 +164,12 @@ STEPS: dict[str, tuple[Callable[[Candidate], Any], dict[str, Any], str]] = {
     ),
     "attention": (
         lambda c: c.attention(0.01).tolist(),
-        {"watch": AttentionCapture(1, frozenset({0.01}))},
+        {"capture": AttentionCapture(1, frozenset({0.01}))},
         "have its `watch` return a Watch with this floor.",
     ),
     "another floor": (
         lambda c: c.attention(0.01).tolist(),
-        {"watch": AttentionCapture(1, frozenset({0.01, 0.5}))},
+        {"capture": AttentionCapture(1, frozenset({0.01, 0.5}))},
         "have its `watch` return a Watch with this floor.",
     ),
 }
@@ -184,7 +184,7 @@ def step_request(policy: Any) -> Any:
 @pytest.mark.parametrize("name", STEPS)
 def test_of_a_step_too_only_what_was_declared_can_be_read(name: str):
     read, declaring, sentence = STEPS[name]
-    other = {"watch": AttentionCapture(1, frozenset({0.5}))} if name == "another floor" else {}
+    other = {"capture": AttentionCapture(1, frozenset({0.5}))} if name == "another floor" else {}
     greedy = SpecGuard(delimiter="c", signals=("min_logprob", "grounding"), threshold=0.0)
     mates = [greedy, SpecGuard(candidates=2, temperature=0.5, selector="medoid", delimiter="c")]
     for company in ([], mates):

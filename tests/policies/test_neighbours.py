@@ -35,7 +35,7 @@ def both(models, tokens):
 
 
 def by_hand(models, prompt, accepted, count=COUNT):
-    """Greedy decoding where `accepted` sees both log-prob vectors and rules on a draft token."""
+    """Greedy decoding where `accepted` sees both log-prob vectors and decides on a token."""
     tokens = list(prompt)
     for _ in range(count):
         p, q = both(models, tokens)
@@ -91,7 +91,7 @@ def test_a_rule_decides_as_its_definition_says_whatever_the_block(models, rule, 
     for prompt, sequence in zip(PROMPTS, decode(models, policy, block), strict=True):
         assert sequence.answer == by_hand(models, prompt, accepted)
         seen += sum(len(b.accepted_mismatches) for b in sequence.blocks)
-    assert seen, "nothing was overruled, so nothing was tested"
+    assert seen, "no mismatch was accepted, so nothing was tested"
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -152,7 +152,7 @@ def test_a_random_arbiter_at_its_ends_is_one_model_alone(models, rate, model):
         assert sequence.answer == greedy(models[model], prompt, COUNT)
 
 
-def test_a_random_arbiter_overrules_at_its_rate_and_the_same_again(models):
+def test_a_random_arbiter_accepts_mismatches_at_its_rate_and_the_same_again(models):
     prompts = [[i, j] for i in range(1, 21) for j in range(1, 6)]
     first, again = (decode(models, Random(0.3), 4, prompts) for _ in range(2))
     assert [s.answer for s in first] == [s.answer for s in again]
@@ -196,7 +196,7 @@ def test_none_of_them_claims_to_be_lossless():
 
 
 def test_a_lenient_rule_gets_longer_blocks(models):
-    """A draft in doubt need not end its block where doubtful tokens stand anyway."""
+    """A draft in doubt need not end its block where doubtful tokens are accepted anyway."""
     rule = AdaptiveLength(draft_cost=0.1, by_confidence=True)
     prompts = [[i, i + 1] for i in range(1, 9)]
 

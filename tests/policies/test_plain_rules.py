@@ -160,8 +160,8 @@ def test_the_rules_differ_here_from_both_models_and_from_each_other(models):
 
 
 @pytest.mark.parametrize("block", [1, 3, 4, 5, 24, 30])
-def test_keeping_every_draft_costs_one_pass_a_block(models, block):
-    """With the bonus held back the draft's text comes out, in ceil(T / K) target passes."""
+def test_accepting_every_draft_costs_one_pass_a_block(models, block):
+    """With the bonus token deferred the draft's text comes out, in ceil(T / K) target passes."""
     for sequence in decode(models, Confident(-1.0), block):
         drafted = greedy(models[1], sequence.tokens[: sequence.prompt_length], COUNT)
         assert sequence.answer == drafted
@@ -169,7 +169,7 @@ def test_keeping_every_draft_costs_one_pass_a_block(models, block):
         assert sequence.counters.accepted_tokens == COUNT
 
 
-def test_overruled_tokens_are_the_draft_s_and_not_the_target_s(models):
+def test_accepted_mismatches_are_the_draft_s_and_not_the_target_s(models):
     for policy in (Confident(), Ensemble()):
         for sequence in decode(models, policy, 4):
             accepted_mismatches = [
@@ -188,7 +188,7 @@ def test_overruled_tokens_are_the_draft_s_and_not_the_target_s(models):
                 )
     assert any(
         b.accepted_mismatches for s in decode(models, Confident(-0.3), 4) for b in s.blocks
-    ), "nothing was overruled, so nothing was tested"
+    ), "no mismatch was accepted, so nothing was tested"
 
 
 def test_batch_mates_with_other_policies_change_nothing(models):
@@ -250,7 +250,7 @@ def test_a_sampled_ensemble_follows_the_mean(space):
         assert float(((seen - wrong) ** 2 / wrong).sum()) > 100
 
 
-def test_a_sampled_arbitration_that_never_overrules_is_the_exact_rule():
+def test_a_sampled_arbitration_that_accepts_no_mismatch_is_the_exact_rule():
     rows = 40_000
     blocks, p, _ = sampled_blocks(rows)
     verification = Confident(2.0).verify(blocks)
@@ -261,7 +261,7 @@ def test_a_sampled_arbitration_that_never_overrules_is_the_exact_rule():
 
 
 @pytest.mark.parametrize("statistic", ["mean", "min"])
-def test_a_cascade_keeps_the_draft_s_answer_or_writes_the_target_s(models, statistic):
+def test_a_cascade_accepts_the_draft_s_answer_or_writes_the_target_s(models, statistic):
     target, draft = models
     prompt = PROMPTS[0]
     with torch.inference_mode():
@@ -309,8 +309,8 @@ def test_the_draft_alone_records_its_probabilities(models):
     with torch.inference_mode():
         logits = models[1](torch.tensor([PROMPTS[0] + answer])).logits[0]
     own = logits.softmax(-1)[len(PROMPTS[0]) - 1 : -1].gather(1, torch.tensor(answer)[:, None])
-    assert item.sequence.p_draft == pytest.approx(own[:, 0].tolist(), abs=1e-5)
-    assert item.sequence.p_target == [None] * 10
+    assert [e.p_draft for e in item.sequence.emitted] == pytest.approx(own[:, 0].tolist(), abs=1e-5)
+    assert [e.p_target for e in item.sequence.emitted] == [None] * 10
 
 
 @pytest.mark.parametrize(

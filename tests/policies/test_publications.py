@@ -1,6 +1,6 @@
 """Every neighbouring rule on numbers that were worked out by hand from its publication.
 
-No formula is repeated here: what stands beside a decision is arithmetic on literal numbers. V is
+No formula is repeated here: beside every decision is arithmetic on literal numbers. V is
 three or four tokens; 0 is the target's first choice and 1 what the draft wrote in its place.
 """
 
@@ -35,7 +35,7 @@ Rows = list[list[float]]
 
 
 def blocks(p: Rows, q: Rows, drafted: list[int]) -> Blocks:
-    """One greedy block: p of K + 1 positions, q of K."""
+    """A greedy block: p of K + 1 positions, q of K."""
     sampler = Sampler([SamplingParams()], [[]], len(p[0]), torch.device("cpu"))
     return Blocks(
         drafted=torch.tensor([drafted]),
@@ -48,7 +48,7 @@ def blocks(p: Rows, q: Rows, drafted: list[int]) -> Blocks:
 
 
 def accepted(policy: TokenPolicy, p: list[float], q: list[float]) -> bool:
-    """Whether token 1 stands where the target's first choice is token 0."""
+    """Whether token 1 is accepted where the target's first choice is token 0."""
     (accepted,) = policy.verify(blocks([p, p], [q], [1])).accepted.tolist()
     return bool(accepted)
 
@@ -134,7 +134,7 @@ TV = (0.3 + 0.3) / 2 = 0.3.
     ("divergence", "below", "above"),
     [("kl", 0.1920, 0.1921), ("js", 0.0461, 0.0463), ("tv", 0.2999, 0.3001)],
 )
-def test_fuzzy_holds_the_divergence_of_both_distributions_against_a_threshold(
+def test_fuzzy_compares_the_divergence_of_both_distributions_with_a_threshold(
     divergence, below, above
 ):
     """Holsman et al., FSD, algorithm 1: accepted if Div(P, Q) <= T."""
@@ -151,8 +151,8 @@ def test_fuzzy_holds_the_divergence_of_both_distributions_against_a_threshold(
         ([0.49, 0.41, 0.1], [0.74, 0.25, 0.01], True),  # 0.25 > 0.245
     ],
 )
-def test_cosd_has_the_target_overruled_where_it_is_unsure_and_the_draft_sure_enough(p, q, expected):
-    """Wang et al., CoSD, rule-based verification with both parameters 0.5, roles exchanged."""
+def test_cosd_accepts_the_draft_s_token_where_it_is_sure_and_the_target_unsure(p, q, expected):
+    """Wang et al., CoSD, rule-based verification with both parameters 0.5, roles swapped."""
     assert (CoSD().alpha, CoSD().beta) == (0.5, 0.5)
     assert accepted(CoSD(), p, q) is expected
 
@@ -197,8 +197,8 @@ def test_an_ensemble_is_a_mean_of_logarithms_or_of_probabilities():
         assert mean.tolist() == pytest.approx(expected, abs=1e-5)
 
 
-def test_a_cascade_holds_the_mean_or_the_least_probability_against_its_threshold():
-    """Chen et al., FrugalGPT: the first model's answer stands where its score reaches a threshold.
+def test_a_cascade_compares_the_mean_or_the_least_probability_with_its_threshold():
+    """Chen et al., FrugalGPT: the first model's answer is accepted from a threshold on.
 
     Of 0.9, 0.8 and 1 the geometric mean is 0.72 ** (1 / 3) = 0.89628, the least 0.8.
     """
@@ -209,7 +209,7 @@ def test_a_cascade_holds_the_mean_or_the_least_probability_against_its_threshold
     assert not Cascade(0.801, "min").keeps(answer)
 
 
-def test_an_autojudge_is_a_line_over_what_is_known_of_the_disagreement():
+def test_an_autojudge_is_a_line_over_what_is_known_of_the_mismatch():
     """Garipov et al., AutoJudge, section 3.2: logistic regression, and a threshold.
 
     2 log 0.5 + 1 * log 0.25 + 3 = -1.38629 - 1.38629 + 3 = 0.22741; 1 / (1 + exp(-0.22741)) =
@@ -230,7 +230,7 @@ def test_an_autojudge_is_a_line_over_what_is_known_of_the_disagreement():
 
 DRAFTS = [(0, 0)] * 4 + [(0, 1)] * 2 + [(1, 0)] * 2 + [(1, 1)]
 GRID = [1 / 8, 3 / 8, 5 / 8, 7 / 8]
-"""Chances of a quarter, a half, three quarters and 1 come out exactly on it."""
+"""Probabilities of a quarter, a half, three quarters and 1 come out exactly on it."""
 
 
 @pytest.mark.parametrize(
@@ -243,12 +243,12 @@ GRID = [1 / 8, 3 / 8, 5 / 8, 7 / 8]
         (BlockVerification(), {(0, 0): 0.5, (0, 1): 2.0, (1, 0): 1.5, (1, 1): 2.0}),
     ],
 )
-def test_token_and_block_verification_keep_ten_and_eleven_ninths(policy, accepted):
+def test_token_and_block_verification_accept_ten_and_eleven_ninths(policy, accepted):
     """Leviathan et al., algorithm 1, and Sun et al., algorithm 2, on the latter's example."""
     found = {}
     for drafted in accepted:
-        chances = torch.tensor([[u, v] for u in GRID for v in GRID])
-        rows = len(chances)
+        numbers = torch.tensor([[u, v] for u in GRID for v in GRID])
+        rows = len(numbers)
         p = torch.tensor([1 / 3, 2 / 3]).expand(rows, 3, 2)
         verification = policy.verify(
             Blocks(
@@ -258,7 +258,7 @@ def test_token_and_block_verification_keep_ten_and_eleven_ninths(policy, accepte
                 sampler=Sampler(
                     [SamplingParams(temperature=1.0)] * rows, [[]] * rows, 2, torch.device("cpu")
                 ),
-                uniforms=lambda slot, count, chances=chances: chances[:, :count],
+                uniforms=lambda slot, count, numbers=numbers: numbers[:, :count],
                 draft_probs=torch.tensor([2 / 3, 1 / 3]).expand(rows, 2, 2),
             )
         )
@@ -285,5 +285,5 @@ def test_spec_reason_is_the_mean_digit_or_the_likeliest_against_seven():
 
 
 def test_a_reward_of_seven_tenths_is_enough():
-    """Liao et al., RSD, and the authors' prm_threshold: kept if the reward is at least 0.7."""
+    """Liao et al., RSD, and the authors' prm_threshold: accepted if the reward is at least 0.7."""
     assert RewardGuided(reward=lambda prompt, steps, candidate: 0.0).threshold == 0.7

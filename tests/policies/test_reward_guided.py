@@ -1,4 +1,4 @@
-"""Reward-guided decoding: which candidate is judged, what stands, and whole answers by it."""
+"""Reward-guided decoding: which candidate is judged, what is accepted, and whole answers by it."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def judged(policy: RewardGuided, count: int = 1) -> StepDecision:
     return stop.value.value
 
 
-def test_a_step_stands_from_the_threshold_on():
+def test_a_step_is_accepted_from_the_threshold_on():
     for reward, accepted in ((0.7, True), (0.6999, False), (1.0, True), (0.0, False)):
         acceptance = judged(RewardGuided(reward=Given(reward)))
         assert acceptance.accepted is accepted
@@ -165,7 +165,7 @@ async def by_length_later(prompt: str, steps: str, candidate: str) -> float:
 
 
 def expected(place: int) -> tuple[list[int], list[str]]:
-    """Greedy text by the models alone, kept where `by_length` likes it, and the decisions."""
+    """Greedy text by the models alone, accepted where `by_length` likes it, and the decisions."""
     tokens, decisions = list(PROMPTS[place]), []
     while (room := len(PROMPTS[place]) + COUNT - len(tokens)) > 0:
         drafted = _step(DRAFT, tokens)

@@ -54,9 +54,9 @@ def run(*requests: Request, rows: int = 16) -> list[TokenSequence]:
 def rating(tokens: list[int]) -> tuple[float, int, float]:
     """Mean digit, likeliest digit, and their joint probability, by a pass over everything."""
     logits = TARGET(torch.tensor([[*tokens, *ASKED]])).logits[0, -1]
-    chances = logits.softmax(-1)[DIGITS]
-    mean = float((chances * torch.arange(10)).sum() / chances.sum())
-    return mean, int(chances.argmax()), float(chances.sum())
+    probabilities = logits.softmax(-1)[DIGITS]
+    mean = float((probabilities * torch.arange(10)).sum() / probabilities.sum())
+    return mean, int(probabilities.argmax()), float(probabilities.sum())
 
 
 @pytest.mark.parametrize("scoring", ["expected", "likeliest"])
@@ -110,7 +110,7 @@ def test_of_several_candidates_the_best_rated_is_judged():
     assert better
 
 
-def test_a_kept_step_is_read_by_the_target_once_and_only_the_question_again(monkeypatch):
+def test_an_accepted_step_is_read_by_the_target_once_and_only_the_question_again(monkeypatch):
     fed = 0
     forward = Runner.forward
 
@@ -146,7 +146,7 @@ def test_room_for_the_question_is_kept_free_and_the_text_goes_on_to_its_edge():
         result.token_ids[:32]
         == (pair.generate(prompt, policy, ignore_eos=True, max_new_tokens=60).token_ids[:32])
     )
-    with pytest.raises(OptionError, match=f"and the {asked} that the policy asks behind them"):
+    with pytest.raises(OptionError, match=f"and the {asked} of the policy's side query"):
         small.generate(prompt, policy, max_new_tokens=41)
     # Who asks nothing has all the room.
     assert len(small.generate(prompt, "exact", ignore_eos=True).token_ids) == 40 + asked

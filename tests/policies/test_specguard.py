@@ -52,7 +52,7 @@ def candidate(
 
 
 def judged(policy: SpecGuard, *candidates: Candidate, target: Any = None) -> StepDecision:
-    """The ruling; where the policy asks the target, these are its margins."""
+    """The decision; where the policy asks the target, these are its margins."""
 
     def read(place: int) -> Generator[Operation, Any, Reading]:
         assert target is not None, "the target was asked"
@@ -338,7 +338,7 @@ def test_one_candidate_has_no_others_to_be_close_to():
 # Scoring
 
 
-def test_a_probability_stands_for_itself_without_a_calibration():
+def test_a_probability_is_its_own_score_without_a_calibration():
     acceptance = judged(SpecGuard(threshold=0.5), candidate("a", (math.log(0.6), math.log(0.9))))
     assert acceptance.score == pytest.approx(0.6)
     assert acceptance.signals == {"min_logprob": pytest.approx(math.log(0.6))}
@@ -348,7 +348,7 @@ def test_a_probability_stands_for_itself_without_a_calibration():
 
 
 @pytest.mark.parametrize(("p", "accepted"), [(0.69, False), (0.71, True)])
-def test_a_step_stands_from_the_threshold_on(p: float, accepted: bool):
+def test_a_step_is_accepted_from_the_threshold_on(p: float, accepted: bool):
     acceptance = judged(SpecGuard(threshold=0.7), candidate("a", (math.log(p),)))
     assert acceptance.accepted is accepted
     assert acceptance.reason == ("step accepted" if accepted else "step rewritten")
@@ -398,7 +398,7 @@ def test_the_chosen_candidate_is_judged_and_all_are_recorded():
     assert acceptance.score == pytest.approx((math.exp(-2) + 2 / 3) / 2)
 
 
-def test_a_signal_that_is_no_number_keeps_nothing():
+def test_with_a_signal_that_is_no_number_nothing_is_accepted():
     assert not judged(SpecGuard(threshold=0.0), candidate("a", (math.nan,))).accepted
 
 
@@ -532,7 +532,7 @@ def test_a_range_that_calls_little_good_knows_no_bound():
 
 
 @pytest.mark.parametrize("sampling", [{"repetition_penalty": 1.3}, {"logit_bias": "colon"}])
-def test_a_step_that_breaks_off_stands_under_no_penalty_or_bias(sampling: dict[str, Any]):
+def test_a_step_that_breaks_off_is_accepted_under_no_penalty_or_bias(sampling: dict[str, Any]):
     pair = load_pair(compile=False)
     prompts = [p.prompt for p in generate("stories", "validation", 12)]
     if "logit_bias" in sampling:
@@ -550,7 +550,7 @@ def test_a_step_that_breaks_off_stands_under_no_penalty_or_bias(sampling: dict[s
                 assert step.decision == "rewritten" or step.candidates[0].text.endswith("\n")
 
 
-# What rules on blocks inside rewritten steps
+# What verifies blocks inside rewritten steps
 
 
 def test_inside_a_rewritten_step_another_token_policy_may_rule():
@@ -575,7 +575,7 @@ def test_inside_a_rewritten_step_another_token_policy_may_rule():
 def test_what_rules_inside_must_be_a_token_policy_of_the_same_pair():
     pair = load_pair(compile=False)
     for inner, sentence in (
-        ("specguard", "inner is 'specguard'; it must be a policy that rules on tokens"),
+        ("specguard", "inner is 'specguard'; it must be a token policy"),
         ("luck", "There is no policy 'luck'"),
         (
             CoSpec(Arbiter(Network(1), ("target_target",), pair="another")),

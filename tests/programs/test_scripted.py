@@ -1,4 +1,4 @@
-"""The programs that exchange text, driven by a script in place of the engine and its models."""
+"""Remote and cross-tokenizer programs, driven by a script in place of the engine and its models."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ PROMPT = "Ann has 3 boxes.\n"
 
 @dataclass(frozen=True)
 class Scripted(StepPolicy):
-    """Keeps the steps that it is told to keep, and may have the target read them first."""
+    """Accepts the steps that it is told to, and may have the target read them first."""
 
-    keeps: tuple[bool, ...]
+    accepts: tuple[bool, ...]
     reads: bool = False
     step_tokens: int = 40
     target_candidates: int = 1
@@ -67,7 +67,7 @@ class Scripted(StepPolicy):
     def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         if self.reads:
             self.readings.append((yield from step.read(0)))
-        return StepDecision(0, self.keeps[step.index], "as told")
+        return StepDecision(0, self.accepts[step.index], "as told")
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Stage:
 
     draft: list[list[int]] = field(default_factory=list)
     target: list[list[int]] = field(default_factory=list)
-    letters: list[RemoteText] = field(default_factory=list)
+    remote_texts: list[RemoteText] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
     read: list[list[int]] = field(default_factory=list)
 
@@ -93,14 +93,14 @@ class Stage:
                 case Join(programs=programs):
                     answer = [self.run(each) for each in programs]
                 case Draft(count=count, until=until):
-                    answer = self.drafted(count, until)
+                    answer = self.run_draft(count, until)
                 case Score(sequence=sequence, block=block):
-                    answer = self.scored(sequence, block)
+                    answer = self.run_score(sequence, block)
                 case Await(awaitable=awaitable):
                     awaitable.close()  # nobody is asked here
-                    answer = self.letters.pop(0)
+                    answer = self.remote_texts.pop(0)
 
-    def drafted(self, count: int, until: Any) -> Block:
+    def run_draft(self, count: int, until: Any) -> Block:
         written: list[int] = []
         while len(written) < count and self.draft[0]:
             written.append(self.draft[0].pop(0))
@@ -111,7 +111,7 @@ class Stage:
         assert written
         return Block(len(written), known=written)
 
-    def scored(self, sequence: TokenSequence, block: Block) -> Acceptance:
+    def run_score(self, sequence: TokenSequence, block: Block) -> Acceptance:
         self.read.append(block.tokens)
         wanted = self.target[0] if self.target else []
         accepted = 0
@@ -171,19 +171,19 @@ def test_texts_cross_over_and_nothing_is_encoded_again():
     assert main.counters.target_passes == len(stage.read)
 
 
-@pytest.mark.parametrize("keeps", [True, False])
-def test_a_step_that_the_target_has_read_is_not_read_again(keeps: bool):
+@pytest.mark.parametrize("accepted", [True, False])
+def test_a_step_that_the_target_has_read_is_not_read_again(accepted: bool):
     said = "3 * 4 = 12\n"
     stage = Stage(tokens(DRAFT, said), tokens(TARGET, said))
     main, crossing = both(len(tokens(TARGET, said)[0]))
-    policy = Scripted((keeps,), reads=True)
+    policy = Scripted((accepted,), reads=True)
     stage.run(cross_tokenizer_stepwise(main, crossing, policy))
     assert main.answer == tokens(TARGET, said)[0]
     assert stage.read == tokens(TARGET, said)
     (reading,) = policy.readings
     assert len(reading.logprobs) == len(stage.read[0])
     assert main.counters.target_passes == 1
-    assert main.steps[0].decision == ("accepted" if keeps else "rewritten")
+    assert main.steps[0].decision == ("accepted" if accepted else "rewritten")
 
 
 def test_half_a_character_is_no_step():
@@ -226,7 +226,7 @@ def test_where_the_draft_cannot_read_the_target_writes_on_alone():
 # A remote target
 
 
-def letter(text: str, ended: bool = False) -> RemoteText:
+def remote_text(text: str, ended: bool = False) -> RemoteText:
     return RemoteText(text, ended, 7, 0.5)
 
 
@@ -239,7 +239,10 @@ def remote_writer(count: int = 200) -> tuple[TokenSequence, RemoteWriter]:
 
 def test_refused_steps_are_asked_for():
     first, refused, second = "3 * 4 = 12\n", "So 1\n", "So 12 pens\n"
-    stage = Stage(tokens(DRAFT, first, refused, "x\n"), letters=[letter(second), letter("", True)])
+    stage = Stage(
+        tokens(DRAFT, first, refused, "x\n"),
+        remote_texts=[remote_text(second), remote_text("", True)],
+    )
     main, target = remote_writer()
     stage.run(remote_stepwise(main, target, Scripted((True, False, False))))
     assert main.text() == first + second
@@ -258,7 +261,7 @@ def test_refused_steps_are_asked_for():
 
 def test_nothing_but_whole_characters_is_sent():
     (whole,) = tokens(DRAFT, "é")
-    stage = Stage([whole[:1]], letters=[letter("b\n", True)])
+    stage = Stage([whole[:1]], remote_texts=[remote_text("b\n", True)])
     main, target = remote_writer()
     stage.run(remote_stepwise(main, target, Scripted((True,), step_tokens=1)))
     assert main.steps[0].reason == CUT
@@ -271,7 +274,7 @@ def test_what_the_draft_cannot_say_ends_the_request_with_its_steps():
     main = TokenSequence(tokens(deaf, PROMPT)[0], limits=limits, decoder=deaf)
     client: Any = None
     target = RemoteWriter(client, Codec(deaf), PROMPT, deaf.eos_token_id)
-    stage = Stage(tokens(deaf, "3 + 4\n", "no\n"), letters=[letter("é\n")])
+    stage = Stage(tokens(deaf, "3 + 4\n", "no\n"), remote_texts=[remote_text("é\n")])
     with pytest.raises(StetError, match="which the draft's tokenizer changes"):
         stage.run(remote_stepwise(main, target, Scripted((True, False))))
     assert main.text() == "3 + 4\n"
@@ -286,15 +289,15 @@ def test_a_policy_that_has_a_remote_target_read_is_stopped():
 
 
 def test_the_target_alone_is_asked_until_it_ends_or_says_nothing():
-    for letters, said, reason in (
-        ([letter("3 "), letter("pens", True)], "3 pens", "stop"),
-        ([letter("3 "), letter("")], "3 ", "length"),
+    for texts, said, reason in (
+        ([remote_text("3 "), remote_text("pens", True)], "3 pens", "stop"),
+        ([remote_text("3 "), remote_text("")], "3 ", "length"),
     ):
         main, target = remote_writer()
-        stage = Stage(letters=list(letters))
+        stage = Stage(remote_texts=list(texts))
         stage.run(remote_autoregressive(main, target))
         assert (main.text(), main.finish_reason) == (said, reason)
-        assert stage.log == ["Await"] * len(letters)
+        assert stage.log == ["Await"] * len(texts)
 
 
 # What is asked of the endpoint, answer by answer
@@ -344,8 +347,8 @@ def written(
 )
 def test_what_a_server_leaves_out_is_put_back(answers: list[Completion], text: str, ended: bool):
     count = len(answers)
-    letter, client = written(answers)
-    assert (letter.text, letter.ended) == (text, ended)
+    found, client = written(answers)
+    assert (found.text, found.ended) == (text, ended)
     assert len(client.asked) == count
     assert client.asked[0]["prompt"] == "Q"
     assert (client.asked[0]["max_tokens"], client.asked[0]["stop"]) == (20, ("\n",))
@@ -353,12 +356,12 @@ def test_what_a_server_leaves_out_is_put_back(answers: list[Completion], text: s
 
 
 def test_a_server_that_writes_nothing_but_delimiters_is_not_asked_for_ever():
-    letter, client = written([Completion("", "stop", "\n", 0)] * 50, most=5)
-    assert (letter.text, len(client.asked)) == ("\n" * 5, 5)
+    found, client = written([Completion("", "stop", "\n", 0)] * 50, most=5)
+    assert (found.text, len(client.asked)) == ("\n" * 5, 5)
     assert [a["max_tokens"] for a in client.asked] == [5, 4, 3, 2, 1]
 
 
 def test_where_only_we_can_tell_the_end_the_server_is_asked_for_more():
-    letter, client = written([Completion("It is 3. So", "length", None, 20)], "sentence")
-    assert (letter.text, letter.ended, letter.tokens) == ("It is 3.", False, 20)
+    found, client = written([Completion("It is 3. So", "length", None, 20)], "sentence")
+    assert (found.text, found.ended, found.tokens) == ("It is 3.", False, 20)
     assert client.asked[0]["stop"] == ()

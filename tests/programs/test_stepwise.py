@@ -52,7 +52,7 @@ PLACES = range(len(PROMPTS))
 LINE_BREAKS = range(8)
 """Tokens that read as a line break: enough for steps of a few tokens."""
 
-KEEP, REWRITE = SpecGuard(threshold=0.0), SpecGuard(threshold=1.0)
+ACCEPT, REWRITE = SpecGuard(threshold=0.0), SpecGuard(threshold=1.0)
 SOMETIMES = SpecGuard(threshold=0.25)
 BAND = SpecGuard(threshold=0.4, lower=0.05, target_threshold=0.05, step_tokens=7)
 VOTING = SpecGuard(candidates=3, temperature=0.8, threshold=0.25)
@@ -84,14 +84,14 @@ class Written:
 
 @cache
 def logits(role: str, tokens: tuple[int, ...]) -> torch.Tensor:
-    """Of the next token, by a pass over the whole prefix."""
+    """Logits of the next token, by a pass over the whole prefix."""
     with torch.inference_mode():
         model = TARGET if role == "target" else DRAFT
         return model(torch.tensor([tokens])).logits[0, -1]
 
 
 def step(role: str, prefix: list[int], room: int, stops: frozenset[int] = frozenset()) -> list[int]:
-    """One greedy step: up to a line break behind something else."""
+    """A greedy step: up to a line break behind something else."""
     written: list[int] = []
     while len(written) < room:
         written.append(int(logits(role, (*prefix, *written)).argmax()))
@@ -125,7 +125,7 @@ def expected(
     count: int = COUNT,
     stops: frozenset[int] = frozenset(),
 ) -> Written:
-    """What a greedy policy with the signal `min_logprob` should come to."""
+    """The answer that a greedy policy with the signal `min_logprob` should write."""
     prompt = PROMPTS[place]
     tokens = list(prompt)
     lengths: list[int] = []
@@ -216,8 +216,10 @@ def fed(monkeypatch: pytest.MonkeyPatch) -> Fed:
 # Texts
 
 
-@pytest.mark.parametrize(("policy", "role"), [(KEEP, "draft"), (REWRITE, "target")])
-def test_always_kept_is_the_drafts_text_and_never_kept_the_targets(policy: SpecGuard, role: str):
+@pytest.mark.parametrize(("policy", "role"), [(ACCEPT, "draft"), (REWRITE, "target")])
+def test_always_accepted_is_the_drafts_text_and_never_accepted_the_targets(
+    policy: SpecGuard, role: str
+):
     model = DRAFT if role == "draft" else TARGET
     for sequence, place in zip(run(*(request(n, policy) for n in PLACES)), PLACES, strict=True):
         assert sequence.answer == tiny.greedy(model, PROMPTS[place], COUNT)
@@ -226,7 +228,7 @@ def test_always_kept_is_the_drafts_text_and_never_kept_the_targets(policy: SpecG
         }
 
 
-def test_a_shadow_run_writes_the_targets_text_and_records_what_it_would_have_kept():
+def test_a_shadow_run_writes_the_targets_text_and_records_what_it_would_have_accepted():
     (sequence,) = run(request(0, SpecGuard(threshold=0.0, shadow=True)))
     assert sequence.answer == tiny.greedy(TARGET, PROMPTS[0], COUNT)
     assert {s.decision for s in sequence.steps} == {"accepted"}
@@ -305,7 +307,7 @@ def test_the_target_alone_may_judge():
     assert set(accepted) == {"accepted", "rewritten"}
 
 
-@pytest.mark.parametrize("policy", [KEEP, REWRITE, SOMETIMES], ids=["keep", "rewrite", "sometimes"])
+@pytest.mark.parametrize("policy", [ACCEPT, REWRITE, SOMETIMES], ids="ars")
 def test_a_stop_token_inside_a_step_ends_the_answer(policy: SpecGuard):
     stops = [frozenset({expected(n, policy).answer[20]}) for n in PLACES]
     sequences = run(*(request(n, policy, limits(stop_token_ids=stops[n])) for n in PLACES))
@@ -317,7 +319,7 @@ def test_a_stop_token_inside_a_step_ends_the_answer(policy: SpecGuard):
         assert sequence.counters.emitted_tokens == len(reference.answer) <= 21
 
 
-@pytest.mark.parametrize("policy", [KEEP, REWRITE, SOMETIMES], ids=["keep", "rewrite", "sometimes"])
+@pytest.mark.parametrize("policy", [ACCEPT, REWRITE, SOMETIMES], ids="ars")
 def test_an_answer_is_as_long_as_asked_for(policy: SpecGuard):
     counts = (1, 2, 3, 9, 10, 11)
     sequences = run(*(request(1, policy, limits(count)) for count in counts))
@@ -326,7 +328,7 @@ def test_an_answer_is_as_long_as_asked_for(policy: SpecGuard):
         assert (sequence.finish_reason, len(sequence.answer)) == ("length", count)
 
 
-@pytest.mark.parametrize(("policy", "model"), [(KEEP, DRAFT), (REWRITE, TARGET)])
+@pytest.mark.parametrize(("policy", "model"), [(ACCEPT, DRAFT), (REWRITE, TARGET)])
 def test_stop_strings_are_found_inside_steps_and_across_them(policy: SpecGuard, model: Any):
     requests: list[Request] = []
     texts: list[list[int]] = []
@@ -371,7 +373,7 @@ def test_a_draft_that_goes_in_circles_is_stopped():
 # Streaming
 
 
-@pytest.mark.parametrize("policy", [KEEP, REWRITE, SOMETIMES, VOTING])
+@pytest.mark.parametrize("policy", [ACCEPT, REWRITE, SOMETIMES, VOTING])
 @pytest.mark.parametrize("stop", [(), ("\nT", "P\n")])
 def test_a_stream_hands_out_each_text_once(policy: SpecGuard, stop: tuple[str, ...]):
     machine = engine()
@@ -396,10 +398,10 @@ def test_a_stream_hands_out_each_text_once(policy: SpecGuard, stop: tuple[str, .
 
 
 @pytest.mark.parametrize("chunk", [3, 16])
-def test_kept_steps_cost_no_pass_of_the_target_and_the_draft_reads_each_token_once(
+def test_accepted_steps_cost_no_pass_of_the_target_and_the_draft_reads_each_token_once(
     fed: Fed, chunk: int
 ):
-    (sequence,) = run(request(3, KEEP, limits(chunk=chunk)))
+    (sequence,) = run(request(3, ACCEPT, limits(chunk=chunk)))
     assert fed.target == sequence.counters.target_passes == 0
     # Each stretch of drafting reads one token more than it adds, see OVERLAP.
     written = sum(s.draft_tokens for s in sequence.steps)
@@ -409,7 +411,7 @@ def test_kept_steps_cost_no_pass_of_the_target_and_the_draft_reads_each_token_on
 
 
 def beyond(sequence: TokenSequence) -> int:
-    """What was written of the last step behind the end of the answer."""
+    """How many tokens of the last step were written behind the end of the answer."""
     return len(sequence.steps[-1].candidates[0].ids) - sequence.steps[-1].tokens
 
 
@@ -421,11 +423,11 @@ def test_no_prefix_is_ever_read_again(fed: Fed):
         counters, steps = sequence.counters, sequence.steps
         accepted = sum(s.tokens for s in steps if s.decision == "accepted")
         prompt = len(PROMPTS[place])
-        # The target reads kept steps once, and what was drafted for it.
+        # The target reads accepted steps once, and what was drafted for it.
         assert fed.target <= prompt + accepted + counters.drafted_tokens + counters.target_passes
         written = sum(s.draft_tokens for s in steps) + counters.drafted_tokens
-        corrected = sequence.origins.count("target")
-        assert fed.draft <= prompt + written + corrected + fed.drafts
+        rewritten = sequence.origins.count("target")
+        assert fed.draft <= prompt + written + rewritten + fed.drafts
         kinds |= {s.decision for s in steps}
     assert kinds == {"accepted", "rewritten"}
 
@@ -468,7 +470,9 @@ def test_a_rewrite_begins_with_the_candidate_as_its_first_block(fed: Fed):
 
 
 @pytest.mark.parametrize("place", PLACES)
-def test_only_the_targets_own_text_stands_where_it_reads_all_and_trusts_nothing_else(place: int):
+def test_only_the_targets_own_text_is_accepted_where_it_reads_all_and_trusts_nothing_else(
+    place: int,
+):
     policy = SpecGuard(scorer="target", target_threshold=1.0)
     (sequence,) = run(request(place, policy))
     assert sequence.answer == tiny.greedy(TARGET, PROMPTS[place], COUNT)
@@ -486,7 +490,7 @@ def test_without_speculation_the_target_writes_a_token_a_pass():
         assert set(alone.origins) <= {"draft", "target"}
 
 
-def test_a_candidate_that_cannot_stand_is_written_as_far_as_a_block_would_be():
+def test_a_candidate_that_must_be_rejected_is_written_as_far_as_a_block_would_be():
     doubting, patient = SpecGuard(threshold=0.5), SpecGuard(threshold=0.5, whole=True)
     bounds = limits(tokens=2)
     cut = 0
@@ -508,7 +512,7 @@ def test_a_candidate_that_cannot_stand_is_written_as_far_as_a_block_would_be():
     assert cut
 
 
-def test_a_candidate_that_breaks_off_never_stands_whatever_the_policy_says():
+def test_a_candidate_that_breaks_off_is_rejected_whatever_the_policy_says():
     # Two tokens are a block here: as much as is written of what is for the target to write.
     for place, sequence in enumerate(
         run(*(request(n, tiny.Stumps(), limits(tokens=2)) for n in PLACES))
@@ -522,7 +526,7 @@ def test_a_candidate_that_breaks_off_never_stands_whatever_the_policy_says():
 
 
 def by_turns(place: int, sequence: TokenSequence) -> list[int]:
-    """What the models write step by step, if they take turns as the sequence's steps say."""
+    """The text that the models write step by step, in turns as the sequence's steps say."""
     tokens = list(PROMPTS[place])
     for record in sequence.steps:
         tokens += step("draft" if record.decision == "accepted" else "target", tokens, 32)
@@ -531,12 +535,12 @@ def by_turns(place: int, sequence: TokenSequence) -> list[int]:
 
 def test_where_the_context_ends_inside_a_step_the_target_writes_it():
     for place in PLACES:
-        (whole,) = run(request(place, KEEP))
+        (whole,) = run(request(place, ACCEPT))
         last = whole.steps[-2]
         size = last.position + last.tokens - 1
         # There is no room for its last token.
         bounds = Limits(size, draft_length=FixedLength(4))
-        (sequence,) = run(request(place, KEEP, bounds))
+        (sequence,) = run(request(place, ACCEPT, bounds))
         found = sequence.steps[: len(whole.steps) - 1]
         assert {s.decision for s in found[:-1]} == {"accepted"}
         assert (found[-1].decision, found[-1].reason) == ("rewritten", CUT_SHORT)
@@ -550,7 +554,7 @@ def test_whole_candidates_are_chosen_from_where_there_are_any():
     seen: list[list[str]] = []
 
     @dataclass(frozen=True)
-    class Watching(tiny.Stumps):
+    class Recording(tiny.Stumps):
         candidates: int = 4
         doubt = None
 
@@ -563,7 +567,7 @@ def test_whole_candidates_are_chosen_from_where_there_are_any():
     for place in PLACES:
         seen.clear()
         bounds = Limits(COUNT, draft_length=FixedLength(4))
-        (sequence,) = run(request(place, Watching(), bounds, sampling))
+        (sequence,) = run(request(place, Recording(), bounds, sampling))
         for texts, record in zip(seen, sequence.steps, strict=True):
             ended = [bool(ends_of("\n")(t)) or len(t) == 32 for t in texts]
             assert all(ended) or not any(ended)
@@ -594,7 +598,7 @@ def test_a_refused_step_is_read_once_and_rewritten(fed: Fed):
     assert fed.target <= len(PROMPTS[4]) + refused + counters.drafted_tokens + passes
 
 
-@pytest.mark.parametrize("policy", [KEEP, SOMETIMES, REWRITE], ids=["keep", "sometimes", "rewrite"])
+@pytest.mark.parametrize("policy", [ACCEPT, SOMETIMES, REWRITE], ids="asr")
 def test_a_single_candidate_writes_in_its_parents_place(
     policy: SpecGuard, monkeypatch: pytest.MonkeyPatch
 ):
@@ -679,7 +683,7 @@ def test_a_policy_that_fails_ends_its_own_request_alone(
 
 @dataclass(frozen=True)
 class Asks(SpecGuard):
-    """Asks somebody outside, who keeps every other step."""
+    """Asks somebody outside, who accepts every other step."""
 
     seconds: float = 0.0
 
@@ -727,9 +731,9 @@ def models() -> tuple[LoadedModel, LoadedModel]:
 
 def test_a_request_that_can_never_have_its_rows_is_refused():
     pair = Pair(*models(), max_length=64, max_batch=3, compile=False)
-    with pytest.raises(OptionError, match="needs 6 places .* has 4; load it with max_rows=6"):
+    with pytest.raises(OptionError, match="needs 6 rows .* has 4; load it with max_rows=6"):
         pair.generate([[1, 2]], SpecGuard(candidates=5, temperature=1.0))
-    with pytest.raises(OptionError, match="needs 9 places"):
+    with pytest.raises(OptionError, match="needs 9 rows"):
         pair.generate([[1, 2]], SpecGuard(target_candidates=8, temperature=1.0))
 
 
@@ -751,24 +755,23 @@ SCHEMA = json.loads((Path(stet.__file__).parent / "core/trace.schema.json").read
 @pytest.mark.parametrize(
     "policy",
     [
-        KEEP,
+        ACCEPT,
         REWRITE,
         SOMETIMES,
         VOTING,
         SpecGuard(threshold=0.6, lower=0.1, target_threshold=0.05),
         SpecGuard(threshold=0.3, target_candidates=2, temperature=0.7, selector="medoid"),
     ],
-    ids=["keep", "rewrite", "sometimes", "voting", "band", "medoid"],
+    ids=["accept", "rewrite", "sometimes", "voting", "band", "medoid"],
 )
 def test_records_say_what_happened(policy: SpecGuard, tmp_path: Path):
     jobs = [Job(request(n, policy, limits(probabilities=True)), "", SETTINGS) for n in PLACES]
     sequences = run(*(job.request for job in jobs))
     for sequence in sequences:
         counters, steps, answer = sequence.counters, sequence.steps, sequence.answer
-        lists = (sequence.origins, sequence.reasons, sequence.p_target, sequence.p_draft)
-        assert {len(each) for each in lists} == {len(answer)}
+        assert len(sequence.emitted) == len(answer)
 
-        position = accepted = accepted = 0
+        position = steps_accepted = accepted = 0
         for number, record in enumerate(steps):
             span = slice(position, position + record.tokens)
             assert record.position == position
@@ -779,7 +782,7 @@ def test_records_say_what_happened(policy: SpecGuard, tmp_path: Path):
             last = number == len(steps) - 1
             assert last or own.endswith("\n") or record.tokens == policy.step_tokens
             if record.decision == "accepted":
-                accepted += 1
+                steps_accepted += 1
                 chosen = record.candidates[record.chosen]
                 # Of the last one the end of the answer may have cut off a part.
                 assert chosen.ids[: record.tokens if last else None] == answer[span]
@@ -787,17 +790,17 @@ def test_records_say_what_happened(policy: SpecGuard, tmp_path: Path):
                 assert (record.target_candidates, record.target_tokens) == ([], 0)
                 assert set(sequence.origins[span]) == {"draft"}
                 assert set(sequence.reasons[span]) == {record.reason}
-                assert all(p is not None for p in sequence.p_draft[span])
+                assert all(e.p_draft is not None for e in sequence.emitted[span])
             else:
                 ends = [t[: record.tokens if last else None] for t in record.target_candidates]
                 assert own in ends
                 assert len(record.target_candidates) == policy.target_candidates
                 assert set(sequence.reasons[span]) <= {"accepted", "recovered", "bonus"}
-                assert all(p is not None for p in sequence.p_target[span])
+                assert all(e.p_target is not None for e in sequence.emitted[span])
                 accepted += sequence.origins[span].count("draft")
             position += record.tokens
         assert position == len(answer) == counters.emitted_tokens
-        assert (counters.steps, counters.accepted_steps) == (len(steps), accepted)
+        assert (counters.steps, counters.accepted_steps) == (len(steps), steps_accepted)
         assert counters.accepted_tokens == sum(counters.accepted_per_position) == accepted
         for block in sequence.blocks:
             stood = answer[block.position : block.position + block.accepted]
@@ -820,7 +823,10 @@ def test_probabilities_are_the_models_own():
     (sequence,) = run(request(2, SOMETIMES, limits(probabilities=True)))
     for i, token in enumerate(sequence.answer):
         prefix = PROMPTS[2] + sequence.answer[:i]
-        for role, found in (("draft", sequence.p_draft[i]), ("target", sequence.p_target[i])):
+        for role, found in (
+            ("draft", sequence.emitted[i].p_draft),
+            ("target", sequence.emitted[i].p_target),
+        ):
             if found is not None:
                 own = logits(role, tuple(prefix)).softmax(-1)[token].item()
                 assert found == pytest.approx(own, rel=1e-3)
@@ -831,7 +837,7 @@ def test_signals_of_a_step_are_of_its_own_tokens_alone():
     sampling = SamplingParams(repetition_penalty=1.3, logit_bias={9: 2.0})
     machine = engine()
     machine.drafter._looks = False  # more is written than the step has
-    (sequence,) = run(request(4, KEEP, limits(chunk=5), sampling), machine=machine)
+    (sequence,) = run(request(4, ACCEPT, limits(chunk=5), sampling), machine=machine)
     for record in sequence.steps:
         prefix = PROMPTS[4] + sequence.answer[: record.position]
         (candidate,) = record.candidates
@@ -864,7 +870,7 @@ def test_what_batch_mates_ask_for_changes_no_choice():
     )
     (alone,) = run(request(2, policy))
     mate = SpecGuard(candidates=3, temperature=1.2, threshold=0.0, selector="medoid")
-    crowded = run(request(2, policy), request(3, mate), request(4, KEEP))[0]
+    crowded = run(request(2, policy), request(3, mate), request(4, ACCEPT))[0]
     assert crowded.answer == alone.answer
     assert (
         [s.chosen for s in crowded.steps]

@@ -28,12 +28,12 @@ from stet.programs.parts import CUT_SHORT
 from stet.programs.remote import WRITTEN
 from stet.remote.client import LARGEST, LONGEST_PAUSE, RemoteClient, RemoteError, _message
 from stet.remote.target import Completion, completion_of
-from stet.requests.delivery import delivered
+from stet.requests.delivery import deliver
 
 pytestmark = pytest.mark.slow
 
 MODEL = "bundled-target"
-KEEP, REWRITE, SOMETIMES = (SpecGuard(threshold=t) for t in (0.0, 1.0, 0.6))
+ACCEPT, REWRITE, SOMETIMES = (SpecGuard(threshold=t) for t in (0.0, 1.0, 0.6))
 FILE = Path(__file__).with_name("server.py")
 
 
@@ -125,7 +125,7 @@ def test_greedy_texts_are_those_of_the_same_pair_here(
         assert decisions[0] == decisions[1]
 
 
-def test_a_candidate_that_breaks_off_never_stands_whatever_the_policy_says(
+def test_a_candidate_that_breaks_off_is_rejected_whatever_the_policy_says(
     server: Server, prompts: list[list[int]]
 ):
     pair = server.pair()
@@ -348,7 +348,7 @@ def test_a_text_that_a_filter_withholds_is_told_and_not_asked_for_again(
     withheld = {"choices": [{"text": "a", "finish_reason": "content_filter"}]}
     server.tell(faults=[{}, {"body": json.dumps(withheld)}])
     result = server.pair().generate([prompts[0]], REWRITE, max_new_tokens=60)[0]
-    assert "filter of contents" in (result.error or "")
+    assert "content filter" in (result.error or "")
     assert len(result.trace.steps) == 1
     assert len(server.seen()["bodies"]) == 2
 
@@ -371,7 +371,7 @@ def test_others_go_on_while_the_target_is_asked(server: Server, prompts: list[li
         pair._jobs([prompts[0]], policy, {"max_new_tokens": 20}) for policy in (REWRITE, "draft")
     )
     began = time.monotonic()
-    events = delivered(pair._thread, [*asked, *drafted], stream=False)
+    events = deliver(pair._thread, [*asked, *drafted], stream=False)
     first, _ = next(events)
     assert first is drafted[0]
     assert time.monotonic() - began < 1.0 or not asked[0].request.done
@@ -483,7 +483,7 @@ def test_what_a_remote_target_cannot_do_is_refused(server: Server, prompts: list
         with pytest.raises(OptionError, match="has the target read steps"):
             pair.generate(prompts, policy)
     for option in ({"top_k": 5}, {"logprobs": 2}, {"logit_bias": {1: 1.0}}, {"min_p": 0.1}):
-        with pytest.raises(OptionError, match="cannot be asked of a remote target"):
+        with pytest.raises(OptionError, match="is not available with a remote target"):
             pair.generate(prompts, REWRITE, **option)
     with pytest.raises(OptionError, match="cannot be measured"):
         _ = pair.costs

@@ -30,7 +30,7 @@ def step(*candidates: list[int]) -> Step:
 
 
 def rated(function: Any, *candidates: list[int]) -> list[float]:
-    """What a function's reward comes to, awaited as the engine does it."""
+    """A function's reward, awaited as the engine does it."""
     program = FunctionReward(function).rate(step(*candidates))
     operation = next(program)
     assert isinstance(operation, Await)
@@ -43,7 +43,7 @@ def rated(function: Any, *candidates: list[int]) -> list[float]:
     return stop.value.value
 
 
-def test_a_function_sees_the_prompt_the_steps_that_stand_and_the_candidate():
+def test_a_function_sees_the_prompt_the_accepted_steps_and_the_candidate():
     seen: list[tuple[str, str, str]] = []
 
     def note(prompt: str, steps: str, candidate: str) -> float:

@@ -71,8 +71,8 @@ def alone(model: Any, text: str) -> float:
     ids = families.tokenizer()(text)["input_ids"]
     logits = model(input_ids=torch.tensor([ids])).logits[0]
     logits = logits[-1] if "Token" in type(model).__name__ else logits
-    chances = logits.sigmoid() if len(logits) == 1 else logits.softmax(-1)
-    return float(chances[-1])
+    probabilities = logits.sigmoid() if len(logits) == 1 else logits.softmax(-1)
+    return float(probabilities[-1])
 
 
 @pytest.mark.parametrize("labels", [1, 2, 3])

@@ -1,4 +1,4 @@
-"""What signals may not cost: no word, nothing of the target's work, no more than is asked for."""
+"""Limits on what signals cost: no word, nothing of the target's work, no more than is asked for."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PROMPTS = [
 
 
 def policy(signals: tuple[str, ...], accepted: bool, **changes: Any) -> SpecGuard:
-    """One that keeps every step, or has the target write every step."""
+    """A policy that accepts every step, or has the target write every step."""
     changes = {"threshold": 0.0, "whole": True} | changes
     return SpecGuard(signals=signals, delimiter=ENDS, shadow=not accepted, **changes)
 
@@ -64,7 +64,7 @@ def answers(engine: Engine, policies: list[SpecGuard]) -> list[list[int]]:
 
 
 @pytest.mark.parametrize("changes", [{}, SAMPLED], ids=["greedy", "sampled"])
-@pytest.mark.parametrize("accepted", [True, False], ids=["kept", "rewritten"])
+@pytest.mark.parametrize("accepted", [True, False], ids=["accepted", "rewritten"])
 def test_no_word_depends_on_what_is_measured(changes: dict[str, Any], accepted: bool) -> None:
     """With all signals, with none, and with a different set in each request of a batch."""
     without, every, some = (

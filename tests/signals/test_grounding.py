@@ -61,7 +61,7 @@ def alone(family: str) -> Any:
 
 
 def weights(model: Any, tokens: list[int]) -> list[Tensor]:
-    """Of each layer [heads, N, N], by transformers alone."""
+    """Attention weights of each layer [heads, N, N], by transformers alone."""
     # A text of some length, so that longrope takes the factors that a long context gets.
     text, count = torch.tensor([tokens + [0] * 40]), len(tokens)
     with torch.inference_mode():
@@ -112,12 +112,12 @@ def summary(values: list[float], options: Grounding) -> float:
 
 
 def near(options: Grounding) -> float:
-    """A tolerance: weights of 4 heads at the floor fall to one side or the other by rounding."""
+    """A tolerance: weights of 4 heads at the floor may be rounded to either side of it."""
     return 2e-4 + options.zero_below / 4
 
 
 def rows_of(model: Any, tokens: list[int], context: int, floor: float) -> Tensor:
-    """What `Candidate.attention` holds for a floor."""
+    """The attention that `Candidate.attention` should give for a floor."""
     layers = [torch.where(w < floor, 0, w).mean(0) for w in weights(model, tokens)]
     return torch.stack(layers)[:, context - 1 : -1, :-1]
 
@@ -186,7 +186,7 @@ def test_the_published_settings() -> None:
     assert set(GROUNDING) <= set(SIGNALS)
 
 
-def test_watches_join() -> None:
+def test_attention_captures_join() -> None:
     assert AttentionCapture.union([]) is None
     assert AttentionCapture.union([None, None]) is None
     joined = AttentionCapture.union(
@@ -198,7 +198,7 @@ def test_watches_join() -> None:
     assert SpecGuard().capture is None
 
 
-# What drafting keeps
+# What drafting captures
 
 
 def drafted(
@@ -208,7 +208,7 @@ def drafted(
     capture: list[AttentionCapture | None],
     **model: Any,
 ) -> tuple[list[list[int]], list[Any]]:
-    """One batch of drafts after prompts of the given lengths; texts and blocks."""
+    """A batch of drafts after prompts of the given lengths; texts and blocks."""
     ours = prepare_model(build(family, **model), name=family, role="draft", self_check=False)
     runner = Runner(ours, max_rows=len(lengths), max_length=500)
     sequences = [TokenSequence(prompt(n, seed=n)) for n in lengths]
@@ -301,7 +301,7 @@ def test_a_pass_keeps_the_queries_of_its_last_layers() -> None:
 
 @dataclass(frozen=True)
 class Witness(SpecGuard):
-    """Keeps what it is shown."""
+    """Records what it is shown."""
 
     def judge(self, step):
         for candidate in step.candidates:
@@ -367,7 +367,7 @@ def test_steps_of_an_answer_are_measured_as_defined(family: str, chunk: int) -> 
 
 
 def test_measuring_changes_no_token() -> None:
-    """The same decisions, with the signal computed (at no weight) and without."""
+    """Decisions are the same with the signal computed (at no weight) and without."""
     for changes in ({}, SAMPLED):
         base: dict[str, Any] = {"delimiter": ENDS, "threshold": 0.3} | changes
         without = answers("llama", SpecGuard(signals=("mean_logprob",), **base))
@@ -405,7 +405,7 @@ def test_a_batch_of_policies_that_ask_for_different_things() -> None:
 
 
 def test_the_signal_decides() -> None:
-    """Every step stands at a threshold of 0; above the largest grounding none does."""
+    """Every step is accepted at a threshold of 0; above the largest grounding none is."""
     for threshold, accepted in ((0.0, True), (1.0, False)):
         policy = SpecGuard(signals=("grounding",), threshold=threshold, delimiter=ENDS)
         machine = tiny.engine(build("llama", seed=9), build("llama"), rows=4, max_length=200)

@@ -98,13 +98,13 @@ def test_a_fit_finds_what_tells_the_tokens_apart(hidden):
 def test_ties_are_the_draft_s_and_count_as_little_as_they_cost():
     tie = branches([[0.0]] * 10, [True] * 10, [True] * 10)
     assert fit(tie, tie, FitSettings(hidden=()))(tie.features).min() > 0
-    # Ten ties for the draft and one bad overrule: the one outweighs them.
+    # Ten ties for the draft and one bad mismatch: the one outweighs them.
     mixed = branches([[0.0]] * 11, [True] * 10 + [False], [True] * 11)
     assert fit(mixed, mixed, FitSettings(hidden=(), cost=0.02))(mixed.features).max() < 0
     assert fit(mixed, mixed, FitSettings(hidden=(), cost=0.3))(mixed.features).min() > 0
 
 
-def test_the_loss_is_weighed_by_what_a_choice_is_worth():
+def test_the_loss_is_weighted_by_what_a_choice_is_worth():
     made, found = network(bias=0.7), branches([[0.0]] * 2, [True, False], [False, True])
     for_draft, for_target = math.log1p(math.exp(-0.7)), math.log1p(math.exp(0.7))
     expected = (1.1 * for_draft + 0.9 * for_target) / 2.0
@@ -136,7 +136,7 @@ def test_a_fit_is_repeatable_and_leaves_the_random_state_alone():
 
 
 def rollout(question, right, decisions):
-    """Decisions as (feature, stands)."""
+    """A rollout of decisions, given as (feature, accepted)."""
     mismatches = tuple(MismatchRecord(0, 1, 2, 0.5, accepted, [f]) for f, accepted in decisions)
     return Rollout(question, right, (), (), (0,) * len(mismatches), mismatches, Counters())
 
@@ -181,13 +181,13 @@ def test_nothing_to_learn_changes_nothing():
 
 
 def sampled_round(made, count, seed):
-    """Decisions by chance in a world where the draft's token is right iff the feature is 1."""
+    """Random decisions in a world where the draft's token is right iff the feature is 1."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.randint(0, 2, (count, 1), generator=generator).float() * 2 - 1
     with torch.no_grad():
-        stood = torch.rand(count, generator=generator) < made(features).sigmoid()
-    reward = (stood == (features[:, 0] > 0)).float()
-    return Round(features, stood, reward - reward.mean(), float(reward.mean()), 0.0, 1.0)
+        accepted = torch.rand(count, generator=generator) < made(features).sigmoid()
+    reward = (accepted == (features[:, 0] > 0)).float()
+    return Round(features, accepted, reward - reward.mean(), float(reward.mean()), 0.0, 1.0)
 
 
 def test_policy_gradient_learns_what_pays():
@@ -229,7 +229,7 @@ def test_flips_follow_the_expected_advantage():
     assert moved == pytest.approx((float((slope * x).mean()), float(slope.mean())), rel=1e-4)
 
 
-def test_staying_near_the_warm_start_holds_back():
+def test_staying_near_the_warm_start_changes_less():
     def after(kl):
         made = network()
         optimiser = torch.optim.Adam(made.parameters(), lr=0.05)

@@ -17,7 +17,7 @@ def pair():
     return load_pair(compile=False, max_batch=16)
 
 
-def test_overrules_that_it_found_make_the_answer_right(pair):
+def test_the_accepted_mismatches_that_it_found_make_the_answer_right(pair):
     torch.manual_seed(0)
     arbiter = Arbiter(Network(2).requires_grad_(False), ("target_target", "draft_draft"))
     task = load_task("stories", split="validation", count=32)
@@ -32,7 +32,7 @@ def test_overrules_that_it_found_make_the_answer_right(pair):
     assert len(saved) + sum(s.accepted_mismatches is None for s in found) == len(wrong)
     assert saved, "nothing was saved, so nothing was tested"
     for item in saved:
-        # The target writes; at the places found the draft's token stands instead.
+        # The target writes; at the places found the draft's token is accepted instead.
         written: tuple[int, ...] = ()
         for place in item.accepted_mismatches:
             (rollout,) = roll_out(

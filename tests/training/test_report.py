@@ -41,7 +41,7 @@ def test_importance_is_what_shuffling_loses():
         made.layers[0].bias.fill_(-5.0)
     found = importance(made, world(2000, 0), [1, 1], 0.0)
     # Half of the decisions matter; shuffled, half of those come out wrong, of which half are
-    # overrules that should not be and half the reverse.
+    # accepted that should not be and half the reverse.
     assert found[0] == pytest.approx(25, abs=4)
     assert found[1] == 0
     assert importance(made, world(2000, 0), [2], 0.0)[0] == pytest.approx(found[0], abs=3)

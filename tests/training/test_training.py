@@ -61,7 +61,7 @@ def quiet(what, done, total):
     assert 0 <= done <= total
 
 
-def test_playing_decides_as_the_policy_does(pair, task):
+def test_a_rollout_decides_as_the_policy_does(pair, task):
     made, questions = arbiter(), range(8)
     prompts = [list(prompt_of(pair, task, task.questions[i])) for i in questions]
     expected = pair.generate(prompts, CoSpec(made, 0.4), max_new_tokens=task.max_new_tokens)
@@ -76,7 +76,7 @@ def test_playing_decides_as_the_policy_does(pair, task):
             assert rollout.tokens[at] == (mismatch.draft if mismatch.accepted else mismatch.target)
 
 
-def test_decisions_by_chance_are_repeatable_and_differ_by_seed(pair, task):
+def test_random_decisions_are_repeatable_and_differ_by_seed(pair, task):
     questions = [0, 0, 0, 1, 1, 1]
     first, again, other = (
         [g.tokens for g in roll_out(pair, task, questions, RolloutPolicy(arbiter()), seeds=s)]

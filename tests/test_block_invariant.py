@@ -22,7 +22,7 @@ def test_policies_that_depend_on_where_blocks_end_do_not_claim_otherwise():
 
 
 @pytest.mark.unit
-def test_an_arbiter_that_looks_at_its_block_or_lets_the_bonus_go_is_not_seamless():
+def test_an_arbiter_that_looks_at_its_block_or_defers_no_bonus_is_not_block_invariant():
     assert CoSpec().block_invariant
     assert not CoSpec(defers_bonus=False).block_invariant
     looks = Arbiter(Network(1).requires_grad_(False), ("place",))

@@ -41,7 +41,7 @@ COUNT, LENGTH = 40, 400
 ENDS = (" ", "\n", "e", ".")
 """Delimiters that random models write now and then."""
 
-KEEP = SpecGuard(threshold=0.0, delimiter=ENDS, step_tokens=6)
+ACCEPT = SpecGuard(threshold=0.0, delimiter=ENDS, step_tokens=6)
 REWRITE = SpecGuard(threshold=1.0, delimiter=ENDS, step_tokens=6)
 SOMETIMES = SpecGuard(threshold=0.12, delimiter=ENDS, step_tokens=6)
 BAND = SpecGuard(threshold=0.4, lower=0.02, target_threshold=1e-4, delimiter=ENDS, step_tokens=6)
@@ -106,7 +106,7 @@ def logits(role: str, kind: str, tokens: tuple[int, ...], wild: bool = False) ->
 
 
 class Side:
-    """One model's list of tokens, written to greedily and without a cache."""
+    """The list of tokens of one model, written to greedily and without a cache."""
 
     def __init__(self, role: str, kind: str, prompt: str, wild: bool = False) -> None:
         self.role, self.kind, self.wild = role, kind, wild
@@ -136,7 +136,7 @@ class Side:
         return self.vocabulary.tokenizer.decode(written, skip_special_tokens=True)
 
     def ratio(self, written: list[int]) -> float:
-        """Of each token's probability to that of the best one; the smallest."""
+        """The smallest ratio of a token's probability to that of the best one."""
         found = []
         for i, token in enumerate(written):
             probs = self.logits(written[:i]).softmax(-1)
@@ -212,8 +212,8 @@ def expected(
 
 
 @dataclass(frozen=True)
-class Watching(StepPolicy):
-    """Keeps and rewrites in turns, and compares both lists of tokens at every step."""
+class Comparing(StepPolicy):
+    """Accepts and rewrites in turns, and compares both lists of tokens at every step."""
 
     kinds: tuple[str, str]
     seen: list[tuple[str, str]] = field(default_factory=list)
@@ -224,7 +224,7 @@ class Watching(StepPolicy):
     shadow: bool = False
     needs: frozenset = frozenset()
 
-    name: ClassVar[str] = "watching"
+    name: ClassVar[str] = "comparing"
     lossless: ClassVar[bool] = False
 
     def sampling(self, base):
@@ -265,7 +265,7 @@ class Watching(StepPolicy):
 def test_both_lists_read_alike_at_every_step(kinds: tuple[str, str]):
     steps = 0
     for n, prompt in enumerate(tongues.TEXTS):
-        policy = Watching(kinds)
+        policy = Comparing(kinds)
         sampling = {"temperature": 1.0, "seed": n} if n % 2 else {}
         pair(kinds).generate(prompt, policy, max_new_tokens=80, ignore_eos=True, **sampling)
         for main, side in policy.seen:
@@ -276,7 +276,7 @@ def test_both_lists_read_alike_at_every_step(kinds: tuple[str, str]):
 
 @names
 @pytest.mark.parametrize("wild", [False, True], ids=["plain", "wild"])
-@pytest.mark.parametrize("policy", [KEEP, REWRITE, SOMETIMES, BAND], ids="krsb")
+@pytest.mark.parametrize("policy", [ACCEPT, REWRITE, SOMETIMES, BAND], ids="arsb")
 def test_greedy_texts_are_what_the_models_say_without_a_cache(
     kinds: tuple[str, str], policy: SpecGuard, wild: bool
 ):
@@ -316,7 +316,7 @@ def test_a_limit_only_cuts(policy: SpecGuard):
         assert [r.token_ids for r in cut] == [r.token_ids[:count] for r in whole]
 
 
-def test_a_candidate_that_breaks_off_never_stands_whatever_the_policy_says():
+def test_a_candidate_that_breaks_off_is_rejected_whatever_the_policy_says():
     kinds = PAIRS[0]
     policy = tiny.Stumps(delimiter="no such text", step_tokens=6)
     options = {"max_new_tokens": COUNT, "ignore_eos": True}
@@ -384,8 +384,10 @@ def test_the_target_rates_a_step_in_its_own_tokens():
             found = []
             for text in (candidate.text, " " + candidate.text):
                 said = codec.tokens_after(upto, text) or []
-                chances = logits("target", "byte-level", (*upto, *said, *asked))[digits].softmax(-1)
-                found.append((chances * torch.arange(10)).sum().item())
+                probabilities = logits("target", "byte-level", (*upto, *said, *asked))[
+                    digits
+                ].softmax(-1)
+                found.append((probabilities * torch.arange(10)).sum().item())
             near = [abs(value - candidate.signals["utility"]) < 1e-3 for value in found]
             assert any(near)
             rated += 1
@@ -404,7 +406,7 @@ def test_a_step_that_ends_the_drafts_answer_ends_the_answer():
     runner = biased.engine.runners["draft"]
     # Its own end is what this draft likes best from the start.
     runner.model.head.linear.bias.data[end] = 1e4
-    result = biased.generate(PROMPT, KEEP, max_new_tokens=20)
+    result = biased.generate(PROMPT, ACCEPT, max_new_tokens=20)
     assert (result.text, result.finish_reason) == ("", "stop")
     assert result.token_ids == [target.eos_token_id]
     (step,) = result.trace.steps
@@ -415,19 +417,19 @@ def test_a_step_that_ends_the_drafts_answer_ends_the_answer():
     found = judged.trace.steps[0].signals["target_min_logprob"]
     assert found == pytest.approx(asked[target.eos_token_id].item(), rel=1e-3)
     # Where ends are ignored this draft says nothing at all, and goes in circles.
-    endless = biased.generate(PROMPT, KEEP, max_new_tokens=20, ignore_eos=True)
+    endless = biased.generate(PROMPT, ACCEPT, max_new_tokens=20, ignore_eos=True)
     assert (endless.token_ids, endless.finish_reason) == ([], "loop")
 
 
 @names
 def test_an_answer_is_as_long_as_asked_for(kinds: tuple[str, str]):
-    for policy in (KEEP, REWRITE):
+    for policy in (ACCEPT, REWRITE):
         for count in (1, 7, 8):
             result = pair(kinds).generate(PROMPT, policy, max_new_tokens=count, ignore_eos=True)
             assert (len(result.token_ids), result.finish_reason) == (count, "length")
 
 
-def test_a_token_that_ends_the_drafts_answers_may_stand_in_the_targets_text():
+def test_a_token_that_ends_the_drafts_answers_may_occur_in_the_targets_text():
     kinds = ("byte-level", "smaller")
     ends = range(1, len(tongues.KINDS["smaller"]()), 2)
     machine = pair_of(kinds)
@@ -435,7 +437,7 @@ def test_a_token_that_ends_the_drafts_answers_may_stand_in_the_targets_text():
     policy = SpecGuard(threshold=1.0, delimiter=ENDS, step_tokens=6)
     result = machine.generate(PROMPT, policy, max_new_tokens=COUNT)
     assert result.token_ids == expected(kinds, PROMPT, policy, COUNT).answer
-    accepted = machine.generate(PROMPT, KEEP, max_new_tokens=COUNT)
+    accepted = machine.generate(PROMPT, ACCEPT, max_new_tokens=COUNT)
     assert accepted.finish_reason == "stop"
     # Of such a token the text is no part.
     last = accepted.trace.steps[-1].candidates[0]
@@ -450,16 +452,16 @@ def test_a_full_list_of_the_drafts_tokens_ends_the_answer():
     side = len(tongues.KINDS["smaller"]()(PROMPT)["input_ids"])
     main = len(tongues.KINDS["byte-level"]()(PROMPT)["input_ids"])
     assert side > main
-    result = narrow.generate(PROMPT, KEEP, ignore_eos=True)
+    result = narrow.generate(PROMPT, ACCEPT, ignore_eos=True)
     assert result.finish_reason == "length"
     assert sum(s.draft_tokens for s in result.trace.steps) == 140 - side
     assert len(result.token_ids) < 140 - main
     with pytest.raises(OptionError, match="leaves no room for an answer"):
-        pair_of(("byte-level", "smaller"), max_length=side).generate(PROMPT, KEEP)
+        pair_of(("byte-level", "smaller"), max_length=side).generate(PROMPT, ACCEPT)
 
 
 @names
-@pytest.mark.parametrize("policy", [KEEP, REWRITE, SOMETIMES], ids="krs")
+@pytest.mark.parametrize("policy", [ACCEPT, REWRITE, SOMETIMES], ids="ars")
 def test_stop_strings_end_the_answer(kinds: tuple[str, str], policy: SpecGuard):
     whole = pair(kinds).generate(PROMPT, policy, max_new_tokens=COUNT).text
     for width in (1, 5):
@@ -478,7 +480,7 @@ def test_stop_strings_end_the_answer(kinds: tuple[str, str], policy: SpecGuard):
 def test_a_step_that_the_target_cannot_say_is_rewritten():
     # This target has no bytes, so what the draft writes in them means nothing to it.
     result = pair(("unigram", "byte-level"), wild=True).generate(
-        list(tongues.TEXTS), KEEP, max_new_tokens=COUNT
+        list(tongues.TEXTS), ACCEPT, max_new_tokens=COUNT
     )
     steps = [s for r in result for s in r.trace.steps]
     rewritten = [s for s in steps if s.decision == "rewritten"]
@@ -530,10 +532,10 @@ def fed(monkeypatch: pytest.MonkeyPatch) -> Fed:
 
 
 @names
-def test_kept_steps_cost_the_target_nothing_and_the_draft_reads_each_token_once(
+def test_accepted_steps_cost_the_target_nothing_and_the_draft_reads_each_token_once(
     kinds: tuple[str, str], fed: Fed
 ):
-    result = pair(kinds).generate(PROMPT, KEEP, max_new_tokens=COUNT)
+    result = pair(kinds).generate(PROMPT, ACCEPT, max_new_tokens=COUNT)
     steps, counters = result.trace.steps, result.counters
     if any(s.decision == "rewritten" for s in steps):
         pytest.skip("a step could not be said in the target's tokens")
@@ -649,11 +651,11 @@ def test_records_say_what_happened(kinds: tuple[str, str], policy: SpecGuard, tm
 
 
 @dataclass(frozen=True)
-class Failing(Watching):
+class Failing(Comparing):
     def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         if step.index == 2:
             yield Await(fail())
-        return StepDecision(0, accepted=True, reason="kept")
+        return StepDecision(0, accepted=True, reason="accepted")
 
 
 async def fail() -> None:
@@ -696,7 +698,7 @@ def test_one_model_alone_speaks_its_own_tokens():
 
 def test_a_bias_on_tokens_is_refused():
     with pytest.raises(OptionError, match="logit_bias names tokens"):
-        pair(PAIRS[0]).generate(PROMPT, KEEP, logit_bias={3: 1.0})
+        pair(PAIRS[0]).generate(PROMPT, ACCEPT, logit_bias={3: 1.0})
 
 
 def test_prompts_of_tokens_and_chats_reach_both_models():
@@ -754,7 +756,7 @@ def test_the_draft_stops_at_its_own_token_of_a_name_that_was_asked_for():
             special = machine._vocabularies["target"].special
             limits = asked.limits(frozenset({ends["target"]}), FixedLength(), False, special)
             sequence = TokenSequence([1], limits=limits)
-            crossing = machine._prompts.crossing(PROMPT, sequence, asked)
+            crossing = machine._prompts.cross_tokenizer(PROMPT, sequence, asked)
             stops = ending or bool(stop)
             assert (ends["draft"] in crossing.sequence.limits.stop_token_ids) == stops
             assert crossing.end == (ends["target"] if stops else None)
