@@ -1,0 +1,102 @@
+"""What every token policy must do, whatever it decides."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stet.core.blocks import Blocks
+from stet.core.policy import TokenPolicy, parameters
+from stet.core.verification import DEFERRED, Verification
+from stet.testing.worlds import READABLE, draft_blocks, make_world
+
+LENGTHS = torch.tensor([3, 1, 0, 2, 3, 3, 1, 2])
+"""Blocks of a ragged batch, one of them empty."""
+
+
+def check_contract(policy: TokenPolicy) -> None:
+    """Whether a policy can share batches with others, be recorded, and be made again.
+
+    Shapes and types; that a block longer than it is padded to, or a batch-mate, changes nothing;
+    that everything it reads is declared in its `needs`; that the same randomness gives the same
+    decision; and that its parameters say all there is to it.
+
+    Raises:
+        AssertionError: with what is wrong.
+    """
+    name = type(policy).__name__
+    assert policy.needs <= READABLE, (
+        f"{name} needs hidden states or captured attention, which this check cannot show"
+    )
+    made = type(policy)(**parameters(policy))
+    assert made == policy, f"{name} is not the same when made again of its parameters"
+    for greedy in (True, False):
+        for seed, kind in enumerate(("random", "zeros", "equal", "near-disjoint")):
+            _check_batch(policy, kind, seed, greedy)
+
+
+def _check_batch(policy: TokenPolicy, kind: str, seed: int, greedy: bool) -> None:
+    name = type(policy).__name__
+    where = f"(draft of the kind {kind!r}, {'temperature 0' if greedy else 'sampled'})"
+    world = make_world(kind, seed=seed)
+
+    def blocks(pad: int = 0, only: int | None = None) -> Blocks:
+        return draft_blocks(world, policy, LENGTHS, seed, greedy=greedy, pad=pad, only=only)
+
+    shown = blocks()
+    found = policy.verify(shown)
+    _check_shapes(policy, shown, found, where)
+    again = policy.verify(blocks())
+    assert _same(found, again), f"{name} decides differently about the same blocks {where}"
+    wider = policy.verify(blocks(pad=2))
+    assert _same(found, wider), (
+        f"{name} decides differently where a batch is padded to a longer block {where}"
+    )
+    for row in range(len(LENGTHS)):
+        alone = policy.verify(blocks(only=row))
+        assert (int(alone.accepted[0]), int(alone.next_token[0])) == (
+            int(found.accepted[row]),
+            int(found.next_token[row]),
+        ), f"{name} decides differently about a block without its batch-mates {where}"
+
+
+def _check_shapes(policy: TokenPolicy, blocks: Blocks, found: Verification, where: str) -> None:
+    name, rows = type(policy).__name__, len(blocks.lengths)
+    for field in ("accepted", "next_token"):
+        value: Tensor = getattr(found, field)
+        assert value.shape == (rows,), (
+            f"{name} returns {field} of shape {list(value.shape)} {where}"
+        )
+        assert not value.is_floating_point(), f"{name} returns {field} that is no integer {where}"
+    within = (found.accepted >= 0) & (found.accepted <= blocks.lengths)
+    assert bool(within.all()), (
+        f"{name} accepts more tokens than were drafted, or fewer than none {where}"
+    )
+    following = found.next_token
+    size = blocks.raw_target_logits.shape[-1]
+    known = (following == DEFERRED) | ((following >= 0) & (following < size))
+    assert bool(known.all()), f"{name} emits a token that is in no vocabulary {where}"
+    deferred = following == DEFERRED
+    assert not bool((deferred & (found.accepted == 0)).any()), (
+        f"{name} neither accepts a token nor emits one {where}: such a round goes nowhere"
+    )
+    if bool(deferred.any()):
+        assert policy.defers_bonus, f"{name} defers a token and does not say so (`defers_bonus`)"
+        assert bool((found.accepted == blocks.lengths)[deferred].all()), (
+            f"{name} defers a token inside a block {where}"
+        )
+    if found.reasons is not None:
+        width = blocks.drafted.shape[1] + 1
+        assert found.reasons.shape == (rows, width), (
+            f"{name} returns reasons of shape {list(found.reasons.shape)}, not {[rows, width]}"
+        )
+        codes = found.reasons.long()
+        assert bool(((codes >= 0) & (codes < len(policy.reasons))).all()), (
+            f"{name} gives a reason that is not among its `reasons` {where}"
+        )
+
+
+def _same(one: Verification, other: Verification) -> bool:
+    return torch.equal(one.accepted, other.accepted) and torch.equal(
+        one.next_token, other.next_token
+    )
