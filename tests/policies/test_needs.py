@@ -165,12 +165,12 @@ STEPS: dict[str, tuple[Callable[[Candidate], Any], dict[str, Any], str]] = {
     "attention": (
         lambda c: c.attention(0.01).tolist(),
         {"capture": AttentionCapture(1, frozenset({0.01}))},
-        "have its `watch` return a Watch with this floor.",
+        "have its `watch` return an AttentionCapture with this floor.",
     ),
     "another floor": (
         lambda c: c.attention(0.01).tolist(),
         {"capture": AttentionCapture(1, frozenset({0.01, 0.5}))},
-        "have its `watch` return a Watch with this floor.",
+        "have its `watch` return an AttentionCapture with this floor.",
     ),
 }
 
@@ -178,7 +178,7 @@ STEPS: dict[str, tuple[Callable[[Candidate], Any], dict[str, Any], str]] = {
 def step_request(policy: Any) -> Any:
     method = method_of(policy, None, has_draft=True)
     sequence = TokenSequence([1, 2, 3], SamplingParams(), LIMITS, tiny.Letters())
-    return tiny.Request(sequence, method.program(sequence), rows=method.rows)
+    return tiny.Request(sequence, method.maker.program(sequence), rows=method.rows)
 
 
 @pytest.mark.parametrize("name", STEPS)

@@ -116,10 +116,8 @@ def token_records(sequence: TokenSequence, start: int) -> list[TokenRecord]:
     records: list[TokenRecord] = []
     for i, token in enumerate(sequence.answer[start:], start):
         text = "" if sequence.decoder is None else sequence.decoder.decode([token])
-        record = TokenRecord(token, text, sequence.origins[i], sequence.reasons[i])
-        if sequence.limits.probabilities:
-            record.p_target, record.p_draft = sequence.p_target[i], sequence.p_draft[i]
-        if sequence.limits.top_logprobs:
-            record.top_logprobs = sequence.top_logprobs[i]
-        records.append(record)
+        of = sequence.emitted[i]
+        records.append(
+            TokenRecord(token, text, of.origin, of.reason, of.p_target, of.p_draft, of.top_logprobs)
+        )
     return records

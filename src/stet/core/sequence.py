@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from copy import copy
+from dataclasses import dataclass, replace
 from math import exp
 
 from stet.core.acceptance import ACCEPTED_MISMATCH, DRAFTED, Acceptance
@@ -16,6 +17,25 @@ from stet.core.row import Role as Role
 from stet.core.sampling import SamplingParams
 from stet.core.streaming import Decoder, TextStream
 from stet.core.trace import BlockRecord, Counters, FinishReason, Origin, StepRecord
+
+
+@dataclass(slots=True)
+class Emitted:
+    """What is known of one emitted token beside its id.
+
+    Attributes:
+        origin: who wrote it.
+        reason: why it was emitted, in the policy's words.
+        p_target: the target's raw probability of it, where recorded.
+        p_draft: the draft's raw probability of it, where recorded.
+        top_logprobs: the target's most probable tokens there, where recorded.
+    """
+
+    origin: Origin
+    reason: str
+    p_target: float | None = None
+    p_draft: float | None = None
+    top_logprobs: dict[int, float] | None = None
 
 
 class TokenSequence(Places):
@@ -43,11 +63,7 @@ class TokenSequence(Places):
         self.sampling = sampling or SamplingParams()
         self.limits = limits or Limits()
         self.decoder = decoder
-        self.origins: list[Origin] = []
-        self.reasons: list[str] = []
-        self.p_target: list[float | None] = []
-        self.p_draft: list[float | None] = []
-        self.top_logprobs: list[dict[int, float] | None] = []
+        self.emitted: list[Emitted] = []
         self.blocks: list[BlockRecord] = []
         self.counters = Counters()
         self.history = History()
@@ -70,6 +86,16 @@ class TokenSequence(Places):
     def answer(self) -> list[int]:
         """The emitted tokens."""
         return self.tokens[self.prompt_length :]
+
+    @property
+    def origins(self) -> list[Origin]:
+        """Who wrote each emitted token."""
+        return [record.origin for record in self.emitted]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why each token was emitted."""
+        return [record.reason for record in self.emitted]
 
     @property
     def remaining(self) -> int:
@@ -165,8 +191,7 @@ class TokenSequence(Places):
                 count, ended = i + 1, "stop"
                 break
         self.tokens += tokens[:count]
-        self.origins += origins[:count]
-        self.reasons += reasons[:count]
+        self.emitted += map(Emitted, origins[:count], reasons[:count])
         self.counters.emitted_tokens += count
         if ended is not None:
             self.finish_reason = ended
@@ -179,12 +204,16 @@ class TokenSequence(Places):
         p_draft: Sequence[float | None] | None,
         top_logprobs: list[dict[int, float]] | None,
     ) -> None:
+        """What is known of the last `count` tokens, as far as it is asked for."""
+        records = self.emitted[len(self.emitted) - count :]
         if self.limits.probabilities:
-            nothing = [None] * count
-            self.p_target += nothing if p_target is None else p_target[:count]
-            self.p_draft += nothing if p_draft is None else p_draft[:count]
+            for record, target in zip(records, p_target or (), strict=False):
+                record.p_target = target
+            for record, draft in zip(records, p_draft or (), strict=False):
+                record.p_draft = draft
         if self.limits.top_logprobs:
-            self.top_logprobs += [None] * count if top_logprobs is None else top_logprobs[:count]
+            for record, top in zip(records, top_logprobs or (), strict=False):
+                record.top_logprobs = top
 
     def _agree(self, length: int) -> None:
         """Both caches agree with the first `length` tokens at most."""
@@ -200,14 +229,7 @@ class TokenSequence(Places):
         if end >= len(self.tokens):
             return
         del self.tokens[end:]
-        for record in (
-            self.origins,
-            self.reasons,
-            self.p_target,
-            self.p_draft,
-            self.top_logprobs,
-        ):
-            del record[length:]
+        del self.emitted[length:]
         self.counters.emitted_tokens = length
         for i, block in enumerate(self.blocks):
             left = max(length - block.position, 0)
@@ -311,11 +333,7 @@ class TokenSequence(Places):
         for role, row in self.rows.items():
             row.valid = min(row.valid, len(self.tokens) + (read if role == "target" else 0))
         self.tokens += written
-        self.origins += child.origins
-        self.reasons += child.reasons
-        self.p_target += child.p_target
-        self.p_draft += child.p_draft
-        self.top_logprobs += child.top_logprobs
+        self.emitted += child.emitted
         for block in child.blocks:
             shift = child.prompt_length - self.prompt_length
             self.blocks.append(replace(block, position=block.position + shift))
@@ -348,6 +366,12 @@ class TokenSequence(Places):
         elif len(answer) == left:
             child.close("length")
 
+    def explain(self, reason: str, origin: Origin | None = None) -> None:
+        """Give every emitted token the same reason, and the same origin where one is given."""
+        for record in self.emitted:
+            record.reason = reason
+            record.origin = origin or record.origin
+
     def charge_pass(self, seconds: float) -> None:
         """Count a pass of the target that nothing was ruled on by."""
         self.counters.target_passes += 1
@@ -369,8 +393,9 @@ class TokenSequence(Places):
     def text(self) -> str:
         """The answer as text, without the stop token or stop string that ended it."""
         if self.stream is not None and self.limits.stop_strings:
-            self.stream.finish()
-            return self.stream.text
+            whole = copy(self.stream)
+            whole.finish()
+            return whole.text
         tokens = self.answer
         if tokens and tokens[-1] in self.limits.stop_token_ids:
             tokens = tokens[:-1]

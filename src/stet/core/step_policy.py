@@ -106,7 +106,7 @@ class Candidate:
         if found is None:
             raise StetError(
                 f"This policy reads the draft's attention with a floor of {floor:g} and does not "
-                "declare it; have its `watch` return a Watch with this floor."
+                "declare it; have its `capture` return an AttentionCapture with this floor."
             )
         return found
 

@@ -12,9 +12,12 @@ NAMES = {
     "overruled": "accepted_mismatches",
     "overruled_in_block": "accepted_mismatches_in_block",
     "yardstick": "label_source",
-    "hold": "defers_bonus",
 }
 """Fields and features by their former names."""
+
+_PARAMETERS = {"hold": "defers_bonus"}
+_OURS = ("cospec", "autojudge")
+"""Policies whose parameters had other names; those of other packages keep theirs."""
 
 _BLOCK = {"kept": "accepted"}
 _MISMATCH = {"stands": "accepted"}
@@ -36,6 +39,12 @@ def upgraded(record: Any) -> Any:
         names = names | _BLOCK
     if "score" in record and "draft" in record:
         names = names | _MISMATCH
+    policy = record.get("name", record.get("policy"))
+    if policy in _OURS:
+        names = names | _PARAMETERS
+        if isinstance(record.get("parameters"), dict):
+            parameters = upgraded_parameters(str(policy), record["parameters"])
+            record = record | {"parameters": parameters}
     found = {
         names.get(key, key): value if key == _ANSWERS else upgraded(value)
         for key, value in record.items()
@@ -47,8 +56,15 @@ def upgraded(record: Any) -> Any:
     return found
 
 
+def upgraded_parameters(policy: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of a policy by the names that they have now."""
+    if policy not in _OURS:
+        return dict(values)
+    return {_PARAMETERS.get(name, name): value for name, value in values.items()}
+
+
 def upgraded_trace(record: Any) -> Any:
-    """The same of a trace of version 2, which says so."""
+    """A trace, as JSON has it, in the words of this release; one of version 2 says so."""
     if not (isinstance(record, dict) and record.get("version") == 2):
         return record
     return upgraded(record) | {"version": 3}

@@ -28,16 +28,13 @@ from stet.engine.attention import CacheView, Span
 from stet.engine.attention_capture import CapturedLayer, Recorder
 from stet.engine.background import Background
 from stet.engine.kv_cache import KVCache
-from stet.engine.masks import AlignedMasks
+from stet.engine.masks import WIDEST, AlignedMasks
 
 if TYPE_CHECKING:
     from stet.core.model import LoadedModel
 
-WIDTHS = (1, 2, 4, 8, 16, 32)
+WIDTHS = (1, 2, 4, 8, 16, WIDEST)
 """Widths that are compiled: a block may have any length, and each graph takes long to make."""
-
-LONGEST = WIDTHS[-1]
-"""Widest pass that is compiled; a prefill gains nothing."""
 
 _ASKED = 3  # how often a width must be asked for before it is compiled
 _ANCHOR = 7

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import torch
 
-from stet.core.block import EMPTY
 from stet.core.errors import CapacityError, StetError
-from stet.core.operations import Await, Draft, Join, Score
+from stet.core.operations import Draft, Score
 from stet.core.sequence import Role, TokenSequence
 from stet.core.trace import FinishReason
 from stet.engine.drafting import OVERLAP, Drafter, ModelDrafter
-from stet.engine.failures import DeviceError, device_error, isolated, raise_device_error
-from stet.engine.outside import Outside
-from stet.engine.prefill import Prefill
-from stet.engine.request import Process, Request, depth_of, sequence_of
+from stet.engine.failures import DeviceError, device_error, isolated
+from stet.engine.interpreter import Interpreter
+from stet.engine.outcome import NonFiniteError
+from stet.engine.prefill import CHUNK, Prefill
+from stet.engine.request import Process, Request, sequence_of
 from stet.engine.runner import Runner
-from stet.engine.scoring import NonFiniteError, score
+from stet.engine.scheduler import Scheduler
+from stet.engine.scoring import score
 
 Op = TypeVar("Op", Draft, Score)
 
@@ -30,7 +29,7 @@ class Engine:
 
     Each round has two halves, all pending drafts and then all pending scores; a program that was
     sent its draft is scored in the same round, so programs never fall out of step. Not thread-safe:
-    whoever calls it holds a lock.
+    one thread alone calls it (`stet.engine.thread`).
 
     Args:
         target: the target's runner; None where the target is not here.
@@ -39,6 +38,11 @@ class Engine:
         max_rows: places in a cache that requests share; None: all that the runners have.
         max_waiting: requests that may queue.
         prefill_chunk: tokens of one prompt that a round takes in.
+
+    Attributes:
+        runners: of the models that are here, by role.
+        scheduler: which requests are at work.
+        broken: the error of a device that failed; nothing can be run any more.
     """
 
     def __init__(
@@ -49,47 +53,41 @@ class Engine:
         max_batch: int = 16,
         max_rows: int | None = None,
         max_waiting: int = 100_000,
-        prefill_chunk: int = 512,
+        prefill_chunk: int = CHUNK,
     ) -> None:
         self.drafter = drafter
-        self.max_batch = max_batch
-        self.max_waiting = max_waiting
         self.runners: dict[Role, Runner] = {} if target is None else {"target": target}
         if isinstance(drafter, ModelDrafter):
             self.runners["draft"] = drafter.runner
-        self._prefill = Prefill(self.runners, prefill_chunk)
-        self._rows = max_rows or min(runner.max_rows for runner in self.runners.values())
-        self._waiting: deque[Request] = deque()
-        self._running: list[Request] = []
-        self._drafts: list[Process] = []
-        self._scores: list[Process] = []
-        self._work: deque[tuple[Process, Any]] = deque()
-        self._outside: Outside[Process] = Outside()
-        self._closed = False
+        rows = max_rows or min(runner.max_rows for runner in self.runners.values())
+        self.scheduler = Scheduler(max_batch, rows, max_waiting)
         self.broken: DeviceError | None = None
+        self._prefill = Prefill(self.runners, prefill_chunk)
+        self._interpreter = Interpreter(self._finish, self._fail)
+        self._closed = False
 
     def close(self) -> None:
         """End all requests, and the threads that wait or compile for them."""
         self._closed = True
         self.fail_all(StetError("The pair was closed before this request had ended."))
-        self._outside.close()
+        self._interpreter.close()
         for runner in self.runners.values():
             runner.stop_compiling()
 
     @property
     def busy(self) -> bool:
         """Whether any request is waiting or running."""
-        return bool(self._waiting or self._running)
+        return bool(self.waiting or self.running)
 
     @property
     def running(self) -> int:
         """Requests at work."""
-        return len(self._running)
+        return len(self.scheduler.running)
 
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return len(self._waiting)
+        return self.scheduler.waiting
 
     def submit(self, request: Request) -> None:
         """Queue a request; it starts in a following round.
@@ -100,10 +98,8 @@ class Engine:
         """
         if self._closed:
             raise StetError("The pair was closed; load it anew.")
-        if len(self._waiting) >= self.max_waiting:
-            raise CapacityError(f"{self.max_waiting} requests are waiting already; try later.")
+        self.scheduler.queue(request)
         request.sequence.release = self._release
-        self._waiting.append(request)
 
     def refuse(self, request: Request, error: StetError) -> None:
         """End a request that was not taken."""
@@ -135,72 +131,79 @@ class Engine:
 
     def fail_all(self, error: Exception) -> None:
         """End every request, at work or waiting, with this error."""
-        self._work.clear()
-        for request in (*self._running, *self._waiting):
+        self._interpreter.forget()
+        for request in self.scheduler:
             if request.error is None:
                 request.error = error
             request.sequence.close("error")
             self._finish(request)
 
     def _round(self) -> None:
-        self._expire()
-        self._admit()
-        self._outside.collect(self._work, wait=not (self._drafts or self._scores or self._work))
-        self._advance()
+        programs = self._interpreter
+        for request in self.scheduler.expired():
+            self.cancel(request, "timeout")
+        for request in self.scheduler.admit():
+            programs.start(request)
+        programs.collect()
+        programs.advance()
         worked = self._draft_phase()
         worked |= self._score_phase()
-        if not worked and (self._drafts or self._scores) and not self._outside.busy:
+        if not worked and (programs.drafts or programs.scores) and not programs.awaiting:
             self._break_deadlock()
         self._report()
 
     # The two halves of a round
 
     def _draft_phase(self) -> bool:
-        pending, self._drafts = self._drafts, []
+        programs = self._interpreter
+        pending, programs.drafts = programs.drafts, []
         if not pending:
             return False
         if self.drafter is None:
-            for process in pending:
-                self._fail(process, StetError("This program drafts, but no draft was loaded."))
+            self._refuse_all(pending, "This program drafts, but no draft was loaded.")
             return True
         ready = pending
         progress = False
         if isinstance(self.drafter, ModelDrafter):
             ready, progress = self._prepare(pending, "draft", OVERLAP)
-        self._drafts += [p for p in pending if p not in ready and not p.request.done]
+        programs.drafts += [p for p in pending if p not in ready and not p.request.done]
         operations = [(p, p.pending) for p in ready if isinstance(p.pending, Draft)]
-        for process, result in self._isolated(operations, self.drafter.run):
-            self._send(process, result)
-        self._advance()
+        for process, result in self._isolate(operations, self.drafter.run):
+            programs.send(process, result)
+        programs.advance()
         return progress or bool(ready)
 
     def _score_phase(self) -> bool:
-        pending, self._scores = self._scores, []
+        programs = self._interpreter
+        pending, programs.scores = programs.scores, []
         if not pending:
             return False
         target = self.runners.get("target")
         if target is None:
-            error = StetError("This policy has the target read tokens, but the target is remote.")
-            for process in pending:
-                self._fail(process, error)
+            sentence = "This policy has the target read tokens, but the target is remote."
+            self._refuse_all(pending, sentence)
             return True
         ready, progress = self._prepare(pending, "target", 1)
-        self._scores += [p for p in pending if p not in ready and not p.request.done]
+        programs.scores += [p for p in pending if p not in ready and not p.request.done]
         operations = [(p, p.pending) for p in ready if isinstance(p.pending, Score)]
-        for process, result in self._isolated(operations, lambda ops: score(target, ops)):
+        for process, result in self._isolate(operations, lambda ops: score(target, ops)):
             if isinstance(result, NonFiniteError):
                 self._scrub(process)
-            self._send(process, result)
-        self._advance()
+            programs.send(process, result)
+        programs.advance()
         return progress or bool(ready)
 
+    def _refuse_all(self, pending: Sequence[Process], sentence: str) -> None:
+        for process in pending:
+            self._fail(process.request, StetError(sentence))
+
     def _prepare(self, pending: list[Process], role: Role, keep: int) -> tuple[list[Process], bool]:
-        """Bring caches up to all but the last `keep` tokens; returns who is ready."""
+        """Prefill caches up to all but the last `keep` tokens; returns who is ready."""
         ready: list[Process] = []
         report = self._prefill.run([sequence_of(p) for p in pending], role, keep)
         for process, state in zip(pending, report.states, strict=True):
             if isinstance(state, Exception):
-                self._fail(process, state)
+                self._fail(process.request, state)
             elif state:
                 ready.append(process)
         # A sibling's failure ends its whole request.
@@ -209,7 +212,7 @@ class Engine:
         ready.sort(key=lambda process: sequence_of(process).rows[role].index)
         return ready, report.progress
 
-    def _isolated(
+    def _isolate(
         self,
         operations: Sequence[tuple[Process, Op]],
         run: Callable[[list[Op]], Sequence[Any]],
@@ -218,74 +221,9 @@ class Engine:
         results = isolated([op for _, op in operations], run)
         return [(process, result) for (process, _), result in zip(operations, results, strict=True)]
 
-    # Programs
+    # Requests
 
-    def _send(self, process: Process, value: Any) -> None:
-        if process.request.done:
-            return
-        if isinstance(value, Exception):
-            self._fail(process, value)
-        else:
-            process.pending = None
-            self._work.append((process, value))
-
-    def _advance(self) -> None:
-        """Send results to programs until each waits for a model again; a list, not recursion."""
-        while self._work:
-            process, value = self._work.popleft()
-            if process.request.done:
-                continue
-            try:
-                if isinstance(value, Exception):
-                    operation = process.program.throw(value)
-                else:
-                    operation = process.program.send(value)
-            except StopIteration as stop:
-                self._ended(process, stop.value)
-                continue
-            except Exception as error:
-                raise_device_error(error)
-                self._fail(process, error)
-                continue
-            self._start(process, operation)
-
-    def _start(self, process: Process, operation: Any) -> None:
-        match operation:
-            case Draft(count=0):
-                self._work.append((process, EMPTY))
-            case Draft():
-                process.pending = operation
-                self._drafts.append(process)
-            case Score():
-                process.pending = operation
-                self._scores.append(process)
-            case Join(programs=programs):
-                process.results = [None] * len(programs)
-                process.open = len(programs)
-                for place, program in enumerate(programs):
-                    child = Process(program, process.request, process, place)
-                    process.request.processes.add(child)
-                    self._work.append((child, None))
-                if not programs:
-                    self._work.append((process, []))
-            case Await(awaitable=awaitable):
-                self._outside.start(process, awaitable)
-            case _:
-                self._fail(process, TypeError(f"a program yielded {operation!r}"))
-
-    def _ended(self, process: Process, value: Any) -> None:
-        process.request.processes.discard(process)
-        parent = process.parent
-        if parent is None:
-            self._finish(process.request)
-            return
-        parent.results[process.place] = value
-        parent.open -= 1
-        if not parent.open:
-            self._work.append((parent, parent.results))
-
-    def _fail(self, process: Process, error: Exception) -> None:
-        request = process.request
+    def _fail(self, request: Request, error: Exception) -> None:
         if not request.done:
             request.error = error
             request.sequence.close("error")
@@ -295,54 +233,14 @@ class Engine:
         """A request leaves: its programs are closed and its rows freed."""
         request.done = True
         request.sequence.close("cancelled")
-        # Children first: closing a parent may leave a `with` block that frees their rows.
-        for process in sorted(request.processes, key=depth_of, reverse=True):
-            try:
-                process.program.close()
-            except Exception as error:
-                request.error = request.error or error
-            if isinstance(process.pending, (Draft, Score)):
-                self._release(process.pending.sequence)
-        self._drafts = [p for p in self._drafts if p.request is not request]
-        self._scores = [p for p in self._scores if p.request is not request]
-        self._outside.drop(lambda process: process.request is request)
-        request.processes.clear()
-        self._release(request.sequence)
-        if request in self._running:
-            self._running.remove(request)
-            request.seconds = time.monotonic() - request.started
-        elif request in self._waiting:
-            self._waiting.remove(request)
+        for sequence in self._interpreter.drop(request):
+            self._release(sequence)
+        self.scheduler.remove(request)
         if request.on_end is not None:
             request.on_end(request)
 
-    # Requests
-
-    def _admit(self) -> None:
-        while self._waiting and self._has_room(self._waiting[0]):
-            request = self._waiting.popleft()
-            request.started = time.monotonic()
-            self._running.append(request)
-            process = Process(request.program, request)
-            request.processes.add(process)
-            self._work.append((process, None))
-
-    def _has_room(self, request: Request) -> bool:
-        if not self._running:
-            return True
-        taken = sum(r.rows for r in self._running)
-        return len(self._running) < self.max_batch and taken + request.rows <= self._rows
-
-    def _expire(self) -> None:
-        deadlines = [r for r in (*self._running, *self._waiting) if r.deadline is not None]
-        if deadlines:
-            now = time.monotonic()
-            for request in deadlines:
-                if request.deadline is not None and now >= request.deadline:
-                    self.cancel(request, "timeout")
-
     def _report(self) -> None:
-        for request in list(self._running):
+        for request in self.scheduler.running:
             if request.on_growth is None:
                 continue
             grown = len(request.sequence.tokens)
@@ -358,12 +256,11 @@ class Engine:
 
     def _break_deadlock(self) -> None:
         """Nobody could get a row: the newest request gives its rows back to the others."""
-        newest = self._running[-1]
         rows = min(runner.max_rows for runner in self.runners.values())
         error = CapacityError(
             f"No cache rows are left ({rows} in all); raise max_rows or use fewer candidates."
         )
-        self._fail(next(iter(newest.processes)), error)
+        self._fail(self.scheduler.running[-1], error)
 
     def _release(self, sequence: TokenSequence) -> None:
         # A device that failed would refuse to move rows, and nothing will be run there again.

@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+WIDEST = 32
+"""Widest pass, in tokens of a row, that is taken for a block: its masks are kept, and it may be
+compiled. Wider ones are prefills."""
+
 
 class AlignedMasks:
     """Masks for rows that all end at the same slot; a shorter length is a slice of a longer one.
@@ -13,9 +17,6 @@ class AlignedMasks:
     end of the mask for the greatest.
     """
 
-    LONGEST = 32
-    """Longest block whose mask is kept; those of a prefill are made anew."""
-
     def __init__(self, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
         self.capacity = capacity
         self._like = torch.empty(0, dtype=dtype, device=device)
@@ -23,7 +24,7 @@ class AlignedMasks:
 
     def get(self, count: int, length: int, groups: int, window: int | None) -> Tensor:
         """The additive mask, [1, 1, groups * count, length], of 0 and -inf."""
-        if count > self.LONGEST:
+        if count > WIDEST:
             return self._make(count, length, groups, window)
         key = (count, groups, window)
         table = self._tables.get(key)

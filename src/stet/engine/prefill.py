@@ -16,6 +16,12 @@ from stet.core.tensors import upload
 from stet.engine.failures import isolated, raise_device_error
 from stet.engine.runner import Runner
 
+CHUNK = 512
+"""Tokens of one sequence that a round takes in, unless told otherwise."""
+
+SHARED_CHUNKS = 2
+"""A batch of short sequences may share the room of so many chunks."""
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -140,7 +146,7 @@ class Prefill:
         """One chunk of each as far as the round's budget goes; returns failures by sequence id."""
         failed: dict[int, Exception] = {}
         missing.sort(key=lambda item: (self._size(item), item.row.index))
-        budget = 2 * self._chunk
+        budget = SHARED_CHUNKS * self._chunk
         while missing and budget > 0:
             batch = self._batch(missing, budget)
             budget -= len(batch) * self._size(batch[-1])

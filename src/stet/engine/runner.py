@@ -13,11 +13,11 @@ from torch import Tensor
 from stet.core.errors import CapacityError
 from stet.core.row import Row
 from stet.engine.attention import CacheView
-from stet.engine.compiled import LONGEST, CompiledPasses
+from stet.engine.compiled import CompiledPasses
 from stet.engine.failures import is_out_of_memory
 from stet.engine.forward import Forward, last_true
 from stet.engine.kv_cache import KVCache
-from stet.engine.masks import AlignedMasks
+from stet.engine.masks import WIDEST, AlignedMasks
 from stet.engine.rows import Rows
 from stet.engine.views import Place, view_of
 
@@ -193,7 +193,7 @@ class Runner:
         if longest > self.cache.capacity and self.cache.ensure(longest):
             self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
         result = None
-        if self._compiled is not None and width <= LONGEST:
+        if self._compiled is not None and width <= WIDEST:
             result = self._run_compiled(
                 rows, tokens, starts, counts, ends, logits, hidden, recorder
             )

@@ -67,7 +67,7 @@ class EngineThread:
             StetError: the pair was closed, its device failed, or this is the engine's own thread.
         """
         self._check()
-        if self._inbox.qsize() > self.engine.max_waiting:
+        if self._inbox.qsize() > self.engine.scheduler.max_waiting:
             raise CapacityError("Too many requests are waiting already; try later.")
         # Set by whoever asks; torch keeps it for each thread by itself.
         cores = torch.get_num_threads()

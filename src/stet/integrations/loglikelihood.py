@@ -1,4 +1,4 @@
-"""How probable the target finds given texts, with Stet's own cache: each context is read once."""
+"""Log-likelihoods of texts by the target, with Stet's own cache: each context is read once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from torch import Tensor
 
 from stet.core.row import Row
 from stet.core.tensors import upload
+from stet.engine.prefill import CHUNK
 from stet.engine.runner import Runner
 
 if TYPE_CHECKING:
     from stet.pair import Pair
 
-_CHUNK = 512
+
 _LARGEST = 2**26
-"""Numbers in the logits of one pass: 256 MB of them."""
+"""The most numbers in the logits of one pass, 256 MB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Continuation:
 
 @dataclass(frozen=True, slots=True)
 class LogLikelihood:
-    """What the model thinks of a continuation.
+    """The target's log-likelihood of a continuation.
 
     Attributes:
         logprob: sum of its tokens' log-probabilities, in nats.
@@ -50,7 +51,7 @@ class LogLikelihood:
 
 
 Cases = dict[tuple[int, ...], list[int]]
-"""Per text to read after a context (a continuation without its last token), whom it serves."""
+"""For each text after a context (a continuation without its last token), the items that need it."""
 
 
 def score(
@@ -60,20 +61,20 @@ def score(
     batch: int,
     on_progress: Callable[[int, LogLikelihood], None] | None = None,
 ) -> list[LogLikelihood]:
-    """Score continuations by the target; those of one context share its reading, in any order.
+    """Score continuations by the target; a context that several share is read once.
 
     The engine's thread does it, some contexts at a time, so that other requests go on in between.
 
     Args:
-        pair: its target is asked; `batch` of its rows must be free.
-        items: what to score. Context and continuation together have at most one token more than
-            the target can hold.
+        pair: the pair; `batch` rows of its target's cache must be free.
+        items: the continuations to score. Context and continuation together have at most one token
+            more than the target can hold.
         batch: contexts at a time.
         on_progress: called with the index and the score of each item when it is known, in the
             caller's thread.
 
     Returns:
-        A score per item, in their order.
+        One score per item, in the order of the items.
     """
     runner = pair.engine.runners["target"]
     contexts: defaultdict[tuple[int, ...], Cases] = defaultdict(lambda: defaultdict(list))
@@ -95,7 +96,7 @@ def score(
 def _score_contexts(
     runner: Runner, items: Sequence[Continuation], group: Sequence[tuple[tuple[int, ...], Cases]]
 ) -> dict[int, LogLikelihood]:
-    """Scores by index of the items that follow some contexts."""
+    """Score the items that follow some contexts; by index of the item."""
     scores: dict[int, LogLikelihood] = {}
     rows: list[Row] = []
     try:
@@ -121,7 +122,7 @@ def _score_contexts(
 def _turns(
     group: Sequence[tuple[tuple[int, ...], Cases]],
 ) -> Iterator[tuple[list[int], list[list[int]], list[list[int]]]]:
-    """The n-th text of every context that has one: whose, what to feed, and whom it serves."""
+    """Turn n has the n-th text of every context: its context, its tokens, and its items."""
     cases = [list(texts.items()) for _, texts in group]
     for turn in range(max(map(len, cases))):
         live = [i for i, texts in enumerate(cases) if turn < len(texts)]
@@ -133,10 +134,10 @@ def _turns(
 
 
 def _read(runner: Runner, rows: Sequence[Row], texts: Sequence[Sequence[int]]) -> None:
-    """Bring the contexts into the cache."""
-    for begin in range(0, max(map(len, texts)), _CHUNK):
+    """Prefill the contexts."""
+    for begin in range(0, max(map(len, texts)), CHUNK):
         live = [i for i, text in enumerate(texts) if len(text) > begin]
-        pieces = [texts[i][begin : begin + _CHUNK] for i in live]
+        pieces = [texts[i][begin : begin + CHUNK] for i in live]
         tokens = _table(pieces, runner)
         counts = [len(piece) for piece in pieces]
         runner.forward([rows[i] for i in live], tokens, [begin] * len(live), counts, logits="none")
@@ -149,14 +150,14 @@ def _score_texts(
     texts: Sequence[Sequence[int]],
     wanted: Sequence[Sequence[list[int]]],
 ) -> list[list[LogLikelihood]]:
-    """Feed texts and score what may follow their tokens.
+    """Feed texts and score continuations of their tokens.
 
     Args:
-        runner: the model.
-        rows: a row per text; what they hold from `begins` on is replaced.
-        begins: where the texts begin.
-        texts: what to feed.
-        wanted: per text, the continuations to score, one token further than the text.
+        runner: the model's runner.
+        rows: one row per text; their content from `begins` on is replaced.
+        begins: positions at which the texts begin.
+        texts: the tokens to feed.
+        wanted: for each text, the continuations to score, one token further than the text.
     """
     width = max(1, _LARGEST // (len(rows) * runner.vocab_size))
     logprobs = [[0.0] * len(each) for each in wanted]

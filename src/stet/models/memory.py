@@ -1,4 +1,4 @@
-"""How much memory a pair needs: weights, caches and workspace, before the caches are made."""
+"""The memory that a pair needs: weights, caches and workspace, before the caches are allocated."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import torch
 from stet.core.errors import MemoryPlanError
 from stet.core.model import LoadedModel
 from stet.core.wide import LARGE
+from stet.engine.prefill import CHUNK, SHARED_CHUNKS
 from stet.engine.scoring import most_positions
-
-_PREFILL = 1024
-"""Tokens of a pass over prompts: a batch of them shares the room of two chunks."""
 
 _STRETCH = 16
 """Tokens of a step that are drafted in one round."""
 
 _STEP = 129
-"""Positions of a step that the target reads, as policies limit it unless told otherwise."""
+"""Positions of a step that the target reads, by the policies' default limit."""
 
 _SCORED = 7
-"""Float32 rows of the vocabulary that are held for a position while it is ruled on, at most: what
-the head gave, raw and edited logits, distributions, and what a rule makes of both models'."""
+"""Float32 rows of the vocabulary in memory for a position while it is verified, at most: the
+head's output, raw and edited logits, distributions, and those that a policy computes from them."""
 
 _READ = 5
-"""The same for a position of a step that the target reads, on which the exact rule rules."""
+"""Float32 rows of the vocabulary in memory for a position of a step that the target reads, which
+the exact rule verifies."""
 
 _SORTED = 7
-"""Further ones where a distribution is cut by sorting, on an accelerator."""
+"""Further rows where a distribution is cut by sorting, on an accelerator."""
 
 _DRAFTED = 4
-"""The same that are kept of a drafted token until it is ruled on: the distribution it was drawn
-from and the raw logits, each once more while those of a block are joined."""
+"""Float32 rows of the vocabulary that are kept for a drafted token until it is verified: the
+distribution it was drawn from and the raw logits, each once more while those of a block are
+joined."""
 
 _DRAWN = 6
-"""The same for each sequence while its next token is drawn."""
+"""Float32 rows of the vocabulary in memory for each sequence while its next token is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +45,9 @@ class ModelMemory:
     """Bytes that one model needs.
 
     Attributes:
-        name: of the model.
+        name: the model's name.
         role: target or draft.
-        device: where it runs (of its first layer, if it is spread over several).
+        device: the model's device (that of its first layer, if it is spread over several).
         weights: parameters and buffers; they are in memory already.
         cache: keys and values of all rows at their full length.
         workspace: an estimate for activations, masks, logits and distributions of the largest
@@ -64,7 +64,7 @@ class ModelMemory:
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """What a pair needs, and what there is.
+    """The memory that a pair needs, and the memory that is free.
 
     Attributes:
         models: the target, and the draft if there is one.
@@ -88,7 +88,7 @@ class MemoryPlan:
         return sum(m.cache + m.workspace for m in self.models if m.device == device)
 
     def describe(self) -> list[list[str]]:
-        """Rows of a table: model, what for, size; the first row is the header."""
+        """Rows of a table: model, use, size; the first row is the header."""
         rows = [["model", "use", "size"]]
         for m in self.models:
             label = f"{m.role} ({m.name})"
@@ -104,10 +104,10 @@ class MemoryPlan:
         return rows
 
     def check(self) -> None:
-        """Refuse a plan that does not fit.
+        """Refuse a plan that does not fit into memory.
 
         Raises:
-            MemoryPlanError: with the number of rows or tokens that would fit.
+            MemoryPlanError: it does not fit; the message has the number of rows that would.
         """
         for device, free in self.available.items():
             needed = self.needed(device)
@@ -135,10 +135,10 @@ def plan_memory(
     max_length: int,
     block: int,
 ) -> MemoryPlan:
-    """Work out what a pair needs, without allocating anything.
+    """Compute the memory that a pair needs, without allocating anything.
 
     Args:
-        target: the target model; None when it is elsewhere.
+        target: the target model; None when it is remote.
         draft: the draft model; None when there is none.
         max_rows: sequences at a time.
         max_length: tokens per sequence, prompt included.
@@ -167,7 +167,7 @@ def _model_memory(model: LoadedModel, rows: int, length: int, block: int) -> Mod
         return 6 * tokens * width * size + masks
 
     # Prompts and blocks are never read at the same time.
-    reading = activations(min(_PREFILL, rows * length))
+    reading = activations(min(SHARED_CHUNKS * CHUNK, rows * length))
     logits = 4 * model.vocab_size
     sorts = _SORTED if model.device.type != "cpu" or model.vocab_size < LARGE else 0
     if model.role == "target":
@@ -193,7 +193,7 @@ def _model_memory(model: LoadedModel, rows: int, length: int, block: int) -> Mod
 
 
 def available_bytes(device: str | torch.device) -> int:
-    """Free memory of a device, in bytes; on the host, what can be used without swapping."""
+    """Free memory of a device, in bytes; on the host, memory that can be used without swapping."""
     place = torch.device(device)
     if place.type == "cuda":
         return int(torch.cuda.mem_get_info(place)[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stet.core.errors import OptionError
-from stet.core.upgrades import NAMES
+from stet.core.upgrades import upgraded_parameters
 
 SUFFIX = ".json"
 """The suffix by which a policy's name is taken for the path of a file."""
@@ -21,8 +21,8 @@ def read_artefact(path: str | Path) -> tuple[str, dict[str, Any]]:
     """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-        values = {NAMES.get(name, name): value for name, value in record["parameters"].items()}
-        return str(record["policy"]), values
+        name = str(record["policy"])
+        return name, upgraded_parameters(name, record["parameters"])
     except OSError as error:
         raise OptionError(f"{path} cannot be read ({error.strerror}).") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
