@@ -11,7 +11,7 @@ from stet.arbiter import Arbiter, Network
 from stet.calibration.result import Calibration
 from stet.core import trace
 from stet.core.trace import BlockRecord, Counters, MismatchRecord
-from stet.core.upgrades import upgraded
+from stet.core.upgrades import upgraded, upgraded_parameters
 from stet.evaluation import records
 from stet.policies import CoSpec, resolve
 from stet.training.measuring import Measured, read_measured
@@ -248,6 +248,12 @@ def test_a_policy_file_with_a_parameter_by_its_former_name(tmp_path):
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"policy": "cospec", "parameters": {"hold": False}}))
     assert resolve(str(path)) == CoSpec(defers_bonus=False)
+
+
+def test_a_parameter_of_another_policy_keeps_its_name():
+    assert upgraded_parameters("theirs", {"hold": 3}) == {"hold": 3}
+    record = {"name": "theirs", "parameters": {"hold": 3}}
+    assert upgraded(record) == record
 
 
 def test_a_calibration_whose_label_source_has_its_former_name(tmp_path):

@@ -165,12 +165,12 @@ STEPS: dict[str, tuple[Callable[[Candidate], Any], dict[str, Any], str]] = {
     "attention": (
         lambda c: c.attention(0.01).tolist(),
         {"capture": AttentionCapture(1, frozenset({0.01}))},
-        "have its `watch` return an AttentionCapture with this floor.",
+        "have its `capture` return an AttentionCapture with this floor.",
     ),
     "another floor": (
         lambda c: c.attention(0.01).tolist(),
         {"capture": AttentionCapture(1, frozenset({0.01, 0.5}))},
-        "have its `watch` return an AttentionCapture with this floor.",
+        "have its `capture` return an AttentionCapture with this floor.",
     ),
 }
 

@@ -1,8 +1,8 @@
-"""What a comparison leaves on disk: one line per answer, and what it takes to repeat the run.
+"""The files of a comparison: one line per answer, and the settings that repeat the run.
 
-A results folder holds `run.json` (a `Run`), `answers.jsonl` (an `Answer` a line, in the order they
-came) and `traces.jsonl` (for each answer a line with its trace). Everything a report says is
-computed from these files, so a run can be reported on again without a model.
+A results folder holds `run.json` (a `Run`), `answers.jsonl` (an `Answer` per line, in the order
+they came) and `traces.jsonl` (for each answer a line with its trace). Everything in a report is
+computed from these files, so a report can be made again without a model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from stet.core.errors import StetError
 from stet.core.files import json_line, read_records, read_text
 from stet.core.parsing import first_problem
 from stet.core.trace import Counters
-from stet.core.upgrades import upgraded
+from stet.core.upgrades import upgraded, upgraded_parameters
 
 VERSION = 2
 
@@ -32,20 +32,20 @@ class Answer:
         policy: the policy's label in this run.
         question: id of the question.
         seed: the seed of the run it belongs to; the same for all policies.
-        text: what was written; for a vote, the first text that gave the winning answer.
-        answer: what the grader read out of it; None where there is none, or no grader.
+        text: the text; for a vote, the first text that gave the winning answer.
+        answer: the answer that the grader extracted; None where there is none, or no grader.
         right: the grade; None where the task has no grader.
         finish_reason: why it ended.
-        error: one sentence, where it failed.
-        seconds: from the start of the request to its end.
+        error: one sentence; None where it did not fail.
+        seconds: seconds from the start of the request to its end.
         chunk: number of the chunk of questions it was answered in.
         chunk_seconds: wall-clock time of this policy on that chunk.
         chunk_answers: questions in the chunk; `chunk_seconds` is counted once for all of them.
         prompt_tokens: tokens of the prompt.
-        counters: what it cost and gained; the sum over samples for a vote.
-        signals: numbers the models gave about this answer, by name.
+        counters: the request's counters; the sum over samples for a vote.
+        signals: signals of this answer, by name.
         samples: texts written for it; 1 except for a vote.
-        votes: for a vote, how many samples gave each answer.
+        votes: for a vote, the number of samples that gave each answer.
     """
 
     policy: str
@@ -68,7 +68,7 @@ class Answer:
 
     @property
     def key(self) -> tuple[str, str, int]:
-        """What no two answers of a run share."""
+        """The key that is unique to an answer of a run."""
         return self.policy, self.question, self.seed
 
     def to_json(self) -> str:
@@ -81,10 +81,10 @@ class PolicyEntry:
     """A policy of a run.
 
     Attributes:
-        label: what the run calls it; unique.
+        label: its label in the run; unique.
         name: the policy's or baseline's own name.
         parameters: the values of all its parameters.
-        lossless: whether it promises the target's own distribution.
+        lossless: whether it guarantees the target's own distribution.
         options: options of its requests where they differ from the run's.
     """
 
@@ -97,7 +97,7 @@ class PolicyEntry:
 
 @dataclass(slots=True)
 class QuestionEntry:
-    """A question of a run, for reports: a run can be looked at where its task is not at hand."""
+    """A question of a run, for reports where the task itself is not at hand."""
 
     id: str
     prompt: str
@@ -107,12 +107,12 @@ class QuestionEntry:
 
 @dataclass(slots=True)
 class Run:
-    """What was run: enough to repeat it, and to report on it.
+    """The settings of a run: enough to repeat it, and to report on it.
 
     Attributes:
         task: name of the task.
-        questions: in the order they were asked.
-        policies: in the order they were given.
+        questions: the questions in their order.
+        policies: the policies in the order they were given.
         reference: label of the policy that the others are compared to.
         primary: labels whose comparison with the reference was declared beforehand; only these
             are tested, with Holm's correction.
@@ -120,17 +120,17 @@ class Run:
         batch: questions answered at a time.
         options: options of all requests (sampling, length, stop strings).
         target: name and revision of the target.
-        draft: the same of the draft; None for prompt lookup.
+        draft: name and revision of the draft; None for prompt lookup.
         graded: whether the task has a grader.
         grader: name of the grader, and its settings.
-        note: what readers of every table must know (for example of the bundled pair).
-        machine: what it ran on.
-        versions: of Stet and the libraries below it.
+        note: a note for readers of every table (for example on the bundled pair).
+        machine: the machine it ran on.
+        versions: versions of Stet and the libraries below it.
         command: the command line.
-        date: when it began, ISO 8601, UTC.
+        date: start of the run, ISO 8601, UTC.
         chat: the system prompt, the SHA-256 of the chat template and its arguments; None where
             prompts were given as they are.
-        version: of this format.
+        version: version of this format.
     """
 
     task: str
@@ -160,7 +160,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class _TraceLine:
-    """A line of `traces.jsonl`: which answer it is of, and its trace as JSON has it."""
+    """A line of `traces.jsonl`: the key of an answer, and its trace as JSON."""
 
     policy: str
     question: str
@@ -189,10 +189,10 @@ def _adapter(kind: type[Any]) -> Any:
 
 
 def read_run(folder: Path) -> Run:
-    """The description of the run in a results folder.
+    """Read the settings of the run in a results folder.
 
     Raises:
-        StetError: where there is none, or it is of another version.
+        StetError: there are none, or they are of another version.
     """
     from pydantic import ValidationError
 
@@ -207,12 +207,12 @@ def read_run(folder: Path) -> Run:
         raise StetError(f"{path} has version {run.version}; this release reads {VERSION}.")
     if run.version != VERSION:  # it has other names in its records
         for entry in run.policies:
-            entry.parameters = upgraded(entry.parameters)
+            entry.parameters = upgraded_parameters(entry.name, entry.parameters)
     return run
 
 
 def read_answers(folder: Path) -> list[Answer]:
-    """The answers of a results folder; a last line that a crash cut short is left out.
+    """Read the answers of a results folder; a last line that a crash cut short is left out.
 
     Raises:
         FileError: naming the first line that is not an answer.
@@ -224,17 +224,17 @@ def read_answers(folder: Path) -> list[Answer]:
 
 
 def read(folder: Path) -> Results:
-    """A run and its answers."""
+    """Read a run and its answers."""
     return Results(read_run(folder), read_answers(folder), folder)
 
 
 def read_traces(folder: Path) -> Iterator[dict[str, Any]]:
-    """The lines of `traces.jsonl`: `policy`, `question`, `seed` and `trace`, a JSON trace.
+    """Read the lines of `traces.jsonl`: `policy`, `question`, `seed` and `trace`, a JSON trace.
 
     A last line that a crash cut short is left out.
 
     Raises:
-        FileError: naming the first line that is none.
+        FileError: naming the first line that is not a trace.
     """
     path = folder / TRACES
     if path.exists():
