@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import api
 import figures
 import typer
 
@@ -89,6 +90,8 @@ def main() -> int:
             n_commands += 1
             if why := refusal(arguments):
                 problems.append(f"{name}: `stet {shlex.join(arguments)}`: {why}")
+    if api.PAGE.read_text(encoding="utf-8") != api.page():
+        problems.append("docs/api.md: out of date; run `python docs/api.py`")
     print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
     print(f"documentation: {len(pages())} pages, {n_commands} commands, {len(problems)} problems")
     return 1 if problems else 0

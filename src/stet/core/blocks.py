@@ -15,8 +15,18 @@ from stet.core.sampling import Sampler, one_hot
 from stet.core.tensors import at
 from stet.core.wide import best, log_total, peak
 
-# The random numbers of one round: drafting, accepting and choosing what follows never share one.
-DRAFT, ACCEPT, NEXT, ARBITRATE = 0, 1 << 16, 2 << 16, 3 << 16
+# Slots of the random numbers of one round: no two purposes share one.
+DRAFT = 0
+"""First slot for drawing drafted tokens."""
+
+ACCEPT = 1 << 16
+"""First slot for decisions on drafted tokens, one a position."""
+
+NEXT = 2 << 16
+"""First slot for drawing the token after the accepted ones."""
+
+ARBITRATE = 3 << 16
+"""First slot for decisions on tokens that the exact rule rejects."""
 
 
 class Blocks:

@@ -12,7 +12,7 @@ from stet.core.policy import (
 )
 from stet.core.step_policy import Candidate, Step, StepDecision, StepPolicy
 from stet.core.tensors import at
-from stet.core.verification import DEFERRED, ScoredMismatches, Verification
+from stet.core.verification import DEFERRED, Mismatches, ScoredMismatches, Verification
 from stet.policies.autojudge import AutoJudge
 from stet.policies.block import BlockVerification
 from stet.policies.cascade import Cascade
@@ -23,6 +23,13 @@ from stet.policies.ensemble import Ensemble
 from stet.policies.exact import Exact
 from stet.policies.fly import FLy
 from stet.policies.fuzzy import Fuzzy
+from stet.policies.mismatches import (
+    MismatchPolicy,
+    at_mismatches,
+    find_mismatches,
+    mismatch_logprobs,
+    settle,
+)
 from stet.policies.random import Random
 from stet.policies.registry import available, register, resolve
 from stet.policies.reward_guided import RewardGuided
@@ -50,6 +57,8 @@ __all__ = [
     "Exact",
     "FLy",
     "Fuzzy",
+    "MismatchPolicy",
+    "Mismatches",
     "Need",
     "Policy",
     "Random",
@@ -65,9 +74,13 @@ __all__ = [
     "Typical",
     "Verification",
     "at",
+    "at_mismatches",
     "available",
+    "find_mismatches",
+    "mismatch_logprobs",
     "parameters",
     "prefix_length",
     "register",
     "resolve",
+    "settle",
 ]
