@@ -52,16 +52,14 @@ class Position:
         return ModelReading(out)
 
     @cached_property
-    def logprobs(self) -> tuple[Tensor, ...]:
-        """Log p of t and of d under the target, then of t and of d under the draft, each [N]."""
+    def models(self) -> list[ModelNumbers]:
+        """What each model says of the two tokens: the target, then the draft if it was kept."""
         tokens = torch.stack([self.target, self.draft], 1)
-        found = self.both.of(tokens).transpose(1, 2).flatten(0, 1)
-        return tuple(found.unbind())
-
-    @cached_property
-    def entropies(self) -> tuple[Tensor, ...]:
-        """The target's entropy and the draft's, each [N]."""
-        return tuple(self.both.entropy().unbind())
+        logprobs, entropies = self.both.of(tokens).unbind(), self.both.entropy().unbind()
+        return [
+            ModelNumbers(of_target=own[:, 0], of_draft=own[:, 1], entropy=entropy)
+            for own, entropy in zip(logprobs, entropies, strict=True)
+        ]
 
     @cached_property
     def after(self) -> ModelReading:
@@ -72,6 +70,21 @@ class Position:
     def _flat(self, values: Tensor) -> Tensor:
         """Indices [N] into [B, K, V] with its first two dimensions flattened."""
         return self.rows * values.shape[1] + self.places
+
+
+@dataclass(frozen=True, slots=True)
+class ModelNumbers:
+    """One model's numbers at N positions.
+
+    Attributes:
+        of_target: [N] log-probability of the target's token t, at least -30 nats.
+        of_draft: [N] log-probability of the draft's token d, at least -30 nats.
+        entropy: [N] entropy of the distribution, in nats.
+    """
+
+    of_target: Tensor
+    of_draft: Tensor
+    entropy: Tensor
 
 
 class ModelReading:
