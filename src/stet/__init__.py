@@ -1,7 +1,7 @@
-"""Stet: speculative decoding in which the decision what stands is yours.
+"""Stet: speculative decoding with a verification policy of your choice.
 
-A draft model proposes text, a target model reads it, and a verification policy decides which of
-the draft's words stand. Start with `load_pair`.
+A draft model proposes tokens, a target model scores them, and a verification policy decides which
+of the drafted tokens are accepted. Start with `load_pair`.
 """
 
 from __future__ import annotations

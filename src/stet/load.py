@@ -41,23 +41,23 @@ def load_pair(
 ) -> Pair:
     """Load a target and a draft and check that they can decode together.
 
-    Two models whose tokenizers differ make a pair too, for step policies alone: they exchange text.
+    Two models whose tokenizers differ make a pair too, for step policies only: they exchange text.
 
     Args:
         target: folder or hub name of the larger model; a `RemoteTarget` for one behind an endpoint;
             None for the bundled pair.
-        draft: the same for the smaller model, or "lookup" to copy from the text so far.
+        draft: folder or hub name of the smaller model, or "lookup" to copy from the text so far.
         dtype: "auto" (as stored; float32 for the bundled pair), "float32", "bfloat16",
             "float16", or a torch dtype.
         device: "auto" takes CUDA where there is one.
         revision: git revision of the target on the hub.
-        draft_revision: the same for the draft.
+        draft_revision: git revision of the draft on the hub.
         trust_remote_code: run model code from the hub; off unless you ask for it.
         device_map: as in transformers, for models over several devices.
         max_length: the most tokens of a sequence; the models' own limit, or 4,096, if None.
-        max_batch: requests at work at a time.
-        max_rows: places in each model's cache. A policy that writes k candidates of a step takes
-            k + 1 of them for a request, others 1; by default `max_batch` + 1.
+        max_batch: requests decoded at a time.
+        max_rows: rows of each model's cache. A policy that writes k candidates of a step takes
+            k + 1 rows for a request, others 1; by default `max_batch` + 1.
         compile: compile the forward passes: at once, never, or ("auto") after a minute of work.
         self_check: compare what each layer of a model does through Stet's cache with what it does
             by itself, and refuse a model whose layers differ.
@@ -72,8 +72,8 @@ def load_pair(
         if draft is not None and draft != LOOKUP:
             raise OptionError("Name a target for this draft; the bundled target has its own.")
         target, draft = TARGET, draft or DRAFT
-        # Stored in bfloat16 to be small; in float32 small models are no slower on a CPU, and blocks
-        # and single tokens round alike far more often.
+        # Stored in bfloat16 to be small. In float32 small models are no slower on a CPU, and a pass
+        # over a block rounds like passes over single tokens far more often.
         dtype = "float32" if dtype == "auto" else dtype
     elif draft is None:
         raise OptionError(f'Name a draft model for {target}, or draft="{LOOKUP}" to do without.')

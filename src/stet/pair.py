@@ -1,4 +1,4 @@
-"""A target and a draft that decode together: the front door of the package."""
+"""A target and a draft that decode together: the main class of the package."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from contextlib import closing
 from functools import cached_property, partial
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
-from stet.core.draft_length import LONGEST, SHARED, AdaptiveLength
+from stet.core.draft_length import SHARED, AdaptiveLength
 from stet.core.errors import OptionError
 from stet.core.model import LoadedModel
 from stet.core.result import Chunk, Result
@@ -20,6 +20,7 @@ from stet.engine.compiled import WIDTHS
 from stet.engine.costs import Costs, CurrentCosts, estimate_draft_cost
 from stet.engine.drafting import LookupDrafter, ModelDrafter
 from stet.engine.engine import Engine
+from stet.engine.masks import WIDEST
 from stet.engine.runner import Runner
 from stet.engine.thread import EngineThread
 from stet.models.defaults import GenerationDefaults
@@ -28,7 +29,7 @@ from stet.policies import Policy
 from stet.remote.client import RemoteClient
 from stet.remote.target import RemoteTarget
 from stet.requests.chat import Rendered
-from stet.requests.delivery import Events, delivered
+from stet.requests.delivery import Events, deliver
 from stet.requests.inputs import Message, Prompt, prompts_of
 from stet.requests.jobs import Job
 from stet.requests.options import Options
@@ -42,7 +43,7 @@ LOOKUP = "lookup"
 """As a draft: copy from the text so far instead of running a model."""
 
 SPARE_ROWS = 1
-"""Places beside those of requests, for measuring costs while they work."""
+"""Cache rows beside those of requests, for measuring costs while requests run."""
 
 COMPILE_AFTER = 60.0
 """Seconds of work after which `compile="auto"` begins to compile: a short command never does."""
@@ -54,16 +55,16 @@ class Pair:
     Safe to use from several threads and event loops at once; their requests share batches.
 
     Attributes:
-        target: the larger model, here or elsewhere.
+        target: the larger model, local or remote.
         draft: the smaller model; None for prompt lookup.
         tokenizer: the one tokenizer of both; the target's where they differ, the draft's where the
-            target is elsewhere.
+            target is remote.
         difference: how the models' tokenizers differ; None where they are the same.
-        generation_defaults: what requests get where they do not say otherwise: of the target's
-            `generation_config.json`, whichever model writes.
+        generation_defaults: defaults of requests, from the target's `generation_config.json`; they
+            apply whichever model writes.
         max_length: the most tokens of a sequence, prompt and answer together.
-        max_batch: requests at work at a time; further ones wait.
-        max_rows: places in each model's cache that they share.
+        max_batch: requests decoded at a time; further ones wait.
+        max_rows: rows of each model's cache, which the requests share.
     """
 
     def __init__(
@@ -130,7 +131,7 @@ class Pair:
             compile_after=COMPILE_AFTER if compile == "auto" else float("inf"),
             after_round=None if self._costs is None else self._costs.renew,
         )
-        # A pair that nobody holds any more takes its thread with it.
+        # A pair that is no longer referenced stops its thread.
         weakref.finalize(self, self._thread.stop).atexit = False
         self._helpers = ThreadPoolExecutor(4, thread_name_prefix="stet-helper")
         self._measuring = threading.Lock()
@@ -145,17 +146,17 @@ class Pair:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """See `close`."""
+        """Close the pair, as `close` does."""
         self.close()
 
     def close(self) -> None:
-        """End what is at work, and the threads of the pair; a closed pair generates no more.
+        """End the running requests and the threads of the pair; a closed pair generates no more.
 
-        Requests under way end with what they have, and an error that says so. Closing twice does
-        no harm, and a program that ends without closing ends cleanly too.
+        Running requests end with the text they have, and with an error that says so. Closing twice
+        does no harm, and a program that ends without closing ends cleanly too.
         """
         self._thread.close()
-        # What is under way there is short, and somebody waits for it.
+        # The work there is short, and somebody waits for it.
         self._helpers.shutdown(wait=False)
 
     # Generating
@@ -203,13 +204,13 @@ class Pair:
             its `error` set and the others are complete.
 
         Raises:
-            OptionError: for an option that is unknown or out of range, or prompts that are none,
-                before anything is run.
+            OptionError: for an option that is unknown or out of range, or for something that is no
+                prompt, before anything is run.
             StetError: where a single prompt failed.
         """
         many, single = prompts_of(prompts)
         jobs = self._jobs(many, policy, options)
-        with closing(delivered(self._thread, jobs, stream=False)) as events:
+        with closing(deliver(self._thread, jobs, stream=False)) as events:
             for job, _ in events:
                 if on_progress is not None:
                     try:
@@ -233,7 +234,7 @@ class Pair:
             **options: see `Options`.
         """
         (job,) = self._jobs([prompt], policy, options, stream=True)
-        with closing(delivered(self._thread, [job], stream=True)) as events:
+        with closing(deliver(self._thread, [job], stream=True)) as events:
             for _, chunk in events:
                 if (piece := chunk or job.news()) is not None:
                     yield piece
@@ -245,10 +246,10 @@ class Pair:
         policy: str | Policy = "exact",
         **options: Unpack[Options],
     ) -> Result | list[Result]:
-        """`generate` for event loops; cancelling the task cancels the requests.
+        """Answer one prompt or many in an event loop; cancelling the task cancels the requests.
 
-        Nothing that takes long is done in the loop's thread: prompts are read, and results made, in
-        another one.
+        Takes the arguments of `generate`. Nothing that takes long is done in the loop's thread:
+        prompts are tokenized, and results made, in another one.
         """
         many, single = prompts_of(prompts)
         jobs = await self._in_helper_thread(lambda: self._jobs(many, policy, options))
@@ -264,7 +265,7 @@ class Pair:
     async def astream(
         self, prompt: Prompt, policy: str | Policy = "exact", **options: Unpack[Options]
     ) -> AsyncIterator[Chunk]:
-        """`stream` for event loops."""
+        """Answer one prompt piece by piece in an event loop; see `stream` for the arguments."""
         (job,) = await self._in_helper_thread(
             lambda: self._jobs([prompt], policy, options, stream=True)
         )
@@ -275,34 +276,34 @@ class Pair:
                     yield piece
             job.raise_error()
 
-    # Helping with prompts and numbers
+    # Prompts and measurements
 
     def render(self, messages: Sequence[Message], **arguments: Any) -> Rendered:
-        """A chat as the tokens of a prompt, by the tokenizer's own template.
+        """Render a chat as the tokens of a prompt, by the tokenizer's own template.
 
         Args:
             messages: dictionaries with `role` and `content`.
-            **arguments: of the template, such as `enable_thinking`, `tools` or `documents`; with
-                `continue_final_message` the answer goes on where the last message ends.
+            **arguments: arguments of the template, such as `enable_thinking`, `tools` or
+                `documents`; with `continue_final_message` the answer continues the last message.
 
         Raises:
-            OptionError: the tokenizer has no chat template, or it refuses the chat.
+            OptionError: the tokenizer has no chat template, or the template refuses the chat.
         """
         return self._prompts.render(messages, arguments)
 
     @cached_property
     def fingerprint(self) -> str:
-        """What tells this pair from others, for policies that are fitted to one."""
+        """A hash that identifies this pair, for policies that are fitted to one pair."""
         return fingerprint(self.target, self.draft)
 
     @property
     def costs(self) -> Costs:
-        """Seconds of a pass of each model.
+        """Measured seconds of a forward pass of each model.
 
         Measured when first asked for, and again, between rounds, once more passes are compiled.
 
         Raises:
-            OptionError: the target is elsewhere.
+            OptionError: the target is remote.
         """
         costs = self._costs
         if costs is None:
@@ -315,33 +316,33 @@ class Pair:
     def between_rounds(self, function: Callable[[], T]) -> T:
         """Call a function in the engine's thread, between two rounds, and wait for it.
 
-        For what uses the models' runners itself. All requests wait meanwhile.
+        For functions that use the models' runners themselves. All requests wait meanwhile.
         """
         return self._thread.call(function).result()
 
     def auto_length(self, greedy: bool = True, block_invariant: bool = True) -> AdaptiveLength:
         """The rule behind `draft_length="auto"`, with this pair's costs frozen in it.
 
-        Greedy text that is the same wherever blocks end leaves the choice to measured costs, and
-        to how many requests share a round: in a batch a long block makes the others wait for it,
-        alone it pays. Other texts depend on where blocks end, and an estimate from the models'
-        sizes keeps them repeatable.
+        For block-invariant greedy text the rule uses measured costs and the number of requests
+        that share a round: in a batch a long block makes the others wait for it, alone it pays.
+        Other texts depend on where blocks end; there an estimate of the costs from the models'
+        sizes keeps the text repeatable.
 
         Args:
-            greedy: whether it is for requests at temperature 0.
+            greedy: whether the requests are at temperature 0.
             block_invariant: whether their policy writes the same text wherever blocks end.
         """
-        # Looking at the draft's confidence would make a GPU wait for the host at every token.
+        # Reading the draft's confidence would make a GPU wait for the host at every token.
         if isinstance(self.target, RemoteTarget):
             raise OptionError("A remote target reads no blocks, so none has a best length.")
         look = greedy and self.draft is not None and self.target.device.type == "cpu"
         if not (greedy and block_invariant):
-            cost = _coarse(estimate_draft_cost(self.target, self.draft))
+            cost = _round_cost(estimate_draft_cost(self.target, self.draft))
             return AdaptiveLength(draft_cost=cost, by_confidence=look)
         return AdaptiveLength(
-            draft_cost=_coarse(self.costs.draft_cost),
-            position_cost=_coarse(self.costs.position_cost),
-            longest=LONGEST - 1 if self.max_batch == 1 else SHARED,
+            draft_cost=_round_cost(self.costs.draft_cost),
+            position_cost=_round_cost(self.costs.position_cost),
+            longest=WIDEST - 1 if self.max_batch == 1 else SHARED,
             by_confidence=look,
         )
 
@@ -349,10 +350,10 @@ class Pair:
         """Compile all short passes now, where compiling is on, and wait for them.
 
         Args:
-            timeout: seconds to wait for each; None: as long as it takes.
+            timeout: seconds to wait for each model; None: as long as it takes.
 
         Returns:
-            Whether all are compiled; False also where compiling is off or failed.
+            Whether all passes are compiled; False also where compiling is off or failed.
         """
         widths = {"target": WIDTHS, "draft": WIDTHS[:2]}
         runners = self.engine.runners.items()
@@ -362,7 +363,7 @@ class Pair:
         ready = [runner.wait_compiled(widths[role], timeout=timeout) for role, runner in runners]
         return all(ready)
 
-    # Behind the scenes
+    # Internals
 
     def _jobs(
         self,
@@ -375,7 +376,7 @@ class Pair:
 
     @property
     def models(self) -> list[LoadedModel]:
-        """The models that are here, the target first."""
+        """The local models, the target first."""
         both = (self.target, self.draft)
         return [model for model in both if isinstance(model, LoadedModel)]
 
@@ -394,6 +395,6 @@ class Pair:
         return await result
 
 
-def _coarse(value: float) -> float:
-    """Two digits: timing noise should not show up as a different rule."""
+def _round_cost(value: float) -> float:
+    """Round a cost to two digits, so that timing noise does not show up as a different rule."""
     return float(f"{value:.2g}")

@@ -13,7 +13,7 @@ def test_policies_lists_every_policy_with_its_first_sentence(run):
     assert result.exit_code == 0
     for name in ("target", "draft", *(policy.name for policy in available())):
         assert name in result.stdout
-    assert "Keep a drafted" in result.stdout
+    assert "Accept a drafted" in result.stdout
 
 
 def test_policies_as_json(run):
@@ -88,7 +88,7 @@ def test_doctor_advises_against_a_pair_with_exit_code_1(run, pair, described, mo
     def pessimist(*measured):
         found = diagnose(*measured)
         advice = "Do not use this pair here: it would be slower."
-        return doctor.replace(found, verification="avoid", advice=advice)
+        return doctor.replace(found, verdict="avoid", advice=advice)
 
     monkeypatch.setattr(doctor, "diagnose", pessimist)
     result = run("doctor", "-t", "big", "-d", "small", "--limit", 1)
@@ -114,7 +114,7 @@ def test_demo_shows_all_policies_and_a_worked_answer(run, pair):
     for told in ("target", "draft", "exact", "answers", "4 of 4", "1.00x", "word by word"):
         assert told in result.stdout
     assert "[[ seven]]" in result.stdout
-    assert "4 accepted, 2 corrected" in result.stdout
+    assert "4 accepted, 2 recovered" in result.stdout
 
 
 def test_demo_lets_the_policies_take_turns(run, pair):

@@ -14,7 +14,7 @@ def test_one_prompt_streams_to_stdout_and_sums_up_on_stderr(run, pair):
     assert result.exit_code == 0, result.stderr
     assert result.stdout == ANSWER + "\n"
     assert "6 tokens in" in result.stderr
-    assert "4 of 4 drafted tokens kept (100%)" in result.stderr
+    assert "4 of 4 drafted tokens accepted (100%)" in result.stderr
     assert pair.calls[0][0] == ["<user>What is six times seven?"]
 
 

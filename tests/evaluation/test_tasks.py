@@ -395,7 +395,7 @@ def test_answers_want_a_grader(tmp_path: Path):
         ('[{"question": "a"}', "not JSON"),
         ("", "holds no records"),
         ("[]", "holds no records"),
-        ('{"text": "a"}', r"wants a field .*it has: text\."),
+        ('{"text": "a"}', r"uses a field .*it has: text\."),
         ('{"question": "a", "answer": ["x"]}', r"record 1,: the field 'answer' is a list"),
         ('{"question": "a", "id": 1}\n{"question": "b", "id": 1}', "Two questions have the id"),
     ],

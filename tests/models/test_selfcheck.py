@@ -257,7 +257,7 @@ def test_faults_are_caught(
     model = noisy(config, DTYPES[dtype])
     prepare_model(model, name="noisy")
     fault(model, monkeypatch)
-    with pytest.raises(CompatibilityError, match=rf"the {where}.* apart.*self_check=False"):
+    with pytest.raises(CompatibilityError, match=rf"the {where}.* differ .*self_check=False"):
         prepare_model(model, name="noisy")
     prepare_model(model, name="noisy", self_check=False)
 

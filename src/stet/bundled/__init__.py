@@ -1,6 +1,6 @@
 """The small pair that ships with the package, and the problems it was trained on.
 
-Nothing here imports torch: the generator is plain Python, and the weights are only named.
+Nothing here imports torch: the generator is plain Python, and only the paths of weights are here.
 """
 
 from __future__ import annotations

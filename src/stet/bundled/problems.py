@@ -1,4 +1,4 @@
-"""Generating problems: lazily, repeatably, without duplicates."""
+"""Generation of problems: lazy, repeatable, without duplicates."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class Problem:
     Attributes:
         family: One of `FAMILIES`.
         template: Name of the template that wrote it.
-        numbers: The numbers that stand in the text, needed or not.
+        numbers: The numbers in the text, needed or not.
         operations: The arithmetic operations in the order the template derives them.
-        text: The problem as a person would put it; what a chat user says.
-        prompt: What a model reads.
+        text: The problem in plain words, as a chat user would ask it.
+        prompt: The text in the format that a model reads.
         steps: The solution, one arithmetic step per line.
         answer: The right answer.
     """
@@ -57,7 +57,7 @@ class Problem:
 
     @property
     def key(self) -> Key:
-        """What makes this problem itself."""
+        """The identity of this problem: template, numbers and operations."""
         return Key(self.template, self.numbers, self.operations)
 
 
@@ -77,7 +77,7 @@ def template_names(family: str, *, held_out: bool = False) -> list[str]:
 
     Args:
         family: One of `FAMILIES`.
-        held_out: Those kept out of all training instead of those trained on.
+        held_out: The templates kept out of all training, instead of those trained on.
     """
     return [t.__name__ for t in (_HELD_OUT if held_out else _TRAINED)[family]]
 
@@ -116,7 +116,7 @@ def _iterate(family: str, split: str, seed: int, difficulty: Difficulty) -> Iter
     rng = random.Random(f"stet/{family}/{split}/{seed}")
     seen: set[Key] = set()
     while True:
-        # The template is drawn before its numbers and kept until they fit, so that templates
+        # The template is drawn before its numbers and reused until they fit, so that templates
         # which reject many draws are as frequent as the others.
         template = rng.choice(templates)
         problem = None

@@ -1,7 +1,7 @@
-"""Which split a problem belongs to.
+"""The split that a problem belongs to.
 
-A hash of what makes a problem itself (template, numbers, operations) decides the split, so no
-number combination can be in two splits, whatever seed it was drawn with.
+A hash of a problem's identity (template, numbers, operations) decides the split, so no number
+combination can be in two splits, whatever seed it was drawn with.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SPLITS: tuple[str, ...] = (*(name for name, _ in _SHARES), OUT_OF_TEMPLATE)
 
 @dataclass(frozen=True)
 class Key:
-    """What makes a problem itself; two problems with equal keys are duplicates."""
+    """The identity of a problem; two problems with equal keys are duplicates."""
 
     template: str
     numbers: tuple[int, ...]

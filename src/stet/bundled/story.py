@@ -1,8 +1,8 @@
-"""Building one problem: facts, a question, and a graph of arithmetic steps.
+"""Construction of one problem: facts, a question, and a graph of arithmetic steps.
 
-A template talks to a `Story`: it draws numbers, says facts, and derives values. The story keeps
-the steps as a graph, so that it can write them down in any valid order, and rejects what would
-leave the whole non-negative numbers or grow too long.
+A template calls a `Story`: it draws numbers, adds facts, and derives values. The story keeps the
+steps as a graph, so that it can write them in any valid order, and rejects values that are not
+whole non-negative numbers and problems that are too long.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Difficulty:
 
 @dataclass(frozen=True)
 class Value:
-    """A number of the story: given in the text, or the result of the step with this index."""
+    """A number of the story: given in the text, or the result of the step with index `step`."""
 
     number: int
     step: int | None = None
@@ -78,25 +78,25 @@ class Story:
     # --- drawing -------------------------------------------------------------------------------
 
     def given(self, number: int) -> Value:
-        """Record a number that stands in the text."""
+        """Record a number that is given in the text."""
         if not 0 <= number <= LARGEST:
             raise RejectedDrawError
         self.numbers.append(number)
         return Value(number)
 
     def between(self, low: int, high: int) -> Value:
-        """A number from low to high, both included."""
+        """Draw a number from low to high, both included."""
         return self.given(self.rng.randint(low, high))
 
     def amount(self, most: int = 4) -> Value:
-        """A quantity of one to `most` digits, as the difficulty weighs them."""
+        """Draw a quantity of one to `most` digits, with the difficulty's weights."""
         digits = self.rng.choices((1, 2, 3, 4), self.difficulty.digits)[0]
         digits = min(digits, most)
         low, high = ((2, 9), (10, 99), (100, 999), (1000, 4999))[digits - 1]
         return self.between(low, high)
 
     def factors(self) -> tuple[Value, Value]:
-        """Two numbers to multiply: a small count and a larger size."""
+        """Draw two numbers to multiply: a small count and a larger size."""
         if self.rng.random() < self.difficulty.hard_multiplication:
             if self.rng.random() < 0.5:
                 return self.between(3, 9), self.between(101, 499)
@@ -104,33 +104,33 @@ class Story:
         return self.between(2, 9), self.between(3, 60)
 
     def chance(self) -> bool:
-        """Whether an optional clause is told."""
+        """Draw whether an optional clause is added."""
         return self.rng.random() < self.difficulty.extensions
 
     def pick(self, *choices: str) -> str:
-        """One of the choices, all equally likely."""
+        """Draw one of the choices, all equally likely."""
         return self.rng.choice(choices)
 
     def names(self, count: int) -> list[str]:
-        """Different people."""
+        """Draw the names of so many different people."""
         return self.rng.sample(NAMES, count)
 
     def thing(self) -> str:
-        """What the story counts, in the plural."""
+        """Draw what the story counts, in the plural."""
         return self.rng.choice(THINGS)
 
     # --- telling -------------------------------------------------------------------------------
 
     def say(self, *wordings: str) -> None:
-        """Tell a fact, in one of these wordings."""
+        """Add a fact, in one of these wordings."""
         self.facts.append(self.rng.choice(wordings))
 
     def ask(self, *wordings: str) -> None:
-        """Put the question, in one of these wordings."""
+        """Set the question, in one of these wordings."""
         self.question = self.rng.choice(wordings)
 
     def distract(self, name: str) -> None:
-        """Perhaps tell a fact nobody needs."""
+        """Add, at the difficulty's rate, a fact with a number that is not needed."""
         if self.rng.random() >= self.difficulty.distractors:
             return
         number, thing = self.between(2, 99), self.rng.choice(SIDE_THINGS)
@@ -150,25 +150,25 @@ class Story:
         return Value(result, len(self.steps) - 1)
 
     def add(self, left: Value, right: Value, *labels: str) -> Value:
-        """`left + right`."""
+        """Derive `left + right`."""
         return self._derive(left, "+", right, left.number + right.number, labels)
 
     def subtract(self, left: Value, right: Value, *labels: str) -> Value:
-        """`left - right`; rejected unless positive."""
+        """Derive `left - right`; rejected unless positive."""
         return self._derive(left, "-", right, left.number - right.number, labels)
 
     def multiply(self, left: Value, right: Value, *labels: str) -> Value:
-        """`left * right`."""
+        """Derive `left * right`."""
         return self._derive(left, "*", right, left.number * right.number, labels)
 
     def divide(self, left: Value, right: Value, *labels: str) -> Value:
-        """`left / right`; rejected unless whole."""
+        """Derive `left / right`; rejected unless whole."""
         if right.number == 0 or left.number % right.number:
             raise RejectedDrawError
         return self._derive(left, "/", right, left.number // right.number, labels)
 
     def total(self, values: Sequence[Value], partial: str, *labels: str) -> Value:
-        """The sum of two or more values, added up in a random order."""
+        """Derive the sum of two or more values, added up in a random order."""
         order = self.rng.sample(list(values), len(values))
         result = order[0]
         for value in order[1:-1]:
@@ -176,11 +176,11 @@ class Story:
         return self.add(result, order[-1], *labels)
 
     def percent(self, whole: Value, share: Value, *labels: str) -> Value:
-        """`share` percent of the whole, in two steps."""
+        """Derive `share` percent of the whole, in two steps."""
         product = self.multiply(whole, share, f"{whole} times {share}")
         return self.divide(product, Value(100), *labels)
 
-    # --- writing down --------------------------------------------------------------------------
+    # --- writing -------------------------------------------------------------------------------
 
     def prompt_text(self) -> str:
         """The facts and the question."""

@@ -1,4 +1,4 @@
-"""The command `stet`. Nothing heavy is imported before a command runs, so that help is instant."""
+"""The command `stet`. Nothing slow is imported before a command runs, so that help is instant."""
 
 from stet.cli import calibrate, compare, demo, doctor, generate, policies, train
 from stet.cli.application import app

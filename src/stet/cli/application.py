@@ -1,4 +1,4 @@
-"""The application that every command adds itself to, and how it fails."""
+"""The application to which every command is added, and its exit codes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Application(TyperGroup):
     """A group of commands in which a user's mistake is one sentence, never a traceback."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command and turn what may go wrong into an exit code."""
+        """Run the command and turn errors into an exit code."""
         try:
             check_stdout()
             return super().invoke(ctx)
@@ -80,10 +80,10 @@ def stet(
         ),
     ] = False,
 ) -> None:
-    """Speculative decoding in which the rule that decides what stands is yours.
+    """Speculative decoding with a verification policy of your choice.
 
-    A small draft model writes ahead, the large target model checks a whole block
-    in one pass, and a verification policy decides which of the draft's tokens
-    stand. Lossless policies give the target's own text (up to rounding), only
-    faster.
+    A small draft model drafts a block of tokens, the large target model scores
+    the whole block in one pass, and a verification policy decides which of the
+    drafted tokens are accepted. Lossless policies give the target's own text (up
+    to rounding), only faster.
     """

@@ -40,7 +40,7 @@ def command(
     ] = None,
     without_answers: Annotated[
         bool,
-        typer.Option("--without-answers", help="Hold steps against the target's own answers."),
+        typer.Option("--without-answers", help="Label steps by the target's own answers."),
     ] = False,
     chat: chats.InChat = None,
     system: chats.System = None,
@@ -70,7 +70,7 @@ def command(
         typer.Option(
             min=0,
             max=1,
-            help="Strictest that keeps this share of the draft's steps.",
+            help="Strictest that accepts this share of the draft's steps.",
             rich_help_panel=GOAL,
         ),
     ] = None,
@@ -83,12 +83,12 @@ def command(
         typer.Option(
             min=0,
             max=1,
-            help="Most kept steps while at most this share of problems is lost to one.",
+            help="Most accepted steps while at most this share of problems is lost to one.",
             rich_help_panel=GOAL,
         ),
     ] = None,
     delta: Annotated[
-        float, typer.Option(min=0, max=1, help="Chance that the bound on risk fails.")
+        float, typer.Option(min=0, max=1, help="Probability that the bound on risk fails.")
     ] = 0.05,
     thresholds: Annotated[int, typer.Option(min=2, max=20, help="Thresholds to try.")] = 8,
     batch: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 8,
@@ -96,18 +96,20 @@ def command(
         int,
         typer.Option(
             min=0,
-            help="A step is good if at least half of so many sampled completions by the target "
+            help="A step is good if at least half of so many sampled rollouts by the target "
             "come out right; 0: the greedy one.",
         ),
     ] = 0,
-    seed: Annotated[int, typer.Option(help="Of the division of the problems and the runs.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Seed of the division of the problems and of the runs.")
+    ] = 0,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="The calibrated policy, as JSON.")
     ] = Path("specguard.json"),
     folder: Annotated[
         Path | None,
         typer.Option(
-            help="Where labelled steps and runs are kept; an interrupted calibration goes on.",
+            help="Folder of labelled steps and runs; an interrupted calibration goes on there.",
             show_default="calibration/OUTPUT",
         ),
     ] = None,
@@ -137,12 +139,12 @@ def command(
     max_length: o.MaxLength = None,
     compile: o.Compile = None,
 ) -> None:
-    """Fit SpecGuard to a pair: which signals tell good steps from bad, and where to draw the line.
+    """Fit SpecGuard to a pair: the score of a step, and its threshold.
 
-    Labels the draft's steps by whether the target still gets from them to the right
-    answer, fits the score, runs every threshold on problems that it was not fitted
-    on, and writes the one that does what was asked for. Use the file as a policy:
-    `stet generate --policy specguard.json`.
+    Labels the draft's steps by whether the target still gets from them to the
+    right answer, fits the score of their signals, runs every threshold on
+    problems that it was not fitted on, and writes the threshold that meets the
+    goal. Use the file as a policy: `stet generate --policy specguard.json`.
     """
     target, draft = o.models_of(both, target, draft)
     from stet.calibration.calibrate import calibrate
@@ -218,7 +220,7 @@ def command(
 
 
 def _task(name: str, grader: str | None, options: dict[str, Any]) -> LoadedTask:
-    """The task; prompts without answers may have a grader too, to read the target's."""
+    """Load the task; prompts without answers may have a grader too, to read the target's."""
     from stet.evaluation.graders import resolve_grader
     from stet.evaluation.tasks import TaskError, load_task
 
@@ -234,7 +236,7 @@ def _task(name: str, grader: str | None, options: dict[str, Any]) -> LoadedTask:
 
 
 def _split(task: str) -> str | None:
-    """The bundled tasks have a part for this; of others the user has to say."""
+    """The calibration split of a bundled task; None for other tasks, where the user names it."""
     return "calibration" if task in ("stories", "units") else None
 
 

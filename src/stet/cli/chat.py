@@ -49,7 +49,7 @@ TemplateArg = Annotated[
 
 
 def chat_of(in_chat: bool | None, system: str | None, arguments: Sequence[str] | None) -> Chat:
-    """What `--system` and `--template-arg` mean.
+    """The chat settings that `--system` and `--template-arg` give.
 
     Raises:
         OptionError: they are given for prompts that are no chats.
@@ -65,7 +65,7 @@ def chat_of(in_chat: bool | None, system: str | None, arguments: Sequence[str] |
 def task_options(
     in_chat: bool | None, system: str | None, arguments: Sequence[str] | None
 ) -> dict[str, Any]:
-    """The same as options of `load_task`.
+    """The chat settings as options of `load_task`.
 
     Raises:
         OptionError: they are given for prompts that are no chats.
@@ -77,17 +77,17 @@ def task_options(
 def inputs(
     pair: Pair, texts: Sequence[str], in_chat: bool | None, chat: Chat, *, quiet: bool = False
 ) -> list[Prompt]:
-    """Prompts as the model is to be asked them, with a line that says so.
+    """Put texts into the chat template where they belong into one, and print a line that says so.
 
     Args:
-        pair: whose template it is.
-        texts: what users ask.
-        in_chat: as the user said; None for where there is a template.
-        chat: how they become chats.
-        quiet: say nothing.
+        pair: the models; the template is theirs.
+        texts: the users' questions.
+        in_chat: as the user said; None: in a chat where there is a template.
+        chat: system prompt and arguments of the template.
+        quiet: print nothing.
 
     Raises:
-        OptionError: a chat was asked for, and there is no template, or it refuses it.
+        OptionError: a chat was asked for, and there is no template, or the template refuses it.
     """
     from stet.requests.chat import has_template
 
@@ -103,7 +103,7 @@ def inputs(
 
 
 def announce(pair: Pair) -> None:
-    """Say whose chat template prompts go through."""
+    """Print which model's chat template the prompts go through."""
     name = Path(pair.models[0].name).name
     err.print(
         f"[dim]Prompts go through the chat template of {name} (--no-chat: as they are).[/]",

@@ -58,7 +58,7 @@ def command(
     problems: Annotated[
         int | None,
         typer.Option(
-            "--problems", "-n", min=1, help="How many, chosen by chance.", rich_help_panel=TASK
+            "--problems", "-n", min=1, help="How many, chosen at random.", rich_help_panel=TASK
         ),
     ] = 300,
     shots: Annotated[
@@ -81,7 +81,7 @@ def command(
     field: Annotated[
         list[str] | None,
         typer.Option(
-            help="Of a JSONL file: question=NAME or answer=NAME. May be repeated.",
+            help="Field of a JSONL file: question=NAME or answer=NAME. May be repeated.",
             rich_help_panel=TASK,
             show_default=False,
         ),
@@ -119,7 +119,7 @@ def command(
     ] = None,
     baselines: Annotated[
         bool,
-        typer.Option(help="Put the plain rules beside any lossy policy.", rich_help_panel=POLICIES),
+        typer.Option(help="Add the baselines beside any lossy policy.", rich_help_panel=POLICIES),
     ] = True,
     reference: Annotated[
         str,
@@ -136,7 +136,7 @@ def command(
     seed: Annotated[
         list[int] | None,
         typer.Option(
-            help="A full run over all questions each. May be repeated.",
+            help="Each seed is a full run over all questions. May be repeated.",
             rich_help_panel=RUN,
             show_default="0",
         ),
@@ -191,7 +191,7 @@ def command(
         float | None,
         typer.Option(
             min=0,
-            help="What a target pass costs in draft passes, elsewhere: adds a modelled speed-up.",
+            help="Cost of a target pass in draft passes, elsewhere: adds a modelled speed-up.",
             rich_help_panel=o.OUTPUT,
             show_default=False,
         ),
@@ -209,12 +209,12 @@ def command(
     max_length: o.MaxLength = None,
     compile: o.Compile = None,
 ) -> None:
-    """Compare policies on a task: accuracy and speed together, with honest statistics.
+    """Compare policies on a task: accuracy and speed, with paired statistics.
 
-    Every policy answers the same questions, in turns. The results folder gets one
-    record per answer, and a report: table, plots, and the questions where an answer
-    changed, with their traces. Run the same command again to go on after an
-    interruption; `--from FOLDER` reports again without running.
+    Every policy answers the same questions, in turns. The results folder gets
+    one record per answer, and a report: table, plots, and the questions where an
+    answer changed, with their traces. Run the same command again to go on after
+    an interruption; `--from FOLDER` reports again without running.
     """
     target, draft = o.models_of(both, target, draft)
     if list_tasks:
@@ -304,7 +304,7 @@ def command(
 
 
 def _primary(contenders: Sequence[Contender], reference: str) -> list[str]:
-    """What is worth a test: whatever may change answers. The draft alone is known to."""
+    """Labels of the comparisons to test: policies that may change answers, except the draft."""
     return [
         c.label
         for c in contenders
@@ -348,7 +348,7 @@ def _list_tasks() -> None:
 
 @contextmanager
 def _progress(comparison: Comparison) -> Iterator[Callable[[list[Answer]], None]]:
-    """A table of what each policy has done so far, renewed after each chunk."""
+    """Show a table of each policy's totals so far, updated after each chunk."""
     board = _Board(comparison)
     if not err.is_terminal:
         yield board.count
@@ -363,7 +363,7 @@ def _progress(comparison: Comparison) -> Iterator[Callable[[list[Answer]], None]
 
 
 class _Board:
-    """Running totals per policy."""
+    """Running totals of each policy."""
 
     def __init__(self, comparison: Comparison) -> None:
         self._total = comparison.total // len(comparison.plan.contenders)
@@ -375,7 +375,7 @@ class _Board:
         self.count(comparison.answers)
 
     def count(self, answers: Sequence[Answer]) -> None:
-        """Add answers."""
+        """Add answers to the totals."""
         for answer in answers:
             sums = self._sums[answer.policy]
             sums["answers"] += 1
@@ -384,7 +384,7 @@ class _Board:
             sums["seconds"] += answer.chunk_seconds / answer.chunk_answers
 
     def table(self) -> Table:
-        """What is known so far."""
+        """The table of the totals so far."""
         table = a_table("Comparing", "policy", "answered", "right", "tokens/s")
         for label, sums in self._sums.items():
             share: Any = sums["right"] / sums["answers"] if sums["answers"] else None

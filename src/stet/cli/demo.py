@@ -44,7 +44,7 @@ class DemoRow:
 
     @property
     def counters(self) -> Counters:
-        """Of all its answers together."""
+        """Counters of all its answers together."""
         total = Counters()
         for result in self.results:
             total.add(result.counters)
@@ -64,11 +64,11 @@ def command(
     """Solve bundled word problems with the target, the draft, and both together.
 
     Prints accuracy and speed side by side, then one answer in which every word
-    shows who wrote it, one step of reasoning that was caught, and one answer in
-    which the draft was right against the target. The bundled
-    models are small and were trained on one synthetic distribution: the demo
-    shows that the software works, not that a method helps your models. For that
-    there is `stet doctor`.
+    shows who wrote it, one step that was rejected and rewritten, and one answer
+    that is right because of an accepted mismatch. The bundled models are small
+    and were trained on one synthetic distribution: the demo shows that the
+    software works, not that a method helps your models. For that there is
+    `stet doctor`.
     """
     from stet.bundled import generate
 
@@ -93,10 +93,10 @@ def command(
 
 
 def solve(pair: Pair, tasks: Sequence[Problem]) -> list[DemoRow]:
-    """Every problem with every policy, one at a time.
+    """Solve every problem with every policy, one at a time.
 
-    The policies take turns on each problem, so that a machine's drift hits all alike; one problem
-    is solved beforehand, uncounted, to warm up.
+    The policies take turns on each problem, so that a machine's drift affects all alike; one
+    problem is solved beforehand, uncounted, to warm up.
     """
     from stet.bundled import parse_answer
 
@@ -105,7 +105,7 @@ def solve(pair: Pair, tasks: Sequence[Problem]) -> list[DemoRow]:
         pair.generate([tasks[0].prompt], row.policy, max_new_tokens=32)
     with progress("Solving") as show:
         for done, task in enumerate(tasks, 1):
-            # Whoever comes first finds cold caches: take turns at that, too.
+            # The first policy finds cold caches, so the order rotates too.
             turn = done % len(rows)
             for row in (*rows[turn:], *rows[:turn]):
                 (result,) = pair.generate([task.prompt], row.policy)
@@ -123,7 +123,7 @@ def _table(rows: Sequence[DemoRow], count: int) -> Table:
         "policy",
         "right\nanswers",
         "tokens per\ntarget pass",
-        "drafts\nkept",
+        "drafts\naccepted",
         "tokens/s",
         "speed-up",
         "target's\nown text",
@@ -155,7 +155,7 @@ def _record(row: DemoRow, target: DemoRow, count: int) -> dict[str, Any]:
 
 
 def _worked_example(tasks: Sequence[Problem], row: DemoRow) -> Panel:
-    """The answer in which both models wrote most evenly: the most to see."""
+    """The answer to which both models contributed most evenly, in the styles of their tokens."""
     written = [
         sum(token.origin == "target" for token in result.tokens) / max(len(result.tokens), 1)
         for result in row.results

@@ -1,4 +1,4 @@
-"""The demo's example of a step that was caught: what was proposed, thought of it, and written."""
+"""The demo's example of a rejected step: the draft's step, its scores, and the rewritten step."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 def caught_step(
     tasks: Sequence[Problem], results: Sequence[Result], drafts: Sequence[Result]
 ) -> Panel | None:
-    """A step of the draft that was caught in an answer that came out right.
+    """Find a step of the draft that was rejected and rewritten in an answer that came out right.
 
     Args:
         tasks: the problems.
         results: a step policy's answers to them.
-        drafts: the draft's own.
+        drafts: the draft's own answers.
 
     Returns:
-        The example to show: one in which the draft alone would have been wrong, if there is one.
-        None where no step was rewritten otherwise than it was proposed.
+        The example to show: one in which the draft alone was wrong, if there is one. None where no
+        step was rewritten with other numbers.
     """
     from stet.bundled import parse_answer
 
@@ -49,7 +49,7 @@ def caught_step(
 
 
 def _calculates_otherwise(step: StepRecord) -> bool:
-    """Whether the target changed more than the wording: other numbers stand in the step."""
+    """Whether the target changed more than the wording: its step has other numbers."""
     proposed = step.candidates[step.chosen].text
     return all(_numbers(proposed) != _numbers(text) for text in step.target_candidates)
 
@@ -67,26 +67,26 @@ def _panel(task: Problem, result: Result, step: StepRecord) -> Panel:
     proposed = step.candidates[step.chosen].text.strip("\n")
     body.append("draft   ", style="bold")
     body.append(f"{proposed}\n", style="red")
-    for line in _thoughts(step):
+    for line in _explain(step):
         body.append(f"        {line}\n", style="dim")
     written = step.target_candidates[0].strip("\n")
     body.append("target  ", style="bold")
     body.append(f"{written}\n", style="green")
     span = result.tokens[step.position : step.position + step.tokens]
     body.append(result.text[len(done) + sum(len(token.text) for token in span) :])
-    kept = sum(s.decision == "accepted" for s in result.trace.steps)
+    accepted = sum(s.decision == "accepted" for s in result.trace.steps)
     body.append(
-        f"\n\n{kept} of {len(result.trace.steps)} steps are the draft's; right: {task.answer}",
+        f"\n\n{accepted} of {len(result.trace.steps)} steps are the draft's; right: {task.answer}",
         style="dim",
     )
-    return Panel(body, title="One step that was caught", title_align="left")
+    return Panel(body, title="One step that was rejected and rewritten", title_align="left")
 
 
-def _thoughts(step: StepRecord) -> list[str]:
-    """Score, signals and the target's look, in short lines."""
+def _explain(step: StepRecord) -> list[str]:
+    """Score, signals and the target's margin of a step, in short lines."""
     told: list[str] = []
     if step.score is not None and step.threshold is not None:
-        told.append(f"score {step.score:.2f}, stands from {step.threshold:.2f}")
+        told.append(f"score {step.score:.2f}, accepted from {step.threshold:.2f}")
     signals = ", ".join(f"{name} {value:.2f}" for name, value in step.normalised.items())
     told += wrap(signals, 64)
     margin = step.signals.get("target_min_margin")

@@ -21,7 +21,7 @@ PATIENCE = 300.0
 """Seconds after which no further prompts are measured with."""
 
 SHOWN = 5
-"""Differing texts that are listed."""
+"""The most differing texts that are listed."""
 
 MARKS = {"use": "bold green", "marginal": "bold yellow", "avoid": "bold red"}
 
@@ -70,11 +70,11 @@ def command(
 ) -> None:
     """Measure whether speculation pays for a pair, on this machine and your prompts.
 
-    Checks that the models fit together and into memory, measures what a pass of
-    each costs, counts how often drafted tokens are kept, and reckons the speed-up
-    of every block length. Says plainly when a pair should not be used, and why;
-    the exit code is then 1. Counts texts that are not the target's own, and says
-    whether rounding explains them.
+    Checks that the models fit together and into memory, measures the cost of a
+    pass of each, counts how often drafted tokens are accepted, and computes the
+    expected speed-up of every block length. Says plainly when a pair should not
+    be used, and why; the exit code is then 1. Counts texts that are not the
+    target's own, and says whether rounding explains them.
     """
     target, draft = o.models_of(both, target, draft)
     from stet.doctor import doctor
@@ -140,7 +140,7 @@ def command(
 
 
 def _samples(file: Path | None, limit: int) -> tuple[list[str], str]:
-    """Prompts to measure with, and what they are."""
+    """Prompts to measure with, and a description of their source."""
     if file is not None:
         return o.prompts_in(file)[:limit], f"prompts of {file}"
     from stet.bundled import generate
@@ -161,8 +161,8 @@ def _print_costs(diagnosis: Diagnosis, source: str) -> None:
     out.print(table)
     shares = " ".join(f"{share:.0%}" for share in diagnosis.acceptance.accepted_share)
     out.print(
-        f"\nAcceptance: {diagnosis.acceptance.rate:.0%} of drafted tokens stand where those before "
-        f"them did.\nKept by position in the block: {shares}\n"
+        f"\nAcceptance: {diagnosis.acceptance.rate:.0%} of drafted tokens are accepted where those "
+        f"before them were.\nAccepted by position in the block: {shares}\n"
     )
 
 
@@ -187,11 +187,11 @@ def _print_forecasts(diagnosis: Diagnosis) -> None:
 
 
 def _print_differences(parted: list[Difference], count: int, dtype: str) -> None:
-    """How many texts are not the target's own, where they part, and what that means."""
+    """Print how many texts are not the target's own, where they differ, and whether it matters."""
     out.print(f"The target's own text on {count - len(parted)} of {count} prompts, in {dtype}.\n")
     if not parted:
         return
-    title = "Where texts part from the target's own"
+    title = "Where texts differ from the target's own"
     table = a_table(title, "prompt", "token", "target's", "instead", "margin, nats")
     for each in sorted(parted, key=lambda each: each.is_rounding)[:SHOWN]:
         table.add_row(
@@ -206,21 +206,21 @@ def _print_differences(parted: list[Difference], count: int, dtype: str) -> None
     faults = [each for each in parted if not each.is_rounding]
     if faults:
         out.print(
-            f"{len(faults)} of these are more than rounding in {dtype} explains: the target was "
-            "sure of its own token there. This model is not run faithfully here; please report it.",
+            f"{len(faults)} of these are more than rounding in {dtype} explains: the target's "
+            "margin is too large there. This model is not run faithfully here; please report it.",
             style="bold red",
         )
     else:
         out.print(
             "The margin is how much more probable the target finds its own token than the second "
-            f"best. So near to each other, rounding in {dtype} decides: a pass over a block adds "
-            "up in another order than one over a single token. In float32 it is rare."
+            f"best. Where it is this small, rounding in {dtype} decides: a pass over a block sums "
+            "in another order than a pass over a single token. In float32 this is rare."
         )
     out.print()
 
 
 def describe_pair(pair: Pair) -> dict[str, Any]:
-    """What the pair is made of, and the memory it takes."""
+    """The models of a pair, and its memory plan, for JSON."""
     from stet.core.draft_length import LONGEST
     from stet.models.memory import plan_memory
     from stet.pair import SPARE_ROWS

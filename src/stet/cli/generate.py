@@ -60,7 +60,7 @@ def command(
         typer.Option(
             "--policy",
             "-p",
-            help="What decides which drafted tokens stand; see `stet policies`.",
+            help="Decides which drafted tokens are accepted; see `stet policies`.",
             rich_help_panel=POLICY,
         ),
     ] = "exact",
@@ -75,7 +75,7 @@ def command(
         typer.Option(
             "--draft-length",
             "-k",
-            help="Tokens drafted per block, or auto: chosen from what was kept so far.",
+            help="Tokens drafted per block, or auto: chosen by what was accepted so far.",
             rich_help_panel=POLICY,
         ),
     ] = "auto",
@@ -171,7 +171,7 @@ def command(
     trace: Annotated[
         Path | None,
         typer.Option(
-            help="Append what happened, token by token, to this JSON-lines file.",
+            help="Append the trace, token by token, to this JSON-lines file.",
             rich_help_panel=o.OUTPUT,
             show_default=False,
         ),
@@ -186,9 +186,9 @@ def command(
 ) -> None:
     """Answer prompts by speculative decoding, and show what it saved.
 
-    One prompt streams to the terminal as it is written. Many prompts (--file) are
-    decoded in batches and answered in their order. The summary goes to stderr, so
-    that stdout holds the answers alone.
+    One prompt streams to the terminal as it is generated. Many prompts (--file)
+    are decoded in batches and answered in their order. The summary goes to
+    stderr, so that stdout holds only the answers.
     """
     target, draft = o.models_of(both, target, draft)
     prompts = _prompts(prompt, file)
@@ -283,7 +283,7 @@ def _stream(pair: Pair, prompt: Prompt, settings: dict[str, Any], show_origin: b
         failure = error
     finally:
         out.print()
-    if failure is not None:  # what was written stands, here and in the trace
+    if failure is not None:  # what was written stays, here and in the trace
         show_error(str(failure))
     assert result is not None, "the last piece carries the result"
     return result
@@ -302,7 +302,7 @@ def _answer_all(
     done = written = 0
     failure: Exception | None = None
 
-    # Where answers are watched as they come, a bar would stand in their way.
+    # Where answers go to the terminal as they come, a bar would be in the way.
     with progress("Generating", hidden=quiet or out.is_terminal) as show:
 
         def on_progress(result: Result) -> None:
@@ -317,7 +317,7 @@ def _answer_all(
                     written += 1
                 show(done, len(prompts))
             except Exception as error:
-                # Of the command, not of the request that happens to be finished.
+                # An error of the command, not of the request that happens to be finished.
                 failure = error
                 raise _CannotWrite from error
 
@@ -333,13 +333,13 @@ def _answer_all(
 
 
 class _CannotWrite(BaseException):
-    """Leaves `generate` from its callback, of which it would take an exception for a request's."""
+    """Leaves `generate` from its callback, which takes an `Exception` for the request's own."""
 
 
 def _writer(
     prompts: Sequence[str], *, as_json: bool, show_origin: bool, trace: Path | None
 ) -> Callable[[int, Result], None]:
-    """What prints an answer."""
+    """Make the function that prints an answer."""
 
     def write(index: int, result: Result) -> None:
         prompt = prompts[index]

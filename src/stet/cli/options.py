@@ -1,4 +1,4 @@
-"""Options that several commands share, and turning their text into values."""
+"""Options that several commands share, and functions that parse their text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from stet.pair import Pair
 
 LONGEST_PROMPT = 2**24
-"""Bytes of a prompt that are read."""
+"""The most bytes of a prompt that are read."""
 
 MODELS = "Models"
 REMOTE = ("http://", "https://")
@@ -109,7 +109,7 @@ SelfCheck = Annotated[
     bool,
     typer.Option(
         "--self-check/--no-self-check",
-        help="Compare each layer of a loaded model with what it does without Stet.",
+        help="Compare each layer's output in Stet with its output in transformers.",
         rich_help_panel=MODELS,
     ),
 ]
@@ -161,18 +161,19 @@ def load(
     allow_http: bool | None = None,
     **options: Any,
 ) -> Pair:
-    """Load a pair, showing that something happens.
+    """Load a pair, with a status line.
 
     Args:
-        target: as the user named it; an address for a remote one.
-        draft: the same.
+        target: the target as the user named it; an address for a remote one.
+        draft: the draft as the user named it.
         max_batch: requests at a time.
-        policies: that will be used, each on so many requests; there will be room for all.
+        policies: policies that will be used, each on `max_batch` requests; the cache gets rows for
+            all of their candidates.
         compile: as the user said; None if nothing was said.
         target_model: what the server at that address calls the model.
         allow_http: as the user said about unencrypted addresses; None for a command that needs a
-            target of its own.
-        **options: further ones of `load_pair`.
+            local target.
+        **options: further options of `load_pair`.
 
     Raises:
         StetError: where the pair cannot be loaded or run faithfully.
@@ -187,8 +188,8 @@ def load(
     named = (None if is_remote else target, draft)
     places = [place for place in named if place is not None and place != "lookup"]
     if all(Path(place).exists() for place in places) or not err.is_terminal:
-        # Nothing is downloaded, or nobody watches: no bars that flash by. transformers, too, reads
-        # this when it is imported.
+        # Nothing is downloaded, or there is no terminal: no bars that flash by. transformers, too,
+        # reads this when it is imported.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     what = " and ".join(Path(place).name for place in places) or "the bundled pair"
     with err.status(f"Loading {what} ..."):
@@ -239,7 +240,7 @@ SMALL = 64 * 2**20
 
 
 def _leave_small_models_on_one_thread(pair: Pair) -> None:
-    """On a CPU such a pair answers faster on one thread than on several, unless told otherwise."""
+    """Set one thread for small models on a CPU, where it is faster, unless told otherwise."""
     models = pair.models
     on_cpu = all(model.device.type == "cpu" for model in models)
     if on_cpu and sum(m.parameter_bytes for m in models) < SMALL:
@@ -250,10 +251,10 @@ def _leave_small_models_on_one_thread(pair: Pair) -> None:
 
 
 def policy_of(name: str, parameters: Iterable[str]) -> Any:
-    """The policy that `--policy NAME --param name=value ...` means.
+    """The policy that `--policy NAME --param name=value ...` names.
 
     Raises:
-        OptionError: for a name or parameter that does not exist, or text that is no `name=value`.
+        OptionError: for a name or parameter that does not exist, or text that is not `name=value`.
     """
     values = dict(pair_of(text, "--param") for text in parameters)
     if not values:
@@ -276,7 +277,7 @@ def pair_of(text: str, option: str) -> tuple[str, str]:
 
 
 def logit_bias_of(entries: Iterable[str]) -> dict[int, float]:
-    """The bias per token id that `--logit-bias ID=VALUE ...` means.
+    """The bias of each token id that `--logit-bias ID=VALUE ...` sets.
 
     Raises:
         OptionError: for what is not a token id and a number.
@@ -292,7 +293,7 @@ def logit_bias_of(entries: Iterable[str]) -> dict[int, float]:
 
 
 def draft_length_of(text: str) -> int | str:
-    """What `--draft-length` means: a number of tokens, or "auto".
+    """The value of `--draft-length`: a number of tokens, or "auto".
 
     Raises:
         OptionError: for anything else.
@@ -320,14 +321,14 @@ def prompts_in(file: Path) -> list[str]:
 
 
 def prompt_of_stdin() -> str:
-    """The one prompt that stdin holds, without its last line end.
+    """Read the one prompt on stdin, without its last line end.
 
     Raises:
         OptionError: stdin is closed, or no UTF-8 text.
     """
     if sys.stdin is None:
         raise OptionError("There is no prompt, and stdin is closed.")
-    # As bytes: what the terminal's settings make of them is not to decide what a prompt says.
+    # As bytes: the terminal's settings must not change what a prompt says.
     try:
         content = sys.stdin.buffer.read(LONGEST_PROMPT + 1)
         text = decoded(content, "The prompt on stdin")
@@ -341,7 +342,7 @@ def prompt_of_stdin() -> str:
 
 
 def _prompts_in(file: Path) -> Iterator[str]:
-    # What the file is called decides, so that a prompt may begin with a brace.
+    # The file's name decides, so that a prompt may begin with a brace.
     is_jsonl = file.suffix in {".jsonl", ".ndjson", ".json"}
     count = 0
     for number, line in lines_of(file, LONGEST_PROMPT):

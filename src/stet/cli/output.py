@@ -1,4 +1,4 @@
-"""What the commands print: results on stdout, everything else on stderr."""
+"""Printing of the commands: results on stdout, everything else on stderr."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ class StdoutError(StetError):
 
 
 class StdoutClosed(Exception):
-    """Whoever read stdout has seen enough, as `head` does: no error, but nothing left to do."""
+    """The reader of stdout has closed it, as `head` does: no error, but nothing left to do."""
 
 
 class _Stream(io.TextIOBase):
-    """stdout or stderr, whatever it is at the time.
+    """stdout or stderr, whatever object it is at the time.
 
-    Nothing that was written to stdout is lost without a word: what its encoding lacks is escaped,
-    and a failure is an error of the command. stderr is best effort; a failure there must not cost
-    the results.
+    Nothing written to stdout is lost silently: characters that its encoding lacks are escaped, and
+    a failure is an error of the command. stderr is best effort; a failure there must not cost the
+    results.
     """
 
     def __init__(self, name: Literal["stdout", "stderr"]) -> None:
@@ -99,7 +99,7 @@ class _Stream(io.TextIOBase):
 
 
 def _silence(stream: Any) -> None:
-    """Let what is still in a stream's buffer go nowhere: Python would fail on it at its end."""
+    """Send the rest of a stream's buffer to the null device; Python would fail on it at exit."""
     with suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
@@ -110,17 +110,17 @@ _stdout = _Stream("stdout")
 out = Console(file=cast("IO[str]", _stdout), highlight=False)
 err = Console(file=cast("IO[str]", _Stream("stderr")), stderr=True, highlight=False)
 
-# Blue and orange stay apart for every kind of colour vision; underline and weight without colour.
+# Blue and orange differ for every kind of colour vision; underline and weight without colour.
 STYLES = {"draft": "#56b4e9", "target": "bold underline #e69f00"}
 
 
 def show_error(message: str) -> None:
-    """One sentence on stderr."""
+    """Print one sentence on stderr."""
     err.print(f"[bold red]Error:[/] {escape(message)}", soft_wrap=True)
 
 
 def print_json(value: Any) -> None:
-    """One line of JSON on stdout."""
+    """Print one line of JSON on stdout."""
     value = plain(value)
     line = json.dumps(value, ensure_ascii=False)
     if has_halves(line) or not _fits(line, _stdout.encoding):
@@ -142,13 +142,13 @@ def check_stdout() -> None:
     """Refuse, before long work, a stdout that is closed.
 
     Raises:
-        StdoutError: it is.
+        StdoutError: stdout is closed.
     """
     _stdout.flush()
 
 
 def plain(value: Any) -> Any:
-    """Records, paths and tuples as what JSON knows."""
+    """Convert records, paths and tuples to types that JSON has."""
     if is_dataclass(value) and not isinstance(value, type):
         return plain(asdict(value))
     if isinstance(value, dict):
@@ -183,7 +183,7 @@ def number(value: float | None, form: str = ".2f") -> str:
 
 
 def summary(counters: Counters, seconds: float) -> str:
-    """One line on what an answer cost."""
+    """One line with the cost of an answer: tokens, seconds, passes, accepted tokens."""
     rate = counters.emitted_tokens / seconds if seconds else 0.0
     parts = [f"{counters.emitted_tokens} tokens in {seconds:.2f} s ({rate:.0f} tokens/s)"]
     if counters.target_passes:
@@ -191,7 +191,7 @@ def summary(counters: Counters, seconds: float) -> str:
         parts.append(f"{counters.target_passes} target passes, {each} tokens each")
     if counters.drafted_tokens:
         parts.append(
-            f"{counters.accepted_tokens} of {counters.drafted_tokens} drafted tokens kept "
+            f"{counters.accepted_tokens} of {counters.drafted_tokens} drafted tokens accepted "
             f"({number(counters.acceptance_rate, '.0%')})"
         )
     return ", ".join(parts)
@@ -205,28 +205,28 @@ _ENDINGS: dict[FinishReason, str] = {
 
 
 def cut_short(results: Sequence[Result]) -> str | None:
-    """How many answers did not come to an end of their own, and why; None where all did."""
+    """A sentence on how many answers were cut short, and why; None where none was."""
     reasons = Counter(result.finish_reason for result in results)
     found = [f"{reasons[reason]} {words}" for reason, words in _ENDINGS.items() if reasons[reason]]
     return f"Of {len(results)} answers {', '.join(found)}." if found else None
 
 
 def legend(console: Console = out) -> Text:
-    """What the styles of `coloured` mean."""
+    """An explanation of the styles of `coloured`."""
     text = Text()
-    text.append_text(_mark("written by the draft and kept", "draft", console))
+    text.append_text(_mark("written by the draft and accepted", "draft", console))
     text.append("   ")
     text.append_text(_mark("written by the target", "target", console))
     return text
 
 
 def coloured(tokens: Sequence[TokenRecord], text: str, console: Console = out) -> Text:
-    """A text in the styles of those who wrote it.
+    """A text in which each part has the style of the model that wrote it.
 
     Args:
         tokens: the tokens of the text, perhaps followed by ones that are not shown (a stop token).
-        text: what is shown.
-        console: where it will be printed; one without styles gets brackets instead.
+        text: the text that is shown.
+        console: the console that will print it; one without styles gets brackets instead.
     """
     styled = Text()
     for origin, piece in _spans(tokens, text):
@@ -241,10 +241,10 @@ def _mark(piece: str, origin: str, console: Console) -> Text:
 
 
 def _spans(tokens: Sequence[TokenRecord], text: str) -> Iterator[tuple[str, str]]:
-    """Stretches of `text` with one origin each."""
-    # Tokens that end inside a character, or begin a text, read differently alone than together.
-    # A piece is looked for about where it should be; what cannot be placed goes to the next that
-    # can.
+    """Pieces of `text` with one origin each."""
+    # Tokens that end inside a character, or begin a text, decode differently alone than together.
+    # A piece is searched for near its expected place; one that cannot be placed is joined to the
+    # next that can.
     start, end, origin = 0, 0, tokens[0].origin if tokens else "target"
     for token in tokens:
         piece = token.text if text.startswith(token.text, end) else token.text.strip()
@@ -261,14 +261,14 @@ def _spans(tokens: Sequence[TokenRecord], text: str) -> Iterator[tuple[str, str]
 
 @contextmanager
 def progress(label: str, *, hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A progress bar on stderr; call the result with how much is done, of how much."""
+    """Show a progress bar on stderr; call the result with how much is done, of how much."""
     with stages(hidden=hidden) as report:
         yield lambda done, total: report(label, done, total)
 
 
 @contextmanager
 def stages(*, hidden: bool = False) -> Iterator[Callable[[str, int, int], None]]:
-    """Progress bars on stderr, one a stage; call the result with a stage, how much, of how much."""
+    """Show progress bars on stderr, one per stage; call the result with stage, done and total."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

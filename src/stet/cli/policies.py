@@ -1,4 +1,4 @@
-"""`stet policies`: the rules that decide what stands."""
+"""`stet policies`: the policies that decide which drafted tokens and steps are accepted."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from stet.cli.options import AsJson
 from stet.cli.output import a_table, out, print_json
 
 BASELINES = (
-    ("target", True, "The target alone, one token a pass: what speculation is measured against."),
-    ("draft", False, "The draft alone, unverified: how good, and how fast, it is by itself."),
+    ("target", True, "The target alone, one token per pass: the baseline of every speed-up."),
+    ("draft", False, "The draft alone, unverified: its own accuracy and speed."),
 )
 
 
 def describe() -> list[dict[str, Any]]:
-    """Every policy: name, lossless, summary, parameters with their defaults, where it is from."""
+    """Every policy: name, lossless, summary, parameters with their defaults, and its module."""
     from stet.policies import available
 
     rows: list[dict[str, Any]] = [
@@ -42,7 +42,7 @@ def describe() -> list[dict[str, Any]]:
 
 
 def command(as_json: AsJson = False) -> None:
-    """List the verification policies: what each keeps, and its parameters.
+    """List the verification policies: what each accepts, and its parameters.
 
     Choose one with `stet generate --policy NAME --param parameter=value`. Other
     packages add theirs through the entry-point group `stet.policies`.

@@ -18,7 +18,7 @@ from stet.core.files import check_writable
 if TYPE_CHECKING:
     from stet.training.training import Trained
 
-LEARNING = "How it learns"
+LEARNING = "Training"
 
 
 def command(
@@ -26,11 +26,13 @@ def command(
         str, typer.Option("--task", help="A task with right answers, or a JSONL file.")
     ] = "stories",
     split: Annotated[
-        str | None, typer.Option(help="To learn from.", show_default="policy_train")
+        str | None, typer.Option(help="Split to learn from.", show_default="policy_train")
     ] = None,
     validation_split: Annotated[
         str | None,
-        typer.Option(help="To stop and to choose by.", show_default="validation"),
+        typer.Option(
+            help="Split for early stopping and for the threshold.", show_default="validation"
+        ),
     ] = None,
     task_file: Annotated[
         Path | None, typer.Option(help="Local file of a named task.", show_default=False)
@@ -46,14 +48,14 @@ def command(
         int, typer.Option("--problems", "-n", min=20, help="Questions to learn from.")
     ] = 1500,
     validation: Annotated[
-        int, typer.Option(min=10, help="Questions to stop and to choose by.")
+        int, typer.Option(min=10, help="Questions for early stopping and for the threshold.")
     ] = 400,
     max_new_tokens: o.TaskLength = None,
     features: Annotated[
         list[str] | None,
         typer.Option(
             "--feature",
-            help="What the arbiter looks at; may be given several times.",
+            help="An input of the arbiter; may be given several times.",
             show_default="all numbers; see docs/cospec.md",
             rich_help_panel=LEARNING,
         ),
@@ -61,14 +63,14 @@ def command(
     hidden: Annotated[
         str,
         typer.Option(
-            help="Widths of its hidden layers, such as 32 or 64,32; 0 for a line.",
+            help="Widths of its hidden layers, such as 32 or 64,32; 0 for a linear arbiter.",
             rich_help_panel=LEARNING,
         ),
     ] = "32",
     labels: Annotated[
         str,
         typer.Option(
-            help="What is right: 'answers', or 'target' for the target's own (AutoJudge).",
+            help="Label source: right 'answers', or the 'target' for its own (AutoJudge).",
             rich_help_panel=LEARNING,
         ),
     ] = "answers",
@@ -84,19 +86,20 @@ def command(
         int,
         typer.Option(
             min=1,
-            help="Times that branches are collected, each of questions of its own.",
+            help="Times that branches are collected, each time from other questions.",
             rich_help_panel=LEARNING,
         ),
     ] = 2,
     rounds: Annotated[
-        int, typer.Option(min=0, help="Of policy gradient, at most.", rich_help_panel=LEARNING)
+        int,
+        typer.Option(min=0, help="The most rounds of policy gradient.", rich_help_panel=LEARNING),
     ] = 24,
     cost: Annotated[
         float,
         typer.Option(
             min=0,
             max=1,
-            help="Of a target's token that ends a block, in right answers.",
+            help="Cost of a target's token that ends a block, in right answers.",
             rich_help_panel=LEARNING,
         ),
     ] = 0.01,
@@ -110,14 +113,14 @@ def command(
         ),
     ] = 0.005,
     batch: Annotated[int, typer.Option(min=1, help="Answers at a time.")] = 32,
-    seed: Annotated[int, typer.Option(help="Of questions, weights and decisions.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of questions, weights and decisions.")] = 0,
     output: Annotated[
         Path, typer.Option("--output", "--out", "-o", help="Folder of the trained policy.")
     ] = Path("policy"),
     folder: Annotated[
         Path | None,
         typer.Option(
-            help="Where branches and rounds are kept; an interrupted training goes on.",
+            help="Folder of branches and rounds; an interrupted training goes on there.",
             show_default="training/OUTPUT",
         ),
     ] = None,
@@ -142,10 +145,10 @@ def command(
     max_length: o.MaxLength = None,
     compile: o.Compile = None,
 ) -> None:
-    """Train an arbiter: where the models disagree, whose token leads to right answers?
+    """Train an arbiter: at a mismatch, whose token leads to right answers?
 
-    Answers questions, takes both ways on at every disagreement, fits an arbiter to
-    what came of them, and improves it by policy gradient on whole answers. Use the
+    Answers questions, rolls out both tokens at every mismatch, fits an arbiter to
+    the outcomes, and improves it by policy gradient on whole answers. Use the
     folder as a policy: `stet generate --policy cospec --param arbiter=policy`.
     """
     target, draft = o.models_of(both, target, draft)
@@ -242,7 +245,7 @@ def _request(
         widths = tuple(int(w) for w in hidden.split(",") if int(w))
     except ValueError as error:
         raise OptionError(f"hidden is {hidden!r}; give widths such as 32 or 64,32.") from error
-    if chosen == judged:  # two parts of one split, then
+    if chosen == judged:  # then two parts of one split
         whole = load_task(name, split=chosen, count=count + watched, **options)
         asked = max(len(whole.questions) - watched, 0)
         parts = whole.questions[:asked], whole.questions[asked:]
@@ -269,7 +272,7 @@ def _request(
 
 
 def _with_labels(pair: Any, request: Any, labels: str, folder: Path) -> Any:
-    """The request with the target's own answers as right ones, if that is asked for."""
+    """The request with the target's own answers as its label source, if that is asked for."""
     from stet.calibration.label_source import with_own_answers
     from stet.core.errors import OptionError
 
@@ -315,7 +318,7 @@ def _inspect(folder: Path, as_json: bool) -> None:
     for item in found:
         parts = ", ".join(f"{name} {count}" for name, count in item.cells.items())
         out.print(
-            f"[bold]{item.name}[/]: {item.branches} disagreements of {item.questions} "
+            f"[bold]{item.name}[/]: {item.branches} mismatches of {item.questions} "
             f"questions; {parts}."
         )
         if not item.auroc:

@@ -1,8 +1,8 @@
-"""Where greedy texts of speculation and of the target alone part, and whether rounding explains it.
+"""Where greedy texts of speculation and of the target alone differ, and if rounding explains it.
 
-The promise of equal texts holds as far as a pass over a block gives the very logits that passes
-over single tokens give. They add up in another order, so where a target's two best tokens are
-nearly equal either may come first; in half precision that happens in many longer texts.
+The texts are equal as far as a pass over a block gives exactly the logits of passes over single
+tokens. The two sum in different orders, so where the target's two best tokens are nearly equal
+either may come first; in half precision that happens in many longer texts.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 LARGEST_ROUNDING = {"float32": 0.01, "float16": 0.125, "bfloat16": 1.0}
 """Nats of margin between a target's two best tokens that rounding may overcome, by dtype.
 
-A pass over a block adds up in another order than one over a single token. In bfloat16 the two gave
-logits that were up to 0.5 apart (SmolLM2-135M, 300 tokens), so that a margin may change by 1; the
-tokens that changed had margins of at most 0.13. A fault overcomes several nats. The other dtypes
-have three bits more, and sixteen.
+A pass over a block sums in another order than a pass over a single token. In bfloat16 the two gave
+logits that differed by up to 0.5 (SmolLM2-135M, 300 tokens), so that a margin may change by 1; the
+tokens that changed had margins of at most 0.13. A fault overcomes several nats. float16 has three
+bits more than bfloat16, float32 sixteen.
 """
 
 
@@ -34,12 +34,12 @@ class Difference:
 
     Attributes:
         prompt: number of the prompt, from 0.
-        position: of the token in the answer, from 0.
+        position: position of the token in the answer, from 0.
         target: the target's own token, as text; empty where its answer had ended.
-        other: the token that was written in its place; likewise.
-        margin: log-probability of the target's best token there less that of its second best, in
+        other: the token that was written in its place; empty where that answer had ended.
+        margin: log-probability of the target's best token there minus that of its second best, in
             nats, in its own pass over a single token; None where it could not be found again.
-        is_rounding: whether rounding in the dtype in use explains that.
+        is_rounding: whether rounding in the dtype in use explains the difference.
     """
 
     prompt: int
@@ -58,21 +58,21 @@ def differences(
     *,
     batch: int = 1,
 ) -> list[Difference]:
-    """Where texts at temperature 0 part, and how sure the target was of its own token there.
+    """Find where texts at temperature 0 differ, and the target's margin there.
 
-    Each batch with such a text is decoded again by the target alone, up to there.
+    Each batch with such a text is decoded again by the target alone, up to that position.
 
     Args:
         pair: the models.
-        prompts: those that were answered, at least.
+        prompts: the prompts that were answered, at least.
         plain: the answers of the target alone.
-        other: those of speculation, in the same order.
+        other: the answers of speculation, in the same order.
         batch: prompts that were decoded together.
     """
     found: list[Difference] = []
     for start in range(0, len(plain), batch):
         pairs = list(zip(plain, other, strict=True))[start : start + batch]
-        places = [_parting(*both) for both in pairs]
+        places = [_first_difference(*both) for both in pairs]
         if all(place is None for place in places):
             continue
         longest = max(place for place in places if place is not None) + 1
@@ -80,7 +80,7 @@ def differences(
             list(prompts[start : start + batch]),
             "target",
             max_new_tokens=longest,
-            fit=True,  # beside a long prompt there may be less room, and its own text ends before
+            fit=True,  # a long prompt may leave less room, and the text then ends earlier
             logprobs=2,
             **PINNED,
         )
@@ -95,8 +95,8 @@ def differences(
     return found
 
 
-def _parting(one: RequestTrace, other: RequestTrace) -> int | None:
-    """Where two answers first differ; None where they do not."""
+def _first_difference(one: RequestTrace, other: RequestTrace) -> int | None:
+    """The position at which two answers first differ; None where they are equal."""
     ours, theirs = ([token.id for token in trace.tokens] for trace in (one, other))
     if ours == theirs:
         return None
@@ -105,12 +105,12 @@ def _parting(one: RequestTrace, other: RequestTrace) -> int | None:
 
 
 def _text(trace: RequestTrace, place: int) -> str:
-    """A token of an answer as text; empty behind its end."""
+    """The text of a token of an answer; empty behind its end."""
     return trace.tokens[place].text if place < len(trace.tokens) else ""
 
 
 def _margin(again: RequestTrace, before: RequestTrace, place: int) -> float | None:
-    """The margin at a place of an answer that was written again."""
+    """The target's margin at a position of an answer that was decoded again."""
     tokens = [token.id for token in again.tokens]
     if len(tokens) <= place or tokens[:place] != [token.id for token in before.tokens[:place]]:
         return None

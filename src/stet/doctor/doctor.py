@@ -1,9 +1,9 @@
 """Does speculation pay for this pair, on this machine, with these prompts?
 
-Everything is read from ordinary requests through the public interface, so what is measured is what
-a user gets: the passes of both models, and the time a round takes beside them. From these costs and
-from how often drafted tokens stood, `forecast` reckons every block length, and `diagnose` says
-plainly whether to use the pair.
+Everything is measured on ordinary requests through the public interface, as a user gets it: the
+passes of both models, and the time that a round takes beside them. From these costs and from the
+acceptance of drafted tokens, `forecast` computes the speed-up of every block length, and `diagnose`
+says plainly whether to use the pair.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ MEASURED = (1, 4, 12)
 """Block lengths that are run; the cost of a pass in between is interpolated."""
 
 WORTH_IT = 1.05
-"""A smaller speed-up than this is within what a machine varies from day to day."""
+"""A smaller speed-up than this is within the variation of a machine from day to day."""
 
 Verdict = Literal["use", "marginal", "avoid"]
 
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """What was found, and what follows.
+    """The results of the measurements, and the verdict.
 
     Attributes:
         costs: measured seconds.
         acceptance: measured acceptance.
         forecasts: one per block length.
         best: the block length with the highest expected speed-up.
-        measured_speedup: of the run whose block length is nearest to the best one, over the
-            target alone; all of it, reading the prompts included.
+        measured_speedup: speed-up over the target alone of the run whose block length is nearest
+            to the best one; of the whole run, prefill included.
         measured_length: the block length of that run.
         same_text_share: prompts for which speculation gave the target's own text.
         verdict: whether to use the pair.
@@ -68,7 +68,7 @@ class Decoded:
     """Requests that ran under the same settings.
 
     Attributes:
-        counters: of all of them.
+        counters: their counters, added up.
         seconds: wall clock of all of them.
         traces: one per request.
     """
@@ -78,7 +78,7 @@ class Decoded:
     traces: list[RequestTrace] = field(default_factory=list[RequestTrace])
 
     def add(self, results: Sequence[Result], seconds: float) -> None:
-        """Take in one batch of results and the time that all of it took."""
+        """Add one batch of results and the time that the batch took."""
         for result in results:
             self.counters.add(result.counters)
             self.traces.append(result.trace)
@@ -86,7 +86,7 @@ class Decoded:
 
     @property
     def outside(self) -> float:
-        """Seconds that passed in neither model's passes over the answers."""
+        """Seconds spent outside both models' passes over the answers."""
         inside = self.counters.target_seconds + self.counters.draft_seconds
         return max(self.seconds - inside, 0.0)
 
@@ -98,9 +98,9 @@ class Decoded:
 
 @dataclass(slots=True)
 class Measurement:
-    """One way of decoding, run on all prompts: whole answers, and barely begun ones.
+    """One way of decoding, run on all prompts: whole answers, and answers of two tokens.
 
-    What the begun ones took beside the passes was spent on reading the prompts.
+    The time that the short answers took beside the passes was spent on prefill.
     """
 
     whole: Decoded = field(default_factory=Decoded)
@@ -108,7 +108,7 @@ class Measurement:
 
     @property
     def reading(self) -> float:
-        """Seconds to read one prompt."""
+        """Seconds of prefill of one prompt."""
         return self.begun.outside / max(len(self.begun.traces), 1)
 
     @property
@@ -119,17 +119,17 @@ class Measurement:
 
 
 ANSWER = 96
-"""Tokens of a whole answer where nobody says."""
+"""Tokens of a whole answer, unless the user sets them."""
 
 BEGUN = 2
-"""Tokens of a barely begun answer: with two, both models have read the prompt."""
+"""Tokens of a short answer: with two, both models have read the prompt."""
 
 
 def check(pair: Pair) -> None:
-    """Refuse a pair that cannot draft blocks of tokens, which is what is measured here.
+    """Refuse a pair that cannot draft blocks of tokens, since these are what is measured.
 
     Raises:
-        OptionError: with what to do instead.
+        OptionError: the target is remote or the tokenizers differ; it says what to do instead.
     """
     if isinstance(pair.target, RemoteTarget):
         raise OptionError(
@@ -157,8 +157,8 @@ def examine(
 ) -> tuple[Measurement, dict[int, Measurement]]:
     """Run the prompts with the target alone and with several block lengths.
 
-    The settings take turns on each batch of prompts, so that a machine's drift hits all alike; the
-    first batch is begun once before, unmeasured, to warm up.
+    The settings take turns on each batch of prompts, so that a machine's drift affects all alike;
+    the first batch is run once before, unmeasured, to warm up.
 
     Args:
         pair: the models.
@@ -169,10 +169,10 @@ def examine(
         lengths: block lengths to run.
         patience: seconds after which no further batch of prompts is begun.
         clock: seconds; for tests.
-        on_progress: called with the finished and all runs.
+        on_progress: called with the number of finished runs and of all runs.
 
     Returns:
-        The target alone, and one measurement per block length.
+        The measurement of the target alone, and one per block length.
 
     Raises:
         OptionError: without prompts.
@@ -222,10 +222,10 @@ def examine(
 
 
 def costs_of(plain: Measurement, speculative: Mapping[int, Measurement]) -> RequestCosts:
-    """The costs of passes and rounds as counted in these runs.
+    """Compute the costs of passes and rounds from measurements.
 
     Raises:
-        OptionError: where the answers are too short to say.
+        OptionError: the answers are too short.
     """
     passes = plain.whole.counters.target_passes
     if passes <= len(plain.whole.traces):
@@ -234,7 +234,7 @@ def costs_of(plain: Measurement, speculative: Mapping[int, Measurement]) -> Requ
     draft_seconds = draft_passes = 0.0
     for length, way in sorted(speculative.items()):
         counters = way.whole.counters
-        # A longer pass is never cheaper: where it looks so, that is noise, and would promise gains.
+        # A longer pass is never cheaper: where it looks so, that is noise, and would predict gains.
         target[length + 1] = max(
             *target.values(), 0.0, counters.target_seconds / counters.target_passes
         )
@@ -251,13 +251,14 @@ def costs_of(plain: Measurement, speculative: Mapping[int, Measurement]) -> Requ
 
 
 def diagnose(plain: Measurement, speculative: Mapping[int, Measurement]) -> Diagnosis:
-    """Draw the conclusions from what `examine` measured.
+    """Compute forecasts and the verdict from the measurements of `examine`.
 
     Raises:
-        OptionError: where the answers are too short to say.
+        OptionError: the answers are too short.
     """
     costs = costs_of(plain, speculative)
-    # The longest blocks show most positions; how a block began does not depend on its length.
+    # The longest blocks show most positions; acceptance at a block's first positions does not
+    # depend on its length.
     longest = max(speculative)
     acceptance = Acceptance.of(speculative[longest].whole.traces, longest)
     answer = plain.whole.counters.emitted_tokens / len(plain.whole.traces)
@@ -296,7 +297,7 @@ def _advice(
 
 
 def _obstacle(costs: RequestCosts, acceptance: Acceptance, answer: float) -> str:
-    """What stands in the way most: the one thing whose absence would help most."""
+    """The obstacle whose removal would help most, as a sentence with advice."""
     single = costs.target_pass(1)
     share = costs.draft / single
     wide = costs.target_pass(5) / single
@@ -304,7 +305,7 @@ def _obstacle(costs: RequestCosts, acceptance: Acceptance, answer: float) -> str
     flat = dict.fromkeys(costs.target, single)
     other = "a draft trained on such text" + (" or prompt lookup" if costs.draft else "")
     without = {
-        f"What is drafted stands too rarely here ({acceptance.rate:.0%} of the tokens): choose "
+        f"Drafted tokens are accepted too rarely here ({acceptance.rate:.0%} of them): choose "
         f"{other}.": (costs, always),
         f"The draft is too slow beside this target (its pass takes {share:.0%} of the target's): "
         "choose a smaller draft.": (replace(costs, draft=0.0), acceptance),

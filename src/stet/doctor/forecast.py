@@ -1,4 +1,4 @@
-"""What speculation should gain: block lengths reckoned from measured costs and acceptance."""
+"""Expected speed-ups of block lengths, computed from measured costs and acceptance."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from stet.core.trace import RequestTrace
 
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
-"""Block lengths that are reckoned."""
+"""Block lengths whose speed-up is computed."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestCosts:
-    """Seconds of one sequence's share of a pass.
+    """Costs of a request: seconds of one sequence's share of a pass.
 
     Attributes:
-        target: the target's pass by the number of positions in it.
-        draft: the draft's pass for one token.
-        overhead: what a round takes beside both models.
-        reading: reading a prompt with both models.
-        plain_overhead: what a round of plain target decoding takes beside the model.
-        plain_reading: reading a prompt with the target alone.
+        target: seconds of the target's pass, by the number of positions in it.
+        draft: seconds of the draft's pass for one token.
+        overhead: seconds of a round beside both models' passes.
+        reading: seconds of prefill with both models.
+        plain_overhead: seconds of a round beside the target's pass, when it decodes alone.
+        plain_reading: seconds of prefill with the target alone.
     """
 
     target: Mapping[int, float]
@@ -33,14 +33,14 @@ class RequestCosts:
     plain_reading: float = 0.0
 
     def target_pass(self, positions: int) -> float:
-        """The target's pass over so many positions, between and beyond the measured ones."""
+        """Seconds of the target's pass over so many positions, also between measured numbers."""
         known = sorted(self.target)
         if positions in self.target or len(known) == 1:
             return self.target[positions if positions in self.target else known[0]]
         upper = next((n for n in known if n > positions), known[-1])
         lower = known[max(known.index(upper) - 1, 0)]
         slope = (self.target[upper] - self.target[lower]) / (upper - lower)
-        # Noise must not make a longer pass look cheaper the further one looks.
+        # Noise must not make longer and longer passes look cheaper.
         return self.target[lower] + max(slope, 0.0) * (positions - lower)
 
     @property
@@ -56,12 +56,13 @@ class RequestCosts:
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """How often drafted tokens stood.
+    """How often drafted tokens were accepted.
 
     Attributes:
-        stood: by position in the block, the tokens that stood there.
-        fell: by position, the blocks that broke there. Blocks that ended for another reason (short
-            ones, and those in which the answer ended) say nothing about the positions after.
+        stood: by position in the block, the tokens accepted there.
+        fell: by position, the blocks whose first rejected token was there. Blocks that ended for
+            another reason (short ones, and those in which the answer ended) say nothing about the
+            positions after.
         drafting: the share of rounds in which there was anything to draft; prompt lookup often
             finds nothing.
     """
@@ -72,7 +73,7 @@ class Acceptance:
 
     @classmethod
     def of(cls, traces: Iterable[RequestTrace], longest: int) -> Acceptance:
-        """As recorded in requests whose blocks had at most `longest` drafted tokens."""
+        """Count the acceptance in traces whose blocks had at most `longest` drafted tokens."""
         stood, fell = [0] * longest, [0] * longest
         drafts = rounds = 0
         for trace in traces:
@@ -89,13 +90,13 @@ class Acceptance:
 
     @property
     def rate(self) -> float:
-        """The probability that a drafted token stands, given that those before it did."""
+        """The probability that a drafted token is accepted, given that those before it were."""
         seen = sum(self.stood) + sum(self.fell)
         return sum(self.stood) / seen if seen else 0.0
 
     @property
     def accepted_share(self) -> tuple[float, ...]:
-        """By position: the probability that a block is kept up to and including it."""
+        """By position: the probability that a block is accepted up to and including it."""
         shares: list[float] = []
         share = 1.0
         for stood, fell in zip(self.stood, self.fell, strict=True):
@@ -104,10 +105,11 @@ class Acceptance:
         return tuple(shares)
 
     def tokens_per_pass(self, draft_length: int) -> float:
-        """Expected tokens of a round: the kept ones and the one that the target adds.
+        """Expected tokens of a round: the accepted ones and the recovered or bonus token.
 
-        Beyond the measured positions each further token stands with the rate so far. (With one rate
-        a for all positions this is (1 - a^(K+1)) / (1 - a); Leviathan et al., arXiv 2211.17192.)
+        Beyond the measured positions each further token is accepted with the overall rate. (With
+        one rate a for all positions this is (1 - a^(K+1)) / (1 - a); Leviathan et al., arXiv
+        2211.17192.)
         """
         shares = list(self.accepted_share[:draft_length])
         while len(shares) < draft_length:
@@ -117,13 +119,13 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What one block length promises.
+    """The expected speed of one block length.
 
     Attributes:
         draft_length: drafted tokens per block, K.
         tokens_per_pass: expected tokens per pass of the target.
-        tokens_per_second: expected, for one sequence of the measured batch.
-        speedup: of a whole answer over the target alone, reading the prompt included.
+        tokens_per_second: expected tokens per second, for one sequence of the measured batch.
+        speedup: expected speed-up of a whole answer over the target alone, prefill included.
     """
 
     draft_length: int
@@ -138,12 +140,12 @@ def forecast(
     answer: float = math.inf,
     lengths: Sequence[int] = LENGTHS,
 ) -> list[Forecast]:
-    """Reckon block lengths from measured costs and acceptance.
+    """Compute the expected speed of block lengths from measured costs and acceptance.
 
     Args:
-        costs: of passes and rounds.
-        acceptance: of drafted tokens.
-        answer: tokens of an answer; the fewer, the more reading the prompt twice weighs.
+        costs: costs of passes and rounds.
+        acceptance: acceptance of drafted tokens.
+        answer: tokens of an answer; the fewer, the larger the share of prefill by two models.
         lengths: the block lengths.
     """
     rows: list[Forecast] = []

@@ -1,7 +1,7 @@
-"""From the records of a run to what its report says.
+"""Analysis of a run: from its records to the summary that a report shows.
 
 Every policy is compared with the reference on the questions that both have answered, with the same
-seeds. What the numbers mean is explained in `docs/statistics.md`.
+seeds. `docs/statistics.md` explains the numbers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from stet.evaluation.summary import (
 )
 
 BINS = 20
-"""Of a signal's histogram."""
+"""Bins of a signal's histogram."""
 
 _UNFINISHED = {"length", "loop", "timeout", "cancelled", "error"}
 
@@ -45,18 +45,18 @@ def summarise(
     bootstrap: int = 10_000,
     seed: int = 0,
 ) -> Summary:
-    """Everything that the report of a run says.
+    """Compute the summary of a run.
 
     Args:
-        results: the run; what it lacks is left out, and named in the notes. With a folder, its
+        results: the run; missing answers are left out, and named in the notes. With a folder, its
             traces are read too.
-        cost_ratio: what a target pass costs in draft passes, for a modelled speed-up.
+        cost_ratio: cost of a target pass in draft passes, for a modelled speed-up.
         bootstrap: resamples for each interval.
-        seed: of the resamples; the same seed gives the same intervals.
+        seed: seed of the resamples; the same seed gives the same intervals.
 
     Raises:
-        OptionError: for a cost ratio that is not a positive number.
-        StetError: where the reference has no answer yet, or the records contradict each other.
+        OptionError: the cost ratio is not a positive number.
+        StetError: the reference has no answer yet, or the records contradict each other.
     """
     if cost_ratio is not None and not (cost_ratio > 0 and math.isfinite(cost_ratio)):
         raise OptionError(f"The cost ratio must be a positive number, not {cost_ratio}.")
@@ -119,7 +119,7 @@ def summarise(
     return replace(summary, recommendation=recommend(summary))
 
 
-# What is computed of them
+# Parts of a policy's summary
 
 
 def _agreement(paired: Paired, same: Callable[[PairedAnswers], bool]) -> Estimate:
@@ -131,7 +131,7 @@ def _agreement(paired: Paired, same: Callable[[PairedAnswers], bool]) -> Estimat
 def _differences(
     run: Run, comparisons: Sequence[Paired], resamples: Resamples
 ) -> dict[str, PairedDifference]:
-    """Each policy's difference from the reference; Holm's correction over the primary ones."""
+    """Differences from the reference by policy, with Holm's correction over the primary ones."""
     if not run.graded:
         return {}
     differences: dict[str, PairedDifference] = {}
@@ -172,7 +172,7 @@ def _speed(paired: Paired, cost_ratio: float | None, resamples: Resamples) -> Sp
     target = _mean([p.mine.counters.target_seconds for p in timed])
     draft = _mean([p.mine.counters.draft_seconds for p in timed])
     chunks = paired.chunks
-    # An answer's share of its chunk: beside others it also waits, and that is no work.
+    # An answer's share of its chunk: in a batch it also waits, and waiting is no work.
     whole = divide(
         math.fsum(ours.seconds for ours, _ in chunks), sum(len(ours.answered) for ours, _ in chunks)
     )
@@ -198,15 +198,15 @@ def _speed(paired: Paired, cost_ratio: float | None, resamples: Resamples) -> Sp
         ),
         latency_speedup=latency,
         throughput_speedup=throughput,
-        modelled_speedup=None if cost_ratio is None else _modelled(timed, cost_ratio),
+        modelled_speedup=None if cost_ratio is None else _model_speedup(timed, cost_ratio),
         target_seconds=target,
         draft_seconds=draft,
         other_seconds=max(whole - target - draft, 0.0),
     )
 
 
-def _modelled(pairs: Sequence[PairedAnswers], cost_ratio: float) -> float:
-    """The speed-up if a target pass took as long as `cost_ratio` draft passes, and nothing else."""
+def _model_speedup(pairs: Sequence[PairedAnswers], cost_ratio: float) -> float:
+    """The speed-up if a target pass cost `cost_ratio` draft passes, and nothing else cost time."""
 
     def cost(counters: Counters) -> float:
         return counters.target_passes * cost_ratio + counters.draft_passes
@@ -243,11 +243,11 @@ def _work(paired: Paired) -> Work:
 
 
 def _draft_tokens(counters: Counters) -> int:
-    """Emitted tokens that the draft wrote, where no trace tells.
+    """Estimate the emitted tokens that the draft wrote, where there is no trace.
 
-    A pass of the target writes one token at most: what was emitted beyond that is the draft's. For
-    a token policy these are the kept tokens, for the draft alone all; for a policy that keeps
-    whole steps without a block, no fewer than this.
+    A pass of the target writes one token at most; the tokens beyond that are the draft's. For a
+    token policy these are the accepted tokens, for the draft alone all; for a policy that accepts
+    whole steps without a block, this is a lower bound.
     """
     unwritten = counters.emitted_tokens - counters.target_passes
     return min(max(counters.accepted_tokens, unwritten), counters.emitted_tokens)
@@ -280,7 +280,7 @@ def _groups(paired: Paired) -> dict[str, Estimate]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts "2 apples" before "10 apples"."""
+    """A sort key that puts "2 apples" before "10 apples"."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdecimal() else (0, part) for part in parts if part]
 
@@ -289,7 +289,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 
 def _signals(comparisons: Sequence[Paired]) -> dict[str, list[SignalHistogram]]:
-    """Histograms by policy, of which all policies share the edges."""
+    """Histograms of signals by policy; all policies share the edges of the bins."""
     values: dict[tuple[str, str], dict[str, tuple[list[float], list[float]]]] = {}
     for c in comparisons if comparisons[0].run.graded else []:
         for pair in c.pairs:
@@ -324,7 +324,7 @@ def _signals(comparisons: Sequence[Paired]) -> dict[str, list[SignalHistogram]]:
 
 
 def _notes(run: Run, tables: Mapping[str, Mapping[Key, Answer]], summary: Summary) -> list[str]:
-    """What must be known to read the numbers."""
+    """Notes for readers of the numbers."""
     notes = [run.note] if run.note else []
     asked = len(run.questions) * len(run.seeds)
     missing = [f"{x} has {len(t)} of {asked}" for x, t in tables.items() if len(t) < asked]

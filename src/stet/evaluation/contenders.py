@@ -1,8 +1,8 @@
-"""What a comparison compares: policies with their parameters, and the baselines beside them.
+"""The contenders of a comparison: policies with their parameters, and the baselines beside them.
 
 A contender is written `NAME`, or `NAME:parameter=value,parameter=value`. Several values of a
-parameter, `value|value`, make one contender each. A file lists contenders with labels and options
-of their own.
+parameter, `value|value`, make one contender each. A file lists contenders, optionally with labels
+and options.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from stet.policies.artefact import SUFFIX, read_artefact
 from stet.requests.jobs import method_of
 
 ALONE = ("target", "draft")
-"""Names of decoding with one model alone."""
+"""Names for decoding with one model alone."""
 
 
 @dataclass(frozen=True)
 class Majority:
-    """Several sampled answers of one method, and a vote over what the grader reads out of them.
+    """Several sampled answers of one method, and a vote over the answers that the grader extracts.
 
     Source: Wang et al., "Self-Consistency", arXiv 2203.11171.
 
     Attributes:
-        of: whose answers: "target", "draft", or a policy's name.
-        k: how many.
-        temperature: of the samples.
-        top_p: of the samples.
+        of: the method: "target", "draft", or a policy's name.
+        k: number of samples.
+        temperature: temperature of the samples.
+        top_p: top-p of the samples.
     """
 
     of: str = "target"
@@ -63,10 +63,10 @@ class Contender:
     """One entry of a comparison, ready to run.
 
     Attributes:
-        entry: label, name and parameters, as they are recorded.
-        policy: what `Pair.generate` takes.
+        entry: label, name and parameters, for the records.
+        policy: the policy argument of `Pair.generate`.
         options: options of its requests beside the run's.
-        majority: the vote, where it is one.
+        majority: the vote; None for other contenders.
     """
 
     entry: PolicyEntry
@@ -76,7 +76,7 @@ class Contender:
 
     @property
     def label(self) -> str:
-        """What the run calls it."""
+        """Its label in the run."""
         return self.entry.label
 
     @property
@@ -92,12 +92,12 @@ def contender(
     label: str | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Contender:
-    """A policy or baseline by name.
+    """Make a contender from the name of a policy or baseline.
 
     Args:
         name: "target", "draft", "majority", a policy's name, or a file made by calibration.
         values: its parameters.
-        label: what the run calls it; by default its name and what is not a default.
+        label: its label in the run; by default its name and the parameters that are no defaults.
         options: options of its requests beside the run's (see `stet.requests.options.Options`).
 
     Raises:
@@ -119,7 +119,7 @@ def contender(
     plain, _, preset = name.partition(".")
     standard = parameters(resolve(name)) if preset else _defaults(policy)
     title = label or _label(name, _changed(chosen, standard))
-    # As JSON has them, so that an entry equals itself read back.
+    # As JSON, so that an entry equals itself read back.
     written = json.loads(json.dumps(chosen))
     return Contender(PolicyEntry(title, plain, written, policy.lossless, own), policy, own)
 
@@ -159,7 +159,7 @@ def _changed(
 
 
 def parse(text: str) -> list[Contender]:
-    """The contenders that `NAME:parameter=value|value,...` means.
+    """Parse contenders from `NAME:parameter=value|value,...`.
 
     Raises:
         OptionError: for text of another form, or an unknown name or parameter.
@@ -180,7 +180,7 @@ def _combinations(sweep: Mapping[str, Sequence[Any]]) -> Iterable[dict[str, Any]
 
 
 def read_file(path: Path) -> list[Contender]:
-    """The contenders of a TOML or YAML file, a list under `policy`.
+    """Read the contenders of a TOML or YAML file, a list under `policy`.
 
     Each has a `name`, and may have `label`, `parameters`, `sweep` (lists of values of parameters)
     and `options`.
@@ -241,11 +241,11 @@ def defaults(
     """Both models alone, every policy that needs no further setting, and votes of both models.
 
     Args:
-        graded: whether answers are, so that votes can be.
+        graded: whether answers are graded, so that votes are possible.
         has_draft: whether there is a draft model.
-        bundled: whether the pair is the bundled one, of which alone no questions can be asked.
-        fitted: whether what ships fitted to that pair fits this one: in another dtype it does not.
-            None: as `bundled`.
+        bundled: whether the pair is the bundled one, whose target cannot answer side queries.
+        fitted: whether the policies that are fitted to the bundled pair fit this one; in another
+            dtype they do not. None: as `bundled`.
     """
     names = ["target", "draft"] if has_draft else ["target"]
     names += [
@@ -257,11 +257,11 @@ def defaults(
             item = contender(name)
             method = method_of(item.policy, None, has_draft=has_draft)
             if method.pair is not None and not (bundled if fitted is None else fitted):
-                continue  # it needs a reward of this pair's own
+                continue  # it needs a reward that belongs to this pair
             if bundled and isinstance(item.policy, StepPolicy) and item.policy.asks_target:
-                continue  # the bundled target cannot answer
+                continue  # the bundled target cannot answer side queries
             if isinstance(item.policy, Policy) and item.policy.control:
-                continue  # says something beside another policy at the same rate alone
+                continue  # it is only a control for another policy at the same rate
         except (StetError, TypeError):
             continue  # it has to be calibrated or trained first, or needs a draft model
         made.append(item)
@@ -273,20 +273,22 @@ def defaults(
 
 
 def baselines(*, has_draft: bool) -> list[Contender]:
-    """The plain rules that stand beside every lossy policy, whether they were asked for or not."""
+    """The baselines that are added beside every lossy policy."""
     names = ("target", "draft", "exact", "ensemble", "confident") if has_draft else ("target",)
     return [contender(name) for name in names]
 
 
 def distinct(contenders: Iterable[Contender]) -> list[Contender]:
-    """Without those that were given twice.
+    """Drop contenders that were given twice.
 
     Raises:
-        OptionError: where two different ones have the same label.
+        OptionError: two different contenders have the same label.
     """
     found: dict[str, Contender] = {}
     for item in contenders:
         known = found.setdefault(item.label, item)
         if known.entry != item.entry:
-            raise OptionError(f"Two policies are called {item.label!r}; give one another label.")
+            raise OptionError(
+                f"Two policies have the label {item.label!r}; give one another label."
+            )
     return list(found.values())

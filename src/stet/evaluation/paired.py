@@ -1,4 +1,4 @@
-"""A policy's answers beside the reference's: what of a run's records can be compared."""
+"""A policy's answers paired with the reference's."""
 
 from __future__ import annotations
 
@@ -28,28 +28,28 @@ class PairedAnswers:
 
     @property
     def right(self) -> bool:
-        """A failed answer is a wrong one."""
+        """Whether this answer is right; a failed answer is wrong."""
         return _right(self.mine)
 
     @property
     def gained(self) -> bool:
-        """Only this answer is right."""
+        """Whether only this answer is right."""
         return self.right and not _right(self.reference)
 
     @property
     def lost(self) -> bool:
-        """Only the reference's is."""
+        """Whether only the reference's answer is right."""
         return _right(self.reference) and not self.right
 
     @property
     def timed(self) -> bool:
-        """Whether both came to an end by themselves: a failure takes less time, or more."""
+        """Whether both answers ended without an error, so that their times can be compared."""
         return not (self.mine.error or self.reference.error)
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What the report takes from an answer's trace."""
+    """Facts for the report from an answer's trace."""
 
     tokens: int
     by_draft: int
@@ -59,7 +59,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class PairedChunk:
-    """What was answered side by side, and how long it took in all."""
+    """The answers of one policy that were decoded in one batch, and their time in all."""
 
     answered: frozenset[str]
     failed: frozenset[str]
@@ -70,7 +70,7 @@ class PairedChunk:
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """A policy's answers beside the reference's, in the order of the run's questions and seeds."""
+    """A policy's answers paired with the reference's, in the order of the questions and seeds."""
 
     run: Run
     entry: PolicyEntry
@@ -86,7 +86,7 @@ class Paired:
         tables: Mapping[str, Mapping[Key, Answer]],
         traces: Mapping[str, Mapping[Key, Facts]],
     ) -> Paired:
-        """The policy of this entry beside the run's reference."""
+        """Pair the answers of this entry's policy with those of the run's reference."""
         mine, reference = tables[entry.label], tables[run.reference]
         pairs = [
             PairedAnswers(number, seed, mine[question.id, seed], reference[question.id, seed])
@@ -107,17 +107,17 @@ class Paired:
 
     @property
     def is_reference(self) -> bool:
-        """Whether this is the reference beside itself."""
+        """Whether this is the reference paired with itself."""
         return self.entry.label == self.run.reference
 
     @property
     def is_primary(self) -> bool:
-        """Whether it was declared beforehand."""
+        """Whether this comparison was declared beforehand."""
         return self.entry.label in self.run.primary and not self.is_reference
 
     @property
     def timed(self) -> list[PairedAnswers]:
-        """The pairs that cost can be measured on."""
+        """The pairs whose times can be compared."""
         return [p for p in self.pairs if p.timed]
 
     def per_question(
@@ -139,13 +139,13 @@ class Paired:
     def share(
         self, success: Callable[[PairedAnswers], bool], pairs: Sequence[PairedAnswers] | None = None
     ) -> Estimate:
-        """The share of answers of which something is true, clustered by question."""
+        """The share of answers for which `success` is true, clustered by question."""
         return statistics.share(
             self.per_question(success, pairs), self.per_question(lambda _: 1, pairs)
         )
 
     def facts_about(self, answer: Answer) -> Facts | None:
-        """From the trace of the whole answer; a vote's trace shows only one of its samples."""
+        """Facts of the whole answer; None for a vote, whose trace is of only one of its samples."""
         facts = self.facts.get((answer.question, answer.seed))
         known = facts is not None and facts.tokens == answer.counters.emitted_tokens
         return facts if known else None
@@ -174,7 +174,7 @@ def tables_of(results: Results) -> dict[str, dict[Key, Answer]]:
 
 
 def chunks_of(answers: Iterable[Answer]) -> dict[tuple[int, int], PairedChunk]:
-    """The chunks by seed and number; what they took is counted once for all of their answers."""
+    """The chunks by seed and number; the time of each is counted once for all of its answers."""
     members: dict[tuple[int, int], list[Answer]] = defaultdict(list)
     for answer in answers:
         members[answer.seed, answer.chunk].append(answer)
@@ -191,14 +191,14 @@ def chunks_of(answers: Iterable[Answer]) -> dict[tuple[int, int], PairedChunk]:
 
 
 def facts_of(results: Results) -> dict[str, dict[Key, Facts]]:
-    """What the traces tell, by policy, question and seed; nothing where there are none."""
+    """Facts from the traces, by policy, question and seed; empty where there are none."""
     found: dict[str, dict[Key, Facts]] = defaultdict(dict)
     if results.folder is None:
         return found
     for line in records.read_traces(results.folder):
         trace = line.get("trace") or {}
         tokens = trace.get("tokens") or []
-        # Of two traces of an answer the later is that of the answer that was kept.
+        # Where an answer has two traces, the later is that of the recorded answer.
         found[line["policy"]][line["question"], line["seed"]] = Facts(
             tokens=len(tokens),
             by_draft=sum(token["origin"] == "draft" for token in tokens),
@@ -218,7 +218,7 @@ def facts_of(results: Results) -> dict[str, dict[Key, Facts]]:
 
 
 def signal_value(value: Any) -> float | None:
-    """A signal as the model gave it: raw where it was normalised too."""
+    """The value of a signal; the raw one where it was also normalised."""
     if isinstance(value, dict):
         value = value.get("raw", value.get("normalised"))
     return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None

@@ -1,13 +1,13 @@
-"""What to make of a comparison, in one paragraph that claims no more than the numbers show.
+"""The recommendation of a comparison, in one paragraph that claims no more than the numbers show.
 
 The rules, which `docs/statistics.md` gives in full:
 
-- A policy is *faster* where the whole interval of its speed-up lies above 1.
-- A lossless policy is judged by speed alone.
+- A policy is *faster* where the whole interval of its speed-up is above 1.
+- A lossless policy is compared by speed only.
 - A lossy one is recommended only where its comparison was declared beforehand, it is faster, and
   it is either significantly more accurate, or not significantly less accurate, within the margin
   and clearly faster than the fastest lossless policy.
-- What does not qualify is named with its trade-off where it has one.
+- A policy that does not qualify is named with its trade-off where it has one.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ ALPHA = 0.05
 
 
 def recommend(summary: Summary, margin: float = MARGIN) -> str:
-    """One paragraph: what to use, how sure that is, what it costs and what was not shown.
+    """Write the recommendation: which policy to use, its evidence and cost, and what is unknown.
 
     Args:
         summary: the report; its own recommendation is not read.
-        margin: the loss of accuracy, as a share, that would still be accepted for speed.
+        margin: the loss of accuracy, as a share, that is still acceptable for speed.
     """
     view = View.of(summary, margin)
     sentences = [_incomplete(summary)]
@@ -37,8 +37,8 @@ def recommend(summary: Summary, margin: float = MARGIN) -> str:
         sentences.append(f"Nothing was compared with {summary.reference}.")
     elif not any(view.speed(p).low is not None for p in view.others):
         sentences.append(
-            "Nothing can be recommended: there are too few questions to tell how sure any speed-up "
-            "is."
+            "Nothing can be recommended: there are too few questions for an interval of any "
+            "speed-up."
         )
     else:
         chosen = view.chosen()
@@ -49,14 +49,14 @@ def recommend(summary: Summary, margin: float = MARGIN) -> str:
     sentences += _broken(view)
     if not view.graded:
         sentences.append(
-            "Without a grader nothing is known of accuracy, so only lossless policies are judged."
+            "Without a grader accuracy is not known, so only lossless policies are compared."
         )
     return " ".join(sentence for sentence in sentences if sentence)
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A summary as it is judged: which measure of speed counts, and who qualifies for what."""
+    """A summary with the measure of speed that counts, and the policies that qualify."""
 
     summary: Summary
     margin: float
@@ -66,7 +66,7 @@ class View:
 
     @classmethod
     def of(cls, summary: Summary, margin: float) -> View:
-        """Throughput counts where questions were answered side by side and it has intervals."""
+        """Choose the measure of speed: throughput for batches if it has intervals, else latency."""
         others = [p for p in summary.policies if not p.is_reference]
         return cls(
             summary,
@@ -78,32 +78,32 @@ class View:
         )
 
     def speed(self, policy: PolicySummary) -> Estimate:
-        """The speed-up that counts."""
+        """The speed-up by the chosen measure."""
         speed = policy.speed
         return speed.throughput_speedup if self.by_throughput else speed.latency_speedup
 
     def is_faster(self, policy: PolicySummary) -> bool:
-        """Whether the whole interval lies above 1."""
+        """Whether the whole interval of the speed-up is above 1."""
         low = self.speed(policy).low
         return low is not None and low > 1
 
     def fastest(self, policies: Sequence[PolicySummary]) -> PolicySummary | None:
-        """The one with the largest speed-up; the first of equals."""
+        """The policy with the largest speed-up; the first of equals."""
         known = [p for p in policies if not math.isnan(self.speed(p).value)]
         return max(known, key=lambda p: self.speed(p).value, default=None)
 
     @property
     def lossless(self) -> list[PolicySummary]:
-        """Those that promise the target's own distribution, and did not break it."""
+        """The lossless policies that were not significantly less accurate."""
         return [p for p in self.others if p.lossless and not is_worse(p)]
 
     @property
     def best_lossless(self) -> PolicySummary | None:
-        """The fastest of them that is faster than the reference."""
+        """The fastest lossless policy that is faster than the reference."""
         return self.fastest([p for p in self.lossless if self.is_faster(p)])
 
     def is_no_worse(self, policy: PolicySummary) -> bool:
-        """Whether its accuracy was shown to lie within the margin."""
+        """Whether its loss of accuracy was shown to be within the margin."""
         d = policy.difference
         return (
             d is not None
@@ -113,13 +113,13 @@ class View:
         )
 
     def is_clearly_faster(self, policy: PolicySummary, than: PolicySummary | None) -> bool:
-        """Whether its interval lies above the other's; the reference has none and stands at 1."""
+        """Whether its interval is above the other's; the reference counts as exactly 1."""
         low = self.speed(policy).low
         high = 1.0 if than is None else self.speed(than).high
         return low is not None and high is not None and low > high
 
     def chosen(self) -> PolicySummary | None:
-        """What to use; None where nothing qualifies."""
+        """The policy to use; None where none qualifies."""
         best = self.best_lossless
         lossy = [p for p in self.others if not p.lossless and p.is_primary and self.is_faster(p)]
         better = [p for p in lossy if is_better(p)]
@@ -130,12 +130,12 @@ class View:
 
 
 def is_better(policy: PolicySummary) -> bool:
-    """Significantly more accurate than the reference, in a comparison declared beforehand."""
+    """Whether a policy is significantly more accurate, in a comparison declared beforehand."""
     return _is_significant(policy.difference) and _gain(policy) > 0
 
 
 def is_worse(policy: PolicySummary) -> bool:
-    """Significantly less accurate."""
+    """Whether a policy is significantly less accurate, in a comparison declared beforehand."""
     return _is_significant(policy.difference) and _gain(policy) < 0
 
 
@@ -182,8 +182,8 @@ def _lossless(view: View, chosen: PolicySummary) -> list[str]:
     if differ:
         texts = (
             f"{differ} of {answers} texts {'was' if differ == 1 else 'were'} not identical to the "
-            "reference's, which is expected when sampling; in greedy decoding half precision does "
-            "it by rounding, and `stet doctor` says whether that is all."
+            "reference's, which is expected when sampling; in greedy decoding rounding in half "
+            "precision causes it, and `stet doctor` says whether rounding explains all of it."
         )
     else:
         texts = f"All {answers} texts were identical to the reference's."
@@ -227,7 +227,7 @@ def _nothing_faster(view: View) -> list[str]:
 
 
 def _more_accurate(view: View, chosen: PolicySummary | None) -> list[str]:
-    """The policy that buys most right answers with time."""
+    """The most accurate policy that is significantly more accurate, at a lower speed."""
     dearer = [
         p
         for p in view.others
@@ -272,12 +272,12 @@ def _faster_still(view: View, chosen: PolicySummary | None) -> list[str]:
             _no_difference(view, fastest, difference),
         ]
     if chosen and chosen.lossless:
-        return [f"{start}, which is not clearly faster than a policy that loses nothing."]
+        return [f"{start}, which is not clearly faster than a lossless policy."]
     return [f"{start}, and no less accurate than the reference ({_signed(difference.gain)})."]
 
 
 def _exploratory(view: View, chosen: PolicySummary | None) -> list[str]:
-    """The lossy policies that look best of those that were not declared beforehand."""
+    """The best lossy policies among those that were not declared beforehand."""
     others = [p for p in view.others if not (p.lossless or p.is_primary)]
     better = [p for p in others if p.difference and (p.difference.gain.low or 0.0) > 0]
     quicker = [p for p in others if view.is_no_worse(p) and view.is_clearly_faster(p, chosen)]
@@ -294,7 +294,7 @@ def _exploratory(view: View, chosen: PolicySummary | None) -> list[str]:
 
 def _broken(view: View) -> list[str]:
     return [
-        f"{p.label} promises to lose nothing, but was less accurate by "
+        f"{p.label} is declared lossless, but was less accurate by "
         f"{_points(view, p.difference, -1)}: do not use it before that is "
         "understood."
         for p in view.others
@@ -319,7 +319,7 @@ def _no_difference(view: View, policy: PolicySummary, difference: PairedDifferen
 
 
 def _number(value: float) -> str:
-    """One decimal, none where it is whole."""
+    """A number with one decimal, or none where it is whole."""
     return f"{value:z.1f}".removesuffix(".0")
 
 
@@ -330,13 +330,13 @@ def _ratios(speed: Estimate) -> str:
 
 
 def _fast(view: View, policy: PolicySummary) -> str:
-    """How fast: "1.84 times as fast (1.70 to 1.98)"."""
+    """A speed-up in words: "1.84 times as fast (1.70 to 1.98)"."""
     speed = view.speed(policy)
     return f"{speed.value:.2f} times as fast ({_ratios(speed)})"
 
 
 def _points(view: View, difference: PairedDifference, sign: int = 1) -> str:
-    """A difference as a size: "3.1 points (95 % interval 1.2 to 5.0, McNemar's p = 0.004)"."""
+    """A difference without sign: "3.1 points (95 % interval 1.2 to 5.0, McNemar's p = 0.004)"."""
     gain = difference.gain
     value = f"{100 * sign * gain.value:z.1f} points"
     if gain.low is None or gain.high is None:
@@ -346,7 +346,7 @@ def _points(view: View, difference: PairedDifference, sign: int = 1) -> str:
 
 
 def _signed(gain: Estimate) -> str:
-    """A difference told with its sign: "-0.7 points, interval -3.1 to +1.7"."""
+    """A difference with its sign: "-0.7 points, interval -3.1 to +1.7"."""
     interval = _interval(gain)
     return f"{100 * gain.value:+z.1f} points" + (f", interval {interval}" if interval else "")
 
@@ -358,7 +358,7 @@ def _interval(gain: Estimate) -> str:
 
 
 def _p(view: View, difference: PairedDifference) -> str:
-    """The p-value, as what it is."""
+    """The p-value with the name of its test."""
     p = difference.p_adjusted
     if p is None:
         return "not tested"

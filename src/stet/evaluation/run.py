@@ -1,10 +1,10 @@
-"""Running a comparison: every contender answers every question, in turns, and all is written down.
+"""Running a comparison: every contender answers every question, in turns, and all is recorded.
 
-Fair: all get the same prompts with the same seeds in the same batches; they take turns chunk by
-chunk, in an order that moves on, so a machine that slows down slows all alike; each is warmed up
-on questions whose answers are thrown away.
+Fair: all contenders get the same prompts with the same seeds in the same batches; they take turns
+chunk by chunk, in a rotating order, so a machine that slows down slows all alike; each is warmed up
+on questions whose answers are discarded.
 
-Safe: a chunk's answers are written when it is done. Started again, a run goes on after them.
+Safe: a chunk's answers are written when it is done. A run that is started again goes on after them.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ WARM_UP_TOKENS = 32
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be run.
+    """The plan of a comparison.
 
     Attributes:
         task: questions and grader.
-        contenders: what is compared.
+        contenders: the contenders that are compared.
         reference: label of the contender that the others are compared to.
         primary: labels of the comparisons declared beforehand.
-        seeds: one run over all questions each.
+        seeds: the seeds; each is a full run over all questions.
         batch: questions at a time.
-        options: of all requests; `stop` is the task's where it is not among them.
+        options: options of all requests; `stop` is the task's where it is not among them.
         command: the command line, for the record.
-        note: what readers of every table must know.
+        note: a note for readers of every table.
     """
 
     task: LoadedTask
@@ -63,10 +63,10 @@ class Plan:
     note: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be run.
+        """Refuse a plan that cannot be run.
 
         Raises:
-            OptionError: naming what is wrong.
+            OptionError: naming the problem.
         """
         labels = [c.label for c in self.contenders]
         for label in (self.reference, *self.primary):
@@ -83,7 +83,7 @@ class Plan:
             raise OptionError("Give at least one seed, and none of them twice.")
 
     def chunks(self) -> Iterator[tuple[int, Sequence[Question]]]:
-        """The questions in the portions in which contenders take turns, with their first index."""
+        """The chunks of questions in which contenders take turns, each with its first index."""
         questions = self.task.questions
         for start in range(0, len(questions), self.batch):
             yield start, questions[start : start + self.batch]
@@ -96,7 +96,7 @@ class Comparison:
         """Open the folder.
 
         Raises:
-            StetError: where it holds another run.
+            StetError: the folder holds another run.
         """
         task = plan.task.suited(pair)
         plan = replace(plan, task=task, options={"stop": list(task.stop), **PINNED, **plan.options})
@@ -126,12 +126,12 @@ class Comparison:
                 "another folder, or delete that one."
             )
         self.run = old
-        # Both are read to their ends, so that damage is told, before either is changed.
+        # Both are read to their ends, so that damage is reported before either is changed.
         found, traces = records.read_answers(self.folder), list(records.read_traces(self.folder))
         self.answers = _whole_chunks(found)
         for name in (records.ANSWERS, records.TRACES):
             drop_torn_line(self.folder / name)
-        # What a crash cut short is answered again.
+        # A chunk that a crash cut short is answered again.
         if len(self.answers) < len(found):
             _rewrite(self.folder / records.ANSWERS, [a.to_json() for a in self.answers])
         kept = {a.key for a in self.answers}
@@ -140,7 +140,7 @@ class Comparison:
             _rewrite(self.folder / records.TRACES, [json_line(t) for t in whole])
 
     def go(self, on_answers: Callable[[list[Answer]], None] | None = None) -> Results:
-        """Answer what is not answered yet.
+        """Answer the questions that are not answered yet.
 
         Args:
             on_answers: called with the answers of each chunk of each contender.
@@ -187,9 +187,9 @@ class Comparison:
     def _answer(
         self, item: Contender, questions: Sequence[Question], start: int, seed: int, chunk: int
     ) -> list[Answer]:
-        """One contender's answers to one chunk, written to disk."""
+        """Answer one chunk with one contender, and write the answers to disk."""
         options: dict[str, Any] = {**self.plan.options, **item.options}
-        # A sample's randomness does not depend on how chunks are cut, and no two samples share it.
+        # A sample's seed does not depend on how chunks are cut, and no two samples share one.
         options["seed"] = [
             mixed(seed, start + place, sample)
             for place in range(len(questions))
@@ -216,7 +216,7 @@ class Comparison:
                     right=chosen.right,
                     finish_reason=chosen.shown.finish_reason,
                     error=chosen.shown.error,
-                    # Samples of a vote are written side by side: the last one ends it.
+                    # Samples of a vote are decoded together: the last one ends it.
                     seconds=max(r.seconds for r in own),
                     chunk=chunk,
                     chunk_seconds=seconds,
@@ -251,7 +251,7 @@ _SAME = (
     "draft",
     "grader",
 )
-"""What a run must have in common with the one it goes on from."""
+"""Settings that must be equal for a run to continue another."""
 
 
 def _describe(pair: Pair, plan: Plan) -> Run:
@@ -265,7 +265,7 @@ def _describe(pair: Pair, plan: Plan) -> Run:
         primary=list(plan.primary),
         seeds=list(plan.seeds),
         batch=plan.batch,
-        # As JSON has them, so that a run equals itself read back.
+        # As JSON, so that a run equals itself read back.
         options=json.loads(json.dumps(plan.options)),
         chat=_chat(pair, task),
         target=pair.target.identity,
@@ -281,7 +281,7 @@ def _describe(pair: Pair, plan: Plan) -> Run:
 
 
 def _chat(pair: Pair, task: LoadedTask) -> dict[str, Any] | None:
-    """How prompts become chats, and by which template."""
+    """The record of how prompts become chats; None where they do not."""
     if task.chat is None:
         return None
     rendered = task.chat.prompt(pair, task.questions[0].prompt)
@@ -289,7 +289,7 @@ def _chat(pair: Pair, task: LoadedTask) -> dict[str, Any] | None:
 
 
 def _whole_chunks(answers: Sequence[Answer]) -> list[Answer]:
-    """Without the answers of chunks that were only partly written."""
+    """Drop the answers of chunks that were only partly written."""
     found: dict[tuple[str, int, int], list[Answer]] = {}
     for answer in answers:
         found.setdefault((answer.policy, answer.seed, answer.chunk), []).append(answer)

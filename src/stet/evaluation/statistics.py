@@ -1,7 +1,6 @@
 """The statistics of a report, as functions of arrays: estimates with intervals, tests, power.
 
-Known statistics come from scipy and statsmodels. What is put together here, and why, is explained
-in `docs/statistics.md`.
+Standard statistics come from scipy and statsmodels. `docs/statistics.md` explains their use.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ except ImportError as error:  # pragma: no cover
     ) from error
 
 ALPHA = 0.05
-"""Of all tests; intervals cover 1 - ALPHA."""
+"""Significance level of all tests; intervals cover 1 - ALPHA."""
 
 POWER = 0.8
-"""With which a detectable difference is found."""
+"""Power with which a detectable difference is found."""
 
 FEWEST = 5
-"""Questions (or chunks) below which a bootstrap interval is not given."""
+"""The fewest questions (or chunks) for a bootstrap interval."""
 
 _AT_ONCE = 1 << 20  # drawn units in memory at a time
 
@@ -42,25 +41,25 @@ Floats = NDArray[np.float64]
 
 
 def divide(numerator: float, denominator: float) -> float:
-    """The quotient; nan where there is nothing to divide by."""
+    """The quotient; nan for a denominator of 0."""
     return numerator / denominator if denominator else math.nan
 
 
 def share(successes: ArrayLike, answers: ArrayLike) -> Estimate:
     """The share of successes, with Wilson's interval for clustered answers.
 
-    The answers to one question (with several seeds) are alike, so they say less than as many
+    The answers to one question (with several seeds) are correlated, so they say less than as many
     answers to different questions. Their effective number follows from the cluster-robust variance
-    of the share, and takes the place of the number of answers in Wilson's interval. With one answer
-    per question the two are the same. A bootstrap would give an interval of no length where all
-    answers are right; this one does not.
+    of the share, and replaces the number of answers in Wilson's interval. With one answer per
+    question the two are equal. A bootstrap interval would have no length where all answers are
+    right; this one has.
 
     Source: Franco, Little, Louis and Slud, "Comparative study of confidence intervals for
     proportions in complex sample surveys", J. Survey Statistics and Methodology 7 (2019) 334-364.
 
     Args:
-        successes: per question, how many answers are a success.
-        answers: per question, how many there are.
+        successes: per question, the number of answers that are a success.
+        answers: per question, the number of answers.
     """
     x, n = np.asarray(successes, float), np.asarray(answers, float)
     x, n = x[n > 0], n[n > 0]
@@ -69,7 +68,7 @@ def share(successes: ArrayLike, answers: ArrayLike) -> Estimate:
         return Estimate(math.nan)
     value = float(x.sum()) / total
     variance = float(np.square(x - value * n).sum()) / total**2
-    # All alike: nothing shows how alike the answers to one question are, so each counts once.
+    # Without variance the correlation is unknown, so each question counts once.
     effective = value * (1 - value) / variance if variance else float(len(n))
     effective = min(effective, total)
     low, high = proportion_confint(value * effective, effective, alpha=ALPHA, method="wilson")
@@ -80,8 +79,8 @@ class Resamples:
     """Bootstrap resamples of units (questions or chunks), the same for everything measured on them.
 
     Args:
-        count: how many.
-        seed: what they follow from: the same seed gives the same resamples.
+        count: number of resamples.
+        seed: seed; the same seed gives the same resamples.
     """
 
     def __init__(self, count: int = 10_000, seed: int = 0) -> None:
@@ -92,7 +91,7 @@ class Resamples:
         self._draws: dict[int, NDArray[np.uint16]] = {}
 
     def draws(self, units: int) -> NDArray[np.uint16]:
-        """How often each resample holds each unit, of shape (count, units)."""
+        """The number of times each resample has each unit, of shape (count, units)."""
         if units not in self._draws:
             if len(self._draws) == 4:
                 self._draws.clear()
@@ -122,22 +121,22 @@ class Resamples:
 
 
 def ratio(numerators: ArrayLike, denominators: ArrayLike, resamples: Resamples) -> Estimate:
-    """A ratio of sums over units that are resampled, with its bootstrap interval.
+    """A ratio of sums over resampled units, with its bootstrap interval.
 
-    The interval is the percentile one, widened for few units by Hesterberg's adjustment, without
-    which it is too short: with ten units it covers about 90 % in place of 95 %.
+    The interval is the percentile interval, widened for few units by Hesterberg's adjustment,
+    without which it is too short: with ten units it covers about 90 % in place of 95 %.
 
     Source: Hesterberg, "What teachers should know about the bootstrap", The American Statistician
     69 (2015) 371-386, section 4.2 (expanded percentile interval).
 
     Args:
-        numerators: per unit.
-        denominators: per unit.
-        resamples: of the units.
+        numerators: the numerator of each unit.
+        denominators: the denominator of each unit.
+        resamples: resamples of the units.
 
     Returns:
-        The ratio, nan where there is nothing to divide by; its interval is None below `FEWEST`
-        units, and where a resample has nothing to divide by.
+        The ratio, nan where the denominators sum to 0; its interval is None below `FEWEST` units,
+        and where the denominators of a resample sum to 0.
     """
     columns = np.column_stack([np.asarray(numerators, float), np.asarray(denominators, float)])
     above, below = columns.sum(axis=0)
@@ -157,14 +156,14 @@ def gain(gained: ArrayLike, lost: ArrayLike, answers: ArrayLike, resamples: Resa
     """The difference of two accuracies on the same questions, clustered by question.
 
     Where no grade differs a bootstrap has nothing to vary. The difference can then be no larger
-    than the share of answers whose grades differ, and the interval reaches to that share's upper
+    than the share of answers whose grades differ, and the interval extends to that share's upper
     limit on both sides.
 
     Args:
-        gained: per question, how many answers are right where the reference's is wrong.
-        lost: the other way round.
-        answers: how many pairs of answers there are.
-        resamples: of the questions.
+        gained: per question, the number of answers that are right where the reference's is wrong.
+        lost: per question, the number of answers that are wrong where the reference's is right.
+        answers: per question, the number of pairs of answers.
+        resamples: resamples of the questions.
     """
     gained, lost = np.asarray(gained, float), np.asarray(lost, float)
     n = np.asarray(answers, float)
@@ -176,7 +175,7 @@ def gain(gained: ArrayLike, lost: ArrayLike, answers: ArrayLike, resamples: Resa
 
 
 def mcnemar_p(gained: int, lost: int) -> float:
-    """McNemar's exact test of whether as many answers were gained as lost.
+    """The p-value of McNemar's exact test of whether as many answers were gained as lost.
 
     Args:
         gained: pairs in which only the policy is right.
@@ -204,12 +203,12 @@ def mcnemar_power(difference: float, discordance: float, questions: int) -> floa
     all-or-none responses", Biometrics 24 (1968) 339-352.
 
     Args:
-        difference: of the accuracies, from 0 to `discordance`.
+        difference: difference of the accuracies, from 0 to `discordance`.
         discordance: probability that the grades of a question differ.
-        questions: how many.
+        questions: number of questions.
     """
     differing = np.arange(questions + 1)
-    # The test rejects where at most `limit` questions went the rarer way.
+    # The test rejects where the rarer outcome has at most `limit` questions.
     limit = binom.ppf(ALPHA / 2, differing, 0.5)
     limit -= binom.cdf(limit, differing, 0.5) > ALPHA / 2
     gained = (discordance + difference) / (2 * discordance)
@@ -220,12 +219,12 @@ def mcnemar_power(difference: float, discordance: float, questions: int) -> floa
 def detectable(discordance: float, questions: int) -> float | None:
     """The smallest difference of accuracies found with a power of `POWER` by McNemar's exact test.
 
-    A difference cannot exceed the share of questions whose grades differ: where one larger than
-    the discordance is needed, the discordance is taken to be that large, all of it one way.
+    A difference cannot exceed the share of questions whose grades differ: where a difference above
+    the discordance is needed, the discordance is assumed to equal it, all of it in one direction.
 
     Args:
         discordance: share of questions whose grades differ.
-        questions: how many.
+        questions: number of questions.
 
     Returns:
         The difference; None where nothing differs, and where there are too few questions for any.
@@ -240,7 +239,7 @@ def detectable(discordance: float, questions: int) -> float | None:
 
 
 def separation(right: ArrayLike, wrong: ArrayLike) -> float | None:
-    """The probability that a right one has the larger value (AUC); None where either is missing."""
+    """The probability that a right answer has the larger value (AUC); None without both kinds."""
     right, wrong = np.asarray(right, float), np.asarray(wrong, float)
     if not (right.size and wrong.size):
         return None

@@ -1,4 +1,4 @@
-"""What a report says, as typed records: the one source of every table, plot and file.
+"""The content of a report, as typed records: the source of every table, plot and file.
 
 `analysis.summarise` computes it from the records of a run; nothing in a report is computed
 elsewhere.
@@ -14,7 +14,7 @@ from typing import Any
 class Estimate:
     """A number with its 95 % interval; the interval is None where one cannot be given.
 
-    The number itself is nan where there is nothing to take it of.
+    The number itself is nan where there is no data.
     """
 
     value: float
@@ -24,12 +24,12 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class PairedDifference:
-    """A policy's accuracy less the reference's, on the same questions.
+    """A policy's accuracy minus the reference's, on the same questions.
 
     Attributes:
         gain: the difference, with a bootstrap interval clustered by question.
         gained: questions right with the policy and wrong with the reference, per seed.
-        lost: the other way round, per seed.
+        lost: questions wrong with the policy and right with the reference, per seed.
         p_values: McNemar's exact test, per seed; seeds are never pooled.
         p_adjusted: the largest of these over the seeds, after Holm's correction over the primary
             comparisons; None where the comparison was not declared beforehand.
@@ -47,20 +47,21 @@ class PairedDifference:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """How fast a policy was. A number is nan where no answer or chunk could be timed for it.
+    """The speed of a policy. A number is nan where no answer or chunk could be timed for it.
 
     Attributes:
         seconds: mean seconds of an answer.
-        median_seconds: the median.
-        p90_seconds: nine of ten answers came sooner.
+        median_seconds: median seconds of an answer.
+        p90_seconds: 90th percentile of the seconds of an answer.
         tokens_per_second: emitted tokens per second of wall clock, all questions together.
         latency_speedup: the reference's seconds over the policy's, summed over the same questions.
-        throughput_speedup: the same of the wall clock of whole chunks.
-        modelled_speedup: what the counters come to where a target pass costs the given ratio of a
-            draft pass; None where no ratio was given.
+        throughput_speedup: the reference's wall clock over the policy's, summed over whole chunks.
+        modelled_speedup: speed-up computed from the counters where a target pass costs the given
+            number of draft passes; None where no ratio was given.
         target_seconds: mean machine seconds of an answer in the target: its share of each pass.
-        draft_seconds: in the draft.
-        other_seconds: everywhere else. The three sum up to a chunk's wall clock over its answers.
+        draft_seconds: mean machine seconds of an answer in the draft.
+        other_seconds: mean machine seconds of an answer elsewhere. The three sum up to a chunk's
+            wall clock over its answers.
     """
 
     seconds: float
@@ -77,7 +78,7 @@ class Speed:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a policy did, whatever the machine; means are per answer.
+    """The work of a policy, independent of the machine; means are per answer.
 
     Attributes:
         tokens: emitted tokens.
@@ -87,10 +88,11 @@ class Work:
         target_tokens: emitted tokens that the target wrote.
         draft_tokens: emitted tokens that the draft wrote.
         drafted_tokens: tokens that the draft proposed.
-        acceptance_rate: share of them that stand; None where nothing was drafted.
+        acceptance_rate: share of drafted tokens that were accepted; None where none was drafted.
         tokens_per_pass: emitted tokens per target pass; None without one.
-        accepted_per_position: share of blocks that kept their i-th token.
-        accepted_mismatches: tokens that stand against the target's own choice; None without traces.
+        accepted_per_position: share of blocks whose i-th token was accepted.
+        accepted_mismatches: draft tokens accepted against the target's own choice; None without
+            traces.
     """
 
     tokens: float
@@ -111,9 +113,9 @@ class Change:
     """A question whose grade differs from the reference's.
 
     Attributes:
-        question: its id.
-        seed: of both answers.
-        gained: right with the policy, wrong with the reference; else the other way round.
+        question: id of the question.
+        seed: seed of both answers.
+        gained: True: right with the policy, wrong with the reference; False: the reverse.
     """
 
     question: str
@@ -123,15 +125,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class SignalHistogram:
-    """How a signal is distributed over right and wrong answers (or steps).
+    """The distribution of a signal over right and wrong answers (or their steps).
 
     Attributes:
-        name: of the signal.
+        name: name of the signal.
         of: "answers" or "steps".
         edges: the bins' edges, one more than bins.
         right: counts where the answer is right.
-        wrong: counts where it is wrong.
-        auc: probability that a right one has the larger value; None where either is missing.
+        wrong: counts where the answer is wrong.
+        auc: probability that a right one has the larger value; None without both kinds.
     """
 
     name: str
@@ -148,22 +150,23 @@ class PolicySummary:
 
     Attributes:
         label: the policy's label.
-        name: its own name.
+        name: the policy's own name.
         parameters: the values of its parameters.
-        lossless: whether it promises the target's own distribution.
+        lossless: whether it guarantees the target's own distribution.
         is_reference: whether the others are compared to it.
         is_primary: whether its comparison was declared beforehand.
-        answers: how many there are to questions that the reference has answered too.
-        failed: how many of them failed or ran out of tokens.
+        answers: number of answers to questions that the reference has answered too.
+        failed: number of answers that failed or ran out of tokens.
         accuracy: share of right answers, Wilson's interval with one seed, clustered by question
             with several; None without a grader.
-        difference: from the reference; None for the reference itself or without a grader.
+        difference: difference from the reference's accuracy; None for the reference itself or
+            without a grader.
         same_text: share of answers with the reference's own text.
-        same_answer: share with the answer that the reference gave.
-        speed: how fast it was.
-        work: what it did.
+        same_answer: share of answers equal to the reference's.
+        speed: its speed.
+        work: its work.
         changes: questions whose grade differs from the reference's.
-        signals: histograms.
+        signals: histograms of its signals.
         groups: accuracy per group of questions, where the task has groups.
     """
 
@@ -192,21 +195,21 @@ class Summary:
 
     Attributes:
         task: name of the task.
-        questions: how many.
+        questions: number of questions.
         seeds: the seeds.
         batch: questions at a time.
         reference: label of the reference.
         target: name of the target.
         draft: name of the draft, "lookup" for none.
-        policies: one summary each, in the order of the run; without those that have no answer.
+        policies: the summaries of the policies that have answers, in the order of the run.
         complete: whether every policy has answered every question.
         cost_ratio: the cost of a target pass in draft passes that the user gave, if any.
-        recommendation: one paragraph.
-        notes: what must be known to read the numbers (power, the bundled pair, missing answers).
-        machine: what it ran on.
-        versions: of the software.
+        recommendation: the recommendation, one paragraph.
+        notes: notes for readers of the numbers (power, the bundled pair, missing answers).
+        machine: the machine it ran on.
+        versions: versions of the software.
         command: the command line.
-        date: when it began.
+        date: start of the run.
     """
 
     task: str

@@ -1,4 +1,4 @@
-"""Grading what was written, and voting where several texts answer one question."""
+"""Grading of texts, and voting where several texts answer one question."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Grade:
-    """What a grader made of a text.
+    """A grader's result for a text.
 
     Attributes:
-        answer: what it read out of it.
-        right: whether that is right; None where nothing is graded.
+        answer: the extracted answer.
+        right: whether the answer is right; None where nothing is graded.
     """
 
     answer: str | None = None
@@ -38,14 +38,14 @@ class Sampled:
 
 @dataclass(frozen=True)
 class Chosen:
-    """What a question's samples came to.
+    """The result of a vote over a question's samples.
 
     Attributes:
         shown: the first sample that gave the chosen answer.
         answer: the chosen answer.
-        right: its grade.
-        counters: of all samples together.
-        signals: of the shown sample.
+        right: the grade of the chosen answer.
+        counters: counters of all samples together.
+        signals: signals of the shown sample.
         votes: samples per answer; empty where there was no vote.
     """
 
@@ -58,7 +58,7 @@ class Chosen:
 
 
 def grade(result: Result, reference: str | None, grader: Grader | None) -> Grade:
-    """Grade one text; one that failed is wrong, whatever it says."""
+    """Grade one text; the text of a failed request is wrong, whatever it says."""
     if grader is None or reference is None:
         return Grade()
     answer = grader.extract(result.text)
@@ -66,7 +66,7 @@ def grade(result: Result, reference: str | None, grader: Grader | None) -> Grade
 
 
 def vote(samples: Sequence[Sampled]) -> Chosen:
-    """The most frequent answer; of equally frequent ones the first, and no answer only if all."""
+    """Choose the most frequent answer; the first of equally frequent ones, None only if all are."""
     counters = Counters()
     for sample in samples:
         counters.add(sample.result.counters)
@@ -84,7 +84,7 @@ def vote(samples: Sequence[Sampled]) -> Chosen:
 
 
 def signals(result: Result) -> dict[str, float]:
-    """Numbers about an answer that its trace holds, where probabilities were recorded."""
+    """Signals of an answer from its trace, where probabilities were recorded."""
     found: dict[str, float] = {}
     for name in ("target", "draft"):
         probabilities = [getattr(token, f"p_{name}") for token in result.tokens]

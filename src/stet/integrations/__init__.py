@@ -1,1 +1,1 @@
-"""Stet inside other people's tools."""
+"""Integrations of Stet into other libraries."""

@@ -1,4 +1,4 @@
-"""Models that belong to someone else: driven by Stet for a while, given back as they were."""
+"""Models that belong to the caller: driven by Stet for a while, and restored afterwards."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from stet.pair import SPARE_ROWS, Pair
 _MOST_ROWS = 16
 _SHORTEST = 256
 
-# Both forget a model when its owner does: what they hold refers to it weakly.
+# Both refer to a model weakly, so they drop it when its owner does.
 _loaded: WeakKeyDictionary[PreTrainedModel, dict[Role, LoadedModel]] = WeakKeyDictionary()
 _pairs: WeakKeyDictionary[PreTrainedModel, WeakKeyDictionary[PreTrainedModel, Pair]]
 _pairs = WeakKeyDictionary()
@@ -39,15 +39,15 @@ _turn = threading.RLock()
 def borrowed_pair(
     target: PreTrainedModel, draft: PreTrainedModel | None, *, rows: int, length: int
 ) -> Iterator[Pair]:
-    """A pair of models that are someone else's, to be used inside the `with` block only.
+    """A pair of the caller's models, to be used only inside the `with` block.
 
     The models are checked once and remembered, with their caches, for as long as both exist.
     Outside the block they have their own attention, training mode and gradients.
 
     Args:
         target: the larger model.
-        draft: the smaller one; None for prompt lookup.
-        rows: sequences there will be; up to 16 are at work at a time.
+        draft: the smaller model; None for prompt lookup.
+        rows: number of sequences; up to 16 are decoded at a time.
         length: tokens of the longest sequence, prompt and answer together.
 
     Raises:
@@ -58,7 +58,7 @@ def borrowed_pair(
     models = [target] if draft is None else [target, draft]
     with _turn, ExitStack() as stack:
         for model in models:
-            stack.enter_context(_given_back(model))
+            stack.enter_context(_restore(model))
         pair = _pair(target, draft, min(rows, _MOST_ROWS), length)
         for model in models:
             model.eval()
@@ -66,18 +66,18 @@ def borrowed_pair(
         try:
             yield pair
         finally:
-            # Whatever was cancelled may still be in a round, which must not see the model change.
+            # A cancelled request may still be in a round, which must not see the model change.
             with suppress(StetError):
-                pair.between_rounds(_nothing)
+                pair.between_rounds(_do_nothing)
 
 
-def _nothing() -> None:
-    """Done when all that was asked before is."""
+def _do_nothing() -> None:
+    """Do nothing; waiting for this call waits for all calls before it."""
 
 
 @contextmanager
-def _given_back(model: PreTrainedModel) -> Iterator[None]:
-    """Undo, whatever happens, what Stet changes about a model."""
+def _restore(model: PreTrainedModel) -> Iterator[None]:
+    """Undo Stet's changes to a model at the end of the `with` block, also after an error."""
     configs = _configs(model)
     before = [(c, getattr(c, "_attn_implementation_internal", None)) for c in configs]
     training = [module for module in model.modules() if module.training]
@@ -106,11 +106,11 @@ def _configs(model: PreTrainedModel) -> list[Any]:
 
 
 def _pair(target: PreTrainedModel, draft: PreTrainedModel | None, rows: int, length: int) -> Pair:
-    """The pair of these models, with room for so many rows of such a length."""
+    """The pair of these models, with room for `rows` sequences of `length` tokens."""
     large = _load(target, "target")
     small = None if draft is None else _load(draft, "draft")
     if small is not None and small.vocab_size > large.vocab_size:
-        # What is no token of the model must not be proposed to it.
+        # The draft must not propose ids that the target does not have.
         small = small.resized(large.vocab_size)
     limits = [m.max_length for m in (large, small) if m is not None and m.max_length is not None]
     limit = min(limits, default=max(length, DEFAULT_LENGTH))
@@ -126,29 +126,29 @@ def _pair(target: PreTrainedModel, draft: PreTrainedModel | None, rows: int, len
         if rows <= known.max_batch and length <= known.max_length:
             return known
         rows, length = max(rows, known.max_batch), max(length, known.max_length)
-    # Let go of the old caches before the new ones are made.
+    # Free the old caches before the new ones are allocated.
     of_target.pop(key, None)
     del known
     length = min(limit, max(_SHORTEST, 1 << (length - 1).bit_length()))
     plan_memory(
         large, small, max_rows=rows + 1 + SPARE_ROWS, max_length=length, block=LONGEST
     ).check()
-    # Never compiled: a compiler at work in the background would see the model change under it.
+    # Never compiled: a compiler in the background would see the model change while it runs.
     pair = Pair(large, small, max_length=length, max_batch=rows, compile=False)
     of_target[key] = pair
     return pair
 
 
 def _is_same(known: LoadedModel | None, small: LoadedModel | None) -> bool:
-    """Whether two drafts are one, checked once, with as many tokens."""
+    """Whether two drafts are the same loaded model, with the same number of tokens."""
     if known is None or small is None:
         return known is small
-    # `resized` makes another object, which has the very same layers.
+    # `resized` makes another object, which has the same layers.
     return known.layers is small.layers and known.vocab_size == small.vocab_size
 
 
 def _load(model: PreTrainedModel, role: Role) -> LoadedModel:
-    """The model as the engine wants it; checked again only after it was moved or changed."""
+    """Prepare a model for the engine; it is checked again only after it was moved or changed."""
     roles = _loaded.setdefault(model, {})
     known = roles.get(role)
     if known is not None and _still_fits(known, model):
@@ -156,11 +156,11 @@ def _load(model: PreTrainedModel, role: Role) -> LoadedModel:
     name = model.name_or_path or type(model).__name__
     if any(r.kind == "longrope" for r in rotary_scalings(model.config.get_text_config())):
         raise CompatibilityError(
-            f"{name} scales its positions by longrope, which Stet fixes for good; load it with "
-            "stet.load_pair."
+            f"{name} scales its positions by longrope, which Stet changes permanently; load it "
+            "with stet.load_pair."
         )
     checked = prepare_model(model, _NoText(), name=name, role=role)
-    # The body and the head are parts that do not know the whole, so only the whole is held weakly.
+    # The body and the head do not refer to the whole model, so only the whole is held weakly.
     loaded = roles[role] = replace(checked, model=weakref.proxy(model))
     return loaded
 
@@ -181,11 +181,11 @@ def _width(linear: Any) -> int | None:
 
 
 class _NoText:
-    """In place of a tokenizer, where tokens come in and go out."""
+    """A tokenizer that decodes to nothing, where prompts and answers are tokens."""
 
     eos_token_id = None
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = False) -> str:
-        """Nothing: whoever called has the tokenizer."""
+        """Return an empty text; the caller has the tokenizer."""
         del token_ids, skip_special_tokens
         return ""

@@ -1,4 +1,4 @@
-"""What transformers' `generate` is asked for, as Stet's options; the rest is refused by name."""
+"""Settings of transformers' `generate` as Stet's options; unsupported ones are refused by name."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ _NO_EFFECT = frozenset(
     }
 )
 
-# The order in which Stet applies what these classes stand for. Forbidding a token commutes with
+# The order in which Stet applies the operations of these classes. Forbidding a token commutes with
 # the penalty before it and the temperature after it.
 _BIAS, _PENALTY, _BAN, _TEMPERATURE, _TOP_K, _TOP_P, _MIN_P, _NORMALISE = range(1, 9)
 _STAGES: dict[type[Any], int] = {
@@ -92,17 +92,17 @@ def options_of(
     width: int,
     pads: Sequence[int],
 ) -> Options:
-    """Stet's options for what `generate` was asked for.
+    """Convert the settings of `generate` to Stet's options.
 
     Args:
-        config: as `generate` prepared it.
-        processors: the logits processors it made of it, with the caller's own.
-        criteria: the stopping criteria, likewise.
+        config: the generation config, as `generate` prepared it.
+        processors: the logits processors that `generate` made from it, with the caller's own.
+        criteria: the stopping criteria that `generate` made from it, with the caller's own.
         width: tokens of the padded prompts.
-        pads: how many of them are padding, per row.
+        pads: number of padding tokens of each row.
 
     Raises:
-        OptionError: naming the first thing that Stet cannot honour.
+        OptionError: naming the first setting that Stet does not support.
     """
     _check_fields(config)
     options: Options = {"ignore_eos": True}
@@ -121,11 +121,11 @@ def check_inputs(inputs: Mapping[str, Any], mask: Tensor) -> None:
     """Refuse inputs of the model beyond left-padded tokens.
 
     Args:
-        inputs: what `generate` would pass to the model, besides the tokens.
-        mask: [B, T] bool, which tokens are no padding.
+        inputs: inputs that `generate` would pass to the model, besides the tokens.
+        mask: [B, T] bool, True for tokens that are no padding.
 
     Raises:
-        OptionError: naming the first thing that Stet cannot honour.
+        OptionError: naming the first input that Stet does not support.
     """
     for name, value in inputs.items():
         if name in {"attention_mask", "logits_to_keep", "use_cache"} or value is None:
@@ -194,7 +194,7 @@ def _add_processors(options: Options, processors: Iterable[Any], pads: Sequence[
 
 
 def _usual(processor: Any, pads: Sequence[int]) -> bool:
-    """Whether a processor does what Stet's option of the same purpose does."""
+    """Whether a processor computes the same as Stet's option of the same name."""
     if isinstance(processor, RepetitionPenaltyLogitsProcessor):
         # Stet counts the whole prompt and no padding.
         ignored = processor.prompt_ignore_length

@@ -26,10 +26,10 @@ def custom_generate(
     draft_length: int | Literal["auto"] | DraftLength = "auto",
     policy_parameters: dict[str, Any] | None = None,
 ) -> CustomGenerate:
-    """A decoding loop for `model.generate(..., custom_generate=...)`.
+    """Make a decoding loop for `model.generate(..., custom_generate=...)`.
 
     The model that `generate` is called on is the target. Sampling settings, the length and the
-    end-of-sequence tokens are taken from the call; what Stet cannot honour is refused.
+    end-of-sequence tokens are taken from the call; settings that Stet does not support are refused.
 
     Args:
         policy: a policy or its name; "target" and "draft" decode with one model alone.
@@ -39,7 +39,7 @@ def custom_generate(
         policy_parameters: parameters of a policy that is given by name.
 
     Returns:
-        A callable for `custom_generate`; its `results` then tell about the last call.
+        A callable for `custom_generate`; its `results` are those of the last call.
 
     Raises:
         OptionError: an unknown policy or parameter, or an assistant that is neither a model nor
@@ -50,12 +50,12 @@ def custom_generate(
         raise OptionError(
             f'assistant_model is {assistant_model!r}; give a loaded model, or "{LOOKUP}".'
         )
-    method_of(policy, policy_parameters, has_draft=draft is not None)  # refuse it before it is used
+    method_of(policy, policy_parameters, has_draft=draft is not None)  # errors before it is used
     return CustomGenerate(policy, draft, draft_length, policy_parameters or {})
 
 
 class CustomGenerate:
-    """What `custom_generate` returns: called by `generate` in place of its own loop.
+    """The decoding loop of `custom_generate`: `generate` calls it in place of its own loop.
 
     Attributes:
         results: a `Result` per row of the last call, with counters and the origin of every token
@@ -89,17 +89,17 @@ class CustomGenerate:
         Args:
             model: the target.
             input_ids: [B, T] prompts, padded on the left.
-            logits_processor: as `generate` prepared them.
-            stopping_criteria: likewise.
-            generation_config: likewise.
-            **inputs: what else the model would be given.
+            logits_processor: the logits processors that `generate` prepared.
+            stopping_criteria: the stopping criteria that `generate` prepared.
+            generation_config: the generation config that `generate` prepared.
+            **inputs: further inputs of the model.
 
         Returns:
             [B, T + N] prompts and answers, padded on the right; or an object with these
             `sequences` where `return_dict_in_generate` is set.
 
         Raises:
-            OptionError: for anything that Stet cannot honour.
+            OptionError: for any setting that Stet does not support.
             StetError: where decoding failed.
         """
         config = generation_config or GenerationConfig()
@@ -120,7 +120,7 @@ class CustomGenerate:
             if result.error is not None:
                 raise StetError(result.error)
         answers = [result.token_ids for result in self.results]
-        sequences = _padded(input_ids, answers, _pad_token(config, options["stop_token_ids"]))
+        sequences = _pad(input_ids, answers, _pad_token(config, options["stop_token_ids"]))
         if config.return_dict_in_generate:
             return GenerateDecoderOnlyOutput(sequences=sequences)  # type: ignore[arg-type]
         return sequences
@@ -129,12 +129,12 @@ class CustomGenerate:
 def _pad_token(config: GenerationConfig, ends: Any) -> int:
     pad = config.pad_token_id
     if pad is None:
-        # As transformers does; without any end, answers are equally long.
+        # As transformers does; without any end token, answers are equally long.
         return int(ends[0]) if ends else 0
     return int(pad)
 
 
-def _padded(prompts: Tensor, answers: list[list[int]], pad: int) -> Tensor:
+def _pad(prompts: Tensor, answers: list[list[int]], pad: int) -> Tensor:
     longest = max(len(answer) for answer in answers)
     rows = [answer + [pad] * (longest - len(answer)) for answer in answers]
     written = torch.tensor(rows, dtype=prompts.dtype, device=prompts.device)

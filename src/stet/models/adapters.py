@@ -1,4 +1,4 @@
-"""Adapters: found in a folder or on the hub, and merged into the weights they belong to."""
+"""Adapters: found in a folder or on the hub, and merged into the weights of their base model."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt", ADAPTER_WEIGHTS]
 
 @dataclass(frozen=True, slots=True)
 class Adapter:
-    """An adapter and what it belongs to.
+    """An adapter and its base model.
 
     Attributes:
         name: as the user named it.
-        folder: where it lies.
-        base: folder or hub name of the model it changes; `folder` itself where both lie together.
+        folder: the adapter's folder.
+        base: folder or hub name of the base model; `folder` itself where both are in one folder.
     """
 
     name: str
@@ -37,13 +37,13 @@ class Adapter:
 
     @property
     def brings_tokenizer(self) -> bool:
-        """Whether a tokenizer lies beside it."""
+        """Whether the adapter's folder holds a tokenizer."""
         names = ("tokenizer.json", "tokenizer_config.json")
         return any((self.folder / name).is_file() for name in names)
 
     @property
     def identity(self) -> str:
-        """A hash of its settings and weights."""
+        """A hash of the adapter's settings and weights."""
         digest = hashlib.sha256()
         for name in (ADAPTER, ADAPTER_WEIGHTS):
             with (self.folder / name).open("rb") as stream:
@@ -56,8 +56,8 @@ def adapter_of(name: str, folder: Path | None, revision: str | None) -> Adapter 
 
     Args:
         name: as the user named it.
-        folder: the folder it means; None for a name on the hub.
-        revision: of the repository.
+        folder: the folder of that name; None for a name on the hub.
+        revision: revision of the repository.
 
     Raises:
         LoadError: it lacks files, has only pickled weights, or its base cannot be found.
@@ -69,8 +69,8 @@ def adapter_of(name: str, folder: Path | None, revision: str | None) -> Adapter 
             from huggingface_hub import snapshot_download
 
             folder = Path(snapshot_download(name, revision=revision, allow_patterns=_SMALL_FILES))
-        except Exception:  # there are as many as ways to be offline
-            return None  # what is not there as an adapter may be there as a model
+        except Exception:  # being offline raises errors of many kinds
+            return None  # a name without an adapter may be that of a model
         is_whole = False
     else:
         is_whole = has_weights(folder)
@@ -78,8 +78,8 @@ def adapter_of(name: str, folder: Path | None, revision: str | None) -> Adapter 
     if not (folder / ADAPTER).is_file():
         if weights.is_file():
             raise LoadError(
-                f"{name} has {ADAPTER_WEIGHTS} but no {ADAPTER}, without which nobody knows how "
-                "to apply it; add that file, or move the adapter's weights away."
+                f"{name} has {ADAPTER_WEIGHTS} but no {ADAPTER}, without which it cannot be "
+                "applied; add that file, or move the adapter's weights away."
             )
         return None
     if not weights.is_file():
@@ -93,7 +93,7 @@ def adapter_of(name: str, folder: Path | None, revision: str | None) -> Adapter 
 
 
 def _base_of(name: str, folder: Path) -> str:
-    """The model that an adapter's settings name."""
+    """The base model that an adapter's settings name."""
     try:
         settings = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))
         base = settings.get("base_model_name_or_path")
@@ -117,10 +117,10 @@ def _base_of(name: str, folder: Path) -> str:
 
 @contextmanager
 def without_adapter(source: str, adapter: Adapter | None) -> Iterator[str]:
-    """Where the base can be read without transformers applying the adapter in its own way.
+    """A path of the base model from which transformers does not load the adapter.
 
-    transformers adds an adapter that lies beside a model as further layers, from pickled files
-    too. In a folder of links to all other files it does not see it.
+    transformers adds an adapter in the same folder as a model as further layers, from pickled files
+    too. In a folder of links to all other files it does not find the adapter.
     """
     if adapter is None or Path(source) != adapter.folder:
         yield source
@@ -140,7 +140,7 @@ def check_peft(name: str) -> None:
     """Refuse an adapter where peft is not installed.
 
     Raises:
-        LoadError: with the command that installs it.
+        LoadError: peft is not installed; the message has the command that installs it.
     """
     try:
         import peft  # noqa: F401
@@ -150,11 +150,11 @@ def check_peft(name: str) -> None:
         ) from error
 
 
-def merged(model: Any, adapter: Adapter) -> Any:
-    """The model with an adapter merged into its weights.
+def merge(model: Any, adapter: Adapter) -> Any:
+    """Merge an adapter into the weights of a model, and return the model.
 
     Raises:
-        CompatibilityError: an adapter that cannot become part of the weights.
+        CompatibilityError: an adapter that cannot be merged into the weights.
     """
     from peft import PeftModel
 
@@ -168,7 +168,7 @@ def merged(model: Any, adapter: Adapter) -> Any:
             model, str(adapter.folder), torch_device=str(device), autocast_adapter_dtype=False
         )
         return changed.merge_and_unload(safe_merge=True)
-    except Exception as error:  # peft's own are of many kinds
+    except Exception as error:  # peft raises errors of many kinds
         reason = (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
         raise CompatibilityError(
             f"The adapter {adapter.name} cannot be merged into the weights of {adapter.base} "

@@ -1,10 +1,10 @@
-"""What a model must be like for Stet to run it faithfully, and the checks that it is.
+"""Checks that Stet runs a model faithfully.
 
-Stet brings its own cache and attention function. A model whose attention does something they do
-not know about would run and give wrong text, so anything unknown is refused when the model is
-loaded. The checks come in three stages: the configuration, before any weight is read; a probe,
-which records what each attention layer asks for; and a comparison of each layer with what it does
-without Stet (`stet.models.selfcheck`).
+Stet has its own cache and attention function. A model whose attention does something that they do
+not support would run and give wrong text, so anything unknown is refused when the model is loaded.
+There are three stages: the configuration, before any weight is read; a probe, which records what
+each attention layer passes to the attention function; and a comparison of each layer with its
+output without Stet (`stet.models.selfcheck`).
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class RotaryScaling:
 
 
 def rotary_scalings(config: Any) -> list[RotaryScaling]:
-    """The rotary embeddings a text configuration describes; none for other kinds of positions."""
+    """The rotary embeddings that a text configuration describes; none for other positions."""
     parameters = getattr(config, "rope_parameters", None)
     if not isinstance(parameters, Mapping):
         return []
@@ -82,7 +82,7 @@ def rotary_scalings(config: Any) -> list[RotaryScaling]:
 
 
 def context_length(config: Any) -> int | None:
-    """The most tokens a model can position; None when it does not say."""
+    """The longest context of a model, in tokens; None where its configuration has none."""
     text = config.get_text_config()
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
         length = getattr(text, name, None)
@@ -97,10 +97,10 @@ def check_config(config: Any, name: str, max_length: int | None) -> None:
     Args:
         config: the model's configuration.
         name: the model's name, for messages.
-        max_length: the context asked for, in tokens; None: whatever the model has.
+        max_length: the context asked for, in tokens; None: the model's own.
 
     Raises:
-        CompatibilityError: with one sentence that says what to do.
+        CompatibilityError: the configuration is not supported; the message says what to do.
     """
     text = config.get_text_config()
     if getattr(config, "is_encoder_decoder", False) or getattr(text, "is_encoder_decoder", False):
@@ -145,7 +145,7 @@ def check_class(kind: type[Any], name: str) -> None:
         name: the model's name, for messages.
 
     Raises:
-        CompatibilityError: with one sentence that says what to do.
+        CompatibilityError: the class is not supported; the message says what to do.
     """
     if getattr(kind, "_is_stateful", False):
         raise CompatibilityError(
@@ -156,17 +156,17 @@ def check_class(kind: type[Any], name: str) -> None:
     if replaceable is None or not replaceable():
         raise CompatibilityError(
             f"{name} ({kind.__name__}) does not use transformers' AttentionInterface, so Stet "
-            "cannot put its attention in; choose a model family that does, such as Llama or Qwen."
+            "cannot replace its attention; choose a model family that does, such as Llama or Qwen."
         )
 
 
 def fix_rotary_factors(model: nn.Module, config: Any, max_length: int | None) -> None:
     """Choose the factors of `longrope` once, by the configured length.
 
-    transformers chooses them in each forward by the longest sequence of the batch, so a request's
-    text would depend on its batch-mates and its earlier keys would not fit its later queries.
-    Factors for long sequences are taken when `max_length` (or the model's context, if None) goes
-    beyond the length of the pre-training.
+    transformers chooses them in each forward pass by the longest sequence of the batch, so a
+    request's text would depend on its batch-mates and its earlier keys would not match its later
+    queries. The factors for long sequences are chosen when `max_length` (or the model's context, if
+    None) exceeds the length of the pre-training.
     """
     text = config.get_text_config()
     length = max_length if max_length is not None else context_length(config)
@@ -201,7 +201,7 @@ def _rotary_modules(model: nn.Module, kind: str) -> Iterator[nn.Module]:
 
 
 class _Probe:
-    """Stands in for the cache during one pass and records what the model does with it."""
+    """A cache for one pass that records the model's calls."""
 
     is_compileable = True
     is_sliding: tuple[bool, ...] = ()
@@ -235,13 +235,13 @@ def _record(
     attention_mask: Tensor | None,
     **arguments: Any,
 ) -> tuple[Tensor, None]:
-    """Attention function of the probe: notes its arguments, refuses those that are not known."""
+    """Attention function of the probe: records its arguments, refuses those that are not known."""
     probe = arguments.get("stet_view")
     if not isinstance(probe, _Probe):
         raise CompatibilityError("keyword arguments do not reach its attention layers")
     for name, argument in sorted(arguments.items()):
-        # Flags such as output_attentions and is_causal only matter when they ask for something
-        # other than what causal attention does.
+        # Flags such as output_attentions and is_causal only matter where they ask for something
+        # else than causal attention.
         usual = argument is None or (name == "is_causal" and argument is True)
         usual = usual or (name.startswith("output_") and argument is False)
         if name not in _HARMLESS and not usual:
@@ -275,12 +275,12 @@ AttentionInterface.register(PROBE, _record)  # pyright: ignore[reportUnknownMemb
 
 @torch.inference_mode()
 def probe_layers(model: Any, name: str) -> tuple[tuple[LayerShape, ...], list[nn.Module]]:
-    """Run one short pass and record what each attention layer caches and asks for.
+    """Run one short pass and record what each attention layer caches and passes to attention.
 
     The model's attention is set to Stet's afterwards.
 
     Returns:
-        The layers, and the modules that attend, in the order they are called in.
+        The layers, and the attention modules, in the order they are called in.
 
     Raises:
         CompatibilityError: the model's attention does something that Stet does not know.
@@ -318,7 +318,7 @@ def probe_layers(model: Any, name: str) -> tuple[tuple[LayerShape, ...], list[nn
 
 
 def _check_windows(calls: list[LayerShape], text: Any, name: str) -> None:
-    """The windows the layers passed must be the ones the configuration announces."""
+    """Refuse a model whose layers pass other windows than its configuration states."""
     window = getattr(text, "sliding_window", None)
     types = getattr(text, "layer_types", None)
     for index, call in enumerate(calls):

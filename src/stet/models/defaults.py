@@ -1,4 +1,4 @@
-"""What a model's authors set for generation, and which of it requests get."""
+"""Defaults of requests from a model's `generation_config.json`."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ _WITHOUT_EFFECT: dict[str, tuple[Any, ...]] = {
     "stop_strings": (),
     "watermarking_config": (),
 }
-"""Settings that change greedy text and that Stet does not apply, with their values that do not."""
+"""Settings that change greedy text and that Stet does not apply, with their neutral values."""
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationDefaults:
-    """What requests get where they do not say otherwise.
+    """Options of requests that do not set them.
 
     Attributes:
-        repetition_penalty: as the option of this name.
-        logit_bias: as the option of this name: minus infinity for tokens that are never to be
+        repetition_penalty: the option of this name.
+        logit_bias: the option of this name: minus infinity for tokens that are never to be
             written (`suppress_tokens`, and `bad_words_ids` of a single token).
         ignored: further settings that would change greedy text, and are not applied.
     """
@@ -47,9 +47,10 @@ class GenerationDefaults:
 
 
 def generation_defaults(model: LoadedModel) -> GenerationDefaults:
-    """What a model's `generation_config.json` sets.
+    """The defaults that a model's `generation_config.json` sets.
 
-    Sampling (`do_sample`, `temperature`, `top_p`, ...) is not taken: Stet is greedy unless asked.
+    Sampling settings (`do_sample`, `temperature`, `top_p`, ...) are not used: Stet is greedy unless
+    asked.
     """
     config: Any = getattr(model.model, "generation_config", None)
     if config is None:

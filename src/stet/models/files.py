@@ -1,4 +1,4 @@
-"""A model's folder: which of its files are read, and how much memory their weights will take."""
+"""A model's folder: the files that are read, and the memory that their weights will take."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _LONGEST_HEADER = 100_000_000
 
 
 def folder_of(name: str) -> Path | None:
-    """The folder a name means, checked for files; None for a name on the hub.
+    """The folder that a name refers to, checked for files; None for a name on the hub.
 
     Raises:
-        LoadError: it is not there, or lacks files.
+        LoadError: the folder does not exist, or lacks files.
     """
     path = Path(name).expanduser()
     if not path.exists():
@@ -65,17 +65,17 @@ def folder_of(name: str) -> Path | None:
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a folder holds a model's own weights, as transformers looks for them."""
+    """Whether a folder holds a model's own weights, under a name that transformers reads."""
     if not (folder / "config.json").is_file():
         return False
     return any((folder / name).is_file() for name in (WEIGHTS, INDEX, _named(folder)))
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of a model's weights that transformers reads, and no others beside them.
+    """The files of a model's weights that transformers reads, without others in the folder.
 
     Raises:
-        LoadError: the index cannot be read, or a file that it names is not there.
+        LoadError: the index cannot be read, or a file that it names does not exist.
     """
     named = _named(folder)
     first = next((folder / n for n in (named, WEIGHTS, INDEX) if (folder / n).is_file()), None)
@@ -105,10 +105,10 @@ def _named(folder: Path) -> str:
 def check_room(
     folder: Path, name: str, config: Any, dtype: str | torch.dtype, device: torch.device
 ) -> None:
-    """Refuse weights that do not fit, before reading them.
+    """Refuse weights that do not fit into memory, before reading them.
 
     Raises:
-        MemoryPlanError: with both sizes.
+        MemoryPlanError: they do not fit; the message has both sizes.
     """
     size = sum(loaded_bytes(file, config, dtype) for file in weight_files(folder))
     free = available_bytes(device)
@@ -125,7 +125,7 @@ def loaded_bytes(file: Path, config: Any, dtype: str | torch.dtype) -> int:
     Args:
         file: the file, of which only the header is read.
         config: the model's configuration.
-        dtype: what was asked for; "auto": what the configuration says, or as stored.
+        dtype: the dtype asked for; "auto": that of the configuration, or as stored.
     """
     if dtype == "auto":
         dtype = getattr(config, "dtype", None) or "auto"
@@ -146,5 +146,5 @@ def loaded_bytes(file: Path, config: Any, dtype: str | torch.dtype) -> int:
                 assert isinstance(dtype, torch.dtype)
                 size += prod(entry["shape"]) * (dtype.itemsize - _SIZES[entry["dtype"]])
     except (ValueError, KeyError, TypeError, AttributeError):
-        return file.stat().st_size  # broken, as loading it will tell
+        return file.stat().st_size  # a broken file; loading it will raise an error
     return size

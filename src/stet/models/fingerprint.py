@@ -1,4 +1,4 @@
-"""Telling pairs apart: what is fitted to one pair means nothing for another."""
+"""Fingerprints of pairs: a policy that is fitted to one pair cannot be used with another."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _SAMPLED = 64
 
 
 def fingerprint(*models: LoadedModel | RemoteTarget | None) -> str:
-    """A short hash of the models: configurations, adapters, dtypes, and samples of their weights.
+    """A short hash of models: configurations, adapters, dtypes, and samples of their weights.
 
-    What is fitted to a pair was fitted to its numbers, and these change with the dtype of the
-    computation and the format of the weights as they do with an adapter. The same weights in
-    another folder are the same model. Of a remote one only the name is known.
+    A policy is fitted to a pair's numbers, and these change with the dtype of the computation, the
+    format of the weights and an adapter. The same weights in another folder are the same model. A
+    remote model is identified by its name only.
     """
     digest = hashlib.sha256(b"2")  # of this format
     for model in models:
@@ -38,8 +38,8 @@ def fingerprint(*models: LoadedModel | RemoteTarget | None) -> str:
         digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
         digest.update(f"{model.dtype} {model.adapter}".encode())
         tensors = {**dict(model.model.named_parameters()), **dict(model.model.named_buffers())}
-        # Also what is no parameter: quantised weights and their scales are kept as buffers. But
-        # not what is computed at load, where two machines may differ in a last bit.
+        # Buffers too: quantised weights and their scales are buffers. But not values computed at
+        # load, where two machines may differ in a last bit.
         saved = set(model.model.state_dict())
         for name in sorted(saved & tensors.keys()):
             weight = tensors[name]
@@ -50,7 +50,7 @@ def fingerprint(*models: LoadedModel | RemoteTarget | None) -> str:
 
 
 def _sample(weight: Tensor) -> bytes:
-    """Some elements of a tensor, byte for byte."""
+    """The bytes of some elements of a tensor."""
     flat = weight.flatten()
     step = max(flat.numel() // _SAMPLED, 1)
     return flat[::step][:_SAMPLED].cpu().contiguous().view(torch.uint8).numpy().tobytes()

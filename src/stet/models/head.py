@@ -1,4 +1,4 @@
-"""Taking a model apart into a body and a head, so that only the logits that are read are made."""
+"""Splitting a model into a body and a head, so that only the logits that are read are computed."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _LARGE = 16.0
 
 
 class _Unlike(Exception):
-    """The model does not call its body as Stet would."""
+    """The model does not call its body in the way that Stet does."""
 
 
 @torch.inference_mode()
 def split_head(model: Any) -> tuple[Any, LogitHead | None, int]:
-    """The model's body and head, if using them apart gives the model's own logits.
+    """Split a model into body and head, if using them separately gives the model's own logits.
 
-    The body is not run: for one pass it is replaced by states of our choosing, of any size, and
-    what the model makes of these states is compared with what the head makes of them. Both do the
-    same operations on the same numbers, so the comparison is sharp in any precision.
+    The body is not run: for one pass it is replaced by random states, and the model's logits for
+    these states are compared with the head's. Both do the same operations on the same numbers, so
+    the comparison is sharp in any precision.
 
     Returns:
         Body, head and the width of the logits; body and head are None where only the whole model
@@ -45,13 +45,13 @@ def split_head(model: Any) -> tuple[Any, LogitHead | None, int]:
     states = states.to(_place(linear, embedding), model.dtype)
     try:
         expected = _logits_of(model, body, tokens, states)
-    except Exception:  # whatever it is, this model is not one to be taken apart
+    except Exception:  # whatever it is, this model cannot be split
         return None, None, _width(model, tokens)
     for head in _candidates(model.config.get_text_config(), linear):
         ours = head(states).to(expected)
         if ours.shape != expected.shape:
             continue
-        # A last bit, of the largest logits where some are sums that cancel.
+        # A last bit, relative to the largest logits, since some are sums that cancel.
         rounding = torch.finfo(expected.dtype).eps
         close = (ours - expected).abs().max() <= rounding * expected.abs().max()
         if bool(close):
@@ -63,7 +63,7 @@ def _logits_of(model: Any, body: Any, tokens: Tensor, states: Tensor) -> Tensor:
     """The model's logits if its body were to return certain states.
 
     Raises:
-        _Unlike: the body is not given the tokens as they are.
+        _Unlike: the body is not called with the tokens as they are.
     """
     calls: list[Tensor | None] = []
 
@@ -86,7 +86,7 @@ def _logits_of(model: Any, body: Any, tokens: Tensor, states: Tensor) -> Tensor:
 
 
 def _candidates(text: Any, linear: nn.Module) -> list[LogitHead]:
-    """What the head may be, by the configuration."""
+    """The heads that are possible by the configuration."""
     factor = getattr(text, "logit_scale", None)
     divisor = getattr(text, "logits_scaling", None)
     softcap = getattr(text, "final_logit_softcapping", None)
@@ -107,7 +107,7 @@ def _place(linear: nn.Module, embedding: Any) -> torch.device:
 
 
 def _width(model: Any, tokens: Tensor) -> int:
-    """The width of the logits, by a pass."""
+    """The width of the logits, measured by a pass."""
     model.set_attn_implementation("eager")
     try:
         return int(model(input_ids=tokens, use_cache=False).logits.shape[-1])

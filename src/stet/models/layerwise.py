@@ -23,9 +23,9 @@ REFERENCE = "stet_reference"
 """Name of the model's own attention, recorded, in transformers' `AttentionInterface`."""
 
 CHECKED = "stet_checked"
-"""Name of Stet's attention, watched."""
+"""Name of Stet's attention, compared with the model's own, in `AttentionInterface`."""
 
-# Roundings of one layer, as a share of what was rounded. Faults are larger by far: the least of a
+# Rounding of one layer, relative to the values. Faults are far larger: the smallest fault of a
 # rotation, a mask or a window is some tenths.
 _LIMITS = {torch.float32: 5e-4, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 
@@ -35,14 +35,14 @@ class Layer:
     """One attention layer in the model's own pass.
 
     Attributes:
-        hidden: [2, LENGTH, D] what the layer was given; None where it was not found.
+        hidden: [2, LENGTH, D] the layer's input; None where it was not found.
         projected: query, key and value, [2, heads, LENGTH, size].
         mask: [2 or 1, 1, LENGTH, LENGTH] additive.
-        arguments: further ones of the attention function.
+        arguments: further arguments of the attention function.
         output: [2, LENGTH, query heads, value size] float32.
         seen: query, key and value of Stet's passes, as `projected`.
-        floor: how far the model's own attention in half precision is from float32; 0 but for
-            capped scores, which Stet, too, rounds.
+        floor: error of the model's own attention in half precision against float32; 0 except for
+            soft-capped scores, which Stet, too, rounds.
     """
 
     hidden: Tensor | None
@@ -56,14 +56,14 @@ class Layer:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one row of a batch is fed.
+    """The input of one row of a batch.
 
     Attributes:
-        text: which of the two.
-        row: place in the cache.
-        start: position of its first token.
-        count: tokens of it.
-        foreign: the text whose tokens are fed instead; None: its own.
+        text: index of the text, 0 or 1.
+        row: row of the cache.
+        start: position of the first token.
+        count: number of tokens.
+        foreign: index of the text whose tokens are fed instead; None: the row's own text.
     """
 
     text: int
@@ -74,17 +74,17 @@ class Part:
 
     @property
     def source(self) -> int:
-        """The text whose tokens are fed."""
+        """Index of the text whose tokens are fed."""
         return self.text if self.foreign is None else self.foreign
 
     @property
     def places(self) -> slice:
-        """Positions that are fed."""
+        """The positions that are fed."""
         return slice(self.start, self.start + self.count)
 
 
 class Check:
-    """The model's own pass, and what Stet's passes are compared with it.
+    """Records the model's own pass, and compares Stet's passes with it.
 
     Args:
         loaded: the model.
@@ -96,13 +96,13 @@ class Check:
         self.modules = modules
         self.limit = _LIMITS.get(loaded.dtype, 2e-2)
         self.layers: list[Layer] = []
-        self.parts: Sequence[Part] | None = None  # of Stet's pass at work
+        self.parts: Sequence[Part] | None = None  # of Stet's current pass
         self.entered = self.attended = 0
 
     # Hooks
 
     def enter(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Before an attention layer: note its input, or put the noted one in its place."""
+        """Before an attention layer: record its input, or replace it by the recorded one."""
         hidden = kwargs.get("hidden_states", args[0] if args else None)
         if not (isinstance(hidden, Tensor) and hidden.dim() == 3 and hidden.is_floating_point()):
             hidden = None
@@ -127,7 +127,7 @@ class Check:
     def record(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **rest: Any
     ) -> Tensor:
-        """The model's own attention, in float32."""
+        """Compute the model's own attention in float32, and record its inputs and output."""
         layer = self.layers[self.attended]
         self.attended += 1
         if mask is None:
@@ -143,7 +143,7 @@ class Check:
             layer.floor = 3 * apart(rounded.float(), output, (1, 3))
         return output.to(query.dtype)
 
-    def watch(
+    def compare(
         self,
         module: nn.Module,
         query: Tensor,
@@ -152,7 +152,7 @@ class Check:
         mask: Tensor | None,
         **rest: Any,
     ) -> Tensor:
-        """Stet's attention, compared; passes on what the model's own returned."""
+        """Compute and compare Stet's attention; return the recorded output of the model's own."""
         assert self.parts is not None
         place, self.attended = self.attended, self.attended + 1
         layer = self.layers[place]
@@ -162,7 +162,7 @@ class Check:
             at, text, end = part.places, part.text, part.start + part.count
             queries, keys, values = layer.seen
             queries[text, :, at] = query[b, :, : part.count]
-            # As they lie in the cache: a key that was not replaced is seen here.
+            # As they are in the cache, so that a key that was not replaced is found.
             keys[text, :, at] = key[part.row.index, :, at]
             values[text, :, at] = value[part.row.index, :, at]
             if part.foreign is None:
@@ -194,7 +194,7 @@ class Check:
             module,
             queries[:, :, part.places],
             keys[:, :, :end],
-            # What is summed cancels; rounding is a share of the summands.
+            # The sums may cancel; rounding is relative to the summands.
             torch.cat([values, values.abs()], -1),
             mask,
             layer.arguments,
@@ -205,7 +205,7 @@ class Check:
         worst = float(error.max()) if not error.isnan().any() else float("nan")
         self.refuse(f"results of attention in layer {place}", worst, max(self.limit, layer.floor))
 
-    # What is compared
+    # Comparisons
 
     def refuse(self, what: str, error: float, limit: float | None = None) -> None:
         """Refuse the model where an error is larger than rounding."""
@@ -213,8 +213,8 @@ class Check:
         if not error <= limit:
             dtype = str(self.loaded.dtype).removeprefix("torch.")
             raise CompatibilityError(
-                f"{self.loaded.name} does not do through Stet's cache what it does by itself: the "
-                f"{what} are {error:.1e} of their size apart, at most {limit:.0e} expected in "
+                f"{self.loaded.name} gives other numbers through Stet's cache than by itself: the "
+                f"{what} differ by {error:.1e} of their size, at most {limit:.0e} expected in "
                 f"{dtype}; choose another model, or pass self_check=False (--no-self-check) if you "
                 "know why."
             )
@@ -225,13 +225,13 @@ class Check:
             for kind, own, wanted in zip(
                 ("queries", "keys", "values"), layer.seen, layer.projected, strict=True
             ):
-                # Element by element, over both texts: in a few of them numbers may be so large
-                # that an error anywhere else would not be seen beside them.
+                # Element by element, over both texts: a few elements may be so large that an error
+                # in any other would be invisible beside them.
                 self.refuse(f"{kind} in layer {place}", apart(own, wanted, (0, 2)))
 
     @contextmanager
     def pass_of(self, name: str, parts: Sequence[Part] | None) -> Iterator[None]:
-        """One forward pass with an attention function of this module's."""
+        """Run one forward pass with an attention function of this module."""
         self.parts, self.entered, self.attended = parts, 0, 0
         token = _current.set(self)
         self.loaded.model.set_attn_implementation(name)
@@ -250,12 +250,12 @@ def _record(*args: Any, stet_view: Any = None, **kwargs: Any) -> tuple[Tensor, N
     return _current.get().record(*args, **kwargs), None
 
 
-def _watch(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-    return _current.get().watch(*args, **kwargs), None
+def _compare(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
+    return _current.get().compare(*args, **kwargs), None
 
 
 AttentionInterface.register(REFERENCE, _record)  # pyright: ignore[reportUnknownMemberType]
-AttentionInterface.register(CHECKED, _watch)  # pyright: ignore[reportUnknownMemberType]
+AttentionInterface.register(CHECKED, _compare)  # pyright: ignore[reportUnknownMemberType]
 # The model's own masks, as for its eager attention.
 AttentionMaskInterface.register(REFERENCE, eager_mask)  # pyright: ignore[reportUnknownMemberType]
 
@@ -265,7 +265,7 @@ def apart(own: Tensor, wanted: Tensor, dims: int | tuple[int, ...]) -> float:
     own, wanted = own.double(), wanted.double()
     error = (own - wanted).square().mean(dims)
     size = wanted.square().mean(dims)
-    # Of an element that is always almost nothing, rounding leaves nothing.
+    # Rounding may leave nothing of an element that is always almost zero.
     size = size.clamp_min(1e-4 * float(size.mean())).clamp_min(1e-30)
     return float((error / size).max().sqrt())
 

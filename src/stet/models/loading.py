@@ -17,7 +17,7 @@ from transformers import (
 
 from stet.core.errors import CompatibilityError, LoadError
 from stet.core.model import LoadedModel, Role
-from stet.models.adapters import adapter_of, check_peft, merged, without_adapter
+from stet.models.adapters import adapter_of, check_peft, merge, without_adapter
 from stet.models.compatibility import (
     check_class,
     check_config,
@@ -51,19 +51,19 @@ def load_model(
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
-    Weights are read from safetensors files only. Quantised checkpoints are loaded as their own
-    configuration says. Set `HF_HUB_OFFLINE=1` to use only what was downloaded before.
+    Weights are read from safetensors files only. Quantised checkpoints are loaded by their own
+    configuration. Set `HF_HUB_OFFLINE=1` to use only files that were downloaded before.
 
     Args:
         name_or_path: a folder, or a name on the Hugging Face hub.
-        role: what the model is for, in messages and traces.
+        role: target or draft, for messages and traces.
         dtype: "auto" (as in the checkpoint), "float32", "bfloat16" or "float16".
         device: "auto" (CUDA if there is any), "cpu", "cuda", "cuda:1", ...
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model.
         device_map: as in transformers, to spread a model over several devices; replaces `device`.
         max_length: the longest sequence that will be run, in tokens; None: the model's context.
-        self_check: compare what each layer does through Stet's cache with what it does alone.
+        self_check: compare each layer's output through Stet's cache with its output by itself.
 
     Returns:
         The model, ready for a `Runner`.
@@ -85,7 +85,7 @@ def load_model(
         source, folder = adapter.base, folder_of(adapter.base)
         tokens = str(adapter.folder) if adapter.brings_tokenizer else source
         if folder != adapter.folder:
-            common["revision"] = None  # it was the adapter's
+            common["revision"] = None  # the revision was that of the adapter
     config = config_of(source, name, common)
     check_config(config, name, max_length)
     known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
@@ -101,9 +101,9 @@ def load_model(
     with without_adapter(source, adapter) as view:
         model = _weights(view, name, config, kind, device_map, common)
     if adapter is not None:
-        # Before it is moved: on any device it becomes the same model, to the last bit.
-        model = merged(model, adapter)
-    # A quantised model is already where it belongs and refuses to be moved.
+        # Before it is moved, so that it is the same model on any device, to the last bit.
+        model = merge(model, adapter)
+    # A quantised model is already on its device and refuses to be moved.
     if device_map is None and getattr(model, "hf_quantizer", None) is None:
         cast(nn.Module, model).to(place)
     tokenizer = tokenizer_of(tokens, name, common)
@@ -130,11 +130,11 @@ def prepare_model(
     self_check: bool = True,
     adapter: str | None = None,
 ) -> LoadedModel:
-    """Check a transformers model that is already in memory and put Stet's attention into it.
+    """Check a transformers model that is already in memory and set Stet's attention in it.
 
     The model is changed: its attention implementation, gradients and dropout are set, and the
-    factors of `longrope` scaling are fixed. See `load_model` for the arguments; `adapter` is a hash
-    of one that was merged into the weights.
+    factors of `longrope` scaling are fixed. See `load_model` for the arguments; `adapter` is the
+    hash of an adapter that was merged into the weights.
 
     Raises:
         CompatibilityError: the model cannot be run faithfully.
@@ -171,10 +171,10 @@ def prepare_model(
 
 
 def dtype_of(dtype: str | torch.dtype) -> str | torch.dtype:
-    """The dtype that a user means; "auto" stands for itself.
+    """The torch dtype for a dtype or its name; "auto" stays "auto".
 
     Raises:
-        LoadError: it is not supported.
+        LoadError: the dtype is not supported.
     """
     if dtype == "auto":
         return "auto"
@@ -186,10 +186,10 @@ def dtype_of(dtype: str | torch.dtype) -> str | torch.dtype:
 
 
 def device_of(device: str | torch.device) -> torch.device:
-    """The device that a user means.
+    """The torch device for a device or its name; "auto" is CUDA where there is any.
 
     Raises:
-        LoadError: it is not there.
+        LoadError: the device does not exist.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -203,16 +203,16 @@ def device_of(device: str | torch.device) -> torch.device:
 
 
 def first_line(error: Exception) -> str:
-    """What an error of another library says, short enough for a sentence."""
+    """The first line of another library's error, short enough for a sentence."""
     return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
 
 
 def config_of(source: str, name: str, common: dict[str, Any]) -> Any:
-    """The configuration in a folder or on the hub.
+    """Read the configuration in a folder or on the hub.
 
     Raises:
         LoadError: it cannot be read.
-        CompatibilityError: the model brings code of its own, which was not asked for.
+        CompatibilityError: the model has code of its own, and running it was not allowed.
     """
     try:
         config: Any = AutoConfig.from_pretrained(source, **common)  # pyright: ignore
@@ -268,7 +268,7 @@ def _weights(
 
 
 def tokenizer_of(source: str, name: str, common: dict[str, Any]) -> Any:
-    """The tokenizer in a folder or on the hub.
+    """Read the tokenizer in a folder or on the hub.
 
     Raises:
         LoadError: it cannot be read.

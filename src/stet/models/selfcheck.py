@@ -1,19 +1,19 @@
-"""Does a model do through Stet's cache what it does by itself?
+"""Does a model compute the same through Stet's cache as by itself?
 
-Whole logits cannot tell: in half precision a faithful pass of a real model is as far from the
-model's own as a faulty one. Rounding grows from layer to layer, and where keys are large (some
-families have key biases in the hundreds) a last bit of a key already moves its scores. So nothing
-is allowed to grow, and nothing is compared but numbers that were made from the same ones:
+Comparing whole logits cannot tell: in half precision a faithful pass of a real model is as far from
+the model's own as a faulty one. Rounding grows from layer to layer, and where keys are large (some
+families have key biases in the hundreds) the last bit of a key already moves its scores. So errors
+are kept from growing, and only numbers that were computed from the same inputs are compared:
 
-- each attention layer is given the input that it had in the model's own pass. Queries, keys and
-  values then differ by a rounding or two, element for element, unless a position or a layer's
-  rotation is wrong or the cache holds other keys than those just written;
-- what attention returns is compared with the model's own eager attention, in float32, over those
-  very queries, keys and values and under the mask and arguments of the model's own pass;
-- attention passes on what it returned in the model's own pass, so that the last hidden state
-  differs by the roundings of the other layers alone.
+- each attention layer gets the input that it had in the model's own pass. Queries, keys and values
+  then differ by a rounding or two, element for element, unless a position or a layer's rotation is
+  wrong or the cache holds other keys than those just written;
+- the output of attention is compared with the model's own eager attention, in float32, over the
+  same queries, keys and values and under the mask and arguments of the model's own pass;
+- each attention layer then returns its output of the model's own pass, so that the last hidden
+  state differs only by the rounding of the other layers.
 
-Most of a model's work is in layers that know nothing of other tokens. They are run in the first
+Most of a model's work is in layers that process each token by itself. They are run in the first
 decoder layer of each kind; elsewhere their matrices are skipped.
 """
 
@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from stet.core.errors import CapacityError, CompatibilityError
 from stet.core.model import LoadedModel
 from stet.models.layerwise import CHECKED, REFERENCE, Check, Layer, Part
-from stet.models.shortened import WINDOW, cut_windows, skippable, skipped
+from stet.models.shortened import WINDOW, cut_windows, skip, skippable
 
 LENGTH = 16
-"""Tokens of the two texts."""
+"""Tokens of each of the two texts."""
 
 
 @torch.inference_mode()
@@ -43,7 +43,7 @@ def check_faithful(loaded: LoadedModel, modules: Sequence[nn.Module]) -> None:
         modules: its attention layers, in the order they are called in.
 
     Raises:
-        CompatibilityError: it does something else through Stet's cache than by itself.
+        CompatibilityError: the model gives other numbers through Stet's cache than by itself.
     """
     length = min(LENGTH, loaded.max_length or LENGTH)
     if length < 12:
@@ -56,17 +56,17 @@ def check_faithful(loaded: LoadedModel, modules: Sequence[nn.Module]) -> None:
             hook = module.register_forward_pre_hook(check.enter, with_kwargs=True)
             stack.callback(hook.remove)
         for linear in skippable(loaded.model, modules):
-            stack.enter_context(skipped(linear))
+            stack.enter_context(skip(linear))
         own = _own_pass(check, tokens, stack)
         ours = _stet_passes(check, tokens)
     check.compare_projections()
     for error in _final_errors(ours, own):
-        # Many roundings come together here, and in a mixture of experts one may choose another.
+        # Rounding of many layers adds up here, and may change an expert in a mixture of experts.
         check.refuse("last hidden states", error, 3 * check.limit)
 
 
 def _own_pass(check: Check, tokens: Tensor, stack: ExitStack) -> Tensor:
-    """The model's own pass, with its windows cut where that works; [2, LENGTH, size]."""
+    """Run the model's own pass, with its windows cut where that works; [2, LENGTH, size]."""
     loaded = check.loaded
 
     def run() -> Tensor:
@@ -100,7 +100,7 @@ def _is_cut(layer: Layer, window: int | None) -> bool:
 
 
 def _stet_passes(check: Check, tokens: Tensor) -> list[tuple[Part, Tensor]]:
-    """Stet's passes over the same texts; the last hidden state [count, size] of each part."""
+    """Run Stet's passes over the same texts; the last hidden state [count, size] of each part."""
     from stet.engine.runner import Runner  # the runner needs the models' types
 
     length = tokens.shape[1]
@@ -134,11 +134,11 @@ def _stet_passes(check: Check, tokens: Tensor) -> list[tuple[Part, Tensor]]:
         first, second = runner.allocate(), runner.allocate()
         middle = length // 2 - 2
         feed(Part(0, first, 0, middle))
-        # A block of the other text's tokens, rewound, then the true ones beside a shorter row.
+        # A block of the other text's tokens, rewound, then the right ones beside a shorter row.
         feed(Part(0, first, middle, 4, foreign=1))
         rest = length - middle - 3
         feed(Part(0, first, middle, rest), Part(1, second, 0, 2))
-        # A copy goes on from its parent's tokens.
+        # A fork continues its parent's tokens.
         (copy,) = runner.fork(first, 1)
         feed(Part(1, second, 2, length - 2), Part(0, copy, middle + rest, 3))
         feed(Part(0, first, middle + rest, 1))
@@ -153,8 +153,8 @@ def _stet_passes(check: Check, tokens: Tensor) -> list[tuple[Part, Tensor]]:
 def _final_errors(ours: Sequence[tuple[Part, Tensor]], own: Tensor) -> tuple[float, float]:
     """Relative errors of the last state: the median at passes' first tokens, and at the others.
 
-    First tokens are apart, since what a model would take over from token to token without Stet's
-    knowledge is missing there alone.
+    First tokens are separate, since state that a model carries from token to token outside of
+    Stet's cache is missing only there.
     """
     first: list[Tensor] = []
     other: list[Tensor] = []

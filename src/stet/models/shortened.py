@@ -1,4 +1,4 @@
-"""Making a model's pass short for a while: without most of its matrices, with short windows."""
+"""Shortening a model's pass for a while: without most of its matrices, with short windows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WINDOW = 5
 
 
 def skippable(model: Any, modules: Sequence[nn.Module]) -> Iterator[nn.Module]:
-    """Matrices outside attention, in decoder layers of which others of their kind are run."""
+    """Matrices outside attention, in decoder layers that are not the first of their kind."""
     attending = set(modules)
     layers: list[nn.Module] = []
     for stack in model.modules():
@@ -32,8 +32,8 @@ def skippable(model: Any, modules: Sequence[nn.Module]) -> Iterator[nn.Module]:
 
 
 @contextmanager
-def skipped(linear: nn.Module) -> Iterator[None]:
-    """A matrix that gives zeros, and costs nothing."""
+def skip(linear: nn.Module) -> Iterator[None]:
+    """Let a matrix return zeros, which costs nothing, inside the `with` block."""
     width = int(linear.out_features if isinstance(linear, nn.Linear) else linear.nf)  # type: ignore[arg-type]
     before = vars(linear).get("forward")
 
@@ -52,7 +52,7 @@ def skipped(linear: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def cut_windows(model: Any, modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Shorter sliding windows, in the configuration and wherever a layer keeps its own."""
+    """Cut sliding windows, in the configuration and in the layers, inside the `with` block."""
     holders: list[Any] = [model.config.get_text_config(), *modules]
     before = [(h, h.sliding_window) for h in holders if getattr(h, "sliding_window", None)]
     try:

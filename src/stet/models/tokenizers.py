@@ -1,4 +1,4 @@
-"""Do two models speak the same token ids?"""
+"""Comparison of two models' tokenizers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stet.core.errors import TokenizerMismatch
 from stet.core.model import LoadedModel
 from stet.text.codec import Codec
 
-# Texts whose encodings differ when normalisation, splitting, digits or white space are treated
+# Texts whose encodings differ if normalisation, splitting, digits or white space are treated
 # differently, although the vocabulary is the same.
 _PROBES = (
     "Hello, world!  Two spaces,\ttab\n\nand a blank line.",
@@ -20,7 +20,7 @@ _PROBES = (
     "DON'T stop; it's camelCase_and_snake",
 )
 
-# What every tokenizer must give back as it is if steps are to be exchanged as text.
+# Texts that every tokenizer must reproduce exactly if steps are to be exchanged as text.
 _PLAIN = ("The answer is 42.\n", ' a  b\n\n1 + (2 * 3) = 7; so "it" ends?')
 
 ADVICE = "choose a draft with the target's tokenizer, or a step policy, which works over text."
@@ -30,14 +30,15 @@ ADVICE = "choose a draft with the target's tokenizer, or a step policy, which wo
 def check_same_tokenizer(target: Any, draft: Any) -> None:
     """Refuse a pair whose token ids do not mean the same text.
 
-    Padding does not count: models of one family fill their vocabulary up to different sizes.
+    Padding is ignored: models of one family pad their vocabulary to different sizes.
 
     Args:
         target: a `LoadedModel`, or a tokenizer.
-        draft: likewise.
+        draft: a `LoadedModel`, or a tokenizer.
 
     Raises:
-        TokenizerMismatch: naming the first token that differs, with its id and both strings.
+        TokenizerMismatch: the tokenizers differ; the message names the first token that does, with
+            its id and both strings.
     """
     found = difference(target, draft)
     if found is not None:
@@ -49,14 +50,14 @@ def check_text_exchange(target: Any, draft: Any, found: str) -> None:
 
     Args:
         target: a `LoadedModel`, or a tokenizer.
-        draft: likewise.
+        draft: a `LoadedModel`, or a tokenizer.
         found: how the two differ.
 
     Raises:
-        TokenizerMismatch: with a text and what becomes of it.
+        TokenizerMismatch: a tokenizer changes a text; the message has both versions.
     """
     for model, fallback in ((target, "the target"), (draft, "the draft")):
-        tokenizer, name = _named(model, fallback)
+        tokenizer, name = _tokenizer_and_name(model, fallback)
         codec = Codec(tokenizer)
         for text in _PLAIN:
             changed = codec.changed(text)
@@ -71,17 +72,17 @@ def check_text_exchange(target: Any, draft: Any, found: str) -> None:
 def difference(target: Any, draft: Any) -> str | None:
     """How two tokenizers differ where it matters, naming the first token; None if they do not.
 
-    Everything is read and shown by the target's tokenizer, so it does not matter which tokens are
-    special for the draft's. The target may have added tokens that the draft's tokenizer lacks, if
-    the draft has rows for them: it reads them, if not well. The draft may have added tokens beyond
-    all of the target's: these are cut off.
+    Prompts and answers are encoded and decoded by the target's tokenizer, so it does not matter
+    which tokens are special for the draft's. The target may have added tokens that the draft's
+    tokenizer lacks, if the draft has rows for them: it reads them, if not well. The draft may have
+    added tokens beyond all of the target's: these are cut off.
 
     Args:
         target: a `LoadedModel`, or a tokenizer.
-        draft: likewise.
+        draft: a `LoadedModel`, or a tokenizer.
     """
-    ours, our_name = _named(target, "the target")
-    theirs, their_name = _named(draft, "the draft")
+    ours, our_name = _tokenizer_and_name(target, "the target")
+    theirs, their_name = _tokenizer_and_name(draft, "the draft")
     left, right = _by_id(ours), _by_id(theirs)
     if left != right:
         extra, more = _added(ours), _added(theirs)
@@ -121,7 +122,7 @@ def difference(target: Any, draft: Any) -> str | None:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """A fingerprint of what a tokenizer does, equal for copies of it.
+    """A fingerprint of a tokenizer, equal for copies of it.
 
     Returns:
         64 hexadecimal digits (SHA-256) over the vocabulary, the special tokens, and the rules of
@@ -143,30 +144,30 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _named(model: Any, fallback: str) -> tuple[Any, str]:
+def _tokenizer_and_name(model: Any, fallback: str) -> tuple[Any, str]:
     if isinstance(model, LoadedModel):
         return model.tokenizer, model.name
     return model, getattr(model, "name_or_path", "") or fallback
 
 
 def _by_id(tokenizer: Any) -> dict[int, str]:
-    """All tokens, added ones included."""
+    """All tokens by id, added ones included."""
     return {index: token for token, index in tokenizer.get_vocab().items()}
 
 
 def _added(tokenizer: Any) -> set[int]:
-    """Ids of the tokens that were added to a vocabulary: they do not change how text is split."""
+    """Ids of the tokens that were added to a vocabulary; they do not change how text is split."""
     return set(getattr(tokenizer, "added_tokens_decoder", {}))
 
 
 def token_count(tokenizer: Any, default: int = 0) -> int:
-    """One more than the highest id that a tokenizer knows; `default` where it does not say."""
+    """One more than the highest id of a tokenizer; `default` where it has no vocabulary."""
     vocabulary: dict[str, int] = getattr(tokenizer, "get_vocab", dict)()
     return max(vocabulary.values(), default=default - 1) + 1
 
 
 def _special(tokenizer: Any) -> set[int]:
-    """Ids of the added tokens that decoding may skip; which role they play does not matter."""
+    """Ids of the added tokens that decoding may skip; their roles do not matter."""
     added: dict[int, Any] = getattr(tokenizer, "added_tokens_decoder", {})
     return {index for index, token in added.items() if getattr(token, "special", False)}
 

@@ -1,1 +1,1 @@
-"""A target model behind an endpoint, and asking it."""
+"""Remote decoding: a target model behind an endpoint, and its client."""

@@ -1,4 +1,4 @@
-"""Asking a remote target, with patience: retries, time limits, and few requests at a time."""
+"""The client of a remote target: retries, time limits, and few requests at a time."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     import httpx2
 
 LARGEST = 2**20
-"""Bytes of an answer that are read; no completion is longer."""
+"""The most bytes of an answer that are read; no completion is longer."""
 
 LONGEST_PAUSE = 8.0
-"""Seconds between two tries, where the server does not ask for more."""
+"""The most seconds between two tries, where the server does not ask for more."""
 
 
 class RemoteError(StetError):
-    """A remote target that could not be asked, or refused."""
+    """A remote target could not be reached, or refused a request."""
 
 
 class _Again(Exception):
-    """A failure that another try may mend.
+    """A failure after which another try may succeed.
 
     Attributes:
         after: seconds that the server asks to wait; None if it does not say.
@@ -41,10 +41,10 @@ class _Again(Exception):
 
 
 class RemoteClient:
-    """Asks one remote target. All calls must come from one event loop.
+    """The client of one remote target. All calls must come from one event loop.
 
     Args:
-        target: whom to ask.
+        target: the remote target.
 
     Raises:
         OptionError: the HTTP client is not installed.
@@ -73,18 +73,18 @@ class RemoteClient:
         seed: int | None = None,
         stop: tuple[str, ...] = (),
     ) -> Completion:
-        """Have the target continue a text.
+        """Let the target continue a text.
 
         Args:
             prompt: the text.
             max_tokens: the most tokens of the continuation, as the server counts them.
             temperature: 0 takes the most probable token.
             top_p: sample from the most probable tokens of this joint probability.
-            seed: randomness; None leaves it to the server.
+            seed: seed of the sampling; None leaves it to the server.
             stop: texts that end the continuation.
 
         Raises:
-            RemoteError: the server refused, or failed for good.
+            RemoteError: the server refused the request, or all tries failed.
         """
         body: dict[str, Any] = {
             "model": self.target.model,
@@ -99,10 +99,10 @@ class RemoteClient:
         if stop:
             body["stop"] = list(stop)
         async with self._gate:
-            return await self._persevere(body)
+            return await self._retry(body)
 
-    async def _persevere(self, body: dict[str, Any]) -> Completion:
-        """Try until there is an answer, or patience is at its end."""
+    async def _retry(self, body: dict[str, Any]) -> Completion:
+        """Try until there is an answer, or the tries or the time are used up."""
         target, problem = self.target, "no answer yet"
         end = time.monotonic() + target.total_timeout
         for number in range(target.retries + 1):
@@ -133,23 +133,23 @@ class RemoteClient:
     def _pause(self, number: int, after: float | None) -> float:
         if after is not None:
             return after
-        # Random, so that requests which failed together do not come back together.
+        # Random, so that requests which failed together are not repeated together.
         whole = min(self.target.backoff * 2.0**number, LONGEST_PAUSE)
         return whole * random.uniform(0.5, 1.0)
 
     async def _ask(self, body: dict[str, Any]) -> Completion:
-        """One try."""
-        async with self._opened().stream("POST", "completions", json=body) as response:
+        """Send a request once."""
+        async with self._open().stream("POST", "completions", json=body) as response:
             content = await self._content(response)
         status = response.status_code
         if status == 200:
             return self._completion(content, body["max_tokens"])
-        said = self._shown(_message(content))
+        said = self._quote(_message(content))
         if status in (408, 425, 429) or status >= 500:
             raise _Again(f"status {status}: {said}", _seconds(response.headers.get("retry-after")))
         if response.is_redirect:
             raise RemoteError(
-                f"{self._who} sends us on to another address, which is not followed; name that "
+                f"{self._who} redirects to another address, which is not followed; name that "
                 "address if you trust it."
             )
         if status in (401, 403):
@@ -165,20 +165,20 @@ class RemoteClient:
         raise RemoteError(f"{self._who} refuses the request (status {status}: {said}).")
 
     def _completion(self, content: bytes, most: int) -> Completion:
-        completion = completion_of(_parsed(content), most)
+        completion = completion_of(_parse(content), most)
         if completion is None:
-            raise _Again(f"what it sent is no completion: {self._shown(_message(content))}")
+            raise _Again(f"what it sent is no completion: {self._quote(_message(content))}")
         if completion.finish_reason == "failed":
-            raise _Again(f"it broke off: {self._shown(content)}")
+            raise _Again(f"it broke off: {self._quote(content)}")
         if completion.finish_reason == "withheld":
             raise RemoteError(
-                f"{self._who} withholds what the model wrote, by a filter of contents: "
-                f"{self._shown(content)}."
+                f"{self._who} withholds what the model wrote, by a content filter: "
+                f"{self._quote(content)}."
             )
         if completion.unknown is not None and completion.unknown not in self._words:
             self._words.add(completion.unknown)
             warnings.warn(
-                f"{self._who} ends a text for the reason {self._shown(completion.unknown)}, which "
+                f"{self._who} ends a text for the reason {self._quote(completion.unknown)}, which "
                 "is taken for the end of an answer or a stop string.",
                 stacklevel=2,
             )
@@ -194,7 +194,7 @@ class RemoteClient:
                 )
         return bytes(content)
 
-    def _opened(self) -> httpx2.AsyncClient:
+    def _open(self) -> httpx2.AsyncClient:
         if self._client is None:
             headers = {"Accept-Encoding": "identity"}
             if self.target.key is not None:
@@ -202,9 +202,9 @@ class RemoteClient:
             self._client = self._http.AsyncClient(
                 base_url=self.target.url,
                 headers=headers,
-                timeout=None,  # each try has one limit of its own
+                timeout=None,  # each try has its own limit
                 follow_redirects=False,
-                # A proxy has no business with this machine's own addresses.
+                # No proxy for this machine's own addresses.
                 trust_env=not self.target.is_local,
             )
             weakref.finalize(self, _close, self._client, asyncio.get_running_loop())
@@ -214,8 +214,8 @@ class RemoteClient:
     def _who(self) -> str:
         return f"The remote target at {self.target.url}"
 
-    def _shown(self, content: str | bytes) -> str:
-        """What a server said, for people: short, on one line, and without the key."""
+    def _quote(self, content: str | bytes) -> str:
+        """Quote a server's answer: short, on one line, and without the key."""
         text = content.decode(errors="replace") if isinstance(content, bytes) else content
         if self.target.key is not None:
             text = text.replace(self.target.key, "***")
@@ -224,12 +224,12 @@ class RemoteClient:
 
 
 def _close(client: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
-    """Let go of the connections, in the loop that they belong to."""
+    """Close the connections, in the loop that they belong to."""
     if loop.is_running():
         asyncio.run_coroutine_threadsafe(client.aclose(), loop)
 
 
-def _parsed(content: bytes) -> Any:
+def _parse(content: bytes) -> Any:
     try:
         return json.loads(content)
     except (ValueError, RecursionError):
@@ -237,8 +237,8 @@ def _parsed(content: bytes) -> Any:
 
 
 def _message(content: bytes) -> str:
-    """The explanation in an error of one of the usual forms; otherwise all of it."""
-    part = _parsed(content)
+    """The message in an error of one of the usual forms; otherwise the whole content."""
+    part = _parse(content)
     # {"error": {"message": "..."}}, {"detail": [{"msg": "..."}]}, [{"error": "..."}] and so on.
     for _ in range(4):
         if isinstance(part, list) and part:
@@ -249,7 +249,7 @@ def _message(content: bytes) -> str:
 
 
 def _seconds(header: str | None) -> float | None:
-    """What `Retry-After` means, which is a number of seconds or a date."""
+    """The seconds of a `Retry-After` header, which is a number of seconds or a date."""
     if header is None:
         return None
     try:

@@ -1,4 +1,4 @@
-"""A target behind an OpenAI-compatible completions endpoint: where it is, and how it is asked."""
+"""A target behind an OpenAI-compatible completions endpoint: its settings and its answers."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from urllib.parse import urlsplit, urlunsplit
 from stet.core.errors import OptionError
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-"""Where the key is looked for if none is given."""
+"""The environment variable that holds the key if none is given."""
 
 
 @dataclass(frozen=True)
 class RemoteTarget:
-    """A target that is asked for text over HTTP; its tokens and distributions stay its own.
+    """A target that returns text over HTTP, without tokens and distributions.
 
     Attributes:
         url: the endpoint's base, such as "https://host/v1"; `/completions` is added to it, and
-            `/v1` to an address of a server alone.
-        model: what the server calls the model.
-        api_key: sent as a bearer token; None: what `OPENAI_API_KEY` holds, if anything; empty: no
+            `/v1` to an address without a path.
+        model: the server's name for the model.
+        api_key: sent as a bearer token; None: the value of `OPENAI_API_KEY`, if any; empty: no
             key. It appears in no trace, message or representation.
         timeout: seconds for one try.
         total_timeout: seconds for all tries of a request and the pauses between them.
         retries: further tries after a lost connection, a slow, overloaded or failing server (408,
-            425, 429, 5xx), or an answer that is none.
-        backoff: seconds before the second try, doubled for each further one, at most 8, less a
+            425, 429, 5xx), or an answer that is no completion.
+        backoff: seconds before the second try, doubled for each further one, at most 8, minus a
             random part; where the server says how long to wait (`Retry-After`), that long.
-        concurrency: requests under way at a time; further ones wait.
+        concurrency: requests sent at a time; further ones wait.
         allow_http: allow a plain `http://` address that is not this machine's own. Prompts, texts
-            and the key can then be read on the way.
+            and the key can then be read in transit.
     """
 
     url: str
@@ -46,10 +46,10 @@ class RemoteTarget:
     allow_http: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse addresses and numbers that make no sense.
+        """Refuse invalid addresses and numbers.
 
         Raises:
-            OptionError: naming what is wrong.
+            OptionError: naming the invalid value.
         """
         self._check_url()
         object.__setattr__(self, "url", _base(self.url))
@@ -99,12 +99,12 @@ class RemoteTarget:
 
     @property
     def name(self) -> str:
-        """The model, for people."""
+        """The model's name, for messages."""
         return self.model
 
     @property
     def key(self) -> str | None:
-        """The key that is sent."""
+        """The key that is sent; None for no key."""
         key = os.environ.get(KEY_VARIABLE) if self.api_key is None else self.api_key
         return key or None
 
@@ -115,7 +115,7 @@ class RemoteTarget:
 
 
 def _base(url: str) -> str:
-    """An address as others know it, too: with `/completions` behind it, or without `/v1`."""
+    """The base of an address, which may end in `/completions` or lack `/v1`."""
     parts = urlsplit(url.strip())
     path = parts.path.rstrip("/").removesuffix("/completions").removesuffix("/chat")
     return urlunsplit((parts.scheme, parts.netloc, path or "/v1", "", ""))
@@ -123,9 +123,9 @@ def _base(url: str) -> str:
 
 Ending = Literal["stop", "length", "withheld", "failed"]
 """How a completion ended: at the model's own end or at a stop string, at the limit of tokens, by a
-filter of contents, or in a failure of the server."""
+content filter, or in a failure of the server."""
 
-# What servers say, by its letters alone. The first two are where the endpoint's own words stand.
+# The words of servers, by their letters alone. Those of OpenAI's endpoint are among them.
 _ENDINGS: dict[str, Ending] = {
     **dict.fromkeys(("stop", "stopped", "complete", "completed", "finished", "done"), "stop"),
     **dict.fromkeys(("stopsequence", "stopstring", "stopstringfound", "stopword"), "stop"),
@@ -143,15 +143,15 @@ _OWN_ENDS = {"eos", "eosfound", "eostoken", "end", "endturn", "endoftext", "endo
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What the server answered.
+    """A server's answer.
 
     Attributes:
         text: the continuation.
         finish_reason: how it ended.
         stopped_at: the stop string, "" for the model's own end, None where the server does not
             say which of them it was.
-        tokens: how many the server counted; None where it does not say.
-        unknown: the server's word for the end, where it is none of those that are known.
+        tokens: number of tokens that the server counted; None where it does not say.
+        unknown: the server's word for the end, where it is not a known one.
     """
 
     text: str
@@ -162,14 +162,14 @@ class Completion:
 
 
 def completion_of(answer: Any, most: int | None = None) -> Completion | None:
-    """An answer of a completions endpoint; None if it is none.
+    """Read the answer of a completions endpoint; None if it is no completion.
 
-    Servers have many words for an end. One that is not known, or none at all, is taken for the end
-    where there is a text: nothing that was written is to be lost for a word.
+    Servers have many words for an end. One that is not known, or none at all, is taken for the
+    normal end where there is a text, so that no text is lost because of a word.
 
     Args:
-        answer: as parsed from JSON.
-        most: the tokens that were asked for.
+        answer: the answer, parsed from JSON.
+        most: the number of tokens that were asked for.
     """
     try:
         choice = answer["choices"][0]
@@ -188,7 +188,7 @@ def completion_of(answer: Any, most: int | None = None) -> Completion | None:
         if not text and (text is None or "finish_reason" not in choice):
             return None
         unknown = None if reason is None else str(reason)[:100]
-        # An end token is counted, too, but says nothing.
+        # An end token is counted, too, but has no text.
         is_full = text and most is not None and counted is not None and counted >= most
         ending = "length" if is_full else "stop"
     text = "" if text is None else text
@@ -203,7 +203,7 @@ def completion_of(answer: Any, most: int | None = None) -> Completion | None:
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether it holds whole characters alone; JSON may hold halves of some."""
+    """Whether a text has only whole characters; JSON may have halves of surrogate pairs."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,1 +1,1 @@
-"""From what a user hands in to a request of the engine, and back to a result."""
+"""Requests: from prompts and options to jobs of the engine, and back to results."""

@@ -27,18 +27,16 @@ _TAKEN = frozenset(
 """Arguments of transformers' `apply_chat_template` that are not the template's."""
 
 _ALWAYS = frozenset({"add_generation_prompt", "continue_final_message", "chat_template"})
-"""Arguments that need not stand in a template to have an effect."""
+"""Arguments that have an effect without being named in a template."""
 
 
 class Rendered(list[int]):
-    """A chat as the tokens of a prompt.
-
-    The list itself is for the target.
+    """A chat as the tokens of a prompt. The list itself holds the target's tokens.
 
     Attributes:
-        draft: the same chat in the draft's tokens, by its own template where it has one; None where
-            they are the same.
-        record: which template made it, for the trace.
+        draft: the chat in the draft's tokens, by its own template where it has one; None where both
+            models have the same tokens.
+        record: the template and its arguments, for the trace.
     """
 
     def __init__(self, tokens: list[int], draft: list[int] | None, record: dict[str, Any]) -> None:
@@ -48,10 +46,10 @@ class Rendered(list[int]):
 
 
 class Renders(Protocol):
-    """What makes prompts of chats: a pair."""
+    """An object that renders chats as prompts, such as a pair."""
 
     def render(self, messages: Sequence[Mapping[str, Any]], **arguments: Any) -> Rendered:
-        """A chat as the tokens of a prompt."""
+        """Render a chat as the tokens of a prompt."""
         ...
 
 
@@ -61,47 +59,47 @@ class Chat:
 
     Attributes:
         system: the system prompt before it; None leaves it to the template.
-        arguments: of the chat template, such as `enable_thinking`.
+        arguments: arguments of the chat template, such as `enable_thinking`.
     """
 
     system: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
     def messages(self, text: str) -> list[dict[str, str]]:
-        """The chat that asks `text`."""
+        """The messages of the chat with `text` as the user's message."""
         before = [] if self.system is None else [{"role": "system", "content": self.system}]
         return [*before, {"role": "user", "content": text}]
 
     def prompt(self, pair: Renders, text: str) -> Rendered:
-        """The tokens that ask `text`.
+        """Render the chat with `text` as the user's message.
 
         Raises:
-            OptionError: the tokenizer has no chat template, or it refuses the chat.
+            OptionError: the tokenizer has no chat template, or the template refuses the chat.
         """
         return pair.render(self.messages(text), **self.arguments)
 
 
 def has_template(tokenizer: Any) -> bool:
-    """Whether a tokenizer knows how its model is to be asked."""
+    """Whether a tokenizer has a chat template."""
     return bool(getattr(tokenizer, "chat_template", None))
 
 
 def render(
     tokenizer: Any, messages: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]
 ) -> tuple[list[int], dict[str, Any]]:
-    """A chat as tokens, with a beginning of the text only where the template writes one.
+    """Render a chat as tokens, with a beginning-of-sequence token only if the template writes one.
 
     Args:
-        tokenizer: whose template it is.
+        tokenizer: the tokenizer that has the template.
         messages: the chat.
-        arguments: of the template, and those of transformers' `apply_chat_template` that choose
-            what it writes (`tools`, `documents`, `add_generation_prompt`, `chat_template`, ...).
+        arguments: arguments of the template, and those of transformers' `apply_chat_template` that
+            affect the text (`tools`, `documents`, `add_generation_prompt`, `chat_template`, ...).
 
     Returns:
-        The tokens, and what the trace says of the template: its SHA-256 and the arguments.
+        The tokens, and the trace's record of the template: its SHA-256 and the arguments.
 
     Raises:
-        OptionError: there is no template, it refuses the chat, or an argument means nothing to it.
+        OptionError: there is no template, it refuses the chat, or it does not use an argument.
     """
     template = _template(tokenizer, arguments)
     _check(template, arguments)
@@ -110,20 +108,20 @@ def render(
         text: str = tokenizer.apply_chat_template(
             [dict(message) for message in messages], tokenize=False, **settings
         )
-    except Exception as error:  # a template is a program of somebody else's
+    except Exception as error:  # a template is a program that may raise anything
         raise OptionError(f"The chat template refuses this chat: {_reason(error)}.") from error
     _check_system(messages, text)
     tokens: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     record = {
         "sha256": hashlib.sha256(template.encode()).hexdigest(),
-        # As JSON has them; what it has not, such as a function among the tools, by its name.
+        # As JSON; values that JSON does not have, such as a function among the tools, as text.
         "arguments": json.loads(json.dumps(dict(arguments), default=str)),
     }
     return tokens, record
 
 
 def read_by(tokenizer: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Of arguments for another tokenizer's template, those that mean something to this one's own.
+    """The arguments of another tokenizer's template that this tokenizer's own template uses.
 
     Raises:
         OptionError: there is no template.
@@ -150,18 +148,18 @@ def _check(template: str, arguments: Mapping[str, Any]) -> None:
             raise OptionError(f"{name} is no argument of a chat template; leave it out.")
         if not _is_read(name, template):
             raise OptionError(
-                f"The chat template does not look at {name!r}, so it would change nothing; leave "
-                "it out."
+                f"The chat template does not use {name!r}, so it would change nothing; leave it "
+                "out."
             )
 
 
 def _is_read(name: str, template: str) -> bool:
-    """Whether an argument changes what a template writes."""
+    """Whether an argument changes the text of a template."""
     return name in _ALWAYS or re.search(rf"\b{re.escape(name)}\b", template) is not None
 
 
 def _check_system(messages: Sequence[Mapping[str, Any]], text: str) -> None:
-    """Refuse to lose a system prompt: some templates pass over it without a word."""
+    """Refuse a template that drops the system prompt, as some do silently."""
     for message in messages:
         content = message.get("content")
         if (

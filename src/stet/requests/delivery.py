@@ -1,4 +1,4 @@
-"""How what requests come to gets from the engine's thread to whoever asked for it."""
+"""Delivery of results from the engine's thread to the caller."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from stet.engine.thread import EngineThread
 from stet.requests.jobs import Job
 
 Event = tuple[Job, Chunk | None]
-"""A piece of a job's answer; None when it has ended, and the rest is `Job.news`."""
+"""A piece of a job's answer; None when the job has ended, and the rest is `Job.news`."""
 
 
-def delivered(engine: EngineThread, jobs: Sequence[Job], *, stream: bool) -> Generator[Event]:
-    """Run jobs and yield what comes of them, as it comes; closing the iterator cancels the rest.
+def deliver(engine: EngineThread, jobs: Sequence[Job], *, stream: bool) -> Generator[Event]:
+    """Run jobs and yield their events as they come; closing the iterator cancels the rest.
 
     Args:
-        engine: runs them.
-        jobs: new ones.
-        stream: whether pieces are wanted, or the ends alone.
+        engine: the thread that runs the jobs.
+        jobs: new jobs.
+        stream: whether to yield pieces of answers, or only the ends of jobs.
     """
     inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
     waiting = len(jobs)
@@ -36,15 +36,15 @@ def delivered(engine: EngineThread, jobs: Sequence[Job], *, stream: bool) -> Gen
 
 
 class Events:
-    """`delivered` for event loops; leaving the `with` block cancels what has not ended.
+    """Events of jobs in an event loop; leaving the `with` block cancels jobs that have not ended.
 
-    A class and not an asynchronous generator: such a one cannot clean up after itself when its loop
-    is closed under it.
+    A class and not an asynchronous generator, since a generator cannot clean up when its loop is
+    closed while it waits.
 
     Args:
-        engine: runs the jobs.
-        jobs: new ones.
-        stream: whether pieces are wanted, or the ends alone.
+        engine: the thread that runs the jobs.
+        jobs: new jobs.
+        stream: whether to deliver pieces of answers, or only the ends of jobs.
     """
 
     def __init__(self, engine: EngineThread, jobs: Sequence[Job], *, stream: bool) -> None:
@@ -61,11 +61,11 @@ class Events:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Cancel them."""
+        """Cancel the jobs that have not ended."""
         self._cancel()
 
     async def next(self) -> Event | None:
-        """What comes next; None when all jobs have ended."""
+        """Wait for the next event; None when all jobs have ended."""
         if not self._waiting:
             return None
         event = await self._inbox.get()

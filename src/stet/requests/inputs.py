@@ -1,4 +1,4 @@
-"""What may be handed in as a prompt: text, tokens or a chat, alone or in a list."""
+"""Reading of prompts as users give them: text, tokens or a chat, alone or in a list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stet.core.errors import OptionError
 from stet.requests.chat import Rendered
 
 Message = Mapping[str, Any]
-"""A message of a chat: `role` and `content`, and whatever else the chat template reads."""
+"""A message of a chat: `role` and `content`, and further fields that the chat template reads."""
 
 Prompt = str | Sequence[int] | Sequence[Message]
 """Text, tokens, or the messages of a chat."""
@@ -21,23 +21,23 @@ _ALLOWED = "a prompt is a text, a list of token ids, or a list of messages"
 
 
 def prompts_of(given: Any) -> tuple[list[Any], bool]:
-    """One prompt or several, told apart by what a list holds.
+    """Tell one prompt from several, by the entries of a list.
 
     A flat list of token ids is one prompt, and so is a list of messages; any other list holds
     prompts, each of which may be any of the three.
 
     Args:
-        given: whatever a user calls prompts.
+        given: the prompts as the user gave them.
 
     Returns:
-        The prompts, not looked at yet, and whether it is one prompt by itself.
+        The prompts, unchecked, and whether it is a single prompt.
 
     Raises:
         OptionError: for anything else.
     """
     if isinstance(given, str):
         return [given], True
-    whole = _listed(given)
+    whole = _entries(given)
     if whole is None:
         raise OptionError(_refusal(given))
     kinds = {_kind(item) for item in whole}
@@ -45,27 +45,27 @@ def prompts_of(given: Any) -> tuple[list[Any], bool]:
         # A rendered chat stays what it is.
         return [given if isinstance(given, Rendered) else whole], True
     if kinds == {"other"}:
-        raise OptionError(f"This list holds {_named(whole[0])}; {_ALLOWED}.")
+        raise OptionError(f"This list holds {_describe(whole[0])}; {_ALLOWED}.")
     if "token" in kinds or "message" in kinds:
         odd = next(item for item in whole if _kind(item) != _kind(whole[0]))
         raise OptionError(
-            f"This list holds {_named(whole[0])} and also {_named(odd)}; {_ALLOWED}, and several "
-            "prompts go into a list of such."
+            f"This list holds {_describe(whole[0])} and also {_describe(odd)}; {_ALLOWED}, and "
+            "several prompts go into a list of such."
         )
     return whole, False
 
 
 def prompt_of(given: Any) -> str | list[int] | list[Message]:
-    """A single prompt as text, tokens or messages; an empty one is refused where it is read.
+    """Read a single prompt as text, tokens or messages; an empty one is refused later.
 
     Raises:
-        OptionError: it is none of them.
+        OptionError: it is none of the three.
     """
     if isinstance(given, Rendered):
         return given
     if isinstance(given, str):
         return _text(given)
-    found = _listed(given)
+    found = _entries(given)
     if found is None:
         raise OptionError(_refusal(given))
     kinds = {_kind(item) for item in found}
@@ -74,7 +74,7 @@ def prompt_of(given: Any) -> str | list[int] | list[Message]:
         return found
     odd = [item for item in found if _kind(item) != "token"]
     if odd:
-        raise OptionError(f"A prompt's list holds {_named(odd[0])}; {_ALLOWED}.")
+        raise OptionError(f"A prompt's list holds {_describe(odd[0])}; {_ALLOWED}.")
     return [int(token) for token in found]
 
 
@@ -93,13 +93,13 @@ def check_messages(messages: Iterable[Any]) -> None:
     """Refuse a chat that no template could read.
 
     Raises:
-        OptionError: naming the first message that is none.
+        OptionError: naming the first invalid message.
     """
     for number, message in enumerate(messages, 1):
         if not isinstance(message, Mapping):
             raise OptionError(
-                f"Message {number} of a chat is {_named(message)}; a message is a dictionary with "
-                '"role" and "content".'
+                f"Message {number} of a chat is {_describe(message)}; a message is a dictionary "
+                'with "role" and "content".'
             )
         role, content = message.get("role"), message.get("content")
         if not isinstance(role, str) or not role:
@@ -108,11 +108,11 @@ def check_messages(messages: Iterable[Any]) -> None:
             )
         is_parts = isinstance(content, Sequence) and not isinstance(content, bytes)
         if not (is_parts or (content is None and "tool_calls" in message)):
-            what = "no content" if content is None else f"{_named(content)} for content"
+            what = "no content" if content is None else f"{_describe(content)} for content"
             raise OptionError(f"Message {number} of a chat ({role}) has {what}; give it a text.")
 
 
-def _listed(given: Any) -> list[Any] | None:
+def _entries(given: Any) -> list[Any] | None:
     """The entries of a list or an array; None for anything else."""
     if isinstance(given, (str, bytes, bytearray, Mapping, set, frozenset)):
         return None
@@ -134,11 +134,11 @@ def _kind(item: Any) -> str:
         return _kind(item.tolist())
     if isinstance(item, Iterator):
         return "prompt"  # to be read once, where it is one
-    return "other" if not isinstance(item, str) and _listed(item) is None else "prompt"
+    return "other" if not isinstance(item, str) and _entries(item) is None else "prompt"
 
 
 def _refusal(given: Any) -> str:
-    """Why something is no prompt, and what to give instead."""
+    """A sentence on why something is no prompt, and what to give instead."""
     if hasattr(given, "input_ids") or (isinstance(given, Mapping) and "input_ids" in given):
         return "A tokenizer's output is no prompt; give a list of ids, such as its input_ids[0]."
     if isinstance(given, Mapping):
@@ -150,12 +150,12 @@ def _refusal(given: Any) -> str:
             f"An array of {given.ndim} dimensions is no prompt; give a list with the ids of each, "
             "without padding."
         )
-    name = _named(given)
+    name = _describe(given)
     return f"{name[0].upper()}{name[1:]} is no prompt; {_ALLOWED}."
 
 
-def _named(item: Any) -> str:
-    """What something is, for people."""
+def _describe(item: Any) -> str:
+    """A value as a message describes it."""
     if isinstance(item, Mapping):
         return "a message"
     if isinstance(item, str):

@@ -1,4 +1,4 @@
-"""The options of a request, as users give them, and read with care."""
+"""The options of a request, as users give them, and their checks."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from stet.core.sampling import SamplingParams
 from stet.requests.seeds import drawn, mixed
 
 MAX_NEW_TOKENS = 256
-"""The longest answer where nobody says; less where less fits."""
+"""The longest answer where the user does not set it; less where less fits."""
 
 MOST_LOGPROBS = 20
 
 PINNED: dict[str, Any] = {"repetition_penalty": 1.0, "logit_bias": {}}
-"""What measurements ask for, so that they do not hang on what a model's authors set."""
+"""Options of measurements, so that these do not depend on a model's `generation_config.json`."""
 
 
 class Options(TypedDict, total=False):
-    """How to generate; every one may be left out, or None, which is the same.
+    """Options of generation; every one may be left out, or None, which is the same.
 
     Attributes:
-        max_new_tokens: the longest answer, in tokens. One that was asked for and does not fit fails
-            the request; where none was, it is 256, or what fits.
-        fit: shorten `max_new_tokens` to what fits, too (False).
+        max_new_tokens: the longest answer, in tokens. A value that is set and does not fit fails
+            the request; where none is set, it is 256, or what fits.
+        fit: shorten a set `max_new_tokens` to what fits, too (False).
         temperature: 0 takes the most probable token (0).
         top_k: sample from the k most probable tokens; 0 for all (0).
         top_p: sample from the most probable tokens of this joint probability (1).
         min_p: sample from tokens of at least this share of the best one's probability (0).
-        repetition_penalty: above 1 discourages what stands in the text already (what the target's
-            `generation_config.json` says, else 1).
+        repetition_penalty: above 1 discourages tokens that are in the text already (the value of
+            the target's `generation_config.json`, else 1).
         logit_bias: added to the logits of single tokens, by id (minus infinity for those that the
             target's `generation_config.json` suppresses).
-        seed: randomness: the first prompt gets it as it is, prompt i of a list gets a hash of it
-            and of i (`stet.requests.seeds.mixed`); or a list with a seed for each prompt. Without
-            one, one is drawn where the temperature is above 0, else it is 0. `Result.seed` is the
-            prompt's own, with which it gives the same text by itself.
+        seed: seed of the sampling: the first prompt gets it as it is, prompt i of a list gets a
+            hash of it and of i (`stet.requests.seeds.mixed`); or a list with a seed for each
+            prompt. Without one, a seed is drawn where the temperature is above 0, else it is 0.
+            `Result.seed` is the prompt's own, with which it gives the same text by itself.
         stop: a string or strings that end the answer; they may hold special tokens.
         stop_token_ids: tokens that end it, besides the model's own end-of-sequence tokens.
         ignore_eos: do not end at the model's own end-of-sequence tokens (False).
@@ -75,7 +75,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """Options with their types and ranges checked, and the defaults of those that are not given.
+    """Options after the checks of types and ranges, with defaults for those that are not given.
 
     The attributes are those of `Options`; `stop` and `stop_token_ids` are tuples.
     """
@@ -100,7 +100,7 @@ class Asked:
 
     @property
     def sampling(self) -> SamplingParams:
-        """How tokens are chosen, but for the seed.
+        """The sampling parameters, without the seed.
 
         Raises:
             OptionError: for a value out of range.
@@ -118,14 +118,14 @@ class Asked:
         """The seed of each of `count` prompts.
 
         Raises:
-            OptionError: so many seeds were not given.
+            OptionError: the number of seeds differs from the number of prompts.
         """
         first = self.seed
         if isinstance(first, tuple):
             if len(first) != count:
                 raise OptionError(
-                    f"seed has {_counted(len(first), 'entry', 'entries')} for "
-                    f"{_counted(count, 'prompt', 'prompts')}; give one seed for all, or one for "
+                    f"seed has {_count(len(first), 'entry', 'entries')} for "
+                    f"{_count(count, 'prompt', 'prompts')}; give one seed for all, or one for "
                     "each."
                 )
             return list(first)
@@ -140,13 +140,13 @@ class Asked:
         stream: bool,
         special: Mapping[int, str],
     ) -> Limits:
-        """When a request ends.
+        """The limits at which a request ends.
 
         Args:
             ends: the model's own end-of-sequence tokens.
-            draft_length: the rule that `draft_length` means.
-            stream: whether the text is wanted after every round.
-            special: the tokens that are no part of a text, with what they are called.
+            draft_length: the rule that the option `draft_length` gives.
+            stream: whether the text is decoded after every round.
+            special: the tokens that are no part of a text, with their names.
         """
         ending = {token for token, name in special.items() if name in self.stop}
         named = {
@@ -157,7 +157,7 @@ class Asked:
         stops = ending | {*self.stop_token_ids}
         return Limits(
             max_new_tokens=self.max_new_tokens or MAX_NEW_TOKENS,
-            # What was asked for by name ends an answer even if it is an end that is ignored.
+            # A token named in `stop` ends an answer even if it is an end token that is ignored.
             stop_token_ids=frozenset(stops) if self.ignore_eos else ends | stops,
             stop_strings=self.stop,
             special=named,
@@ -168,15 +168,16 @@ class Asked:
         )
 
 
-def _counted(count: int, one: str, many: str) -> str:
+def _count(count: int, one: str, many: str) -> str:
     return f"{count} {one if count == 1 else many}"
 
 
 def read_options(options: Mapping[str, Any]) -> Asked:
-    """The options of a request; None counts as not given.
+    """Read the options of a request; None counts as not given.
 
     Raises:
-        OptionError: naming the first that is unknown or has a wrong value, and what is allowed.
+        OptionError: naming the first option that is unknown or has a wrong value, and the allowed
+            values.
     """
     chosen: dict[str, Any] = {}
     for name, value in options.items():
@@ -199,7 +200,7 @@ def read_options(options: Mapping[str, Any]) -> Asked:
 
 
 def shown(value: object) -> str:
-    """A value as a sentence names it."""
+    """A value as a message shows it, on one line and cut to 60 characters."""
     text = " ".join(repr(value).split())
     return text if len(text) <= 60 else f"{text[:57]}..."
 
@@ -219,7 +220,7 @@ def _flag(value: Any) -> bool:
 
 
 def whole(value: Any) -> int:
-    """A whole number, which True is not."""
+    """Read a whole number; True and False are none."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, Integral):
         raise _Wrong
     return int(value)
@@ -254,7 +255,7 @@ def _logprobs(value: Any) -> int:
 
 
 def _entries(value: Any) -> tuple[Any, ...] | None:
-    """What a list, a set or an array holds; None for anything else."""
+    """The entries of a list, a set or an array; None for anything else."""
     if isinstance(value, (str, bytes, Mapping)):
         return None
     try:

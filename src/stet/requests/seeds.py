@@ -1,6 +1,6 @@
-"""Seeds of many requests out of one: requests that differ in any place share no randomness.
+"""Seeds of many requests from one seed: requests that differ in any index share no randomness.
 
-A sum would not do: prompt 1 of seed 0 and prompt 0 of seed 1 would then be the same request.
+A sum would not do: prompt 1 of seed 0 and prompt 0 of seed 1 would then have the same seed.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ import secrets
 _MASK = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
 _OWN = 0xD1B54A32D192ED03
-"""Sets these hashes apart from those that make a request's random numbers of its seed."""
+"""Separates these hashes from those that make a request's random numbers from its seed."""
 
 
 def mixed(seed: int, *places: int) -> int:
-    """A seed of its own for each list of places: a hash that nobody needs to be able to undo.
+    """Hash a seed and indices to a new seed.
 
     Each number goes through the splitmix64 finaliser (Steele, Lea and Flood, "Fast splittable
     pseudorandom number generators", 2014) on top of those before it.
@@ -24,7 +24,7 @@ def mixed(seed: int, *places: int) -> int:
         *places: 64 bits each, such as the index of a prompt, or a question and a sample.
 
     Returns:
-        63 bits, so that it is a seed again whatever the reader's idea of a sign.
+        63 bits, which are a valid seed both as a signed and as an unsigned number.
     """
     state = _finalise((seed ^ _OWN) + _GOLDEN)
     for place in places:
@@ -33,7 +33,7 @@ def mixed(seed: int, *places: int) -> int:
 
 
 def drawn() -> int:
-    """A seed that nobody chose, of 63 bits from the system's source of randomness."""
+    """Draw a seed of 63 bits from the system's source of randomness."""
     return secrets.randbits(63)
 
 

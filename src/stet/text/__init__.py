@@ -1,1 +1,1 @@
-"""Text and tokens: there and back without a change."""
+"""Conversion between text and tokens, without a change to either."""

@@ -1,4 +1,4 @@
-"""Between a text and the tokens of one model, without a change to either."""
+"""Conversion between a text and the tokens of one model, without a change to either."""
 
 from __future__ import annotations
 
@@ -7,37 +7,38 @@ from copy import deepcopy
 from typing import Any
 
 _CONTEXT = 32
-"""Tokens before a place that decide how what follows reads; all of them where these do not."""
+"""Tokens before a position that decide how the following ones decode; all where these do not."""
 
 _UNREADABLE = "\N{REPLACEMENT CHARACTER}"
-"""How bytes decode that are no whole character."""
+"""The character to which the bytes of a part of a character decode."""
 
 _ANCHORS = ("\n", "a", ".", "a ")
-"""Texts before a text to be encoded, for tokenizers that treat the beginning differently."""
+"""Texts to put before a text to encode, for tokenizers that treat the beginning differently."""
 
 
 class Codec:
-    """Reads and writes the continuation of a list of tokens as text.
+    """Decodes and encodes the continuation of a list of tokens.
 
-    A list only grows: what stands in it is never encoded again. So the tokens of a text that
-    follows must decode, behind those that stand, to that text and nothing else. Tokenizers that put
-    a space before what they encode, or strip one from what they decode, are met by encoding the
-    text behind another one; where nothing gives exactly that text, none is given.
+    The list only grows: its tokens are never encoded again. So the tokens of a following text must
+    decode, behind those of the list, to exactly that text. For tokenizers that put a space before a
+    text they encode, or strip one from a text they decode, the text is encoded behind another one;
+    where no tokens give exactly the text, there is no result.
 
     Args:
-        tokenizer: of transformers. It is copied, as encoding changes its settings.
+        tokenizer: a tokenizer of transformers. It is copied, as encoding changes its settings.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = deepcopy(tokenizer)
 
     def text_after(self, tokens: Sequence[int], start: int) -> str | None:
-        """What the tokens from `start` on add to the text of those before.
+        """The text that the tokens from `start` on add to the text of those before.
 
-        Special tokens read as nothing.
+        Special tokens decode to nothing.
 
         Returns:
-            None where they end inside a character, or change how the tokens before them read.
+            The text; None where the tokens end inside a character, or change how the tokens before
+            them decode.
         """
         context, known = self._context(tokens[:start])
         whole = self._decode([*context, *tokens[start:]])
@@ -49,10 +50,11 @@ class Codec:
     def tokens_after(self, tokens: Sequence[int], text: str) -> list[int] | None:
         """Tokens that add exactly `text` to the text of `tokens`.
 
-        What looks like a special token in the text stays text.
+        The name of a special token in the text stays text.
 
         Returns:
-            None where this tokenizer cannot say it: a character it does not know, or changes.
+            The tokens; None where this tokenizer has none: for a character that it does not know,
+            or changes.
         """
         if not text:
             return []
@@ -62,8 +64,8 @@ class Codec:
                 return found
         if len(text) == 1:
             return None
-        # A piece of the vocabulary may be no text, such as the name of a special token; in two
-        # halves that name is but letters.
+        # An entry of the vocabulary may be no text, such as the name of a special token; in two
+        # halves that name is only letters.
         half = len(text) // 2
         first = self.tokens_after(tokens, text[:half])
         if first is None:
@@ -72,7 +74,7 @@ class Codec:
         return None if second is None else first + second
 
     def changed(self, text: str) -> str | None:
-        """What becomes of a text that is encoded and decoded; None if nothing does."""
+        """The text after encoding and decoding; None if it does not change."""
         if self.tokens_after(self._encode("a"), text) is not None:
             return None
         return self._decode(self._encode(text))
@@ -90,7 +92,7 @@ class Codec:
         """The last of the tokens, and their text."""
         context = list(tokens[-_CONTEXT:])
         known = self._decode(context)
-        # Bytes of a character that began before would spoil all of them.
+        # The bytes of a character that began earlier would make all of it unreadable.
         if len(context) < len(tokens) and (not known or _UNREADABLE in known):
             context = list(tokens)
             known = self._decode(context)

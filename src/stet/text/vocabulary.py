@@ -1,4 +1,4 @@
-"""One model's tokens: how it reads a prompt, and what ends its answers."""
+"""One model's vocabulary: how prompts are encoded, and which tokens end an answer."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from stet.text.codec import Codec
 
 
 class Vocabulary:
-    """What a model reads and writes.
+    """The tokens of one model.
 
     Args:
-        model: whose tokenizer this is about.
+        model: the model.
 
     Attributes:
-        tokenizer: the model's.
+        tokenizer: the model's tokenizer.
         size: V, the width of its logits.
     """
 
@@ -29,7 +29,7 @@ class Vocabulary:
 
     @cached_property
     def codec(self) -> Codec:
-        """Between text and its tokens."""
+        """The codec between text and this model's tokens."""
         return Codec(self.tokenizer)
 
     @cached_property
@@ -44,13 +44,13 @@ class Vocabulary:
 
     @property
     def end(self) -> int | None:
-        """The one that stands for the end of an answer that another model wrote."""
+        """The token for the end of an answer that another model wrote."""
         own: int | None = self.tokenizer.eos_token_id
         return own if own in self.ends else min(self.ends, default=None)
 
     @cached_property
     def special(self) -> dict[int, str]:
-        """Tokens that are no part of a decoded text, with what they are called."""
+        """Tokens that are no part of a decoded text, with their names."""
         added: dict[int, Any] = getattr(self.tokenizer, "added_tokens_decoder", {})
         found = {token: str(entry) for token, entry in added.items() if entry.special}
         ids: Sequence[int] = getattr(self.tokenizer, "all_special_ids", ())
@@ -59,7 +59,7 @@ class Vocabulary:
         return {token: name for token, name in found.items() if name}
 
     def read(self, prompt: str | Sequence[int]) -> list[int]:
-        """A prompt as tokens.
+        """Encode a prompt.
 
         A text that begins with the beginning-of-sequence token, as rendered chats do, gets no
         second one.
@@ -76,10 +76,10 @@ class Vocabulary:
                 tokens = list(own) if twice and list(own) == tokens[1:] else tokens
         else:
             tokens = list(prompt)
-        # Also of a text: some tokenizers have special tokens that the model has no row for.
+        # Also for a text: some tokenizers have special tokens that the model has no row for.
         outside = [t for t in tokens if not 0 <= t < self.size]
         if outside:
-            # Tokenizers refuse to look larger ones up.
+            # Tokenizers refuse to look up larger ids.
             known = 0 <= outside[0] < 2**31
             name = self.tokenizer.convert_ids_to_tokens(outside[0]) if known else None
             shown = "" if name is None else f" ({name})"
@@ -91,7 +91,7 @@ class Vocabulary:
         return tokens
 
     def spoken(self, prompt: str | Sequence[int]) -> str:
-        """A prompt as the text that a server is sent, which adds its own beginning of a text."""
+        """A prompt as text for a server, which adds its own beginning-of-sequence token."""
         if isinstance(prompt, str):
             text = prompt
         else:
@@ -99,6 +99,6 @@ class Vocabulary:
         return text.removeprefix(self.tokenizer.bos_token or "")
 
     def plain(self, tokens: Sequence[int]) -> str:
-        """A prompt's tokens as text, without special tokens."""
+        """Decode a prompt's tokens, without special tokens."""
         text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text

@@ -1,4 +1,4 @@
-"""Graders: they read the answer out of a text, and say whether it is right."""
+"""Graders: they extract the answer from a text, and decide whether it is right."""
 
 from stet.evaluation.graders.answer_line import AnswerLine
 from stet.evaluation.graders.base import Grader

@@ -13,12 +13,12 @@ from stet.evaluation.graders.registry import register
 @register
 @dataclass(frozen=True)
 class AnswerLine(Grader):
-    """Read the whole number of the last `Answer: N` line, and nothing else."""
+    """Read the whole number in the last `Answer: N` line, and nothing else."""
 
     name: ClassVar[str] = "answer-line"
 
     def extract(self, text: str) -> str | None:
-        """The number of the last answer line."""
+        """The number in the last answer line."""
         try:
             number = parse_answer(text)
         except ValueError:  # more digits than Python reads

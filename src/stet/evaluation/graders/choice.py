@@ -82,7 +82,7 @@ class Choice(Grader):
         return letter if len(letter) == 1 and letter in self.letters else None
 
     def _first(self, text: str, start: int) -> str | None:
-        """The letter that follows directly."""
+        """The letter that directly follows a position."""
         match = re.compile(
             rf"{_FILLER}(?:\(\s*({self._class(any_case=True)})\s*\)"
             rf"|({self._class()})(?![\w'’])(?!-\w)(?!(?<=[AI])[ ]+[a-z])"

@@ -18,11 +18,11 @@ _EDGES = " \t\"'“”‘’`*_.,;:!?" + BOX_OPEN + BOX_CLOSE
 @register
 @dataclass(frozen=True)
 class ExactGrader(Grader):
-    r"""Compare words: case, spaces, outer quotes and outer punctuation aside.
+    r"""Compare words, ignoring case, spaces, outer quotes and outer punctuation.
 
-    The answer is what follows the last "Answer:", "the answer is" or `####` on its line (or the
-    next, where the line ends there), or stands in the last box or `<answer>...</answer>`; else the
-    last line that is not empty.
+    The answer is the text that follows the last "Answer:", "the answer is" or `####` on its line
+    (or the next, where the line ends there), or the content of the last box or
+    `<answer>...</answer>`; else the last line that is not empty.
 
     Attributes:
         case: whether capitals matter.
@@ -33,7 +33,7 @@ class ExactGrader(Grader):
     case: bool = False
 
     def extract(self, text: str) -> str | None:
-        """The stated answer or the last line, written one way."""
+        """The stated answer or the last line, in a canonical form."""
         text = mark_boxes(final_part(text))
         stated = [
             *boxes(text),
@@ -49,7 +49,7 @@ class ExactGrader(Grader):
         return answer is not None and self._normal(answer) == self._normal(reference)
 
     def reads(self, reference: str) -> bool:
-        """Whether anything is left of the reference."""
+        """Whether the canonical form of the reference is not empty."""
         return bool(self._normal(reference))
 
     def _normal(self, text: str) -> str:

@@ -1,8 +1,9 @@
-"""The process in which expressions are read and compared, so that it can be ended from outside.
+"""The process that parses and compares expressions, so that it can be ended from outside.
 
-Run as a script by `expressions`; it imports nothing of Stet. Lines of JSON come in, each an
-operation and its texts, and one line of JSON goes out for each. The processor time of a line and
-the memory of the process are limited by the system: what takes more (`9^{9^{9}}`) ends the process.
+Run as a script by `expressions`; it imports nothing of Stet. It reads lines of JSON, each with an
+operation and its texts, and answers each with one line of JSON. The processor time of a line and
+the memory of the process are limited by the system: an expression that takes more (`9^{9^{9}}`)
+ends the process.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MEMORY = 4 * 2**30
 def main() -> None:
     """Answer lines until there are no more."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    # What libraries print is no answer.
+    # Output of libraries is no answer.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     operations = _operations(import_module("math_verify"), import_module("sympy"))
     logging.disable(logging.CRITICAL)
@@ -45,7 +46,7 @@ def main() -> None:
 
 def _operations(math_verify: Any, sympy: Any) -> dict[str, Callable[..., Any]]:
     def parse(text: str) -> list[Any]:
-        # Its own time limit is a signal, of which the system's limit has no need.
+        # Its own time limit uses a signal; the system's limit makes it unnecessary.
         found: list[Any] = math_verify.parse(text, parsing_timeout=None)
         return found
 
@@ -72,7 +73,7 @@ def _operations(math_verify: Any, sympy: Any) -> dict[str, Callable[..., Any]]:
         return {"written": formed if equal(found, parse(f"${formed}$")) else written}
 
     def value(expression: str) -> str | None:
-        """The value of an expression that comes to a rational number."""
+        """The value of an expression that is a rational number."""
         found = parse(f"${expression}$")
         if not found or isinstance(found[0], str) or not getattr(found[0], "is_number", False):
             return None

@@ -1,8 +1,8 @@
-"""Asking math-verify about expressions, from any thread and in bounded time.
+"""Calls to math-verify about expressions, from any thread and in bounded time.
 
-The package stops what takes too long by a signal, which only a program's main thread can receive.
-Here it runs in a process of its own, started when first needed, that ends where an expression takes
-too long; the next question starts another.
+The package limits its time by a signal, which only a program's main thread can receive. Here it
+runs in a separate process, started when first needed, that ends where an expression takes too long;
+the next call starts another.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Any
 from stet.core.errors import StetError
 
 PATIENCE = 120.0
-"""Seconds after which a process that has not ended by its own limits is ended."""
+"""Seconds after which a process that has not ended by its own limits is killed."""
 
 LONGEST = 2**20
-"""Characters of a text that is asked about; no answer is longer."""
+"""The most characters of a text; no answer is longer."""
 
 _SCRIPT = Path(__file__).with_name("expression_process.py")
 
@@ -35,7 +35,7 @@ def available() -> bool:
 
 
 def ask(operation: str, *texts: str) -> Any:
-    """What an operation of `expression_process` says of some texts; None where it takes too long.
+    """Run an operation of `expression_process` on texts; None where it takes too long.
 
     Raises:
         StetError: math-verify is not installed, or its process does not start.
@@ -46,7 +46,7 @@ def ask(operation: str, *texts: str) -> Any:
 
 
 class _Asked:
-    """The process, and whose turn it is."""
+    """The process, and the lock for its use."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -56,14 +56,14 @@ class _Asked:
     def ask(self, question: list[str]) -> Any:
         with self._lock:
             process = self._running()
-            line = _exchange(process, json.dumps(question))
+            line = _send(process, json.dumps(question))
             if not line:
                 self.close()
                 return None
             return json.loads(line)
 
     def close(self) -> None:
-        """End the process; a question to come starts another."""
+        """End the process; the next call starts another."""
         process, self._process = self._process, None
         if process is None or self._owner != os.getpid():
             return
@@ -92,14 +92,14 @@ class _Asked:
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )
         self._process, self._owner = process, os.getpid()
-        if _exchange(process, None) != "ready\n":
+        if _send(process, None) != "ready\n":
             self.close()
-            raise StetError("math-verify does not start; is it installed as a whole?")
+            raise StetError("math-verify does not start; is it installed completely?")
         return process
 
 
-def _exchange(process: subprocess.Popen[str], question: str | None) -> str:
-    """Send a line, if any, and wait for one; nothing where the process ended."""
+def _send(process: subprocess.Popen[str], question: str | None) -> str:
+    """Send a line, if any, and wait for the answer; empty where the process ended."""
     assert process.stdin is not None
     assert process.stdout is not None
     limit = threading.Timer(PATIENCE, process.kill)

@@ -11,7 +11,7 @@ from stet.evaluation.graders.statements import final_part
 
 
 def whole_text(text: str) -> str | None:
-    """The text as it is, without thoughts and outer spaces."""
+    """The whole text, without the part in `<think>` and without outer spaces."""
     return final_part(text).strip() or None
 
 
@@ -20,9 +20,9 @@ class FunctionGrader(Grader):
     """Ask a function whether an answer is right.
 
     Attributes:
-        check: given the extracted answer and the reference.
-        read: extracts the answer; the whole text where none is given.
-        label: what records call it; the function's own name where none is given.
+        check: function of the extracted answer and the reference.
+        read: function that extracts the answer; by default the whole text.
+        label: name in records; by default the function's own name.
     """
 
     name: ClassVar[str] = "function"
@@ -32,20 +32,20 @@ class FunctionGrader(Grader):
     label: str = ""
 
     def extract(self, text: str) -> str | None:
-        """What `read` finds in a text."""
+        """The answer that `read` extracts from a text."""
         return self.read(text)
 
     def right(self, answer: str | None, reference: str) -> bool:
-        """What `check` says of the answer."""
+        """Whether `check` accepts the answer."""
         return answer is not None and bool(self.check(answer, reference))
 
     def reads(self, reference: str) -> bool:
-        """Any reference: only the function knows."""
+        """True for any reference, since only the function can tell."""
         return True
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The functions by name."""
+        """The names of the functions."""
         return {"check": self.label or _name(self.check), "read": _name(self.read)}
 
 

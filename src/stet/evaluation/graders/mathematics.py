@@ -19,10 +19,11 @@ from stet.evaluation.graders.statements import final_part
 class MathVerify(Grader):
     r"""Compare expressions: fractions, roots, intervals, sets, equations, matrices.
 
-    The package `math-verify` reads the answer (a box first) and decides whether two expressions
-    are equal. An extracted answer is LaTeX in one form where that form reads back as the same
+    The package `math-verify` extracts the answer (a box first) and decides whether two expressions
+    are equal. An extracted answer is LaTeX in a canonical form where that form parses to the same
     expression, else as it was written: equal numbers and reordered terms give equal strings, deeper
-    identities need not. What takes longer than a few seconds is no answer, and not right.
+    identities may not. An expression that takes longer than a few seconds is no answer, and not
+    right.
 
     Source: https://github.com/huggingface/Math-Verify
     """

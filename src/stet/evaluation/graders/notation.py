@@ -1,10 +1,10 @@
-r"""Numbers in text, and their values: every notation that people and models use for the same one.
+r"""Numbers in text, and their values, in every notation that people and models use.
 
-What counts as one number: `1,234.50`, `1 234`, `.5`, `3/4`, `1 3/4`, `\frac{3}{4}`, `1½`, `1.2e5`,
+One number is: `1,234.50`, `1 234`, `.5`, `3/4`, `1 3/4`, `\frac{3}{4}`, `1½`, `1.2e5`,
 `1.2 × 10^5`, `2^10`, `10^{-3}`, `2 million`, `20k`, `$1.5M`, `-$5`, `$-5`, `50%`. Units, currencies
 and percent signs do not change a value. Times, ratios and dates (`3:45`, `3/4/2020`) are no
 numbers, nor are exponents and digits inside words (`m^2`, `H2O`). A comma that is not followed by
-three digits separates numbers. `continues` and `led` tell of a number that is a part of something
+three digits separates numbers. `continues` and `led` find a number that is a part of something
 else: `2\sqrt{3}`, `3x`.
 """
 
@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 MAX_DIGITS = 1000
-"""Longer digit strings, and larger exponents of ten, are not read: nobody means them."""
+"""Longer digit strings, and larger exponents of ten, are not read."""
 
 BOX_OPEN, BOX_CLOSE = "\x02", "\x03"
-r"""What `plain` writes for the braces of `\boxed{...}`."""
+r"""The characters that `plain` writes for the braces of `\boxed{...}`."""
 
 _MAGNITUDES = {
     **{"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9},
@@ -77,7 +77,7 @@ _LED = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A number in a text: its value, where it stands, and whether it is a rank ("2nd")."""
+    """A number in a text: its value, its position, and whether it is a rank ("2nd")."""
 
     value: Fraction
     start: int
@@ -110,12 +110,12 @@ def continues(text: str, number: Found) -> bool:
 
 
 def led(text: str, number: Found) -> bool:
-    r"""Whether what stands before a number makes something else of it: "3" in `\sqrt{3}`."""
+    r"""Whether the text before a number makes it a part of something else: "3" in `\sqrt{3}`."""
     return _LED.search(text, max(0, number.start - 20), number.start) is not None
 
 
 def canonical(value: Fraction) -> str:
-    """The one way in which a value is written: "18", "-0.5", and "1/3" where decimals never end."""
+    """The canonical form of a value: "18", "-0.5", and "1/3" where decimals never end."""
     rest, places = value.denominator, 0
     for prime in (2, 5):
         power = 0
@@ -203,7 +203,7 @@ def _fraction(match: re.Match[str]) -> str:
     return f"\x04({over})/({under})"
 
 
-# Each with a text without which it does nothing: most texts need few of them.
+# Each rewrite has a text without which it does nothing: most texts need few of them.
 _REWRITES: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
     (trigger, re.compile(pattern), new)
     for trigger, pattern, new in (

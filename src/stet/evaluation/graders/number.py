@@ -32,7 +32,7 @@ from stet.evaluation.graders.statements import (
     tags,
 )
 
-# What may stand between "the answer is" and its number.
+# Words that may be between "the answer is" and its number.
 _FILLER = re.compile(
     r"""(?: [\s*"“”'‘’(\[>≈:] | \$(?!\s*[-\d]) | \b[A-Za-z]\s*= | [=≈]
           | \b(?:a|an|about|amount|approx\.?|approximately|around|are|be|cost|equals?|exactly|hence
@@ -44,7 +44,7 @@ _ASIDE = re.compile(r"\([^()]*=[^()]*\)")  # "(because 9 * 2 = 18)"
 _MORE = re.compile(r"\s*(?:[-+*/×÷x^]\s*[$(]?\s*\d|(?:,|\band\b|\bor\b|\bto\b)\s*[-$]?\d)")
 _LISTED = re.compile(r"[.)]\s+\S")
 _ALGEBRA = re.compile(r"\\[a-zA-Z]|[√π]")
-# An expression that may come to a number: digits, operations and nothing else, at most so long.
+# An expression that may have a number as its value: digits and operations, of limited length.
 _REMARKS = re.compile(r"\\(?:left|right|displaystyle|[,!;: ])")
 _OPERATIONS = re.compile(
     r"(?:[\d.+*/^(){}×÷!\s-]|\\(?:[dtc]?frac|sqrt|times|cdot|div|binom)(?![a-zA-Z])){1,200}"
@@ -54,7 +54,7 @@ _RANGE = re.compile(r"\s*\d+\s*-\s*\d+\s*|.*/.*/.*")
 
 @dataclass(frozen=True, slots=True)
 class _Stated:
-    """What a text states as its answer; without a value, something that is not a number."""
+    """The answer that a text states; without a value, it is not a number."""
 
     value: Fraction | None
 
@@ -64,17 +64,17 @@ class _Stated:
 class Number(Grader):
     r"""Read the final number of a text, and compare values exactly.
 
-    What the text states as its answer comes first: `#### N`, `\boxed{N}`, `<answer>N</answer>`,
+    The answer that the text states comes first: `#### N`, `\boxed{N}`, `<answer>N</answer>`,
     "Answer: N", "the answer is N"; the last such statement counts, and of an equation its right
-    side. An expression that is no plain number is none, unless it is in a box and `math-verify`, if
-    it is installed, reckons that it comes to one: `\sqrt{16}` is 4. A statement counts
-    only where its number follows directly, so "Answer: Tom has 3 boxes of 6 ..." is working, not a
-    statement. Where nothing is stated, the last number counts, ranks ("2nd") aside; that is a
-    convention, not understanding: of "so 5 apples in 2 days" it reads the 2.
+    side. An expression that is no plain number is no answer, unless it is in a box and
+    `math-verify`, if it is installed, computes a number from it: `\sqrt{16}` is 4. A statement
+    counts only where its number follows directly, so "Answer: Tom has 3 boxes of 6 ..." is working,
+    not a statement. Where nothing is stated, the last number counts, except ranks ("2nd"). This is
+    a convention, not understanding: in "so 5 apples in 2 days" it reads the 2.
 
     Attributes:
         last_number: read the last number where no answer is stated; otherwise there is no answer.
-        tolerance: how far an answer may be from the reference, as a share of the reference.
+        tolerance: largest error of an answer, as a share of the reference.
     """
 
     name: ClassVar[str] = "number"
@@ -83,7 +83,7 @@ class Number(Grader):
     tolerance: float = 0.0
 
     def extract(self, text: str) -> str | None:
-        """The final number of a text, written one way."""
+        """The final number of a text, in canonical form."""
         text = final_part(text)
         written = [content for _, content in boxes(mark_boxes(text))]
         value = _read(plain(text), last_number=self.last_number, written=written)
@@ -107,18 +107,21 @@ class Number(Grader):
 
 
 def _read(text: str, *, last_number: bool, written: list[str] | None = None) -> Fraction | None:
-    """The number that a plain text states; `written` are the contents of its boxes in LaTeX."""
+    """Read the number that a plain text states; `written` has the LaTeX contents of its boxes."""
     found = list(numbers(text))
     boxed = boxes(text)
     known = written if written is not None and len(written) == len(boxed) else [""] * len(boxed)
     places: list[tuple[int, Callable[[], _Stated | None]]] = [
         *(
-            (start, partial(_boxed, content, latex))
+            (start, partial(_read_box, content, latex))
             for (start, content), latex in zip(boxed, known, strict=True)
         ),
-        *((start, partial(_tagged, content)) for start, content in tags(text)),
-        *((start, partial(_after, text, start, found)) for start in hashes(text)),
-        *((start, partial(_after, text, start, found, colon)) for start, colon in answers(text)),
+        *((start, partial(_read_tag, content)) for start, content in tags(text)),
+        *((start, partial(_read_after, text, start, found)) for start in hashes(text)),
+        *(
+            (start, partial(_read_after, text, start, found, colon))
+            for start, colon in answers(text)
+        ),
     ]
     for _, look in sorted(places, key=lambda place: place[0], reverse=True):
         if stated := look():
@@ -130,21 +133,21 @@ def _read(text: str, *, last_number: bool, written: list[str] | None = None) -> 
 
 
 def _is_part(text: str, number: Found) -> bool:
-    r"""Whether the last number of a text is part of what is no number: `2\sqrt{3}`, `3\pi`."""
+    r"""Whether the last number of a text is a part of an expression: `2\sqrt{3}`, `3\pi`."""
     rest = text[number.end : number.end + 40].lstrip(" ")
     return led(text, number) or _ALGEBRA.match(rest) is not None
 
 
-def _tagged(content: str) -> _Stated:
-    """What stands between `<answer>` and `</answer>` states the answer, in whatever words."""
+def _read_tag(content: str) -> _Stated:
+    """Read the answer between `<answer>` and `</answer>`, in whatever words."""
     found = list(numbers(content))
     if len(found) == 1 and (led(content, found[0]) or continues(content, found[0])):
         return _Stated(None)
     return _Stated(_read(content, last_number=True))
 
 
-def _boxed(content: str, latex: str) -> _Stated:
-    """A box always states the answer, whatever it holds."""
+def _read_box(content: str, latex: str) -> _Stated:
+    """Read the answer in a box, which always states one, whatever it contains."""
     tail = content.rpartition("=")[2]
     found = list(numbers(tail))
     if found and not _MORE.match(tail, found[0].end):
@@ -153,18 +156,18 @@ def _boxed(content: str, latex: str) -> _Stated:
         directly = _FILLER.fullmatch(before) is not None
         if not (continues(tail, first) or led(tail, first) or _is_algebra(before)):
             return _Stated(first.value if directly or len(found) == 1 else None)
-    return _Stated(_reckoned(latex.rpartition("=")[2]))
+    return _Stated(_compute(latex.rpartition("=")[2]))
 
 
 def _is_algebra(before: str) -> bool:
-    """Whether what stands before a number in a box makes an expression of it."""
+    """Whether the text before a number in a box makes it a part of an expression."""
     if re.search(r"[-+*/×÷(]\s*$", before) or _ALGEBRA.search(before):
         return True
     return re.search(r"\b(?![aAI]\b)[a-zA-Z]\s*(?:[<>]\s*)?$", before) is not None
 
 
-def _reckoned(latex: str) -> Fraction | None:
-    """The value of an expression of numbers and operations, where it is a rational number."""
+def _compute(latex: str) -> Fraction | None:
+    """Compute an expression of numbers and operations, where its value is a rational number."""
     latex = _REMARKS.sub(" ", latex)
     if not (_OPERATIONS.fullmatch(latex) and re.search(r"\d", latex)) or _RANGE.fullmatch(latex):
         return None
@@ -172,8 +175,8 @@ def _reckoned(latex: str) -> Fraction | None:
     return None if value is None else Fraction(value)
 
 
-def _after(text: str, start: int, found: list[Found], colon: bool = False) -> _Stated | None:
-    """The number stated from `start` on; None where nothing is stated after all."""
+def _read_after(text: str, start: int, found: list[Found], colon: bool = False) -> _Stated | None:
+    """Read the number stated from `start` on; None where nothing is stated after all."""
     following = found[bisect_left(found, start, key=lambda number: number.start) :]
     if not following:
         # "Answer: unknown", or cut off before the number. "The answer is clear" states nothing.
@@ -204,7 +207,7 @@ def _after(text: str, start: int, found: list[Found], colon: bool = False) -> _S
 
 
 def _goes_on(text: str, number: Found) -> bool:
-    """Whether a stated number goes on as an expression that ends with the statement."""
+    """Whether a stated number continues as an expression that ends with the statement."""
     rest = text[number.end : number.end + 40].lstrip(" ")
     # "3x as much" is a multiple in words; "3x." is not.
     return bool(

@@ -1,4 +1,4 @@
-"""Graders by name; other packages offer theirs through the entry-point group `stet.graders`.
+"""Graders by name; other packages add theirs through the entry-point group `stet.graders`.
 
 A function is named as "module:function".
 """
@@ -21,11 +21,11 @@ available_graders = GRADERS.available
 
 
 def resolve_grader(grader: str | Grader, settings: Mapping[str, Any] | None = None) -> Grader:
-    """The grader that a user means.
+    """Find or make a grader.
 
     Args:
-        grader: a grader, the name of one, or "module:function" for a function of two texts (what
-            was written, the reference) that says whether it is right.
+        grader: a grader, the name of one, or "module:function" for a function of two texts (the
+            answer, the reference) that decides whether the answer is right.
         settings: with a name, the values of its settings.
 
     Raises:
@@ -36,11 +36,11 @@ def resolve_grader(grader: str | Grader, settings: Mapping[str, Any] | None = No
             raise OptionError("Give settings with a grader's name, or a finished grader.")
         return grader
     if ":" in grader:
-        return _imported(grader)
+        return _import(grader)
     return GRADERS.make(grader, settings, hint=", or name a function as module:function")
 
 
-def _imported(name: str) -> Grader:
+def _import(name: str) -> Grader:
     module, _, attribute = name.partition(":")
     try:
         found: Any = getattr(import_module(module), attribute)

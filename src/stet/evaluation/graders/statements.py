@@ -1,4 +1,4 @@
-"""Where a text states its answer in so many words, and what stands there."""
+"""Places at which a text states its answer explicitly, and their contents."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from stet.evaluation.graders.notation import BOX_CLOSE, BOX_OPEN
 
 LONGEST = 500
-"""Characters of a sentence; what repeats itself without end must not take time without end."""
+"""The most characters of a sentence, so that an endless repetition takes limited time."""
 
 _ANSWER = re.compile(
     r"\banswer\b(?P<between>(?:(?!\bnot\b)[^.!?\n\d=:;\x02]){0,60}?)"
@@ -23,7 +23,7 @@ _SENTENCE_END = re.compile(rf"[.!?;](?=\s|$)|\n|{BOX_CLOSE}")
 
 
 def final_part(text: str) -> str:
-    """A text without the thoughts before it; nothing where the thoughts never end."""
+    """A text without the part in `<think>` before it; empty where that part never ends."""
     _, mark, rest = text.rpartition("</think>")
     if mark:
         return rest
@@ -31,16 +31,16 @@ def final_part(text: str) -> str:
 
 
 def hashes(text: str) -> list[int]:
-    """Where something follows a `####`: positions after the marks."""
+    """The positions after each `####`."""
     return [match.end() for match in _HASHES.finditer(text)]
 
 
 def answers(text: str) -> list[tuple[int, bool]]:
-    """Where something follows "Answer:", "the answer is" and the like.
+    """Find "Answer:", "the answer is" and the like.
 
     Returns:
-        Positions after the words, and whether a colon or an equals sign ends them: those say that
-        the answer follows, where "is" may go on with anything.
+        The positions after the words, and whether a colon or an equals sign ends them: then the
+        answer follows, whereas anything may follow "is".
     """
     found: list[tuple[int, bool]] = []
     position = 0
@@ -69,7 +69,7 @@ def boxes(text: str) -> list[tuple[int, str]]:
 
 
 def sentence(text: str, start: int) -> str:
-    """The rest of the sentence (or line) from a position on, as far as sentences go."""
+    """The rest of the sentence (or line) from a position on, at most `LONGEST` characters."""
     stop = min(len(text), start + LONGEST)
     end = _SENTENCE_END.search(text, start, stop)
     return text[start : end.start() if end else stop]

@@ -1,4 +1,4 @@
-"""The questions whose grade changed, with both answers token by token: what the page shows."""
+"""The questions whose grade changed, with both answers token by token, for the page."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from stet.evaluation.report.table import MISSING, number
 from stet.evaluation.summary import Change, Summary
 
 LIMIT = 50
-"""Changes shown per policy."""
+"""The most changes shown per policy."""
 SIZE = 6_000_000
-"""About how many characters of page all changes together may take."""
-_TOKEN, _CHANGE = 95, 3_000  # of page, for a token and for what surrounds it
+"""About the most characters of the page for all changes together."""
+_TOKEN, _CHANGE = 95, 3_000  # characters of the page for a token, and for the rest of a change
 
 Key = tuple[str, str, int]
 
@@ -25,10 +25,10 @@ class Piece:
 
     Attributes:
         text: its characters.
-        origin: who wrote it; empty where there is no trace.
+        origin: the model that wrote it; empty where there is no trace.
         tip: reason and probabilities.
-        accepted_mismatches: whether it stands against the target's own choice.
-        diverges: whether the two answers part here.
+        accepted_mismatches: whether it was accepted against the target's own choice.
+        diverges: whether the two answers first differ here.
     """
 
     text: str
@@ -39,7 +39,7 @@ class Piece:
 
     @property
     def css(self) -> str:
-        """Its classes."""
+        """Its CSS classes."""
         names = (self.origin[:1], "o" * self.accepted_mismatches, "x" * self.diverges)
         return " ".join(name for name in names if name)
 
@@ -53,7 +53,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the two answers."""
+    """One of the two answers to a question."""
 
     label: str
     answer: str
@@ -79,7 +79,7 @@ class ShownChange:
 
 @dataclass(frozen=True, slots=True)
 class PolicyChanges:
-    """What changed under one policy; `left_out` are not shown."""
+    """The changes of one policy; `left_out` of them are not shown."""
 
     label: str
     gained: int
@@ -91,7 +91,7 @@ class PolicyChanges:
 def policy_changes(results: Results, summary: Summary) -> list[PolicyChanges]:
     """The changes of every policy but the reference, within `LIMIT` and `SIZE`."""
     policies = [policy for policy in summary.policies if not policy.is_reference]
-    picked = {policy.label: _picked(policy.changes) for policy in policies}
+    picked = {policy.label: _pick(policy.changes) for policy in policies}
     traces = _traces(results, summary, picked)
     answers = {answer.key: answer for answer in results.answers}
     questions = {question.id: question for question in results.run.questions}
@@ -122,7 +122,7 @@ def policy_changes(results: Results, summary: Summary) -> list[PolicyChanges]:
                     question.reference or MISSING if question else MISSING,
                     sides[0],
                     sides[1],
-                    _mark_parting(sides[0], sides[1]),
+                    _mark_difference(sides[0], sides[1]),
                 )
             )
         gained = sum(change.gained for change in policy.changes)
@@ -132,8 +132,8 @@ def policy_changes(results: Results, summary: Summary) -> list[PolicyChanges]:
     return found
 
 
-def _picked(changes: list[Change]) -> list[Change]:
-    """At most `LIMIT`, of both kinds where there are both, in their order."""
+def _pick(changes: list[Change]) -> list[Change]:
+    """Pick at most `LIMIT` changes, of both kinds where there are both, in their order."""
     gained = [change for change in changes if change.gained]
     lost = [change for change in changes if not change.gained]
     half = LIMIT // 2
@@ -145,7 +145,7 @@ def _picked(changes: list[Change]) -> list[Change]:
 def _traces(
     results: Results, summary: Summary, picked: dict[str, list[Change]]
 ) -> dict[Key, dict[str, Any]]:
-    """The traces of the picked answers and of the reference's on the same questions."""
+    """Read the traces of the picked answers and of the reference's on the same questions."""
     wanted: set[Key] = set()
     for label, changes in picked.items():
         for change in changes:
@@ -177,7 +177,7 @@ def _side(answer: Answer, trace: dict[str, Any] | None) -> Side:
 
 
 def _pieces(trace: dict[str, Any], text: str) -> Iterator[Piece]:
-    """The text cut at its tokens; what cannot be placed goes to the next that can."""
+    """Cut the text at its tokens; one that cannot be placed is joined to the next that can."""
     accepted_mismatches = {
         block["position"] + place
         for block in trace["blocks"]
@@ -187,7 +187,7 @@ def _pieces(trace: dict[str, Any], text: str) -> Iterator[Piece]:
     last: Piece | None = None
     for index, token in enumerate(trace["tokens"]):
         piece: str = token["text"] if text.startswith(token["text"], end) else token["text"].strip()
-        # Tokens that end inside a character, or begin a text, read differently alone.
+        # Tokens that end inside a character, or begin a text, decode differently alone.
         at = text.find(piece, end, end + len(piece) + 8) if piece else -1
         carried = carried or index in accepted_mismatches
         if at < 0:
@@ -209,8 +209,8 @@ def _tip(token: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def _mark_parting(mine: Side, theirs: Side) -> str:
-    """Mark the tokens in which two answers part, and say it in a sentence."""
+def _mark_difference(mine: Side, theirs: Side) -> str:
+    """Mark the first tokens in which two answers differ, and say so in a sentence."""
     texts = ["".join(piece.text for piece in side.pieces) for side in (mine, theirs)]
     if texts[0] == texts[1]:
         return "The texts are equal."
@@ -226,12 +226,12 @@ def _mark_parting(mine: Side, theirs: Side) -> str:
         tip = f" ({piece.tip})" if piece.tip else ""
         said.append(f"{side.label} has {what}{tip}")
         if len(said) == 1:
-            said[0] = f"They part at token {index + 1}: {said[0]}"
-    return "; ".join(said) + "." if said else f"They part at character {parting + 1}."
+            said[0] = f"They first differ at token {index + 1}: {said[0]}"
+    return "; ".join(said) + "." if said else f"They first differ at character {parting + 1}."
 
 
 def _piece_at(pieces: list[Piece], offset: int) -> tuple[int, Piece]:
-    """The piece that holds a character; one is added behind the last for the end of the text."""
+    """The piece with a character; an empty piece is added for the end of the text."""
     start = 0
     for index, piece in enumerate(pieces):
         start += len(piece.text)

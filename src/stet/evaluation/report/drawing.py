@@ -1,4 +1,4 @@
-"""How plots look, and how they become files: the same bytes from the same numbers."""
+"""The style of plots, and their files: the same bytes from the same numbers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, told apart with every kind of colour vision.
+# Okabe and Ito's palette, distinguishable with every kind of colour vision.
 BLACK, BLUE, SKY, GREEN = "#000000", "#0072b2", "#56b4e9", "#009e73"
 ORANGE, VERMILLION, PURPLE, GREY = "#e69f00", "#d55e00", "#cc79a7", "#666666"
 
@@ -57,9 +57,9 @@ class Picture:
     """A plot.
 
     Attributes:
-        name: of its files, and the prefix of all ids in its SVG.
-        title: what it shows.
-        description: what it says, for those who do not see it.
+        name: name of its files, and the prefix of all ids in its SVG.
+        title: title of the plot.
+        description: its numbers in words, for readers who do not see it.
         figure: matplotlib's figure.
     """
 
@@ -69,18 +69,18 @@ class Picture:
     figure: Figure
 
     def svg(self) -> str:
-        """As a whole SVG file."""
+        """The plot as a whole SVG file."""
         file = io.StringIO()
         with style(self.name):
             self.figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
         return file.getvalue()
 
     def inline(self) -> str:
-        """As an SVG element to put into a page: scalable, labelled, with ids of its own."""
+        """The plot as an SVG element for a page: scalable, labelled, with unique ids."""
         return _inline(self.svg(), self.name, f"{self.title}. {self.description}")
 
     def png(self) -> bytes:
-        """As a PNG file, at twice the usual density."""
+        """The plot as a PNG file, at twice the usual density."""
         file = io.BytesIO()
         with style(self.name):
             self.figure.savefig(file, format="png", dpi=192, metadata={"Software": None})
@@ -89,10 +89,10 @@ class Picture:
 
 @contextmanager
 def style(name: str) -> Iterator[None]:
-    """Our settings and no others, whatever the user's matplotlibrc says.
+    """Use Stet's settings of matplotlib inside the `with` block, without the user's matplotlibrc.
 
     Raises:
-        StetError: where matplotlib is not installed.
+        StetError: matplotlib is not installed.
     """
     try:
         import matplotlib
@@ -102,17 +102,17 @@ def style(name: str) -> Iterator[None]:
             'pip install "stet-decoding[compare]".'
         ) from error
     with matplotlib.rc_context(), warnings.catch_warnings():
-        # A page finds such a sign in another font; a PNG shows a box.
+        # In a page such a sign comes from another font; a PNG shows a box.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         matplotlib.rcdefaults()
-        # A salt for each plot: one page holds several, and equal ids would be confused.
+        # A salt for each plot: one page has several, and equal ids would be confused.
         settings: Any = matplotlib.rcParams
         settings.update({**_STYLE, "svg.hashsalt": f"stet-{name}"})
         yield
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure, in inches, without pyplot's global state."""
+    """Make an empty figure, in inches, without pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -122,19 +122,19 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def laid_out(figure: Figure) -> Figure:
-    """The figure with its layout done for good: doing it again would move things a little."""
+    """Fix the layout of a figure, since a second layout would move things a little."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     return figure
 
 
 def short(label: str) -> str:
-    """A label that leaves room for the plot."""
+    """A label cut to 22 characters, to leave room for the plot."""
     return label if len(label) <= 22 else f"{label[:21]}…"
 
 
 def category_axis(axes: Axes, labels: list[str]) -> None:
-    """One row per label, the first on top."""
+    """Set one row per label on the vertical axis, the first on top."""
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -147,7 +147,7 @@ def _inline(text: str, name: str, label: str) -> str:
     root = ElementTree.fromstring(text)
     for parent in list(root.iter()):
         for child in list(parent):
-            # Its rules would hold for the whole page; the page's own style sheet has them.
+            # Its rules would apply to the whole page; the page's own style sheet has them.
             if child.tag in (f"{{{_SVG}}}style", f"{{{_SVG}}}metadata"):
                 parent.remove(child)
     for element in root.iter():

@@ -21,14 +21,14 @@ def write_report(results: Results, summary: Summary, folder: Path) -> list[Path]
 
     Args:
         results: the run; its folder's traces are shown where answers changed.
-        summary: what `analysis.summarise` made of it.
-        folder: where the files go; made where it is missing, files of these names are replaced.
+        summary: the summary from `analysis.summarise`.
+        folder: folder of the files; made where it is missing, files of these names are replaced.
 
     Returns:
         The files, the page first.
 
     Raises:
-        StetError: where matplotlib is not installed; nothing is written then.
+        StetError: matplotlib is not installed; nothing is written then.
     """
     from stet.evaluation.report.html import page
     from stet.evaluation.report.plots import plots
@@ -51,12 +51,12 @@ def write_report(results: Results, summary: Summary, folder: Path) -> list[Path]
 
 
 def to_json(summary: Summary) -> str:
-    """Everything a summary holds, as JSON; numbers that JSON does not know are null."""
+    """The whole summary as JSON; numbers that JSON does not have are null."""
     return json.dumps(_finite(asdict(summary)), ensure_ascii=False, indent=1) + "\n"
 
 
 def to_csv(summary: Summary) -> str:
-    """One row per policy; shares between 0 and 1, times in seconds, an empty cell for none."""
+    """The summary as CSV: one row per policy, shares from 0 to 1, times in seconds."""
     rows = [_row(policy) for policy in summary.policies]
     file = io.StringIO()
     writer = csv.DictWriter(file, list(rows[0]) if rows else ["policy"], lineterminator="\n")
@@ -116,12 +116,12 @@ def _estimate(name: str, estimate: Estimate | None) -> dict[str, float | None]:
 
 
 def _list(values: list[int] | list[float]) -> str:
-    """Several values in one cell."""
+    """Several values for one cell."""
     return ";".join(str(value) for value in values)
 
 
 def _finite(value: Any) -> Any:
-    """What strict JSON knows: no NaN, no infinity; anything strange as text."""
+    """Convert a value to strict JSON: without NaN and infinity, unknown types as text."""
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Accuracy against speed: the plot that a comparison is made for."""
+"""The plot of accuracy against speed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class FrontierPoint:
 
     @property
     def at(self) -> tuple[float, float]:
-        """Where it is drawn."""
+        """Its position in the plot."""
         return self.x.value, 100 * self.y.value
 
 
@@ -55,7 +55,7 @@ def points(summary: Summary) -> list[FrontierPoint]:
 
 
 def front(found: list[FrontierPoint]) -> list[FrontierPoint]:
-    """Those that no other beats in one direction without losing in the other; slowest first."""
+    """The Pareto front: points that no other beats in both directions; slowest first."""
     best: list[FrontierPoint] = []
     for point in sorted(found, key=lambda p: (-p.at[0], -p.at[1])):
         if not best or point.at[1] > best[-1].at[1]:
@@ -88,7 +88,7 @@ def frontier(summary: Summary) -> Picture:
     laid_out(figure)
     if found:
         names = [short(p.policy.label) for p in found]
-        place_labels(axes, [p.at for p in found], names, _taken(axes, found, best))
+        place_labels(axes, [p.at for p in found], names, _occupied(axes, found, best))
     says = "; ".join(
         f"{p.policy.label} {number(p.at[1], '.1f')} % at {number(p.at[0])} times" for p in found
     )
@@ -145,7 +145,7 @@ def _look(policy: PolicySummary) -> tuple[str, str, float]:
 
 
 def _front_line(axes: Axes, best: list[FrontierPoint]) -> None:
-    """Everything below and left of this line is beaten by a policy on it."""
+    """Draw the front; everything below and left of this line is beaten by a policy on it."""
     if best:
         corners = _corners(axes, best)
         xs, ys = [x for x, _ in corners], [y for _, y in corners]
@@ -161,7 +161,7 @@ def _corners(axes: Axes, best: list[FrontierPoint]) -> list[tuple[float, float]]
 
 
 def _seconds_axis(axes: Axes, base: float) -> None:
-    """What the speed-ups mean in seconds, along the top."""
+    """Draw an axis along the top with the seconds that the speed-ups stand for."""
     low, high = axes.get_xlim()
     top = axes.twiny()
     top.set_xscale(axes.get_xscale())
@@ -212,7 +212,7 @@ def _legend(figure: Any, found: list[FrontierPoint]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=5, handletextpad=0.4)
 
 
-def _taken(axes: Axes, found: list[FrontierPoint], best: list[FrontierPoint]) -> list[Box]:
+def _occupied(axes: Axes, found: list[FrontierPoint], best: list[FrontierPoint]) -> list[Box]:
     """The intervals and the front as thin boxes, in pixels."""
     lines: list[tuple[tuple[float, float], tuple[float, float]]] = []
     for point in found:

@@ -1,4 +1,4 @@
-"""The report as one page that needs nothing else: no network, no fonts, no images beside it."""
+"""The report as one self-contained page: no network, no fonts, no separate images."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ _HERE = Path(__file__).parent
 
 
 def page(results: Results, summary: Summary, pictures: list[Picture]) -> str:
-    """The page.
+    """Render the page.
+
+    Everything is escaped, since models may write anything, and the page allows no script but its
+    own.
 
     Args:
-        results: the run; the questions, answers and traces of what changed are taken from it.
+        results: the run, with the questions, answers and traces of changed answers.
         summary: all numbers.
-        pictures: the plots, by `plots`.
-
-    Everything is escaped, for models write what they like, and the page forbids itself any script
-    but its own.
+        pictures: the plots from `plots`.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
@@ -75,7 +75,7 @@ def page(results: Results, summary: Summary, pictures: list[Picture]) -> str:
             for index, p in enumerate(summary.policies)
             if p.signals
         ],
-        kept=_kept(summary),
+        accepted=_accepted(summary),
         cost=_cost(summary),
         comparisons=_comparisons(summary),
         groups=_groups(summary),
@@ -85,7 +85,7 @@ def page(results: Results, summary: Summary, pictures: list[Picture]) -> str:
 
 
 def settings_text(settings: dict[str, Any]) -> str:
-    """Settings in a line: `key=value, ...`."""
+    """Settings in one line: `key=value, ...`."""
     return ", ".join(f"{key}={_value(value)}" for key, value in settings.items()) or MISSING
 
 
@@ -97,8 +97,8 @@ def _worth_showing(found: list[PolicyChanges]) -> list[PolicyChanges]:
     return [changes for changes in found if changes.gained or changes.lost]
 
 
-def _kept(summary: Summary) -> list[tuple[str, list[str]]]:
-    """Share of blocks that kept each position, in percent; rows of equal length."""
+def _accepted(summary: Summary) -> list[tuple[str, list[str]]]:
+    """Share of blocks whose i-th token was accepted, in percent; rows of equal length."""
     rows = [(p.label, p.work.accepted_per_position) for p in summary.policies]
     longest = max((len(shares) for _, shares in rows), default=0)
     return [
@@ -109,7 +109,7 @@ def _kept(summary: Summary) -> list[tuple[str, list[str]]]:
 
 
 def _cost(summary: Summary) -> list[tuple[str, list[str]]]:
-    """What an answer takes, in seconds and passes; rows of the table below the plot."""
+    """The cost of an answer in seconds and passes; rows of the table below the plot."""
     return [(p.label, _costs(p)) for p in summary.policies]
 
 
@@ -131,7 +131,7 @@ def _costs(policy: PolicySummary) -> list[str]:
 
 
 def _comparisons(summary: Summary) -> list[tuple[str, list[str]]]:
-    """What the paired tests say."""
+    """The results of the paired tests; rows of a table."""
     rows = []
     for policy in summary.policies:
         found = policy.difference

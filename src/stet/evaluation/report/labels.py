@@ -1,4 +1,4 @@
-"""Labels beside the points of a plot, without one covering another."""
+"""Placement of labels beside the points of a plot, without overlaps."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ class Box:
     top: float
 
     def overlap(self, other: Box) -> float:
-        """The area that both cover."""
+        """The area of the intersection with another box."""
         width = min(self.right, other.right) - max(self.left, other.left)
         height = min(self.top, other.top) - max(self.bottom, other.bottom)
         return max(0.0, width) * max(0.0, height)
 
     def outside(self, other: Box) -> float:
-        """The area of this one that the other does not cover."""
+        """The area of this box outside the other."""
         return (self.right - self.left) * (self.top - self.bottom) - self.overlap(other)
 
     def distance(self, x: float, y: float) -> float:
-        """From a point to the nearest edge; 0 inside."""
+        """The distance from a point to the nearest edge; 0 inside."""
         return math.hypot(
             max(self.left - x, 0.0, x - self.right), max(self.bottom - y, 0.0, y - self.top)
         )
@@ -44,7 +44,7 @@ class Box:
 
 @dataclass(frozen=True, slots=True)
 class LabelPlace:
-    """Where a label may go: its offset from the point, in points, and how it is aligned."""
+    """A possible place of a label: its offset from the point, in points, and its alignment."""
 
     dx: float
     dy: float
@@ -52,7 +52,7 @@ class LabelPlace:
     along: str
 
     def box(self, x: float, y: float, width: float, height: float, scale: float) -> Box:
-        """What a text of this size covers beside a point; all in pixels."""
+        """The box of a text of this size beside a point; all in pixels."""
         left = x + self.dx * scale - {"left": 0.0, "center": 0.5, "right": 1.0}[self.across] * width
         bottom = (
             y + self.dy * scale - {"bottom": 0.0, "center": 0.5, "top": 1.0}[self.along] * height
@@ -63,19 +63,19 @@ class LabelPlace:
 def place_labels(
     axes: Axes, points: list[tuple[float, float]], names: list[str], bars: list[Box]
 ) -> list[Box]:
-    """Write each name beside its point, where it covers least and belongs to no other.
+    """Write each name beside its point, where it overlaps least and is not ambiguous.
 
-    Each label tries places around its point, the near ones first, given where the others are; some
-    rounds of that. A line leads from a label that is far, or near another point too, to its own.
+    In some rounds, each label tries places around its point, the near ones first, given the places
+    of the others. A label that is far from its point, or near another one, gets a line to its own.
 
     Args:
-        axes: with its final limits and place in the figure.
-        points: in data coordinates.
-        names: one for each point.
+        axes: the axes, with final limits and place in the figure.
+        points: the points in data coordinates.
+        names: one name for each point.
         bars: intervals to keep clear of, as boxes in pixels.
 
     Returns:
-        What the labels cover, in pixels, in the order of the points.
+        The boxes of the labels in pixels, in the order of the points.
     """
     canvas: Any = axes.figure.canvas
     renderer = canvas.get_renderer()
@@ -115,18 +115,18 @@ def place_labels(
 
 
 def _ambiguity(box: Box, spots: list[Any], index: int) -> float:
-    """How much nearer the label is to another point than to its own; less than 0 where it isn't."""
+    """How much nearer a label is to another point than to its own; below 0 where it is not."""
     own = box.distance(*spots[index])
     others = [box.distance(*spot) for i, spot in enumerate(spots) if i != index]
     return own - min(others, default=math.inf)
 
 
 def spread(values: list[float], gap: float) -> list[float]:
-    """The values moved apart until neighbours are at least `gap` apart, their order kept."""
+    """Move values until neighbours are at least `gap` apart, in the same order."""
     groups: list[list[int]] = []
     for index in sorted(range(len(values)), key=lambda i: (values[i], i)):
         groups.append([index])
-        # Groups that touch become one, centred on what its members wanted.
+        # Groups that touch become one, centred on the values of its members.
         while len(groups) > 1:
             above, below = groups[-1], groups[-2]
             room = _first(above, values, gap) - _first(below, values, gap) - gap * len(below)

@@ -22,17 +22,17 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&])")
 
 def markdown(summary: Summary) -> str:
     """The report as Markdown: tables, notes, recommendation and how to repeat it."""
-    parts = [f"# Comparison on {_escaped(summary.task)}", f"{_escaped(heading(summary))}."]
+    parts = [f"# Comparison on {_escape(summary.task)}", f"{_escape(heading(summary))}."]
     if not summary.complete:
         parts.append(f"**{INCOMPLETE}**")
     parts.append(_main(summary))
-    parts.append(f"{INTERVALS} Difference and speed-up are against {_escaped(summary.reference)}.")
+    parts.append(f"{INTERVALS} Difference and speed-up are against {_escape(summary.reference)}.")
     parts += _changes(summary) + _groups(summary)
     if summary.notes:
         parts.append("## Notes")
-        parts.append("\n".join(f"- {_escaped(note)}" for note in summary.notes))
+        parts.append("\n".join(f"- {_escape(note)}" for note in summary.notes))
     if summary.recommendation:
-        parts += ["## Recommendation", _escaped(summary.recommendation)]
+        parts += ["## Recommendation", _escape(summary.recommendation)]
     parts += ["## To repeat it", *_settings(summary)]
     return "\n\n".join(parts) + "\n"
 
@@ -44,7 +44,7 @@ def _main(summary: Summary) -> str:
 
 
 def _changes(summary: Summary) -> list[str]:
-    """Gained and lost questions, and what a test says of them."""
+    """The section on gained and lost questions, with the tests."""
     rows = []
     for policy in summary.policies:
         found = policy.difference
@@ -65,7 +65,7 @@ def _changes(summary: Summary) -> list[str]:
         return []
     headings = ["policy", "gained", "lost", "p", "p, adjusted", "detectable, points"]
     return [
-        f"## Changes against {_escaped(summary.reference)}",
+        f"## Changes against {_escape(summary.reference)}",
         _table(headings, rows),
         "Questions, per seed. Detectable: the smallest difference that so many questions find "
         "with 80 % power.",
@@ -95,16 +95,16 @@ def _settings(summary: Summary) -> list[str]:
         fence = fence if len(fence) >= 3 else "```"
         lines.append(f"{fence}sh\n{summary.command}\n{fence}")
     words = [f"{key} {value}" for key, value in about.items()]
-    lines.append(_escaped("; ".join([*words, f"seeds {summary.seeds}", summary.date])) + ".")
+    lines.append(_escape("; ".join([*words, f"seeds {summary.seeds}", summary.date])) + ".")
     return lines
 
 
 def _table(headings: list[str], rows: list[list[str]], *, numbers: bool = True) -> str:
     rule = ["---"] + ["---:" if numbers else "---"] * (len(headings) - 1)
-    lines = [[_escaped(cell) for cell in cells] for cells in (headings, *rows)]
+    lines = [[_escape(cell) for cell in cells] for cells in (headings, *rows)]
     lines.insert(1, rule)
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _escaped(text: str) -> str:
+def _escape(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", text).replace("\n", " ")

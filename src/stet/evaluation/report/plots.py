@@ -1,4 +1,4 @@
-"""The plots of a report. Colour is never the only cue: shapes, hatches and words say the same."""
+"""The plots of a report. Colour is never the only cue: shapes, hatches and words repeat it."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ WIDTH = 7.6
 
 
 def plots(summary: Summary) -> list[Picture]:
-    """All plots that this run has numbers for.
+    """Draw all plots that this run has numbers for.
 
     Raises:
-        StetError: where matplotlib is not installed.
+        StetError: matplotlib is not installed.
     """
     from stet.evaluation.report.frontier import frontier
 
@@ -45,7 +45,7 @@ def plots(summary: Summary) -> list[Picture]:
         found.append(_speed(summary))
     if any(policy.work.accepted_per_position for policy in summary.policies):
         with style("kept"):
-            found.append(_kept(summary))
+            found.append(_acceptance(summary))
     with style("cost"):
         found.append(_cost(summary))
     for index, policy in enumerate(summary.policies):
@@ -56,7 +56,7 @@ def plots(summary: Summary) -> list[Picture]:
 
 
 def _speed(summary: Summary) -> Picture:
-    """Speed-ups with their intervals beside the acceptance rates."""
+    """Plot speed-ups with their intervals, beside the acceptance rates."""
     policies = summary.policies
     figure = new_figure(WIDTH, 1.1 + 0.34 * len(policies))
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
@@ -117,8 +117,8 @@ def _speed(summary: Summary) -> Picture:
     return Picture("speed", "Speed-up and acceptance", says, laid_out(figure))
 
 
-def _kept(summary: Summary) -> Picture:
-    """How often the i-th drafted token is kept."""
+def _acceptance(summary: Summary) -> Picture:
+    """Plot how often the i-th drafted token is accepted."""
     from matplotlib.ticker import MaxNLocator
 
     policies = [policy for policy in summary.policies if policy.work.accepted_per_position]
@@ -161,17 +161,18 @@ def _kept(summary: Summary) -> Picture:
     axes.set_xlim(0.8, longest + 0.02 * longest)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("position in the block")
-    axes.set_ylabel("kept, % of blocks")
+    axes.set_ylabel("accepted, % of blocks")
     says = "; ".join(
         f"{p.label}: "
         + ", ".join(number(100 * share, ".0f") for share in p.work.accepted_per_position)
         for p in policies
     )
-    return Picture("kept", "Kept tokens per position, in percent of blocks", says, laid_out(figure))
+    title = "Accepted tokens per position, in percent of blocks"
+    return Picture("kept", title, says, laid_out(figure))
 
 
 def _cost(summary: Summary) -> Picture:
-    """Seconds of an answer by the model that spent them."""
+    """Plot the seconds of an answer by model."""
     from matplotlib.patches import Patch
 
     policies = summary.policies
@@ -226,7 +227,7 @@ def _cost(summary: Summary) -> Picture:
 
 
 def _signals(name: str, policy: PolicySummary) -> Picture:
-    """How each signal is distributed over right and wrong answers."""
+    """Plot the distribution of each signal over right and wrong answers."""
     across = min(3, len(policy.signals))
     down = math.ceil(len(policy.signals) / across)
     figure = new_figure(WIDTH, 0.4 + 2.1 * down)

@@ -1,4 +1,4 @@
-"""The main table, once for every form of the report: its columns, and how a number is written."""
+"""The main table for every form of the report: its columns, and the format of numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Cell:
 
     @property
     def line(self) -> str:
-        """Both in one line."""
+        """The value and its interval in one line."""
         return f"{self.text} ({self.interval})" if self.interval else self.text
 
 
@@ -29,11 +29,11 @@ class Column:
     """A column of the main table.
 
     Attributes:
-        heading: with the unit.
-        short: the same in two lines, for a terminal.
-        meaning: one sentence.
-        rank: 0 for the column that is given up last where space is short.
-        cell: what it says of a policy.
+        heading: heading with the unit.
+        short: heading in two lines, for a terminal.
+        meaning: one sentence on the meaning.
+        rank: 0 for the column that is dropped last where space is short.
+        cell: makes the cell of a policy.
     """
 
     heading: str
@@ -70,21 +70,21 @@ def estimate_cell(estimate: Estimate | None, form: str = ".2f", scale: float = 1
 
 
 def p_value(value: float | None) -> str:
-    """A p value; the small ones only as small."""
+    """A p-value as text; "<0.001" for small ones."""
     if value is None:
         return MISSING
     return "<0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def role(policy: PolicySummary) -> str:
-    """What a policy is in this comparison, in a word."""
+    """The role of a policy in this comparison, in a word."""
     if policy.is_reference:
         return "reference"
     return "lossless" if policy.lossless else ""
 
 
 def per_seed(numbers: list[int]) -> str:
-    """One number for each seed."""
+    """One number for each seed, as text."""
     return " / ".join(str(number) for number in numbers) or MISSING
 
 
@@ -100,12 +100,12 @@ def _difference(difference: PairedDifference | None) -> Cell:
     return estimate_cell(None if difference is None else difference.gain, "+.1f", 100)
 
 
-def _adjusted(difference: PairedDifference | None) -> Cell:
+def _p_adjusted(difference: PairedDifference | None) -> Cell:
     return Cell(p_value(None if difference is None else difference.p_adjusted))
 
 
 def columns(summary: Summary) -> list[Column]:
-    """The columns that say something about this run, in their order."""
+    """The columns that have numbers for this run, in their order."""
     policies = summary.policies
     graded = any(policy.accuracy is not None for policy in policies)
     compared = any(policy.difference is not None for policy in policies)
@@ -119,7 +119,7 @@ def columns(summary: Summary) -> list[Column]:
             Column(
                 "policy",
                 "policy",
-                "Lossless policies promise the distribution of the target's own text, up to "
+                "Lossless policies guarantee the distribution of the target's own text, up to "
                 "rounding.",
                 0,
                 lambda p: Cell(p.label, role(p)),
@@ -140,7 +140,7 @@ def columns(summary: Summary) -> list[Column]:
             Column(
                 "difference, points",
                 "difference\npoints",
-                f"Accuracy less that of {reference}, on the same questions.",
+                f"Accuracy minus that of {reference}, on the same questions.",
                 3,
                 lambda p: _difference(p.difference),
             ),
@@ -153,7 +153,7 @@ def columns(summary: Summary) -> list[Column]:
                 "McNemar's exact test, the largest over the seeds, with Holm's correction; only of "
                 "comparisons declared beforehand.",
                 4,
-                lambda p: _adjusted(p.difference),
+                lambda p: _p_adjusted(p.difference),
             ),
         ),
         (
@@ -171,7 +171,7 @@ def columns(summary: Summary) -> list[Column]:
             Column(
                 "throughput, times",
                 "throughput\ntimes",
-                "The same of the wall clock of whole batches.",
+                f"Wall clock of {reference} over that of the policy, summed over whole batches.",
                 12,
                 lambda p: estimate_cell(p.speed.throughput_speedup),
             ),
@@ -202,7 +202,7 @@ def columns(summary: Summary) -> list[Column]:
             Column(
                 "acceptance, %",
                 "accepted\n%",
-                "Share of the drafted tokens that stand.",
+                "Share of the drafted tokens that were accepted.",
                 6,
                 lambda p: Cell(_percent(p.work.acceptance_rate)),
             ),
@@ -262,7 +262,7 @@ def columns(summary: Summary) -> list[Column]:
 
 
 def heading(summary: Summary) -> str:
-    """What was run, in one line."""
+    """The settings of the run, in one line."""
     seeds = len(summary.seeds)
     draft = "drafts looked up in the text" if summary.draft == "lookup" else summary.draft
     return (

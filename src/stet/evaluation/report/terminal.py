@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def terminal(summary: Summary) -> RenderableType:
     """The report for a terminal: table, notes, recommendation.
 
-    Columns are given up, the least important first, until the table fits the width.
+    Columns are dropped, the least important first, until the table fits the width.
     """
     return _Report(summary)
 
@@ -95,7 +95,7 @@ def _key(summary: Summary, left_out: list[Column]) -> str:
     words = [INTERVALS, f"Difference and speed-up are against {summary.reference}."]
     if left_out:
         names = ", ".join(column.heading.split(",")[0] for column in left_out)
-        words.append(f"Not shown for want of width: {names}.")
+        words.append(f"Not shown because of the width: {names}.")
     return " ".join(words)
 
 

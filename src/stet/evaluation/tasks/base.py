@@ -1,4 +1,4 @@
-"""What a task is: items to ask, how to put them, and how to grade the answers."""
+"""The interface of a task: its items, their prompts, and the grading of answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TaskError(StetError):
-    """A task's data cannot be had, or is not of the form that the task reads."""
+    """A task's data cannot be read or fetched, or is not of the form that the task reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,9 @@ class Question:
 
     Attributes:
         id: unique within the task, and the same in every run.
-        prompt: the finished text, worked examples included, before any chat template.
+        prompt: the complete text, worked examples included, before any chat template.
         reference: the right answer; None where there is none.
-        group: what kind of question it is, where the task has kinds.
+        group: the question's group, where the task has groups.
     """
 
     id: str
@@ -43,14 +43,14 @@ class LoadedTask:
 
     Attributes:
         name: the task's name.
-        questions: in the order they are to be asked.
+        questions: the questions in their order.
         grader: reads and grades answers; None where only speed and acceptance are measured.
         max_new_tokens: the longest answer, in tokens.
         stop: texts that end an answer.
         chat: how prompts go through the model's chat template; None: as they are.
-        note: what readers of every table must know.
-        other: makes the same task for models that want chats where this one has none, or the other
-            way round; None where somebody has chosen.
+        note: a note for readers of every table.
+        other: makes this task with chats where this one has none, or without where it has; None
+            where the user has chosen.
         native: the chat template of the models that were trained on the plain prompts.
     """
 
@@ -65,10 +65,10 @@ class LoadedTask:
     native: str | None = field(default=None, repr=False, compare=False)
 
     def suited(self, pair: Pair) -> LoadedTask:
-        """The task as a pair is to be asked it, unless somebody has chosen already.
+        """The task with chats or plain prompts, whichever suits a pair.
 
-        Through the chat template where the tokenizer has one; of models that were trained on the
-        plain prompts, that is those.
+        The user's choice comes first. Otherwise prompts go through the chat template where the
+        tokenizer has one, except for the models that were trained on the plain prompts.
         """
         if self.other is None:
             return self
@@ -78,7 +78,7 @@ class LoadedTask:
             return replace(self, other=None)
         other = self.other()
         prompts = {question.id: question.prompt for question in other.questions}
-        # Which questions there are, and what is right, may have been changed meanwhile.
+        # The caller may have changed the questions and references meanwhile.
         questions = [replace(q, prompt=prompts.get(q.id, q.prompt)) for q in self.questions]
         return replace(self, questions=questions, stop=other.stop, chat=other.chat, other=None)
 
@@ -89,10 +89,10 @@ class Item:
 
     Attributes:
         key: the last part of the question's id; the same in every run.
-        fields: what a template may use; `question` is one of them.
+        fields: fields for the template; `question` is one of them.
         reference: the right answer; None where there is none.
-        solution: what follows the prompt where the item is shown as a worked example.
-        group: what kind of question it is.
+        solution: the text after the prompt where the item is a worked example.
+        group: the question's group.
     """
 
     key: str
@@ -104,14 +104,14 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the items of a task come from, as the user said.
+    """The source of a task's items, as the user set it.
 
     Attributes:
         split: one of the task's splits.
-        path: a local file; None for the task's own place.
-        count: how many questions are wanted; None for all. Only generated tasks look at it.
-        seed: of everything that is drawn.
-        names: fields of the records under other names, ours first.
+        path: a local file; None for the task's own source.
+        count: number of questions; None for all. Only generated tasks use it.
+        seed: seed of everything that is drawn.
+        names: names of the records' fields, by the name that the task uses.
     """
 
     split: str
@@ -127,22 +127,22 @@ class Task(ABC):
     Lists of tasks show the first line of the docstring.
 
     Attributes:
-        name: what users call it; unique in the registry.
-        aliases: other names for it.
-        splits: what it is divided into; the first is taken where none is named.
-        example_split: where worked examples come from; None for the split of the questions.
+        name: the task's name for users; unique in the registry.
+        aliases: other names of the task.
+        splits: the splits; the first is the default.
+        example_split: the split of worked examples; None for the split of the questions.
         template: Jinja template of a prompt for a model with a chat template.
-        plain_template: the same for a model without.
+        plain_template: Jinja template of a prompt for a model without a chat template.
         plain_stop: texts that end an answer of a model without a chat template.
         chat: whether prompts go through the chat template where no model is known yet; once one
-            is, what its tokenizer has decides, unless somebody has.
-        system: the system prompt of chats, if nobody says otherwise.
-        template_args: arguments of the chat template, likewise.
-        shots: worked examples before each question if nobody says otherwise.
+            is known, its tokenizer decides, unless the user does.
+        system: the default system prompt of chats.
+        template_args: the default arguments of the chat template.
+        shots: the default number of worked examples before each question.
         grader: name of the grader; None where answers are not graded.
         max_new_tokens: the longest answer, in tokens.
-        note: what readers of every table must know.
-        sampled: whether `items` draws as many as are wanted; otherwise it gives all there are.
+        note: a note for readers of every table.
+        sampled: whether `items` draws `Source.count` items; otherwise it returns all.
     """
 
     name: ClassVar[str]
@@ -171,5 +171,5 @@ class Task(ABC):
         """The problems of a split, in an order that never changes.
 
         Raises:
-            TaskError: where they cannot be had.
+            TaskError: they cannot be read or fetched.
         """

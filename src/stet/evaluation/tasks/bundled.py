@@ -16,7 +16,7 @@ NOTE = (
     "not that a method helps your models."
 )
 DEFAULT_COUNT = 300
-"""Problems where nobody says how many; the generator has no end."""
+"""The default number of problems; the generator has no end."""
 
 
 class _Bundled(Task):
@@ -42,7 +42,7 @@ class _Bundled(Task):
         count = DEFAULT_COUNT if source.count is None else source.count
         return [
             Item(
-                # Another seed gives other problems, so it is part of what they are called.
+                # Another seed gives other problems, so it is part of their ids.
                 key=f"{source.seed}/{number}",
                 fields={"question": problem.text, "prompt": problem.prompt},
                 reference=str(problem.answer),

@@ -16,8 +16,8 @@ class DatasetTask(Task):
     """A task that turns records into items, one by one.
 
     Attributes:
-        hub: repository and configuration on the Hugging Face hub; None where it is not there.
-        home: where its file can be had; said where neither file nor hub is.
+        hub: repository and configuration on the Hugging Face hub; None if it is not on the hub.
+        home: advice on where to get its file, for the error where there is neither file nor hub.
     """
 
     hub: ClassVar[tuple[str, str | None] | None] = None
@@ -25,12 +25,12 @@ class DatasetTask(Task):
 
     @abstractmethod
     def item(self, row: Row, number: int, where: str) -> Item:
-        """One record as an item.
+        """Make an item from one record.
 
         Args:
             row: the record.
-            number: its place among the records, from 0.
-            where: what to call it in an error.
+            number: its index among the records, from 0.
+            where: its description in an error.
 
         Raises:
             TaskError: for a record of another form.

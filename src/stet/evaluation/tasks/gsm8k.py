@@ -27,7 +27,7 @@ class Gsm8k(WordProblems):
     hub: ClassVar[tuple[str, str | None] | None] = ("openai/gsm8k", "main")
 
     def item(self, row: Row, number: int, where: str) -> Item:
-        """A record with `question`, and `answer` whose last line is `#### N`."""
+        """Make an item from a record with `question`, and `answer` whose last line is `#### N`."""
         solution = as_text(value(row, "answer", where), "answer", where)
         steps, mark, answer = solution.rpartition("####")
         if not mark:

@@ -9,13 +9,13 @@ from stet.evaluation.tasks.dataset import DatasetTask
 from stet.evaluation.tasks.rows import Row, as_text
 
 HIDDEN = ("answer", "solution")
-"""Never shown to a template: a prompt must not hold its own answer."""
+"""Fields that no template sees: a prompt must not contain its own answer."""
 
 
 class JsonLines(DatasetTask):
-    """Records with a question or whatever fields the template wants, and perhaps an answer.
+    """Records with a question or other fields for the template, and optionally an answer.
 
-    Read where the records have them, or where `fields` names them: `answer` (the reference), `id`
+    Further fields, if the records have them or `fields` names them: `answer` (the reference), `id`
     (else the number of the record), `group`, and `solution` (for worked examples; else "Answer: "
     and the answer).
     """
@@ -28,7 +28,7 @@ class JsonLines(DatasetTask):
         self._hidden = {*HIDDEN, *hidden}
 
     def item(self, row: Row, number: int, where: str) -> Item:
-        """A record; its other fields are for the template."""
+        """Make an item from a record; its other fields are for the template."""
         known = {
             name: as_text(row[name], name, where).strip()
             for name in ("answer", "solution", "id", "group")

@@ -1,4 +1,4 @@
-"""Loading a task: from a name or a file to questions that can be asked."""
+"""Loading of tasks: from a name or a file to questions."""
 
 from __future__ import annotations
 
@@ -36,33 +36,33 @@ def load_task(
     fields: Mapping[str, str] | None = None,
     shots_path: Path | None = None,
 ) -> LoadedTask:
-    """A task ready to run; what is not given is as the task has it.
+    """Load a task; options that are not given have the task's own values.
 
     Args:
         name_or_path: a task by name, or a JSONL file.
         split: one of the task's splits.
-        count: how many questions: the first of an order drawn with `seed`, so that a larger count
-            holds the questions of a smaller one. None: all there are, in their own order.
-        seed: of the order, of generated problems, and of which worked examples are shown.
+        count: number of questions: the first of an order drawn with `seed`, so that a larger count
+            includes the questions of a smaller one. None: all, in their own order.
+        seed: seed of the order, of generated problems, and of the choice of worked examples.
         shots: worked examples before each question; never the question itself.
         template: Jinja template of a prompt; it sees the fields of the record.
         grader: a grader, the name of one, "module:function", or "none" for speed only.
         chat: put prompts through the model's chat template; None: where it has one
-            (`LoadedTask.suited` then tells).
+            (`LoadedTask.suited` decides then).
         system: the system prompt of these chats.
         template_args: arguments of the chat template, such as `{"enable_thinking": False}`.
-        path: local file of a named task, or a folder with `<split>.jsonl`; else the hub is asked.
-        fields: fields of the records under other names, ours first: `{"question": "problem"}`.
-        shots_path: local file of the worked examples; else they come from the task's training part,
-            or from the file of the questions.
+        path: local file of a named task, or a folder with `<split>.jsonl`; else the hub is used.
+        fields: names of the records' fields, by the task's names: `{"question": "problem"}`.
+        shots_path: local file of the worked examples; else they come from the task's training
+            split, or from the file of the questions.
 
     Raises:
         OptionError: for names that are unknown, and options that do not fit the task.
-        TaskError: where the data cannot be had or read.
+        TaskError: the data cannot be fetched or read.
     """
     for option, given in (("count", count), ("shots", shots)):
         if given is not None and given < (option == "count"):
-            raise OptionError(f"{option} is {given}; it cannot be so small.")
+            raise OptionError(f"{option} is {given}; it is too small.")
     task, path = _task(name_or_path, path, fields)
     own_file = isinstance(task, JsonLines) and path is not None
     name = _stem(path) if own_file and path is not None else task.name
@@ -82,7 +82,7 @@ def load_task(
     pool = _pool(task, source, shots, shots_path, every) if shots else ()
     prefix = name if own_file else f"{name}/{source.split}"
 
-    def put(in_chat: bool, other: Callable[[], LoadedTask] | None = None) -> LoadedTask:
+    def make(in_chat: bool, other: Callable[[], LoadedTask] | None = None) -> LoadedTask:
         own_template = task.template if in_chat else task.plain_template
         prompter = Prompter(own_template if template is None else template, shots, pool, seed)
         questions = [
@@ -107,8 +107,8 @@ def load_task(
         )
 
     if chat is not None or asks_chat:
-        return put(bool(chat) or asks_chat)
-    return put(task.chat, partial(put, not task.chat))
+        return make(bool(chat) or asks_chat)
+    return make(task.chat, partial(make, not task.chat))
 
 
 def _task(
@@ -145,18 +145,18 @@ def _sample(items: list[Item], count: int | None, seed: int) -> list[Item]:
 def _pool(
     task: Task, source: Source, shots: int, shots_path: Path | None, every: list[Item]
 ) -> list[Item]:
-    """The items that may be shown as worked examples."""
+    """The items that may be worked examples."""
     split = task.example_split or source.split
     if shots_path is not None:
         return task.items(Source(split, shots_path, shots, source.seed, source.names))
     if split == source.split:
         return every
-    # Of a local file that is no folder, these are its own questions again.
+    # For a local file that is no folder, these are its own questions again.
     return task.items(Source(split, source.path, shots, source.seed, source.names))
 
 
 def _grader(task: Task, grader: str | Grader | None, questions: list[Question]) -> Grader | None:
-    """The grader, once it is known to read every reference; ids must be unique as well."""
+    """Find the grader, and check that it reads every reference and that ids are unique."""
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:

@@ -15,7 +15,7 @@ class Math500(DatasetTask):
     """MATH-500: competition mathematics, answers are expressions (500).
 
     Source: Lightman et al., arXiv 2305.20050; Hendrycks et al., arXiv 2103.03874. Files:
-    `test.jsonl` of HuggingFaceH4/MATH-500, or of openai/prm800k. There is no training part: worked
+    `test.jsonl` of HuggingFaceH4/MATH-500, or of openai/prm800k. There is no training split: worked
     examples are other questions of the set.
     """
 
@@ -31,7 +31,7 @@ class Math500(DatasetTask):
     hub: ClassVar[tuple[str, str | None] | None] = ("HuggingFaceH4/MATH-500", None)
 
     def item(self, row: Row, number: int, where: str) -> Item:
-        """A record with `problem`, `solution`, `answer` and `level`."""
+        """Make an item from a record with `problem`, `solution`, `answer` and `level`."""
         problem, solution, answer, level = (
             as_text(value(row, name, where), name, where).strip()
             for name in ("problem", "solution", "answer", "level")

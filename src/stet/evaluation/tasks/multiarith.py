@@ -25,7 +25,7 @@ class MultiArith(WordProblems):
     hub: ClassVar[tuple[str, str | None] | None] = ("ChilleD/MultiArith", None)
 
     def item(self, row: Row, number: int, where: str) -> Item:
-        """A record with `question` and `final_ans`, or with `sQuestion` and `lSolutions`."""
+        """Make an item: from `question` and `final_ans`, or from `sQuestion` and `lSolutions`."""
         if "sQuestion" in row:
             question, answer = row["sQuestion"], value(row, "lSolutions", where)
             if not isinstance(answer, list) or not answer:

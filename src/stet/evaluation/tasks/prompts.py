@@ -1,8 +1,8 @@
 """Prompts: templates, and worked examples before a question.
 
-A template is Jinja, in a sandbox: it sees the fields of one record and nothing else, and an unknown
-field is an error. A worked example is the same template, filled with another record, and that
-record's solution: after a colon on the same line, else on a new one.
+A template is Jinja, in a sandbox: it sees only the fields of one record, and an unknown field is an
+error. A worked example is the template rendered with another record, and that record's solution:
+after a colon on the same line, else on a new one.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class Prompter:
     Args:
         template: Jinja source.
         shots: worked examples before each question.
-        pool: items that may be shown; those without a solution are left out.
-        seed: which are shown.
+        pool: items that may be worked examples; those without a solution are left out.
+        seed: seed of the choice of worked examples.
 
     Raises:
-        TaskError: for a template that is no template, or too few examples.
+        TaskError: for an invalid template, or too few examples.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Prompter:
             )
 
     def prompt(self, item: Item) -> str:
-        """The prompt of an item: the first examples of the pool that are not the item itself."""
+        """The prompt of an item, after the first examples of the pool that are not the item."""
         own = self.fill(item)
         examples: list[str] = []
         for example in self._pool if self._shots else ():
@@ -59,7 +59,7 @@ class Prompter:
                 break
             shown = self.fill(example)
             if shown != own:
-                examples.append(_joined(shown, example.solution or ""))
+                examples.append(_join(shown, example.solution or ""))
         if len(examples) < self._shots:
             raise TaskError(
                 f"Question {item.key}: only {len(examples)} worked examples are not the question "
@@ -68,23 +68,23 @@ class Prompter:
         return BETWEEN.join([*examples, own])
 
     def fill(self, item: Item) -> str:
-        """The template with the fields of an item.
+        """Render the template with the fields of an item.
 
         Raises:
-            TaskError: for a field that the item has not, or an expression that fails.
+            TaskError: for a field that the item does not have, or an expression that fails.
         """
         try:
             return self._template.render(item.fields)
         except UndefinedError as error:
             raise TaskError(
-                f"The template wants a field that question {item.key} has not ({error.message}); "
-                f"it has: {', '.join(item.fields)}."
+                f"The template uses a field that question {item.key} does not have "
+                f"({error.message}); it has: {', '.join(item.fields)}."
             ) from error
         except Exception as error:  # whatever an expression of a template may raise
             raise TaskError(f"The template fails on question {item.key}: {error}.") from error
 
 
-def _joined(prompt: str, solution: str) -> str:
+def _join(prompt: str, solution: str) -> str:
     if prompt[-1:].isspace():
         return prompt + solution
     return prompt + (" " if prompt.endswith(":") else "\n") + solution

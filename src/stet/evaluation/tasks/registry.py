@@ -1,4 +1,4 @@
-"""Tasks by name; other packages offer theirs through the entry-point group `stet.tasks`."""
+"""Tasks by name; other packages add theirs through the entry-point group `stet.tasks`."""
 
 from __future__ import annotations
 

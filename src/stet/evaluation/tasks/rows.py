@@ -16,11 +16,11 @@ from stet.evaluation.tasks.base import TaskError
 Row = Mapping[str, Any]
 
 OLDEST_DATASETS = 4
-"""From this version on, `datasets` runs no code that a data set brings along."""
+"""From this version on, `datasets` runs no code of a data set."""
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The records of a JSONL file, or of a JSON file with a list of records; `.gz` of either.
+    """Read the records of a JSONL file, or of a JSON file with a list of records; also `.gz`.
 
     Raises:
         TaskError: naming the line that is not a record.
@@ -42,7 +42,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def _rows(path: Path, text: str) -> list[tuple[str, Any]]:
-    """What the entries of a list, or else the lines, say; and where they stand."""
+    """Parse the entries of a list, or else the lines; each with its position for errors."""
     if text.lstrip().startswith("["):
         listed = json_of(text, str(path))
         return [(f"{path}, entry {number}", row) for number, row in enumerate(listed, 1)]
@@ -51,10 +51,10 @@ def _rows(path: Path, text: str) -> list[tuple[str, Any]]:
 
 
 def fetch_rows(task: str, repository: str, configuration: str | None, split: str) -> list[Row]:
-    """The records of a data set on the hub.
+    """Fetch the records of a data set on the hub.
 
     Raises:
-        TaskError: without the package `datasets`, or where the hub cannot be reached.
+        TaskError: the package `datasets` is missing, or the hub cannot be reached.
     """
     try:
         datasets = import_module("datasets")
@@ -84,7 +84,7 @@ def value(row: Row, name: str, where: str) -> Any:
     """A field of a record.
 
     Raises:
-        TaskError: naming the fields there are.
+        TaskError: the record has no such field; the message names its fields.
     """
     if name not in row:
         raise TaskError(f"{where} has no field {name!r}; it has: {', '.join(row) or 'none'}.")

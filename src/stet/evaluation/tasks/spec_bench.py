@@ -25,8 +25,8 @@ _MT_BENCH = {
 class SpecBench(DatasetTask):
     """Spec-Bench: six kinds of work, for speed and acceptance only (480).
 
-    Of conversations, the first turn is asked. The eight categories of MT-bench are one group, as in
-    the published tables.
+    Only the first turn of a conversation is used. The eight categories of MT-bench are one group,
+    as in the published tables.
 
     Source: Xia et al., arXiv 2401.07851. File: `data/spec_bench/question.jsonl` of
     hemingkx/Spec-Bench.
@@ -38,7 +38,7 @@ class SpecBench(DatasetTask):
     home: ClassVar[str] = "take data/spec_bench/question.jsonl of github.com/hemingkx/Spec-Bench"
 
     def item(self, row: Row, number: int, where: str) -> Item:
-        """A record with `question_id`, `category` and `turns`."""
+        """Make an item from a record with `question_id`, `category` and `turns`."""
         turns = value(row, "turns", where)
         if not isinstance(turns, list) or not turns:
             raise TaskError(f"{where} has no turns.")

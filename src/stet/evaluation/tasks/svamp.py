@@ -26,7 +26,7 @@ class Svamp(WordProblems):
     hub: ClassVar[tuple[str, str | None] | None] = ("ChilleD/SVAMP", None)
 
     def item(self, row: Row, number: int, where: str) -> Item:
-        """A record with `ID`, `Body`, `Question`, `Equation`, `Answer` and `Type`."""
+        """Make an item from `ID`, `Body`, `Question`, `Equation`, `Answer` and `Type`."""
         body, question, equation, answer, kind, key = (
             as_text(value(row, name, where), name, where).strip()
             for name in ("Body", "Question", "Equation", "Answer", "Type", "ID")

@@ -1,4 +1,4 @@
-"""What the sets of grade-school word problems have in common."""
+"""Common settings of the sets of grade-school word problems."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ class WordProblems(DatasetTask):
 
 
 def worked(steps: str, answer: str) -> str:
-    """A solution as these tasks ask for it."""
+    """A solution in the form that the prompts of these tasks ask for."""
     return f"{steps.strip()}\nAnswer: {answer}"
