@@ -63,7 +63,7 @@ class Engine:
         self.scheduler = Scheduler(max_batch, rows, max_waiting)
         self.broken: DeviceError | None = None
         self._prefill = Prefill(self.runners, prefill_chunk)
-        self._interpreter = Interpreter(self._finish, self._fail)
+        self._interpreter = Interpreter()
         self._closed = False
 
     def close(self) -> None:
@@ -105,13 +105,13 @@ class Engine:
         """End a request that was not taken."""
         request.error = error
         request.sequence.close("error")
-        self._finish(request)
+        self.finish(request)
 
     def cancel(self, request: Request, reason: FinishReason = "cancelled") -> None:
         """End a request now, with what it has; does nothing if it has ended."""
         if not request.done:
             request.sequence.close(reason)
-            self._finish(request)
+            self.finish(request)
 
     def step(self) -> None:
         """One round: every pending draft, then every pending score.
@@ -136,7 +136,7 @@ class Engine:
             if request.error is None:
                 request.error = error
             request.sequence.close("error")
-            self._finish(request)
+            self.finish(request)
 
     def _round(self) -> None:
         programs = self._interpreter
@@ -145,7 +145,7 @@ class Engine:
         for request in self.scheduler.admit():
             programs.start(request)
         programs.collect()
-        programs.advance()
+        programs.advance(self)
         worked = self._draft_phase()
         worked |= self._score_phase()
         if not worked and (programs.drafts or programs.scores) and not programs.awaiting:
@@ -169,8 +169,8 @@ class Engine:
         programs.drafts += [p for p in pending if p not in ready and not p.request.done]
         operations = [(p, p.pending) for p in ready if isinstance(p.pending, Draft)]
         for process, result in self._isolate(operations, self.drafter.run):
-            programs.send(process, result)
-        programs.advance()
+            programs.send(process, result, self)
+        programs.advance(self)
         return progress or bool(ready)
 
     def _score_phase(self) -> bool:
@@ -189,13 +189,13 @@ class Engine:
         for process, result in self._isolate(operations, lambda ops: score(target, ops)):
             if isinstance(result, NonFiniteError):
                 self._scrub(process)
-            programs.send(process, result)
-        programs.advance()
+            programs.send(process, result, self)
+        programs.advance(self)
         return progress or bool(ready)
 
     def _refuse_all(self, pending: Sequence[Process], sentence: str) -> None:
         for process in pending:
-            self._fail(process.request, StetError(sentence))
+            self.fail(process.request, StetError(sentence))
 
     def _prepare(self, pending: list[Process], role: Role, keep: int) -> tuple[list[Process], bool]:
         """Prefill caches up to all but the last `keep` tokens; returns who is ready."""
@@ -203,7 +203,7 @@ class Engine:
         report = self._prefill.run([sequence_of(p) for p in pending], role, keep)
         for process, state in zip(pending, report.states, strict=True):
             if isinstance(state, Exception):
-                self._fail(process.request, state)
+                self.fail(process.request, state)
             elif state:
                 ready.append(process)
         # A sibling's failure ends its whole request.
@@ -223,13 +223,14 @@ class Engine:
 
     # Requests
 
-    def _fail(self, request: Request, error: Exception) -> None:
+    def fail(self, request: Request, error: Exception) -> None:
+        """End a request with an error; does nothing if it has ended."""
         if not request.done:
             request.error = error
             request.sequence.close("error")
-            self._finish(request)
+            self.finish(request)
 
-    def _finish(self, request: Request) -> None:
+    def finish(self, request: Request) -> None:
         """A request leaves: its programs are closed and its rows freed."""
         request.done = True
         request.sequence.close("cancelled")
@@ -252,7 +253,7 @@ class Engine:
                     request.on_growth = None
                     request.error = request.error or error
                     request.sequence.close("error")
-                    self._finish(request)
+                    self.finish(request)
 
     def _break_deadlock(self) -> None:
         """Nobody could get a row: the newest request gives its rows back to the others."""
@@ -260,7 +261,7 @@ class Engine:
         error = CapacityError(
             f"No cache rows are left ({rows} in all); raise max_rows or use fewer candidates."
         )
-        self._fail(self.scheduler.running[-1], error)
+        self.fail(self.scheduler.running[-1], error)
 
     def _release(self, sequence: TokenSequence) -> None:
         # A device that failed would refuse to move rows, and nothing will be run there again.

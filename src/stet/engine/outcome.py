@@ -1,0 +1,125 @@
+"""From a row of numbers on the host to what became of a scored block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stet.core.acceptance import Acceptance
+from stet.core.block import Block, Reading
+from stet.core.errors import StetError
+from stet.core.operations import Score
+from stet.core.policy import TokenPolicy
+from stet.core.trace import MismatchRecord
+from stet.engine.packet import Cells, Column
+
+
+class NonFiniteError(StetError):
+    """A model produced a value that is not a number for this request."""
+
+
+Outcome = Acceptance | Reading | list[float] | Exception
+"""What became of one scored block; an exception is that request's alone."""
+
+
+def outcome_of(item: Score, cells: Cells, seconds: float) -> Outcome:
+    """What became of a block.
+
+    Args:
+        item: the operation.
+        cells: its row of the packet.
+        seconds: its share of the pass.
+    """
+    if not cells[Column.FINITE][0]:
+        edited = item.sequence.sampling.edits_logits
+        advice = ", or change its logit_bias or repetition_penalty" if edited else ""
+        return NonFiniteError(
+            "The target's logits are not finite for this request; load the pair in float32 "
+            f"or bfloat16, or check its weights{advice}."
+        )
+    if item.policy is None:
+        item.sequence.charge_pass(seconds)
+        return list(cells[Column.CHOICES]) if item.choices else _reading(cells, item.block)
+    return _acceptance(item, item.policy, cells, seconds)
+
+
+def _reading(cells: Cells, block: Block) -> Reading:
+    length = block.length
+    return Reading(list(cells[Column.LOGPROBS][:length]), list(cells[Column.MARGINS][:length]))
+
+
+def _acceptance(
+    item: Score, policy: TokenPolicy, cells: Cells, seconds: float
+) -> Acceptance | StetError:
+    block, top = item.block, item.sequence.limits.top_logprobs
+    accepted, following = int(cells[Column.ACCEPTED][0]), int(cells[Column.NEXT][0])
+    if not 0 <= accepted <= block.length:
+        return StetError(
+            f"Policy {policy.name!r} accepted {accepted} tokens of a block of {block.length}."
+        )
+    if following < 0 and accepted == 0:
+        return StetError(f"Policy {policy.name!r} deferred a token but accepted none.")
+    return Acceptance(
+        drafted=[int(t) for t in cells[Column.DRAFTED][: block.length]],
+        accepted=accepted,
+        next_token=following if following >= 0 else None,
+        reasons=_reasons(policy, cells.get(Column.REASONS), accepted, block.length),
+        p_target=_accepted_and_next(cells.get(Column.P_TARGET), accepted),
+        p_draft=_p_draft(cells.get(Column.P_DRAFT), accepted, block),
+        top_logprobs=_top(cells, accepted, top) if top else None,
+        target_seconds=seconds,
+        draft_seconds=block.seconds,
+        draft_passes=block.length if block.batch is not None else 0,
+        reading=_reading(cells, block) if item.reading else None,
+        mismatches=_mismatches(cells, accepted, block.length) if Column.MISMATCH in cells else [],
+    )
+
+
+def _mismatches(cells: Cells, accepted: int, length: int) -> list[MismatchRecord]:
+    """What was decided, up to the first drafted token that was rejected."""
+    features = cells.get(Column.MISMATCH_FEATURES, ())
+    size = len(features) // max(len(cells[Column.DRAFTED]), 1)
+    return [
+        MismatchRecord(
+            at=at,
+            draft=int(cells[Column.DRAFTED][at]),
+            target=int(cells[Column.MISMATCH_TARGET][at]),
+            score=cells[Column.MISMATCH_SCORE][at],
+            accepted=at < accepted,
+            features=list(features[at * size : (at + 1) * size]),
+        )
+        for at in range(min(accepted + 1, length))
+        if cells[Column.MISMATCH][at]
+    ]
+
+
+def _reasons(
+    policy: TokenPolicy, codes: Sequence[float] | None, accepted: int, length: int
+) -> list[str]:
+    words = policy.reasons
+    if codes is not None:
+        return [words[int(code)] for code in codes[: accepted + 1]]
+    return [words[0]] * accepted + [words[2 if accepted == length else 1]]
+
+
+def _p_draft(
+    values: Sequence[float] | None, accepted: int, block: Block
+) -> list[float | None] | None:
+    # A block that no distribution is known of may share its packet with others.
+    if values is None or block.batch is None or block.batch.logits is None:
+        return None
+    # After a whole block the draft was not asked about the next token.
+    after = values[-1] if accepted < block.length else None
+    return [*values[:accepted], after]
+
+
+def _accepted_and_next(values: Sequence[float] | None, accepted: int) -> list[float] | None:
+    """Those of the accepted tokens and of the one that follows, which is the last."""
+    return None if values is None else [*values[:accepted], values[-1]]
+
+
+def _top(cells: Cells, accepted: int, count: int) -> list[dict[int, float]]:
+    """The `count` most probable tokens at each position; the packet may have more of them."""
+    ids, values = cells[Column.TOP_IDS], cells[Column.TOP_LOGPROBS]
+    most = len(ids) // (len(cells[Column.DRAFTED]) + 1)
+    starts = range(0, (accepted + 1) * most, most)
+    return [{int(ids[i]): values[i] for i in range(start, start + count)} for start in starts]

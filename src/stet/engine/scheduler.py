@@ -1,0 +1,84 @@
+"""Which requests are at work: admission, the rows they share, and deadlines."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+
+from stet.core.errors import CapacityError
+from stet.engine.request import Request
+
+
+class Scheduler:
+    """First come, first served: a request is admitted once there is room for all of its rows.
+
+    The first in the queue is never passed by a smaller one behind it, so that none starves; a
+    request for more rows than there are is admitted once it is alone.
+
+    Args:
+        max_batch: requests at work at a time.
+        max_rows: places in each model's cache that they share.
+        max_waiting: requests that may queue.
+    """
+
+    def __init__(self, max_batch: int, max_rows: int, max_waiting: int) -> None:
+        self.max_batch = max_batch
+        self.max_rows = max_rows
+        self.max_waiting = max_waiting
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []
+
+    def __iter__(self) -> Iterator[Request]:
+        """All requests, those at work first; over a copy, so that they may leave meanwhile."""
+        return iter((*self._running, *self._waiting))
+
+    @property
+    def running(self) -> list[Request]:
+        """Requests at work, the newest last; a copy."""
+        return list(self._running)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue."""
+        return len(self._waiting)
+
+    def queue(self, request: Request) -> None:
+        """Add a request to the end of the queue.
+
+        Raises:
+            CapacityError: the queue is full.
+        """
+        if len(self._waiting) >= self.max_waiting:
+            raise CapacityError(f"{self.max_waiting} requests are waiting already; try later.")
+        self._waiting.append(request)
+
+    def admit(self) -> Iterator[Request]:
+        """Take requests from the queue for as long as there is room for the next one."""
+        while self._waiting and self._has_room(self._waiting[0]):
+            request = self._waiting.popleft()
+            request.started = time.monotonic()
+            self._running.append(request)
+            yield request
+
+    def remove(self, request: Request) -> None:
+        """Let a request go, at work or waiting; one that is neither is left alone."""
+        if request in self._running:
+            self._running.remove(request)
+            request.seconds = time.monotonic() - request.started
+        elif request in self._waiting:
+            self._waiting.remove(request)
+
+    def expired(self) -> list[Request]:
+        """Requests that have passed their deadlines."""
+        timed = [request for request in self if request.deadline is not None]
+        if not timed:
+            return []
+        now = time.monotonic()
+        return [r for r in timed if r.deadline is not None and now >= r.deadline]
+
+    def _has_room(self, request: Request) -> bool:
+        if not self._running:
+            return True
+        taken = sum(other.rows for other in self._running)
+        return len(self._running) < self.max_batch and taken + request.rows <= self.max_rows
