@@ -14,8 +14,11 @@ from stet.engine.request import Process, Request, depth_of
 
 
 class Requests(Protocol):
-    """Who is told what becomes of requests. Handed in, not held: an engine that nobody holds any
-    more is freed at once, and its models with it."""
+    """Who is told what becomes of requests.
+
+    It is handed in, not held: an engine that nobody holds any more is freed at once, and its models
+    with it.
+    """
 
     def finish(self, request: Request) -> None:
         """A request's program has ended."""
