@@ -22,7 +22,8 @@ from _risk_splits import KEPT, LOST, METHODS, RIGHT, STEPS, TAINTED, counts_of, 
 
 from stet import load_pair
 from stet.calibration.learning import learn
-from stet.evaluation.report.drawing import (
+from stet.evaluation.tasks import load_task
+from stet.pages.drawing import (
     BLACK,
     BLUE,
     GREEN,
@@ -33,7 +34,6 @@ from stet.evaluation.report.drawing import (
     new_figure,
     style,
 )
-from stet.evaluation.tasks import load_task
 from stet.pair import Pair
 from stet.policies import SpecGuard, parameters
 

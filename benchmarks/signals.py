@@ -35,7 +35,7 @@ from stet.core.machine import machine
 from stet.core.operations import Join, Program
 from stet.core.sequence import TokenSequence
 from stet.policies import Exact, SpecGuard
-from stet.programs import stepwise
+from stet.programs import LocalTarget, stepwise
 from stet.signals import SIGNALS
 
 DEFAULT = (*SpecGuard().signals, "grounding")
@@ -204,7 +204,7 @@ def replay(setting: Setting, policies: dict[str, SpecGuard], numbers: range, rep
     for number in numbers:
         sequence = setting.sequence(number)
         single = replace(policies["off"], candidates=1)
-        setting.run(stepwise(sequence, single, Exact()), sequence)
+        setting.run(stepwise(sequence, single, LocalTarget(Exact())), sequence)
         texts.append((sequence.answer, [record.tokens for record in sequence.steps]))
     roots = [setting.sequence(number) for number in numbers]
     times = Times()
@@ -272,7 +272,7 @@ def _replay(
 
 def one_step(sequence: TokenSequence, policy: SpecGuard) -> Program:
     """The first step of `stepwise`: which candidate is accepted must not decide what is timed."""
-    program = stepwise(sequence, policy, Exact())
+    program = stepwise(sequence, policy, LocalTarget(Exact()))
     answer: Any = None
     while not sequence.steps:
         try:
@@ -337,7 +337,7 @@ def rewriting(setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
         for repeat in range(repeats):
             for name in sorted(policies, reverse=(number + repeat) % 2 == 0):
                 sequence = setting.sequence(number)
-                setting.run(stepwise(sequence, policies[name], Exact()), sequence)
+                setting.run(stepwise(sequence, policies[name], LocalTarget(Exact())), sequence)
                 seconds[name].append(sequence.counters.target_seconds)
                 answers[name] = sequence.answer
         if number < 0:
@@ -347,7 +347,7 @@ def rewriting(setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
     setting.target.forward = counting  # type: ignore[method-assign]
     for name in policies:
         sequence = setting.sequence(0)
-        setting.run(stepwise(sequence, policies[name], Exact()), sequence)
+        setting.run(stepwise(sequence, policies[name], LocalTarget(Exact())), sequence)
     setting.target.forward = forward  # type: ignore[method-assign]
     return {
         "what": "target",

@@ -12,8 +12,9 @@ from rich.console import Console
 
 from evaluation.report_example import example
 from stet.evaluation.report import markdown, terminal, to_csv, to_json
-from stet.evaluation.report.table import columns, estimate_cell, number, p_value
+from stet.evaluation.report.table import columns, estimate_cell, p_value
 from stet.evaluation.summary import Estimate, Summary
+from stet.pages.words import number
 
 
 @pytest.fixture(scope="module")

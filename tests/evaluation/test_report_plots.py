@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from evaluation.report_example import example
 from stet.core.errors import StetError
 from stet.evaluation.report import write_report
-from stet.evaluation.report.drawing import laid_out, new_figure, style
 from stet.evaluation.report.frontier import front, points
-from stet.evaluation.report.labels import Box, place_labels, spread
 from stet.evaluation.report.plots import plots
 from stet.evaluation.summary import Estimate, Summary
+from stet.pages.drawing import laid_out, new_figure, style
+from stet.pages.labels import Box, place_labels, spread
 
 
 @pytest.fixture(scope="module")

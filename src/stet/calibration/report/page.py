@@ -8,13 +8,10 @@ from stet.calibration.choosing import ThresholdPoint
 from stet.calibration.report.plots import plots
 from stet.calibration.report.words import asked, best_first, chosen, label, role, share
 from stet.calibration.result import Calibration
-from stet.core.files import write_text
-from stet.evaluation import report
-from stet.evaluation.report.html import settings_text
-from stet.evaluation.report.table import MISSING, number
+from stet.pages.shell import render, write
+from stet.pages.words import MISSING, number
 
 _HERE = Path(__file__).parent
-_SHARED = Path(report.__file__).parent
 
 
 def write_page(found: Calibration, path: Path) -> None:
@@ -23,35 +20,18 @@ def write_page(found: Calibration, path: Path) -> None:
     Raises:
         StetError: matplotlib is not installed; nothing is written then.
     """
-    text = page(found)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
+    write(page(found), path)
 
 
 def page(found: Calibration) -> str:
     """Render the page; the same calibration always gives the same page."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader([_HERE, _SHARED]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["settings"] = settings_text
-    pictures = {
-        p.name: {"title": p.title, "says": p.description, "svg": Markup(p.inline())}
-        for p in plots(found)
-    }
-    return environment.get_template("calibration.html.jinja").render(
-        style=Markup((_SHARED / "report.css").read_text(encoding="utf-8")),
+    return render(
+        _HERE / "calibration.html.jinja",
+        plots(found),
         found=found,
         label_source=found.measure,
         asked=asked(found),
         chosen=chosen(found),
-        plots=pictures,
         signals=_signals(found),
         bins=_bins(found),
         error=number(found.reliability.error, ".3f"),

@@ -8,7 +8,7 @@ from stet.calibration.reliability import Reliability
 from stet.calibration.report.threshold_plots import WIDTH, frontier, risk, thresholds
 from stet.calibration.report.words import best_first, label
 from stet.calibration.result import Calibration
-from stet.evaluation.report.drawing import (
+from stet.pages.drawing import (
     BLACK,
     BLUE,
     GREY,
@@ -20,7 +20,7 @@ from stet.evaluation.report.drawing import (
     new_figure,
     style,
 )
-from stet.evaluation.report.table import number
+from stet.pages.words import number
 
 
 def plots(found: Calibration) -> list[Picture]:

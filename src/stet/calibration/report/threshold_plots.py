@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from stet.calibration.choosing import ThresholdPoint
 from stet.calibration.result import Calibration
-from stet.evaluation.report.drawing import (
+from stet.evaluation.statistics import share
+from stet.evaluation.summary import Estimate
+from stet.pages.drawing import (
     BLACK,
     BLUE,
     GREEN,
@@ -19,10 +21,8 @@ from stet.evaluation.report.drawing import (
     new_figure,
     short,
 )
-from stet.evaluation.report.labels import Box, place_labels, spread
-from stet.evaluation.report.table import number
-from stet.evaluation.statistics import share
-from stet.evaluation.summary import Estimate
+from stet.pages.labels import Box, place_labels, spread
+from stet.pages.words import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from dataclasses import replace
 from stet.calibration.choosing import Wish
 from stet.calibration.quality import Quality
 from stet.calibration.result import Calibration
-from stet.evaluation.report.table import MISSING, number
+from stet.pages.words import MISSING, number
 from stet.policies.specguard import TARGET_MARGIN
 from stet.signals import SIGNALS
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stet.evaluation.records import Answer, Results, read_traces
-from stet.evaluation.report.table import MISSING, number
 from stet.evaluation.summary import Change, Summary
+from stet.pages.words import MISSING, number
 
 LIMIT = 50
 """The most changes shown per policy."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from stet.evaluation.report.drawing import (
+from stet.evaluation.summary import Estimate, PolicySummary, Summary
+from stet.pages.drawing import (
     BLACK,
     BLUE,
     GREY,
@@ -17,9 +18,8 @@ from stet.evaluation.report.drawing import (
     new_figure,
     short,
 )
-from stet.evaluation.report.labels import Box, place_labels
-from stet.evaluation.report.table import number
-from stet.evaluation.summary import Estimate, PolicySummary, Summary
+from stet.pages.labels import Box, place_labels
+from stet.pages.words import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

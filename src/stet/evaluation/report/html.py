@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 from pathlib import Path
-from typing import Any
 
 from stet.evaluation.records import Results
 from stet.evaluation.report.changes import PolicyChanges, policy_changes
-from stet.evaluation.report.drawing import Picture
 from stet.evaluation.report.table import (
     INCOMPLETE,
     INTERVALS,
-    MISSING,
     columns,
     estimate_cell,
     heading,
-    number,
     p_value,
     per_seed,
-    plural,
 )
 from stet.evaluation.summary import PolicySummary, Summary
+from stet.pages.drawing import Picture
+from stet.pages.shell import render
+from stet.pages.words import MISSING, number
 
 _HERE = Path(__file__).parent
 
@@ -39,27 +36,14 @@ def page(results: Results, summary: Summary, pictures: list[Picture]) -> str:
         summary: all numbers.
         pictures: the plots from `plots`.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
-    environment = Environment(
-        loader=FileSystemLoader(_HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["settings"] = settings_text
-    environment.filters["plural"] = plural
     script = (_HERE / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     shown = columns(summary)
-    plots = {
-        p.name: {"title": p.title, "says": p.description, "svg": Markup(p.inline())}
-        for p in pictures
-    }
-    return environment.get_template("report.html.jinja").render(
-        style=Markup((_HERE / "report.css").read_text(encoding="utf-8")),
+    return render(
+        _HERE / "report.html.jinja",
+        pictures,
         script=Markup(script),
         script_hash=digest,
         summary=summary,
@@ -69,11 +53,8 @@ def page(results: Results, summary: Summary, pictures: list[Picture]) -> str:
         intervals=INTERVALS,
         columns=shown,
         rows=[(p, [column.cell(p) for column in shown]) for p in summary.policies],
-        plots=plots,
         signals=[
-            (p.label, plots[f"signals-{index}"])
-            for index, p in enumerate(summary.policies)
-            if p.signals
+            (p.label, f"signals-{index}") for index, p in enumerate(summary.policies) if p.signals
         ],
         accepted=_accepted(summary),
         cost=_cost(summary),
@@ -82,15 +63,6 @@ def page(results: Results, summary: Summary, pictures: list[Picture]) -> str:
         changes=_worth_showing(policy_changes(results, summary)),
         missing=MISSING,
     )
-
-
-def settings_text(settings: dict[str, Any]) -> str:
-    """Settings in one line: `key=value, ...`."""
-    return ", ".join(f"{key}={_value(value)}" for key, value in settings.items()) or MISSING
-
-
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _worth_showing(found: list[PolicyChanges]) -> list[PolicyChanges]:

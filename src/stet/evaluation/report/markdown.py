@@ -7,15 +7,14 @@ import re
 from stet.evaluation.report.table import (
     INCOMPLETE,
     INTERVALS,
-    MISSING,
     columns,
     estimate_cell,
     heading,
-    number,
     p_value,
     per_seed,
 )
 from stet.evaluation.summary import Summary
+from stet.pages.words import MISSING, number
 
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#~&])")
 

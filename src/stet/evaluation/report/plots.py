@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from stet.evaluation.report.drawing import (
+from stet.evaluation.summary import Estimate, PolicySummary, SignalHistogram, Summary
+from stet.pages.drawing import (
     BLACK,
     BLUE,
     GREEN,
@@ -21,9 +22,8 @@ from stet.evaluation.report.drawing import (
     short,
     style,
 )
-from stet.evaluation.report.labels import spread
-from stet.evaluation.report.table import number
-from stet.evaluation.summary import Estimate, PolicySummary, SignalHistogram, Summary
+from stet.pages.labels import spread
+from stet.pages.words import number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

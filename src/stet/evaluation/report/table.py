@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from stet.evaluation.summary import Estimate, PairedDifference, PolicySummary, Summary
-
-MISSING = "–"
+from stet.pages.words import MISSING, number, plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,16 +39,6 @@ class Column:
     meaning: str
     rank: int
     cell: Callable[[PolicySummary], Cell]
-
-
-def number(value: float | None, form: str = ".2f") -> str:
-    """A number as text: a real minus sign, a dash where there is none."""
-    if value is None or not math.isfinite(value):
-        return MISSING
-    text = format(value, form)
-    if text.startswith(("-", "+")) and not text.strip("-+0."):
-        text = text[1:]  # neither -0.0 nor +0.0
-    return text.replace("-", "−")
 
 
 def interval(estimate: Estimate, form: str = ".2f", scale: float = 1.0) -> str:
@@ -269,11 +257,6 @@ def heading(summary: Summary) -> str:
         f"{plural(summary.questions, 'question')}, {plural(seeds, 'seed')}, "
         f"batch {summary.batch}; target {summary.target}, draft {draft}"
     )
-
-
-def plural(count: int, noun: str) -> str:
-    """A count with its noun."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 INTERVALS = "Intervals are at 95 %."

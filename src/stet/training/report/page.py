@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from stet.arbiter import FEATURES
-from stet.core.files import write_text
-from stet.evaluation import report
+from stet.pages.shell import render, write
 from stet.training.report.plots import plots
 
 _HERE = Path(__file__).parent
-_SHARED = Path(report.__file__).parent
 
 
 def write_page(record: dict[str, Any], path: Path) -> None:
@@ -20,32 +18,16 @@ def write_page(record: dict[str, Any], path: Path) -> None:
     Raises:
         StetError: matplotlib is not installed; nothing is written then.
     """
-    text = page(record)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, text)
+    write(page(record), path)
 
 
 def page(record: dict[str, Any]) -> str:
     """Render the page; the same record always gives the same page."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader([_HERE, _SHARED]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    pictures = {
-        p.name: {"title": p.title, "says": p.description, "svg": Markup(p.inline())}
-        for p in plots(record)
-    }
-    return environment.get_template("training.html.jinja").render(
-        style=Markup((_SHARED / "report.css").read_text(encoding="utf-8")),
+    return render(
+        _HERE / "training.html.jinja",
+        plots(record),
         record=record,
         settings=record["settings"],
-        plots=pictures,
         cells=_cells(record),
         thresholds=_thresholds(record),
         features=[(name, [FEATURES[name].says]) for name in record["settings"]["features"]],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stet.evaluation.report.drawing import (
+from stet.pages.drawing import (
     BLUE,
     GREEN,
     GREY,

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from stet.evaluation.report.drawing import GREY
+from stet.pages.drawing import GREY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
