@@ -12,13 +12,21 @@ from tiny import engine, llama, near, request, run
 PAGE = Path(__file__).parents[2] / "docs" / "add-a-policy.md"
 
 
+BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+
+
 @pytest.fixture
-def plausible():
-    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[0]
-    names: dict = {"__name__": "documented"}
-    exec(code, names)
-    yield names["Plausible"]
+def names():
+    """What the page's first block defines."""
+    found: dict = {"__name__": "documented"}
+    exec(BLOCKS[0], found)
+    yield found
     POLICIES._classes.pop("plausible", None)
+
+
+@pytest.fixture
+def plausible(names):
+    return names["Plausible"]
 
 
 def test_the_documented_policy_is_registered_and_runs(plausible):
@@ -42,3 +50,11 @@ def test_its_reasons_reach_the_tokens(plausible):
     run(engine(target, near(target, 0.05)), [item])
     assert set(item.sequence.reasons) <= {"plausible", "recovered", "bonus"}
     assert "plausible" in item.sequence.reasons
+
+
+def test_its_proof_runs(names):
+    (proof,) = (block for block in BLOCKS if "check_contract" in block)
+    exec(proof, names)
+    for policy in (names["Likely"](), names["Plausible"]()):
+        names["test_the_contract"](policy)
+    names["test_it_is_not_lossless_and_does_not_say_so"]()
