@@ -19,7 +19,7 @@ from stet.engine.engine import Engine
 from stet.engine.runner import Runner
 from stet.models import LoadedModel, plan_memory, prepare_model
 from stet.policies import Ensemble, Exact, SpecGuard
-from stet.programs import speculative, stepwise
+from stet.programs import LocalTarget, speculative, stepwise
 
 BLOCK = 8
 SAMPLED = SamplingParams(temperature=1.0, top_p=0.9, repetition_penalty=1.1)
@@ -72,7 +72,7 @@ def prepared(case: str, batch: int, device: str = "cpu") -> tuple[Callable[[], A
 
     def program(sequence: Any, rule: Any) -> Any:
         if isinstance(rule, SpecGuard):
-            return stepwise(sequence, rule, Exact())
+            return stepwise(sequence, rule, LocalTarget(Exact()))
         return speculative(sequence, rule)
 
     requests = [

@@ -22,7 +22,7 @@ from stet.engine.engine import Engine
 from stet.engine.request import Request
 from stet.engine.runner import Runner
 from stet.models.loading import prepare_model
-from stet.policies import Step, StepDecision, TokenPolicy
+from stet.policies import Step, StepDecision, StepPolicy, TokenPolicy
 from stet.programs import speculative
 
 
@@ -137,7 +137,7 @@ class Letters:
 
 
 @dataclass(frozen=True)
-class Stumps:
+class Stumps(StepPolicy):
     """Doubts every candidate from its second token on, and accepts all of them."""
 
     delimiter: Any = "\n"

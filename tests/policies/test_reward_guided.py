@@ -145,7 +145,7 @@ def request(place: int, policy: RewardGuided) -> Request:
     method = method_of(policy, None, has_draft=True)
     limits = Limits(COUNT, draft_length=FixedLength(4), room=240)
     sequence = TokenSequence(PROMPTS[place], SamplingParams(), limits, Lines())
-    return Request(sequence, method.program(sequence), rows=method.rows)
+    return Request(sequence, method.maker.program(sequence), rows=method.rows)
 
 
 def run(*requests: Request) -> list[TokenSequence]:

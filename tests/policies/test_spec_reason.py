@@ -40,7 +40,7 @@ def request(place: int, policy: SpecReason, count: int = COUNT, **more: Any) -> 
     method = method_of(policy, None, has_draft=True)
     limits = Limits(count, draft_length=FixedLength(4), **more)
     sequence = TokenSequence(PROMPTS[place], SamplingParams(), limits, TOKENIZER)
-    return Request(sequence, method.program(sequence), rows=method.rows)
+    return Request(sequence, method.maker.program(sequence), rows=method.rows)
 
 
 def run(*requests: Request, rows: int = 16) -> list[TokenSequence]:
@@ -225,7 +225,7 @@ def test_a_tokenizer_that_does_not_tell_digits_apart_is_refused():
     words = [w for w in families.WORDS if w not in "78"]
     sequence = TokenSequence(PROMPTS[0], SamplingParams(), Limits(4), families.tokenizer(words))
     policy = SpecReason(question=QUESTION)
-    item = Request(sequence, method_of(policy, None, has_draft=True).program(sequence))
+    item = Request(sequence, method_of(policy, None, has_draft=True).maker.program(sequence))
     machine = tiny.engine(TARGET, DRAFT)
     machine.submit(item)
     while machine.busy:

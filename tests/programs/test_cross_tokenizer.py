@@ -32,7 +32,7 @@ from stet.models.tokenizers import difference
 from stet.pair import Pair
 from stet.policies import RewardGuided, SpecGuard, SpecReason, Step, StepDecision
 from stet.programs.cross_tokenizer import UNREADABLE, UNTRANSLATABLE
-from stet.programs.parts import CUT_SHORT
+from stet.programs.target_side import CUT_SHORT
 from stet.requests.chat import Rendered
 from stet.requests.options import read_options
 from stet.text.vocabulary import Vocabulary
@@ -756,9 +756,9 @@ def test_the_draft_stops_at_its_own_token_of_a_name_that_was_asked_for():
             special = machine._vocabularies["target"].special
             limits = asked.limits(frozenset({ends["target"]}), FixedLength(), False, special)
             sequence = TokenSequence([1], limits=limits)
-            crossing = machine._prompts.cross_tokenizer(PROMPT, sequence, asked)
+            crossing = machine._prompts.cross_tokenizer_target(PROMPT, sequence, asked)
             stops = ending or bool(stop)
-            assert (ends["draft"] in crossing.sequence.limits.stop_token_ids) == stops
+            assert (ends["draft"] in crossing.drafted.limits.stop_token_ids) == stops
             assert crossing.end == (ends["target"] if stops else None)
             assert (ends["target"] in limits.stop_token_ids) == stops
 
@@ -803,7 +803,7 @@ def test_commands_that_measure_blocks_refuse_it(folders: tuple[Path, Path]):
     models = ["-t", str(folders[0]), "-d", str(folders[1]), "--max-length", "300"]
     for command, message in (
         (["doctor"], "measures blocks of tokens, which these models do not share"),
-        (["calibrate", "--problems", "20"], "has the target go on from the draft"),
+        (["calibrate", "--problems", "20"], "the target continues from the draft"),
         (["generate", "Ann"], "or a step policy"),
     ):
         refused = CliRunner().invoke(app, [*command, *models])

@@ -20,20 +20,10 @@ from stet.core.sequence import TokenSequence
 from stet.core.step_policy import StepPolicy
 from stet.core.steps import ends_of
 from stet.policies import Step, StepDecision
-from stet.programs.cross_tokenizer import (
-    UNREADABLE,
-    UNTRANSLATABLE,
-    CrossTokenizer,
-    cross_tokenizer_stepwise,
-)
-from stet.programs.remote import (
-    CUT,
-    WRITTEN,
-    RemoteText,
-    RemoteWriter,
-    remote_autoregressive,
-    remote_stepwise,
-)
+from stet.programs.cross_tokenizer import UNREADABLE, UNTRANSLATABLE, CrossTokenizerTarget
+from stet.programs.remote import CUT, EndpointTarget, remote_autoregressive
+from stet.programs.remote_writer import WRITTEN, RemoteText, RemoteWriter
+from stet.programs.stepwise import stepwise
 from stet.remote.target import Completion
 from stet.text.codec import Codec
 
@@ -134,14 +124,14 @@ def tokens(tokenizer: Any, *texts: str) -> list[list[int]]:
     return [tokenizer(text)["input_ids"] for text in texts]
 
 
-def both(count: int = 200) -> tuple[TokenSequence, CrossTokenizer]:
+def both(count: int = 200) -> tuple[TokenSequence, CrossTokenizerTarget]:
     ends = frozenset({TARGET.eos_token_id})
     limits = Limits(count, stop_token_ids=ends)
     main = TokenSequence(tokens(TARGET, PROMPT)[0], limits=limits, decoder=TARGET)
     side = TokenSequence(
         tokens(DRAFT, PROMPT)[0], limits=Limits(400, stop_token_ids=ends), decoder=DRAFT
     )
-    return main, CrossTokenizer(side, Codec(DRAFT), Codec(TARGET), TARGET.eos_token_id)
+    return main, CrossTokenizerTarget(side, Codec(DRAFT), Codec(TARGET), TARGET.eos_token_id)
 
 
 def test_texts_cross_over_and_nothing_is_encoded_again():
@@ -152,11 +142,11 @@ def test_texts_cross_over_and_nothing_is_encoded_again():
     stage = Stage([*draft[:2], draft[2][:-1], [end]], tokens(TARGET, second))
     main, crossing = both()
     policy = Scripted((True, False, True, True))
-    stage.run(cross_tokenizer_stepwise(main, crossing, policy))
+    stage.run(stepwise(main, policy, crossing))
     assert main.answer == [t for part in tokens(TARGET, first, second, third) for t in part] + [
         TARGET.eos_token_id
     ]
-    assert crossing.sequence.answer == [
+    assert crossing.drafted.answer == [
         t for part in tokens(DRAFT, first, second, third) for t in part
     ] + [end]
     assert main.finish_reason == "stop"
@@ -177,7 +167,7 @@ def test_a_step_that_the_target_has_read_is_not_read_again(accepted: bool):
     stage = Stage(tokens(DRAFT, said), tokens(TARGET, said))
     main, crossing = both(len(tokens(TARGET, said)[0]))
     policy = Scripted((accepted,), reads=True)
-    stage.run(cross_tokenizer_stepwise(main, crossing, policy))
+    stage.run(stepwise(main, policy, crossing))
     assert main.answer == tokens(TARGET, said)[0]
     assert stage.read == tokens(TARGET, said)
     (reading,) = policy.readings
@@ -191,7 +181,7 @@ def test_half_a_character_is_no_step():
     stage = Stage([whole[:1]], tokens(TARGET, "x"))
     main, crossing = both(1)
     policy = Scripted((True,), reads=True, step_tokens=1)
-    stage.run(cross_tokenizer_stepwise(main, crossing, policy))
+    stage.run(stepwise(main, policy, crossing))
     (record,) = main.steps
     assert (record.reason, record.decision) == (UNTRANSLATABLE, "rewritten")
     assert policy.readings == []
@@ -203,11 +193,11 @@ def test_a_rewritten_step_ends_with_a_whole_character():
     stage = Stage(tokens(DRAFT, "no", "b\n"), [written[:3]])
     main, crossing = both(5)
     policy = Scripted((False, True), step_tokens=2)
-    stage.run(cross_tokenizer_stepwise(main, crossing, policy))
+    stage.run(stepwise(main, policy, crossing))
     # Two tokens were allowed; the third completes the character.
     assert main.steps[0].tokens == 3
     assert TARGET.decode(main.answer[:3]) == "aé"
-    assert crossing.sequence.answer[: len(tokens(DRAFT, "aé")[0])] == tokens(DRAFT, "aé")[0]
+    assert crossing.drafted.answer[: len(tokens(DRAFT, "aé")[0])] == tokens(DRAFT, "aé")[0]
 
 
 def test_where_the_draft_cannot_read_the_target_writes_on_alone():
@@ -215,12 +205,12 @@ def test_where_the_draft_cannot_read_the_target_writes_on_alone():
     said, rest = "é = 3\n", "So 3\nAnswer\n"
     stage = Stage(tokens(deaf, "no\n"), tokens(TARGET, said, rest))
     main, crossing = both()
-    crossing.sequence.decoder, crossing.draft = deaf, Codec(deaf)
-    stage.run(cross_tokenizer_stepwise(main, crossing, Scripted((False,))))
+    crossing.drafted.decoder, crossing.draft = deaf, Codec(deaf)
+    stage.run(stepwise(main, Scripted((False,)), crossing))
     assert main.text() == said + rest
     assert main.steps[0].reason == "as told" + UNREADABLE
     assert len(main.steps) == 1
-    assert crossing.sequence.answer == []
+    assert crossing.drafted.answer == []
 
 
 # A remote target
@@ -244,7 +234,7 @@ def test_refused_steps_are_asked_for():
         remote_texts=[remote_text(second), remote_text("", True)],
     )
     main, target = remote_writer()
-    stage.run(remote_stepwise(main, target, Scripted((True, False, False))))
+    stage.run(stepwise(main, Scripted((True, False, False)), EndpointTarget(target)))
     assert main.text() == first + second
     assert main.answer == [t for part in tokens(DRAFT, first, second) for t in part] + [
         DRAFT.eos_token_id
@@ -263,7 +253,7 @@ def test_nothing_but_whole_characters_is_sent():
     (whole,) = tokens(DRAFT, "é")
     stage = Stage([whole[:1]], remote_texts=[remote_text("b\n", True)])
     main, target = remote_writer()
-    stage.run(remote_stepwise(main, target, Scripted((True,), step_tokens=1)))
+    stage.run(stepwise(main, Scripted((True,), step_tokens=1), EndpointTarget(target)))
     assert main.steps[0].reason == CUT
     assert main.text() == "b\n"
 
@@ -276,7 +266,7 @@ def test_what_the_draft_cannot_say_ends_the_request_with_its_steps():
     target = RemoteWriter(client, Codec(deaf), PROMPT, deaf.eos_token_id)
     stage = Stage(tokens(deaf, "3 + 4\n", "no\n"), remote_texts=[remote_text("é\n")])
     with pytest.raises(StetError, match="which the draft's tokenizer changes"):
-        stage.run(remote_stepwise(main, target, Scripted((True, False))))
+        stage.run(stepwise(main, Scripted((True, False)), EndpointTarget(target)))
     assert main.text() == "3 + 4\n"
     assert len(main.steps) == 1
 
@@ -285,7 +275,7 @@ def test_a_policy_that_has_a_remote_target_read_is_stopped():
     main, target = remote_writer()
     stage = Stage(tokens(DRAFT, "a\n"))
     with pytest.raises(StetError, match="which a remote target cannot"):
-        stage.run(remote_stepwise(main, target, Scripted((True,), reads=True)))
+        stage.run(stepwise(main, Scripted((True,), reads=True), EndpointTarget(target)))
 
 
 def test_the_target_alone_is_asked_until_it_ends_or_says_nothing():

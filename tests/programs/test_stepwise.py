@@ -41,7 +41,7 @@ from stet.policies import (
     StepDecision,
     parameters,
 )
-from stet.programs.parts import CUT_SHORT
+from stet.programs.target_side import CUT_SHORT
 from stet.requests.jobs import Job, method_of
 
 VOCAB, COUNT, ROOM = 40, 32, 240
@@ -134,16 +134,16 @@ def expected(
         # What is judged is a whole step, however little of it there is room for.
         written = step("draft", tokens, policy.step_tokens, stops)
         score = least(tokens, written)
-        accepted = score >= policy.threshold
+        accepts = score >= policy.threshold
         if policy.scorer == "target" or (
-            not accepted and policy.lower is not None and score >= policy.lower
+            not accepts and policy.lower is not None and score >= policy.lower
         ):
-            accepted = trust(tokens, written) >= policy.target_threshold
-        if policy.shadow or not accepted:
+            accepts = trust(tokens, written) >= policy.target_threshold
+        if policy.shadow or not accepts:
             written = step("target", tokens, policy.step_tokens, stops)
         tokens += written[:room]
         lengths.append(len(written[:room]))
-        accepted.append(accepted and not policy.shadow)
+        accepted.append(accepts and not policy.shadow)
     return Written(tokens[len(prompt) :], lengths, accepted)
 
 
@@ -164,7 +164,7 @@ def request(
     sequence = TokenSequence(
         PROMPTS[place], sampling or SamplingParams(), bounds or limits(), Lines()
     )
-    return Request(sequence, method.program(sequence), rows=method.rows)
+    return Request(sequence, method.maker.program(sequence), rows=method.rows)
 
 
 def engine(**settings) -> Engine:
@@ -556,7 +556,9 @@ def test_whole_candidates_are_chosen_from_where_there_are_any():
     @dataclass(frozen=True)
     class Recording(tiny.Stumps):
         candidates: int = 4
-        doubt = None
+
+        def doubt(self, sampling: SamplingParams) -> None:
+            return None
 
         def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
             yield from ()

@@ -24,8 +24,8 @@ from stet.core import trace
 from stet.core.errors import OptionError, StetError
 from stet.pair import Pair
 from stet.policies import SpecGuard
-from stet.programs.parts import CUT_SHORT
-from stet.programs.remote import WRITTEN
+from stet.programs.remote_writer import WRITTEN
+from stet.programs.target_side import CUT_SHORT
 from stet.remote.client import LARGEST, LONGEST_PAUSE, RemoteClient, RemoteError, _message
 from stet.remote.target import Completion, completion_of
 from stet.requests.delivery import deliver

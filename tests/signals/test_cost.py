@@ -18,7 +18,7 @@ from stet.engine import attention_capture, drafting
 from stet.engine.engine import Engine
 from stet.engine.runner import Runner
 from stet.policies import Exact, SpecGuard
-from stet.programs import stepwise
+from stet.programs import LocalTarget, stepwise
 from stet.signals import SIGNALS
 
 pytestmark = pytest.mark.unit
@@ -53,7 +53,7 @@ def answers(engine: Engine, policies: list[SpecGuard]) -> list[list[int]]:
             policy,
             Limits(max_new_tokens=30, chunk=5),
             SamplingParams(seed=place),
-            program=lambda sequence, policy: stepwise(sequence, policy, Exact()),
+            program=lambda sequence, policy: stepwise(sequence, policy, LocalTarget(Exact())),
             decoder=tiny.Letters(),
         )
         for place, (prompt, policy) in enumerate(zip(PROMPTS, policies, strict=True))
@@ -85,7 +85,7 @@ def answers_alone(place: int, of: SpecGuard) -> list[int]:
         of,
         Limits(max_new_tokens=30, chunk=5),
         SamplingParams(seed=place),
-        program=lambda sequence, policy: stepwise(sequence, policy, Exact()),
+        program=lambda sequence, policy: stepwise(sequence, policy, LocalTarget(Exact())),
         decoder=tiny.Letters(),
     )
     request.rows = of.candidates + 1

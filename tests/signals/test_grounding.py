@@ -25,7 +25,7 @@ from stet.engine.drafting import ModelDrafter
 from stet.engine.runner import Runner
 from stet.models import prepare_model
 from stet.policies import Exact, SpecGuard
-from stet.programs import stepwise
+from stet.programs import LocalTarget, stepwise
 from stet.signals.base import SIGNALS
 from stet.signals.grounding import GROUNDING, PUBLISHED, Grounding
 
@@ -332,7 +332,7 @@ def answers(
             policy,
             limits,
             SamplingParams(seed=seed + n),
-            program=lambda sequence, policy: stepwise(sequence, policy, Exact()),
+            program=lambda sequence, policy: stepwise(sequence, policy, LocalTarget(Exact())),
             decoder=tiny.Letters(),
         )
         for n in prompts
@@ -389,7 +389,7 @@ def test_a_batch_of_policies_that_ask_for_different_things() -> None:
             prompt(n, seed=n),
             policy,
             Limits(max_new_tokens=24, chunk=4),
-            program=lambda sequence, policy: stepwise(sequence, policy, Exact()),
+            program=lambda sequence, policy: stepwise(sequence, policy, LocalTarget(Exact())),
             decoder=tiny.Letters(),
         )
         for n, policy in zip((4, 9, 6), policies, strict=True)
@@ -413,7 +413,7 @@ def test_the_signal_decides() -> None:
             prompt(9),
             policy,
             Limits(max_new_tokens=20, room=180),
-            program=lambda sequence, policy: stepwise(sequence, policy, Exact()),
+            program=lambda sequence, policy: stepwise(sequence, policy, LocalTarget(Exact())),
             decoder=tiny.Letters(),
         )
         tiny.run(machine, [item])

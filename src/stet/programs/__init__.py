@@ -2,20 +2,24 @@
 
 from stet.programs.autoregressive import autoregressive, drafting
 from stet.programs.cascade import cascade
-from stet.programs.cross_tokenizer import CrossTokenizer, cross_tokenizer_stepwise
-from stet.programs.remote import RemoteWriter, remote_autoregressive, remote_stepwise
+from stet.programs.cross_tokenizer import CrossTokenizerTarget
+from stet.programs.local import LocalTarget
+from stet.programs.remote import EndpointTarget, remote_autoregressive
+from stet.programs.remote_writer import RemoteWriter
 from stet.programs.speculative import speculative
 from stet.programs.stepwise import stepwise
+from stet.programs.target_side import TargetSide
 
 __all__ = [
-    "CrossTokenizer",
+    "CrossTokenizerTarget",
+    "EndpointTarget",
+    "LocalTarget",
     "RemoteWriter",
+    "TargetSide",
     "autoregressive",
     "cascade",
-    "cross_tokenizer_stepwise",
     "drafting",
     "remote_autoregressive",
-    "remote_stepwise",
     "speculative",
     "stepwise",
 ]

@@ -1,4 +1,4 @@
-"""What every program that goes step by step does alike: drafting, reading and recording a step."""
+"""What programs with steps share: the draft writes a step, text is appended, steps are recorded."""
 
 from __future__ import annotations
 
@@ -11,60 +11,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from stet.core.acceptance import Acceptance
-from stet.core.block import Block, Reading, Statistics
+from stet.core.block import Block, Statistics
 from stet.core.errors import StetError
 from stet.core.needs import Need
-from stet.core.operations import Draft, Operation, Score
-from stet.core.policy import TokenPolicy
+from stet.core.operations import Draft, Operation
 from stet.core.sequence import TokenSequence
 from stet.core.step_policy import Candidate, StepDecision, StepPolicy
 from stet.core.steps import Ends, StepReader
-from stet.core.trace import CandidateRecord, Counters, StepRecord
-
-CUT_SHORT = "step cut short"
-"""Why the target writes a step that a policy would have kept: its candidate breaks off."""
+from stet.core.trace import CandidateRecord, Counters, Origin, StepRecord
 
 
-class Reader:
-    """Lets the target read candidates, and keeps what it ruled on the last one on the way."""
-
-    def __init__(
-        self, sequence: TokenSequence, candidates: list[Candidate], inner: TokenPolicy
-    ) -> None:
-        self._sequence = sequence
-        self._candidates = candidates
-        self._inner = inner
-        self._last: Candidate | None = None
-        self._acceptance: Acceptance | None = None
-
-    def read(self, place: int) -> Generator[Operation, Any, Reading]:
-        """One target pass over a candidate."""
-        self.take(None)
-        candidate = self._candidates[place]
-        block = Block(len(candidate.target_tokens), known=candidate.target_tokens)
-        acceptance: Acceptance = yield Score(self._sequence, block, self._inner, reading=True)
-        assert acceptance.reading is not None
-        self._last, self._acceptance = candidate, acceptance
-        return acceptance.reading
-
-    def has_read(self, candidate: Candidate) -> bool:
-        """Whether the target's cache holds a candidate."""
-        return candidate is self._last
-
-    def take(self, candidate: Candidate | None) -> Acceptance | None:
-        """The ruling on a candidate that the target has read, to be committed.
-
-        A ruling that is not taken is counted for its pass alone.
-        """
-        acceptance, self._acceptance = self._acceptance, None
-        if acceptance is None or candidate is self._last:
-            return acceptance
-        self._sequence.charge_pass(acceptance.target_seconds)
-        return None
-
-
-def drafted(
+def draft_step(
     sequence: TokenSequence, policy: StepPolicy, ends: Ends
 ) -> Generator[Operation, Any, Candidate]:
     """The draft writes a step on a fork."""
@@ -104,7 +61,7 @@ def drafted(
         reader.read(sequence.answer)
     if reader.length is not None:  # where nobody looked on the way, more was written
         sequence.truncate(reader.length)
-    candidate = _candidate(sequence, parts, policy)
+    candidate = _make_candidate(sequence, parts, policy)
     candidate.cut = reader.length is None and sequence.finish_reason != "stop"
     return candidate
 
@@ -125,14 +82,14 @@ class _Part:
 
     @classmethod
     def of(cls, block: Block, policy: StepPolicy) -> _Part:
-        """A block, without its distributions."""
+        """Make a part of a block, without its distributions."""
         found = block.statistics if Need.DRAFT_LOGPROBS in policy.needs else None
         statistics = None if found is None else found.only(policy.statistics)
         return cls(statistics, block.hidden, block.attention)
 
 
-def _candidate(sequence: TokenSequence, parts: list[_Part], policy: StepPolicy) -> Candidate:
-    """What was written, with what the policy asked for; other requests' wishes leave no trace."""
+def _make_candidate(sequence: TokenSequence, parts: list[_Part], policy: StepPolicy) -> Candidate:
+    """A candidate with what the policy asked for; other requests' wishes leave no trace."""
     count = len(sequence.answer)
     statistics = hidden = attention = None
     if Need.DRAFT_LOGPROBS in policy.needs:
@@ -145,14 +102,14 @@ def _candidate(sequence: TokenSequence, parts: list[_Part], policy: StepPolicy) 
     if capture is not None:
         seen = [a for part in parts if (a := part.attention) is not None]
         attention = {
-            floor: _joined([a[floor][-capture.layers :] for a in seen], sequence)
+            floor: _join_attention([a[floor][-capture.layers :] for a in seen], sequence)
             for floor in capture.floors
         }
     return Candidate(sequence, sequence.text(), statistics, hidden, attention)
 
 
-def _joined(parts: list[Tensor], sequence: TokenSequence) -> Tensor:
-    """[layers, T, S]: a candidate's attention, see `Candidate`.
+def _join_attention(parts: list[Tensor], sequence: TokenSequence) -> Tensor:
+    """Join a candidate's attention, [layers, T, S], see `Candidate`.
 
     Args:
         parts: [layers, K, any] of each stretch of drafting; later ones saw more positions, and
@@ -166,22 +123,8 @@ def _joined(parts: list[Tensor], sequence: TokenSequence) -> Tensor:
     return torch.cat(padded, 1)[:, :count]
 
 
-def offered(candidates: list[Candidate]) -> list[Candidate]:
-    """Those that may stand; where there are none, all of them, for the record."""
-    return [c for c in candidates if not c.cut] or candidates
-
-
-def ruled(
-    decision: StepDecision, chosen: Candidate, policy: StepPolicy
-) -> tuple[StepDecision, bool]:
-    """What was judged, and whether the candidate stands: one that breaks off never does."""
-    if decision.accepted and chosen.cut:
-        decision = replace(decision, accepted=False, reason=CUT_SHORT)
-    return decision, decision.accepted and not policy.shadow
-
-
-def pick(place: int, candidates: list[Candidate], policy: StepPolicy) -> Candidate:
-    """The candidate that a policy chose.
+def pick_candidate(place: int, candidates: list[Candidate], policy: StepPolicy) -> Candidate:
+    """Look up the candidate that a policy chose.
 
     Raises:
         StetError: there is none at that place.
@@ -193,13 +136,36 @@ def pick(place: int, candidates: list[Candidate], policy: StepPolicy) -> Candida
     return candidates[place]
 
 
-def explain(sequence: TokenSequence, reason: str) -> None:
-    """Give every token of a sequence the same reason."""
-    sequence.reasons = [reason] * len(sequence.reasons)
+def append(
+    sequence: TokenSequence,
+    tokens: list[int],
+    origin: Origin,
+    reason: str,
+    *,
+    scored: bool = False,
+    ending: bool = True,
+) -> None:
+    """Continue with tokens that no model wrote here, as far as limits and stops allow.
+
+    Args:
+        sequence: what is written to.
+        tokens: what follows it.
+        origin: who wrote their text.
+        reason: why they are in the answer.
+        scored: the target's cache of this sequence has read them already.
+        ending: whether a stop token among them ends the sequence.
+    """
+    with sequence.fork(1) as (copy,):
+        if not ending:
+            copy.limits = replace(copy.limits, stop_token_ids=frozenset())
+        copy.commit(Block(len(tokens), known=tokens))
+        copy.explain(reason, origin)
+        copy.counters.draft_passes = 0  # whoever wrote the text has counted its own
+        sequence.adopt(copy, scored=scored)
 
 
 def record_of(position: int, candidates: list[Candidate], decision: StepDecision) -> StepRecord:
-    """The candidates of a step and what was judged, before anything of it stands."""
+    """The record of a step when it is decided about: its candidates, and nothing accepted yet."""
     details = list(decision.details) or [{} for _ in candidates]
     return StepRecord(
         position=position,
@@ -220,7 +186,7 @@ def record_of(position: int, candidates: list[Candidate], decision: StepDecision
 
 
 def conclude(sequence: TokenSequence, record: StepRecord, before: Counters, accepted: bool) -> None:
-    """Write down a step that stands, and what it took since the counters were as in `before`."""
+    """Record a step of the answer, and what it took since the counters were as in `before`."""
     record.tokens = len(sequence.answer) - record.position
     record.draft_seconds = sequence.counters.draft_seconds - before.draft_seconds
     record.target_seconds = sequence.counters.target_seconds - before.target_seconds

@@ -1,9 +1,9 @@
-"""A request on its way, with what its result will need."""
+"""Jobs: requests with the data that their results need, and the programs of policies."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from stet.core.errors import OptionError, StetError, TokenizerMismatch
@@ -26,57 +26,50 @@ from stet.policies import (
 )
 from stet.policies.artefact import SUFFIX
 from stet.programs import (
-    CrossTokenizer,
-    RemoteWriter,
+    EndpointTarget,
+    LocalTarget,
     autoregressive,
     cascade,
-    cross_tokenizer_stepwise,
     drafting,
     remote_autoregressive,
-    remote_stepwise,
     speculative,
     stepwise,
 )
+from stet.requests.makers import CrossTokenizerMaker, LocalMaker, ProgramMaker, RemoteMaker
 from stet.requests.options import shown
 
 
-def nothing_appended(tokenizer: Any) -> int:
-    """No token is ever put behind a text but those of the answer."""
+def append_nothing(tokenizer: Any) -> int:
+    """The number of tokens of a side query, for methods without one: 0."""
     del tokenizer
     return 0
 
 
 @dataclass(frozen=True)
 class Method:
-    """A policy with the program that it is used in.
+    """A policy with its program.
 
     Attributes:
-        program: the program over a sequence.
+        maker: makes the program of a request.
         settings: name and parameters, for the trace.
-        lossless: whether the target's own distribution is promised.
+        lossless: whether the target's own distribution is guaranteed.
         block_invariant: whether greedy text is the same wherever blocks end.
-        appends: by the target's tokenizer, the most tokens that are put behind a text to ask about
-            it.
-        rows: places in a model's cache that it needs at a time.
-        role: whose tokens the sequence is written in.
-        cross_tokenizer: the program over a sequence and its `CrossTokenizer`, where the models'
-            tokenizers differ and both write.
-        remote: the program over a sequence whose target is elsewhere.
+        appends: gives, for the target's tokenizer, the most tokens of a side query.
+        rows: rows of a model's cache that a request needs at a time.
+        role: the model whose tokens the sequence is written in.
         pair: fingerprint of the only pair that it may be used with; None for any.
-        other_pair: what to tell who uses it with another.
+        other_pair: the error message where it is used with another pair.
     """
 
-    program: Callable[[TokenSequence], Program]
+    maker: ProgramMaker
     settings: dict[str, Any]
     lossless: bool
     rows: int = 1
     role: Role = "target"
-    cross_tokenizer: Callable[[TokenSequence, CrossTokenizer], Program] | None = None
-    remote: Callable[[TokenSequence, RemoteWriter], Program] | None = None
     pair: str | None = None
     other_pair: str = ""
     block_invariant: bool = True
-    appends: Callable[[Any], int] = nothing_appended
+    appends: Callable[[Any], int] = append_nothing
 
 
 def method_of(
@@ -87,30 +80,31 @@ def method_of(
     difference: str | None = None,
     is_remote: bool = False,
 ) -> Method:
-    """What a user means by a policy: one by itself or by name, or one model alone.
+    """Make the method of a policy, given by itself or by name, or of one model alone.
 
     Args:
         policy: a policy, its name, "target" or "draft".
         params: parameters of a policy that is given by name.
         has_draft: whether there is a draft model.
         difference: how the models' tokenizers differ, if they do.
-        is_remote: whether the target is elsewhere, and can be asked for text alone.
+        is_remote: whether the target is remote, and returns only text.
 
     Raises:
-        OptionError: for an unknown name or parameter, a draft that is not there, or a policy that
-            wants more than text of a remote target.
-        TokenizerMismatch: for a policy on tokens that the models do not share.
+        OptionError: for an unknown name or parameter, a missing draft, or a policy that needs more
+            than text from a remote target.
+        TokenizerMismatch: for a token policy where the models' tokenizers differ.
     """
     if policy in ("target", "draft") and params:
         raise OptionError(f"{policy!r} decodes with one model and has no parameters.")
     if policy == "target":
-        alone = Method(lambda s: autoregressive(s, Exact()), {"name": "target"}, True)
-        return replace(alone, remote=remote_autoregressive) if is_remote else alone
+        local = LocalMaker(lambda s: autoregressive(s, Exact()))
+        remote = RemoteMaker(remote_autoregressive)
+        return Method(remote if is_remote else local, {"name": "target"}, True)
     if policy == "draft":
         if not has_draft:
             raise OptionError("With prompt lookup there is no draft model to decode alone.")
         role: Role = "target" if difference is None else "draft"
-        return Method(drafting, {"name": "draft"}, False, role=role)
+        return Method(LocalMaker(drafting), {"name": "draft"}, False, role=role)
     names = [p.name for p in available()]
     if isinstance(policy, str) and not (
         policy.endswith(SUFFIX) or policy.partition(".")[0] in names
@@ -124,38 +118,16 @@ def method_of(
         raise OptionError(f"Policy {chosen.name!r} needs a draft model; prompt lookup has none.")
     parts = [chosen, *([_inner(chosen)] if isinstance(chosen, StepPolicy) else [])]
     bound = next((part for part in parts if part.pair is not None), chosen)
-    method = Method(
-        _program(chosen),
+    return Method(
+        _make_maker(chosen, difference, is_remote),
         settings,
         chosen.lossless,
         rows_of(chosen),
         pair=bound.pair,
         other_pair=bound.other_pair,
         block_invariant=chosen.block_invariant,
-        appends=chosen.appends if isinstance(chosen, StepPolicy) else nothing_appended,
+        appends=chosen.appends if isinstance(chosen, StepPolicy) else append_nothing,
     )
-    if difference is None and not is_remote:
-        return method
-    if not isinstance(chosen, StepPolicy):
-        if difference is not None:
-            raise TokenizerMismatch(f"{difference}; {ADVICE}")
-        raise OptionError(
-            f"Policy {chosen.name!r} rules on the target's distributions, which a remote target "
-            "does not give; use a step policy, such as specguard."
-        )
-    stepping: StepPolicy = chosen
-    if not is_remote:
-        return replace(
-            method,
-            cross_tokenizer=lambda s, crossing: cross_tokenizer_stepwise(s, crossing, stepping),
-        )
-    if stepping.asks_target:
-        raise OptionError(
-            f"With these parameters {chosen.name!r} has the target read steps, which a remote "
-            "target cannot; judge by the draft's signals or a reward alone (for specguard: no "
-            "scorer=target, no lower)."
-        )
-    return replace(method, remote=lambda s, target: remote_stepwise(s, target, stepping))
 
 
 def _check_is_policy(chosen: object) -> None:
@@ -167,30 +139,52 @@ def _check_is_policy(chosen: object) -> None:
         raise OptionError(f"policy is {shown(chosen)}; it must be a policy, or the name of one.")
 
 
-def _program(policy: Policy) -> Callable[[TokenSequence], Program]:
-    """The program that a policy of its kind decides in."""
+def _make_maker(policy: Policy, difference: str | None, is_remote: bool) -> ProgramMaker:
+    """Make the maker of a policy's programs, by the kind of the target; see `method_of`."""
+    if difference is None and not is_remote:
+        return LocalMaker(_local_program(policy))
+    if not isinstance(policy, StepPolicy):
+        if difference is not None:
+            raise TokenizerMismatch(f"{difference}; {ADVICE}")
+        raise OptionError(
+            f"Policy {policy.name!r} needs the target's distributions, which a remote target "
+            "does not give; use a step policy, such as specguard."
+        )
+    if not is_remote:
+        return CrossTokenizerMaker(policy)
+    if policy.asks_target:
+        raise OptionError(
+            f"With these parameters {policy.name!r} has the target read steps, which a remote "
+            "target cannot; use only the draft's signals or a reward (for specguard: no "
+            "scorer=target, no lower)."
+        )
+    return RemoteMaker(lambda s, writer: stepwise(s, policy, EndpointTarget(writer)))
+
+
+def _local_program(policy: Policy) -> Callable[[TokenSequence], Program]:
+    """The program of a policy over a sequence that both models write, by the policy's kind."""
     if isinstance(policy, AnswerPolicy):
         return lambda s: cascade(s, policy, Exact())
     if isinstance(policy, StepPolicy):
-        inner = _inner(policy)
-        return lambda s: stepwise(s, policy, inner)
+        target = LocalTarget(_inner(policy))
+        return lambda s: stepwise(s, policy, target)
     assert isinstance(policy, TokenPolicy)
     return lambda s: speculative(s, policy)
 
 
 def _inner(policy: StepPolicy) -> TokenPolicy:
-    """What rules on blocks while the target rewrites a step."""
+    """The token policy that verifies blocks while the target rewrites a step."""
     inner = resolve(policy.inner)
     if not isinstance(inner, TokenPolicy):
-        raise OptionError(f"inner is {inner.name!r}; it must be a policy that rules on tokens.")
+        raise OptionError(f"inner is {inner.name!r}; it must be a token policy.")
     return inner
 
 
 def rows_of(policy: str | Policy) -> int:
-    """Places in each cache that a request takes: 1, and one more for each of several candidates."""
+    """Rows of each cache that a request takes: 1, and one more for each of several candidates."""
     if isinstance(policy, str):
         return method_of(policy, None, has_draft=True).rows
-    # A single candidate takes its sequence's own place.
+    # A single candidate takes its sequence's own row.
     if not isinstance(policy, StepPolicy):
         return 1
     most = max(policy.candidates, policy.target_candidates)
@@ -198,14 +192,14 @@ def rows_of(policy: str | Policy) -> int:
 
 
 def _asks_the_draft(policy: Policy) -> bool:
-    """Whether a policy wants more of the draft than its tokens."""
+    """Whether a policy needs more from the draft than its tokens."""
     return isinstance(policy, (AnswerPolicy, StepPolicy)) or bool(
         policy.needs & {Need.DRAFT_LOGPROBS, Need.DRAFT_HIDDEN}
     )
 
 
 class Job:
-    """A request with what its result needs."""
+    """A request with the prompt and the settings that its result needs."""
 
     def __init__(self, request: Request, prompt: str, settings: Settings) -> None:
         self.request = request
@@ -215,7 +209,7 @@ class Job:
         self._reported = 0
 
     def result(self) -> Result:
-        """What the request came to."""
+        """The result of the request."""
         error = self.request.error
         return Result(
             self.request.sequence,
@@ -227,31 +221,31 @@ class Job:
         )
 
     def listen(self, post: Callable[[tuple[Job, Chunk | None]], None], *, stream: bool) -> None:
-        """Have pieces of the answer, and None at its end, posted from the engine's thread.
+        """Let the engine's thread post pieces of the answer, and None at its end.
 
         Args:
-            post: takes them; must be quick.
-            stream: whether pieces are wanted, or the end alone.
+            post: function that takes them; must be quick.
+            stream: whether to post pieces, or only the end.
         """
 
-        def grown(request: Request) -> None:
+        def post_piece(request: Request) -> None:
             chunk = self.news()
             if chunk is not None:
                 post((self, chunk))
 
-        def ended(request: Request) -> None:
+        def post_end(request: Request) -> None:
             post((self, None))
 
-        self.request.on_end = ended
+        self.request.on_end = post_end
         if stream:
-            self.request.on_growth = grown
+            self.request.on_growth = post_piece
 
     def fail(self, error: Exception) -> None:
-        """Whoever was told of the result raised this; other requests are not touched by it."""
+        """Record an error that the user's callback raised; other requests go on."""
         self.request.error = self.request.error or error
 
     def news(self) -> Chunk | None:
-        """What was emitted since the last call; None if nothing."""
+        """The piece that was emitted since the last call; None if there is none."""
         sequence, done = self.request.sequence, self.request.done
         tokens = token_records(sequence, self._reported)
         if not (tokens or done):
@@ -266,7 +260,7 @@ class Job:
         return Chunk(stream.take(final=True), tokens, sequence.finish_reason, self.result())
 
     def raise_error(self) -> None:
-        """Raise what went wrong, if anything did; what was written before goes with it."""
+        """Raise the request's error, if it has one, with the partial result."""
         error = self.request.error
         if error is not None:
             raised = error if isinstance(error, StetError) else StetError(sentence(error))
@@ -275,5 +269,5 @@ class Job:
 
 
 def sentence(error: Exception) -> str:
-    """What went wrong, for people."""
+    """An error as a sentence of a message."""
     return str(error) if isinstance(error, StetError) else f"{type(error).__name__}: {error}"

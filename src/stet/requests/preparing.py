@@ -1,4 +1,4 @@
-"""From what users hand in to requests: prompts and options become jobs for the engine."""
+"""Preparation of requests: prompts and options become jobs for the engine."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ from stet.remote.target import RemoteTarget
 from stet.requests.chat import Rendered
 from stet.requests.jobs import Job, Method, method_of
 from stet.requests.options import Asked, read_options
-from stet.requests.prompts import Prompts, check_remote
+from stet.requests.prompts import Prompts
 
 
 class Preparer:
-    """Makes jobs of a pair's prompts and options; touches no model.
+    """Makes jobs from a pair's prompts and options; runs no model.
 
     Args:
-        target: the larger model, here or elsewhere.
+        target: the larger model, local or remote.
         draft: the smaller model; None for prompt lookup.
-        prompts: reads the prompts.
+        prompts: reader of the prompts.
         difference: how the models' tokenizers differ; None where they are the same.
-        defaults: what requests get where they do not say otherwise.
-        max_rows: places in each model's cache.
-        fingerprint: tells the pair from others, computed when asked.
-        auto_length: the rule behind `draft_length="auto"`, see `Pair.auto_length`.
+        defaults: options of requests that do not set them.
+        max_rows: rows of each model's cache.
+        fingerprint: computes the pair's fingerprint.
+        auto_length: makes the rule behind `draft_length="auto"`, see `Pair.auto_length`.
     """
 
     def __init__(
@@ -72,16 +72,16 @@ class Preparer:
         options: Mapping[str, Any],
         stream: bool = False,
     ) -> list[Job]:
-        """A job for each prompt; one whose prompt is at fault fails as soon as it is run.
+        """Make a job for each prompt; a job with an invalid prompt fails as soon as it is run.
 
         Args:
             prompts: texts, token lists or chats.
             policy: a policy or its name.
             options: as the user gave them.
-            stream: whether the text is wanted after every round.
+            stream: whether the text is decoded after every round.
 
         Raises:
-            OptionError: for what concerns all prompts, before anything is run.
+            OptionError: for an error that concerns all prompts, before anything is run.
         """
         asked = read_options(options)
         method = method_of(
@@ -97,7 +97,7 @@ class Preparer:
         rule = self._length(asked.draft_length, sampling.greedy, method.block_invariant)
         vocabulary = self.prompts.vocabularies[method.role]
         limits = asked.limits(vocabulary.ends, rule, stream, vocabulary.special)
-        if method.cross_tokenizer is not None and asked.logit_bias:
+        if asked.logit_bias and not method.maker.takes_logit_bias:
             raise OptionError(
                 "logit_bias names tokens, and the models of this pair have different ones; leave "
                 "it out."
@@ -111,8 +111,7 @@ class Preparer:
                     f"{name} names token {max(named)}, but the vocabulary has {vocabulary.size} "
                     "tokens."
                 )
-        if method.remote is not None:
-            check_remote(asked)
+        method.maker.check(asked)
         jobs: list[Job] = []
         for index, seed in enumerate(asked.seeds(len(prompts))):
             place = (index, len(prompts))
@@ -129,38 +128,31 @@ class Preparer:
         params: SamplingParams,
         limits: Limits,
     ) -> Job:
-        """The job of one prompt.
+        """Make the job of one prompt.
 
         Args:
             given: the prompt.
-            place: its index, and how many prompts there are.
-            method: what decodes it.
+            place: its index, and the number of prompts.
+            method: the policy with its program.
             asked: the options.
-            params: how its tokens are chosen.
-            limits: when it would end if its prompt were short.
+            params: its sampling parameters.
+            limits: its limits before they are fitted to the prompt's length.
         """
         decoder = self.prompts.vocabularies[method.role].tokenizer
         text, tokens, rendered = given if isinstance(given, str) else "", [], None
         rows, program = method.rows, None
         try:
-            prompt = self.prompts.taken(given)
+            prompt = self.prompts.take(given)
             rendered = prompt.record if isinstance(prompt, Rendered) else None
             tokens = self.prompts.read(prompt, method.role)
             text = text or decoder.decode(tokens)
             is_firm = asked.max_new_tokens is not None and not asked.fit
             limits = self.prompts.fit(limits, len(tokens), is_firm, method.appends(decoder))
             sequence = TokenSequence(tokens, params, limits, decoder)
-            if method.cross_tokenizer is not None:
-                program = method.cross_tokenizer(
-                    sequence, self.prompts.crossing(prompt, sequence, asked)
-                )
-            elif method.remote is not None:
-                program = method.remote(sequence, self.prompts.remote_writer(prompt, asked))
-            else:
-                program = method.program(sequence)
+            program = method.maker.make(sequence, self.prompts, prompt, asked)
         except OptionError as error:
             sequence = TokenSequence(tokens, params, limits, decoder)
-            rows, program = 1, _failing(_located(error, place, text))
+            rows, program = 1, _fail(_locate(error, place, text))
         deadline = None if asked.timeout is None else time.monotonic() + asked.timeout
         job = Job(
             Request(sequence, program, deadline, rows),
@@ -171,18 +163,18 @@ class Preparer:
         return job
 
     def _with_defaults(self, asked: Asked, options: Mapping[str, Any], method: Method) -> Asked:
-        """Options with the target's own defaults where a request gives no value."""
+        """The options with the target's own defaults where a request gives no value."""
         given = {name for name, value in options.items() if value is not None}
         if "repetition_penalty" not in given:
             asked = replace(asked, repetition_penalty=self._defaults.repetition_penalty)
-        # They are the target's tokens: models with different ones cannot share a bias.
-        is_targets = method.cross_tokenizer is None and method.role == "target"
+        # The bias is on the target's tokens, which models with another tokenizer do not share.
+        is_targets = method.maker.takes_logit_bias and method.role == "target"
         if "logit_bias" not in given and is_targets:
             asked = replace(asked, logit_bias=dict(self._defaults.logit_bias))
         return asked
 
     def _check(self, method: Method) -> None:
-        """Refuse a policy that this pair cannot be decoded with."""
+        """Refuse a policy that this pair cannot be used with."""
         if method.pair is not None and method.pair != self._fingerprint():
             raise OptionError(
                 f"{method.other_pair.removesuffix('.')}; another dtype, weight format or adapter "
@@ -190,7 +182,7 @@ class Preparer:
             )
         if method.rows > self._max_rows:
             raise OptionError(
-                f"{method.settings['name']!r} needs {method.rows} places in the cache for one "
+                f"{method.settings['name']!r} needs {method.rows} rows of the cache for one "
                 f"request and the pair has {self._max_rows}; load it with "
                 f"max_rows={method.rows} or more, or ask for fewer candidates."
             )
@@ -220,7 +212,7 @@ class Preparer:
             lossless=method.lossless,
             sampling={
                 **asdict(params),
-                # As JSON has it: names are texts.
+                # As in JSON, where keys are texts.
                 "logit_bias": {str(token): bias for token, bias in params.logit_bias.items()},
                 "max_new_tokens": limits.max_new_tokens,
             },
@@ -232,14 +224,14 @@ class Preparer:
         )
 
 
-def _failing(error: OptionError) -> Program:
-    """The program of a request that cannot be run: it fails in its turn, as any other may."""
+def _fail(error: OptionError) -> Program:
+    """The program of a request that cannot be run: it raises the error in its turn."""
     yield from ()
     raise error
 
 
-def _located(error: OptionError, place: tuple[int, int], text: str) -> OptionError:
-    """An error that says which of several prompts it is about."""
+def _locate(error: OptionError, place: tuple[int, int], text: str) -> OptionError:
+    """Make an error that names which of several prompts it is about."""
     index, count = place
     if count == 1:
         return error
@@ -249,7 +241,7 @@ def _located(error: OptionError, place: tuple[int, int], text: str) -> OptionErr
 
 
 def context_of(models: Iterable[LoadedModel]) -> int | None:
-    """The longest sequence that all of some models can read, in tokens; None without a limit."""
+    """The longest context that all of these models have, in tokens; None without a limit."""
     found = [context_length(model.model.config) for model in models]
     return min((limit for limit in found if limit is not None), default=None)
 

@@ -1,4 +1,4 @@
-"""What prompts are to the models of a pair: tokens of either, and room for an answer."""
+"""Prompts in the tokens of a pair's models, and the room that they leave for an answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from stet.core.errors import OptionError
 from stet.core.limits import Limits
 from stet.core.sequence import Role, TokenSequence
-from stet.programs import CrossTokenizer, RemoteWriter
+from stet.programs import CrossTokenizerTarget, RemoteWriter
 from stet.remote.client import RemoteClient
 from stet.requests.chat import Rendered, has_template, read_by, render
 from stet.requests.inputs import Message, check_messages, prompt_of
@@ -17,7 +17,7 @@ from stet.requests.options import Asked
 from stet.text.vocabulary import Vocabulary
 
 Readable = str | list[int]
-"""A prompt that is no chat any more."""
+"""A prompt as text or tokens; chats are rendered already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,10 @@ class Prompts:
     """Reads the prompts of a pair.
 
     Attributes:
-        vocabularies: the target's, and the draft's where it is another.
+        vocabularies: the target's, and the draft's where it differs.
         max_length: the most tokens of a sequence, prompt and answer together.
-        client: of a remote target; None where the target is here.
-        context: tokens that the models can read at most; None where they set no limit.
+        client: client of a remote target; None where the target is local.
+        context: the most tokens that the models can read; None where they set no limit.
     """
 
     vocabularies: Mapping[Role, Vocabulary]
@@ -36,11 +36,11 @@ class Prompts:
     client: RemoteClient | None
     context: int | None = None
 
-    def taken(self, given: Any) -> Readable:
-        """A prompt as a user gave it; a chat is rendered.
+    def take(self, given: Any) -> Readable:
+        """Take a prompt as a user gave it, and render it if it is a chat.
 
         Raises:
-            OptionError: it is none, or the tokenizer cannot render it.
+            OptionError: it is no prompt, or the tokenizer cannot render it.
         """
         prompt = prompt_of(given)
         if isinstance(prompt, Rendered) or not isinstance(prompt, list):
@@ -49,7 +49,7 @@ class Prompts:
         return self.render(messages, {}) if messages else [t for t in prompt if isinstance(t, int)]
 
     def read(self, prompt: Readable, role: Role) -> list[int]:
-        """A prompt in a model's tokens; those of a prompt that is given as tokens are the target's.
+        """Encode a prompt in a model's tokens; a prompt given as tokens is in the target's.
 
         Raises:
             OptionError: an empty prompt, or a token that the target does not have.
@@ -62,11 +62,11 @@ class Prompts:
         return self.vocabularies[role].read(prompt)
 
     def render(self, messages: Sequence[Message], arguments: Mapping[str, Any]) -> Rendered:
-        """A chat as the tokens of a prompt, by the tokenizer's own template.
+        """Render a chat as the tokens of a prompt, by the tokenizer's own template.
 
         Raises:
-            OptionError: the messages are none, the tokenizer has no chat template, or it refuses
-                them.
+            OptionError: the messages are invalid, the tokenizer has no chat template, or the
+                template refuses them.
         """
         messages = list(messages)
         check_messages(messages)
@@ -75,30 +75,32 @@ class Prompts:
         if draft is None:
             return Rendered(tokens, None, record)
         if has_template(draft.tokenizer):
-            # Arguments are of the target's template; the draft's own may know fewer.
+            # The arguments are for the target's template; the draft's may use fewer.
             known = read_by(draft.tokenizer, arguments)
             return Rendered(tokens, render(draft.tokenizer, messages, known)[0], record)
         return Rendered(tokens, self.read(tokens, "draft"), record)
 
-    def crossing(self, prompt: Readable, sequence: TokenSequence, asked: Asked) -> CrossTokenizer:
-        """The beginning of the same text in the draft's tokens.
+    def cross_tokenizer_target(
+        self, prompt: Readable, sequence: TokenSequence, asked: Asked
+    ) -> CrossTokenizerTarget:
+        """Make the target's side of a cross-tokenizer request, with the prompt for the draft.
 
         Raises:
-            OptionError: the prompt has too many of them.
+            OptionError: the prompt has too many tokens of the draft's.
         """
         target, draft = self.vocabularies["target"], self.vocabularies["draft"]
         tokens = self.read(prompt, "draft")
         room = self.max_length - len(tokens)
         if room < 1:
             raise OptionError(self._too_long(len(tokens), " of the draft's"))
-        # The draft's own tokens of the same names as those that the answer is to end at.
+        # The draft's own tokens with the same names as the stop strings.
         named = {token for token, name in draft.special.items() if name in asked.stop}
         ends = named if asked.ignore_eos else named | draft.ends
         limits = Limits(max_new_tokens=room, stop_token_ids=frozenset(ends))
         end = target.end
         if asked.ignore_eos:
             end = min(sequence.limits.stop_token_ids, default=None) if named else None
-        return CrossTokenizer(
+        return CrossTokenizerTarget(
             TokenSequence(tokens, sequence.sampling, limits, draft.tokenizer),
             draft.codec,
             target.codec,
@@ -106,29 +108,29 @@ class Prompts:
         )
 
     def remote_writer(self, prompt: Readable, asked: Asked) -> RemoteWriter:
-        """The remote target, for one request."""
+        """Make the writer of the remote target for one request."""
         assert self.client is not None
         here = self.vocabularies["target"]
         end = None if asked.ignore_eos else here.end
         return RemoteWriter(self.client, here.codec, here.spoken(prompt), end)
 
     def fit(self, limits: Limits, prompt: int, asked: bool, appends: int = 0) -> Limits:
-        """Limits that leave room for the prompt; a length that was asked for is not shortened.
+        """Fit limits to the prompt's length; a length that was asked for is not shortened.
 
         Args:
             limits: as asked for.
-            prompt: its tokens.
+            prompt: tokens of the prompt.
             asked: whether the length of the answer was asked for.
-            appends: tokens that the policy puts behind a text to ask about it.
+            appends: tokens of the policy's side query.
 
         Raises:
-            OptionError: there is none.
+            OptionError: there is no room for an answer, or not for the length asked for.
         """
         room = self.max_length - prompt - appends
         if room < 1:
             raise OptionError(self._too_long(prompt, appends=appends))
         if asked and limits.max_new_tokens > room:
-            question = f", and the {appends} that the policy asks behind them," if appends else ""
+            question = f", and the {appends} of the policy's side query," if appends else ""
             wanted = prompt + limits.max_new_tokens + appends
             raise OptionError(
                 f"A prompt of {prompt} tokens and an answer of up to {limits.max_new_tokens}"
@@ -138,7 +140,7 @@ class Prompts:
         return replace(limits, max_new_tokens=min(limits.max_new_tokens, room), room=room)
 
     def _too_long(self, tokens: int, whose: str = "", appends: int = 0) -> str:
-        question = f" and the {appends} that the policy asks behind it" if appends else ""
+        question = f" and the {appends} of the policy's side query" if appends else ""
         return (
             f"A prompt of {tokens}{whose} tokens leaves no room for an answer{question} within "
             f"{self.max_length}; shorten it to {self.max_length - appends - 1} or less"
@@ -153,7 +155,7 @@ class Prompts:
 
 
 def check_remote(asked: Asked) -> None:
-    """Refuse what an endpoint for completions cannot be asked.
+    """Refuse options that a completions endpoint does not have.
 
     Raises:
         OptionError: naming the option.
@@ -162,6 +164,6 @@ def check_remote(asked: Asked) -> None:
     for name in ("top_k", "min_p", "repetition_penalty", "logit_bias", "logprobs"):
         if getattr(asked, name) != getattr(neutral, name):
             raise OptionError(
-                f"{name} cannot be asked of a remote target; leave it out, and use temperature, "
+                f"{name} is not available with a remote target; leave it out, and use temperature, "
                 "top_p and seed."
             )

@@ -1,0 +1,227 @@
+"""What a program that goes step by step asks of the target's side, wherever the target is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Generator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from stet.core.acceptance import Acceptance
+from stet.core.block import Block, Reading
+from stet.core.operations import Join, Operation, Score
+from stet.core.sequence import TokenSequence
+from stet.core.step_policy import Candidate, StepPolicy, selected
+from stet.core.steps import Ends
+from stet.core.trace import StepRecord
+from stet.policies.exact import Exact
+from stet.programs.parts import pick_candidate
+
+CUT_SHORT = "step cut short"
+"""Why the target writes a step that a policy would have accepted: its candidate breaks off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """A rejected candidate with which the target begins its own step.
+
+    Attributes:
+        candidate: the rejected candidate.
+        acceptance: how much of all its tokens is accepted, where the target's cache has read them
+            already; None where it has not.
+    """
+
+    candidate: Candidate
+    acceptance: Acceptance | None
+
+
+class TargetSide(ABC):
+    """The target as `stepwise` sees it.
+
+    The program and its policy are the same for every target. A subclass says on which sequence the
+    draft writes, which candidates can be accepted, how one is adopted, and how the target reads a
+    candidate and writes a step.
+
+    The argument `sequence` is always the answer of the request: the prompt and the accepted steps.
+    """
+
+    def attach(self, sequence: TokenSequence) -> AbstractContextManager[None]:
+        """Enter at the beginning of the program; what is held beside `sequence` is freed on exit.
+
+        Args:
+            sequence: the answer.
+        """
+        del sequence
+        return nullcontext()
+
+    def follow(self, sequence: TokenSequence, start: int | None) -> bool:
+        """Prepare for the draft's next step; False where the draft cannot go on.
+
+        Args:
+            sequence: the answer.
+            start: where the step begins that the target has just written; None if the last step
+                is the draft's, or there is none.
+        """
+        del sequence, start
+        return True
+
+    def draft_sequence(self, sequence: TokenSequence) -> TokenSequence:
+        """The answer in the draft's tokens, on whose forks it writes candidates."""
+        return sequence
+
+    def offer(self, sequence: TokenSequence, written: list[Candidate]) -> list[Candidate]:
+        """The candidates that the policy is shown; none where all are refused unseen.
+
+        A candidate that breaks off is shown only where there is no other, for the record.
+
+        Args:
+            sequence: the answer.
+            written: all candidates of the step.
+        """
+        del sequence
+        return [c for c in written if not c.cut] or written
+
+    def refusal(self, candidate: Candidate) -> str | None:
+        """Why a candidate is rejected whatever the policy decides; None if it is not."""
+        return CUT_SHORT if candidate.cut else None
+
+    def read(
+        self, sequence: TokenSequence, candidate: Candidate
+    ) -> Generator[Operation, Any, Acceptance]:
+        """The target reads a candidate in one pass; the result holds a `Reading`."""
+        block = Block(len(candidate.target_tokens), known=candidate.target_tokens)
+        acceptance: Acceptance = yield Score(sequence, block, Exact(), reading=True)
+        return acceptance
+
+    def discard(self, sequence: TokenSequence, candidate: Candidate) -> None:
+        """Count what a candidate of the draft cost that is not adopted."""
+        sequence.charge(candidate.sequence)
+
+    def adopt(
+        self, sequence: TokenSequence, candidate: Candidate, reason: str, *, scored: bool
+    ) -> None:
+        """Continue the answer with an accepted candidate.
+
+        Args:
+            sequence: the answer.
+            candidate: the accepted candidate.
+            reason: why its tokens are in the answer.
+            scored: whether the target's cache has read them.
+        """
+        candidate.sequence.explain(reason)
+        sequence.adopt(candidate.sequence, scored=scored)
+
+    def reserve(self, sequence: TokenSequence, candidate: Candidate) -> None:
+        """Keep what is needed of a rejected candidate that opens the target's own step.
+
+        Called while the candidate's fork is alive. By default nothing is needed.
+
+        Args:
+            sequence: the answer.
+            candidate: the rejected candidate.
+        """
+        del sequence, candidate
+
+    def rewrite(
+        self,
+        sequence: TokenSequence,
+        policy: StepPolicy,
+        ends: Ends,
+        record: StepRecord,
+        opening: Opening | None,
+    ) -> Generator[Operation, Any, str]:
+        """The target writes the step; of several candidates the policy selects one.
+
+        Args:
+            sequence: the answer.
+            policy: the policy that rejected the draft's step.
+            ends: where the step ends.
+            record: is given the target's candidates.
+            opening: the rejected candidate, where the step begins with it.
+
+        Returns:
+            The text of the step.
+        """
+        count = policy.target_candidates
+        sampling = policy.sampling(sequence.sampling) if count > 1 else None
+        # What is chosen from is whole; a single one need not be written beyond the answer's end.
+        with sequence.fork(count, sampling, bounded=count == 1) as forks:
+            found: list[tuple[Candidate, int]] = yield Join(
+                [self.write(sequence, f, policy, ends, opening) for f in forks]
+            )
+            candidates = [candidate for candidate, _ in found]
+            place = yield from selected(policy, candidates)
+            chosen = pick_candidate(place, candidates, policy)
+            record.target_candidates = [c.text for c in candidates]
+            record.target_tokens = sum(tokens for _, tokens in found)
+            for candidate in candidates:
+                if candidate is not chosen:
+                    sequence.charge(candidate.sequence)
+            sequence.adopt(chosen.sequence)
+        return chosen.text
+
+    @abstractmethod
+    def write(
+        self,
+        sequence: TokenSequence,
+        fork: TokenSequence,
+        policy: StepPolicy,
+        ends: Ends,
+        opening: Opening | None,
+    ) -> Generator[Operation, Any, tuple[Candidate, int]]:
+        """The target writes a step on a fork.
+
+        Args:
+            sequence: the answer.
+            fork: a fork of it.
+            policy: says how long a step may be.
+            ends: where the step ends.
+            opening: the rejected candidate, where the step begins with it.
+
+        Returns:
+            The step, and how many tokens the target wrote.
+        """
+
+
+class Reader:
+    """Lets the target read candidates, and keeps the last decision about their tokens.
+
+    Args:
+        sequence: the answer.
+        candidates: the candidates that the policy is shown.
+        side: the target.
+    """
+
+    def __init__(
+        self, sequence: TokenSequence, candidates: list[Candidate], side: TargetSide
+    ) -> None:
+        self._sequence = sequence
+        self._candidates = candidates
+        self._side = side
+        self._last: Candidate | None = None
+        self._acceptance: Acceptance | None = None
+
+    def read(self, place: int) -> Generator[Operation, Any, Reading]:
+        """One target pass over a candidate."""
+        self.take(None)
+        candidate = self._candidates[place]
+        acceptance = yield from self._side.read(self._sequence, candidate)
+        assert acceptance.reading is not None
+        self._last, self._acceptance = candidate, acceptance
+        return acceptance.reading
+
+    def has_read(self, candidate: Candidate) -> bool:
+        """Whether the target's cache holds a candidate."""
+        return candidate is self._last
+
+    def take(self, candidate: Candidate | None) -> Acceptance | None:
+        """The decision about a candidate that the target has read, to be committed.
+
+        A decision that is not taken is counted for its pass alone.
+        """
+        acceptance, self._acceptance = self._acceptance, None
+        if acceptance is None or candidate is self._last:
+            return acceptance
+        self._sequence.charge_pass(acceptance.target_seconds)
+        return None
