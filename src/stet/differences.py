@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 LARGEST_ROUNDING = {"float32": 0.01, "float16": 0.125, "bfloat16": 1.0}
 """Nats of margin between a target's two best tokens that rounding may overcome, by dtype.
 
-A pass over a block adds up in another order than one over a single token. In bfloat16 the two gave
-logits that were up to 0.5 apart (SmolLM2-135M, 300 tokens), so that a margin may change by 1; the
-tokens that changed had margins of at most 0.13. A fault overcomes several nats. The other dtypes
-have three bits more, and sixteen.
+A pass over a block adds up in another order than one over a single token. In bfloat16 logits of
+published models are up to 1 apart (`benchmarks/equality.py`), though the tokens that changed had
+margins of a tenth of that. A fault overcomes several nats. The other dtypes have three bits more,
+and sixteen.
 """
 
 
