@@ -51,6 +51,10 @@ def report(settings: Settings) -> None:
     new = {(row["pair"], row["part"]) for row in rows}
     kept = [row for row in old.get("rows", []) if (row["pair"], row["part"]) not in new]
     newer = {place(row): row for name in PAIRS for row in again_of(replace(settings, pair=name))}
+    for name in PAIRS:
+        if (row := newer.get((name, "test", "random"))) is not None:
+            prefix = "" if name == "bundled" else f"{name}_"
+            figures[f"{prefix}accuracy_random"] = row["accuracy"]["value"]
     everything = [newer.pop(place(row), row) for row in [*kept, *rows]]
     print(write("cospec", [*everything, *newer.values()], figures, pairs=details))
 

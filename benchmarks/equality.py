@@ -25,10 +25,7 @@ from stet.bundled import generate
 from stet.requests.inputs import Message
 from stet.requests.options import PINNED
 
-NAMES = {
-    "smol-135m": "HuggingFaceTB/SmolLM2-135M-Instruct (Q4_K_M, dequantised)",
-    "coder-0.5b": "Qwen/Qwen2.5-Coder-0.5B-Instruct (Q4_K_M, dequantised)",
-}
+NAMES = {"smol-135m": "HuggingFaceTB/SmolLM2-135M-Instruct (Q4_K_M, dequantised)"}
 QUESTIONS = (
     "What is the capital of France?",
     "Explain in three sentences why the sky is blue.",

@@ -20,6 +20,7 @@ PAGES = tuple(
         "docs/specguard.md",
         "docs/cospec.md",
         "docs/choosing.md",
+        "docs/models.md",
         "docs/reward-guided.md",
         "recipes/README.md",
         "src/stet/bundled/MODEL_CARD.md",
@@ -523,6 +524,24 @@ def reward_guided() -> str:
     return table(heading, rows) + f"\n{figures['problems']:.0f} problems.\n"
 
 
+def equality() -> str:
+    found = result("equality")
+    rows = [
+        [
+            row["pair"],
+            row["dtype"],
+            f"{row['equal_texts']} of {row['texts']}",
+            f"{row['tokens_changed']} of {row['tokens']}",
+            f"{row['logits_apart']:.2g}",
+            "-" if (most := row["largest_margin_changed"]) is None else f"{most:.2g} nats",
+        ]
+        for row in found["rows"]
+    ]
+    heading = ["models", "dtype", "equal texts", "best tokens changed", "logits apart, at most"]
+    heading += ["margin of those changed, at most"]
+    return table(heading, rows) + source(found, "equality", "../")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "assisted": assisted,
     "bundled": bundled,
@@ -532,6 +551,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cospec_inside": cospec_inside,
     "cospec_oracle": cospec_oracle,
     "cospec_primary": cospec_primary,
+    "equality": equality,
     "plateau": plateau,
     "reward_guided": reward_guided,
     "rewards": rewards,

@@ -1,5 +1,6 @@
 """Files of text: what ends a line, what is damage, and that nothing is lost without a word."""
 
+import io
 import json
 import os
 import subprocess
@@ -77,6 +78,15 @@ def test_what_an_interrupted_write_left_is_taken_for_that_alone(tmp_path, torn):
     assert said(path) == ["whole", "more"]
 
 
+def test_a_long_line_that_was_cut_short_is_dropped_from_its_beginning(tmp_path):
+    path = tmp_path / "records.jsonl"
+    append_lines(path, [json_line({"text": "whole"})])
+    before = path.read_bytes()
+    path.write_bytes(before + b'{"text": "' + b"x" * 300_000)
+    drop_torn_line(path)
+    assert path.read_bytes() == before
+
+
 def test_a_last_record_that_lacks_its_line_end_alone_is_kept(tmp_path):
     path = tmp_path / "records.jsonl"
     path.write_text('{"text": "one"}\n{"text": "two"}')
@@ -121,9 +131,18 @@ def test_what_is_no_text_is_told_in_a_sentence(tmp_path, content, told):
 
 def test_marks_and_windows_line_ends_are_no_part_of_a_text(tmp_path):
     path = tmp_path / "file.txt"
-    path.write_bytes(b"\xef\xbb\xbfone\r\ntwo\r\n\r\nthree")
-    assert [line.text for line in lines_of(path)] == ["one", "two", "", "three"]
+    path.write_bytes(b"\xef\xbb\xbfone\r\n two \r\n\r\nthree")
+    assert [line.text for line in lines_of(path)] == ["one", " two ", "", "three"]
     assert read_text(path).startswith("one\r\n")
+
+
+def test_a_text_that_is_too_long_is_told(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_bytes(b"x" * 2**20)
+    assert len(read_text(path, longest=2**20)) == 2**20
+    path.write_bytes(b"x" * (2**20 + 1))
+    with pytest.raises(FileError, match=r"file\.txt is longer than 1 MiB"):
+        read_text(path, longest=2**20)
 
 
 @pytest.mark.parametrize("place", ["nothing.txt", ".", "/nothing/at/all"])
@@ -178,6 +197,16 @@ def test_lines_that_cannot_be_added_leave_no_half(tmp_path, monkeypatch, failure
     with pytest.raises((FileError, KeyboardInterrupt)):
         append_lines(path, ["a long line", "another"])
     assert path.read_text() == "one\n"
+
+
+def test_a_system_that_takes_a_part_at_a_time_gets_all(tmp_path):
+    class Slow(io.FileIO):
+        def write(self, content):
+            return super().write(content[:3])
+
+    with Slow(tmp_path / "file", "w") as file:
+        files._write(file, b"more than three")
+    assert (tmp_path / "file").read_bytes() == b"more than three"
 
 
 def test_a_full_disk_is_told(tmp_path):

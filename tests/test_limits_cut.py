@@ -110,3 +110,21 @@ def test_a_stop_string_cuts_the_same_text(
                 met += 1
                 assert one.finish_reason == "stop"
     assert met
+
+
+@pytest.mark.parametrize(
+    "name", ["specguard", "specguard, several", "specguard, fly", "reward-guided"]
+)
+@samplings
+def test_steps_go_on_to_the_end_of_the_context_and_no_further(
+    pair: Pair, prompts: list[str], name: str, sampling: dict[str, Any]
+):
+    policy, parameters = POLICIES[name]
+    options = {"policy_parameters": parameters, "ignore_eos": True, "draft_length": 12, **sampling}
+    small = load_pair(
+        compile=False, max_rows=40, max_length=len(pair.tokenizer(prompts[0])["input_ids"]) + 40
+    )
+    result = small.generate(prompts[0], policy, **options)
+    assert (len(result.token_ids), result.finish_reason) == (40, "length")
+    whole = pair.generate(prompts[0], policy, max_new_tokens=WHOLE, **options)
+    assert result.token_ids[:20] == whole.token_ids[:20]

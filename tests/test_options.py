@@ -123,6 +123,7 @@ def test_true_and_nan_are_no_numbers(pair, name):
     ("options", "sentence"),
     [
         ({"logprobs": True}, "logprobs=1 records the most probable one"),
+        ({"logprobs": 21}, "logprobs is 21; it must be a whole number between 0 and 20"),
         ({"stop_token_ids": 5}, "one token goes into a list"),
         ({"logit_bias": {"3": 1.0}}, "the key '3' is a text"),
         ({"timeout": -1}, "timeout is -1; it must be a number of seconds, 0 or more"),

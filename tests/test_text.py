@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -124,6 +126,13 @@ def test_nothing_follows_a_stop_string(final: bool):
     assert stream.take(final) == ""
 
 
+def test_of_stop_strings_in_one_token_the_first_ends_the_text():
+    stream = TextStream(DECODER, ["c", "b"])
+    assert not stream.push(0)
+    assert stream.push(PIECES.index(b"bcb"))
+    assert stream.text == "a"
+
+
 # Special tokens: letters of the vocabulary that decoding leaves out.
 
 NAMES = {len(PIECES): "<|end|>", len(PIECES) + 1: "<|start|>"}
@@ -192,3 +201,43 @@ def test_text_before_a_special_token_that_may_begin_a_stop_string_is_held_back()
     assert stream.stopped
     assert stream.take() == ""
     assert stream.text == "aba"
+
+
+def test_text_before_a_special_token_is_held_back_by_its_own_length():
+    # Nobody asked for it on the way.
+    stream = TextStream(WithNames(), ["bbb<|end|>c"], NAMES)
+    for token in (*[0] * 6, 1, 1, 1, len(PIECES)):
+        assert not stream.push(token)
+    assert stream.take() == "aaaaaa"
+    assert stream.take(final=True) == "bbb"
+
+
+def test_a_character_that_a_special_token_breaks_off_stands_before_it():
+    stream = TextStream(WithNames(), ["<|end|>a"], NAMES)
+    assert not stream.push(PIECES.index(b"\xe2"))
+    assert not stream.push(len(PIECES))
+    assert stream.push(0)
+    assert stream.text == "\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_stop_string_that_begins_inside_a_name_takes_the_token_alone():
+    stream = TextStream(WithNames(), ["<|end|>b", "d|>a"], NAMES)
+    for token in (2, len(PIECES)):
+        assert not stream.push(token)
+    assert stream.push(0)
+    assert stream.text == "c"
+
+
+def test_a_copy_looks_ahead_and_leaves_no_trace():
+    end = len(PIECES)
+    stream = TextStream(WithNames(), ["<|end|>c"], NAMES)
+    stream.push(0)
+    ahead = copy(stream)
+    for token in (end, 1, end):
+        assert not ahead.push(token)
+    assert ahead.push(2)
+    assert ahead.text == "ab"
+    for token in (*[0] * 10, end):
+        assert not stream.push(token)
+    assert stream.push(2)
+    assert stream.text == "a" * 11

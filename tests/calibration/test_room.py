@@ -31,34 +31,45 @@ def begun(pair, task, left):
     ]
 
 
+def size(prefix):
+    return len(prefix.prompt) + len(prefix.written)
+
+
 def test_rollouts_go_on_to_the_end_of_the_context_and_no_further(wide, task):
-    prefixes = begun(wide, task, 3)
-    longest = max(len(p.prompt) + len(p.written) for p in prefixes)
-    # There is room for the three tokens that are missing, not for a coarse portion of 64.
-    narrow = load_pair(compile=False, max_batch=8, max_length=longest + 3)
+    prefixes = begun(wide, task, 4)
     expected = Rollouts(wide, task.grader, 200).sound(prefixes)
-    assert True in expected
-    assert Rollouts(narrow, task.grader, 200).sound(prefixes) == expected
+    sound = [p for p, right in zip(prefixes, expected, strict=True) if right]
+    longest = max(sound, key=size)
+    # There is room for what is missing but the end, not for a coarse portion of 64.
+    narrow = load_pair(compile=False, max_batch=8, max_length=size(longest) + 3)
+    assert Rollouts(narrow, task.grader, 200).sound(sound) == [True] * len(sound)
     # And where there is none at all, what is written is judged as it is.
-    full = load_pair(compile=False, max_batch=8, max_length=longest)
-    (fullest,) = [p for p in prefixes if len(p.prompt) + len(p.written) == longest][:1]
-    assert Rollouts(full, task.grader, 200).sound([fullest]) in ([True], [False])
+    full = load_pair(compile=False, max_batch=8, max_length=size(longest))
+    assert Rollouts(full, task.grader, 200).sound([longest]) == [False]
+    (whole,) = [p for p in begun(wide, task, 1) if p.prompt == longest.prompt]
+    full = load_pair(compile=False, max_batch=8, max_length=size(whole))
+    assert Rollouts(full, task.grader, 200).sound([whole]) == [True]
 
 
 def test_steps_are_compared_with_the_targets_to_the_end_of_the_context(wide, task):
-    prefixes = begun(wide, task, 4)
-    proposals = [Proposal(p, (1, 2, 3), "no such step\n") for p in prefixes]
-    longest = max(len(p.prompt) + len(p.written) for p in prefixes)
-    narrow = load_pair(compile=False, max_batch=8, max_length=longest + 3)
-    assert ByStep(narrow, "\n").label(proposals) == [False] * len(proposals)
+    prefixes, whole = begun(wide, task, 4), begun(wide, task, 1)
+    narrow = load_pair(compile=False, max_batch=8, max_length=max(map(size, whole)))
+    own, others = [], []
+    for prefix, answer in zip(prefixes, whole, strict=True):
+        last = answer.written[len(prefix.written) :]
+        own.append(Proposal(prefix, last, wide.tokenizer.decode(list(last))))
+        others.append(Proposal(prefix, (1, 2, 3), "no such step\n"))
+    for pair in (wide, narrow):
+        assert ByStep(pair, "\n").label(own) == [True] * len(own)
+        assert ByStep(pair, "\n").label(others) == [False] * len(others)
 
 
 def test_questions_without_room_for_an_answer_are_left_out_and_said_to_be(wide, task):
     lengths = sorted(len(prompt_of(wide, task, q)) for q in task.questions)
-    assert lengths[0] < lengths[-1]
-    narrow = load_pair(compile=False, max_length=lengths[-1] - 1 + task.max_new_tokens)
+    edge = max(length for length in lengths if length < lengths[-1])
+    narrow = load_pair(compile=False, max_length=edge + task.max_new_tokens)
     found = with_room(narrow, task)
-    count = sum(length < lengths[-1] for length in lengths)
+    count = sum(length <= edge for length in lengths)
     assert len(found.questions) == count
     assert f"{len(lengths) - count} of {len(lengths)} questions were left out" in found.note
     assert with_room(narrow, found) == found

@@ -349,6 +349,29 @@ def test_a_failing_callback_leaves_a_real_engine(tmp_path, run_into, monkeypatch
     everything = Full(10**9, None)
     assert run_into(everything, *arguments)[0] == 0
     assert everything.getvalue().count("\n") == 3
+    # Where it is the last answer that does not fit, no other write fails after it.
+    almost = Full(everything.getvalue().index('"three"') + 100, OSError(28, "No space left"))
+    code, told = run_into(almost, *arguments)
+    assert (code, "No space left" in told) == (2, True)
+    assert almost.getvalue().count("\n") == 2
+
+
+def test_what_could_not_be_written_is_not_generated(run_into, pair, tmp_path, monkeypatch):
+    seen, generate = [], pair.generate
+
+    def listen(*given, on_progress, **options):
+        def told(result):
+            seen.append(result.prompt)
+            on_progress(result)
+
+        return generate(*given, on_progress=told, **options)
+
+    monkeypatch.setattr(pair, "generate", listen)
+    (tmp_path / "prompts.txt").write_text("one\ntwo\nthree\n")
+    full = Full(10, OSError(28, "No space left on device"))
+    arguments = ("generate", "--file", tmp_path / "prompts.txt", "--no-chat", "--json")
+    assert run_into(full, *arguments)[0] == 2
+    assert seen == ["one"]
 
 
 def test_a_closed_stdout_is_told_before_anything_is_loaded(run_into, loader):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -314,6 +314,15 @@ def test_a_limit_only_cuts(policy: SpecGuard):
     for count in (1, 4, 9, 17, 30):
         cut = machine.generate(prompts, policy, max_new_tokens=count, **options)
         assert [r.token_ids for r in cut] == [r.token_ids[:count] for r in whole]
+
+
+def test_a_draft_that_goes_in_circles_is_stopped_and_the_target_is_not():
+    options = {"max_new_tokens": COUNT, "ignore_eos": True}
+    for policy, ending in ((KEEP, "loop"), (REWRITE, "length")):
+        # Where one step of the draft's is one too many, the first that is accepted is a circle.
+        result = pair(PAIRS[0]).generate(PROMPT, replace(policy, loop_after=1), **options)
+        assert result.finish_reason == ending
+        assert (len(result.trace.steps) == 1) == (ending == "loop")
 
 
 def test_a_candidate_that_breaks_off_is_rejected_whatever_the_policy_says():

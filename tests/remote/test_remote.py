@@ -136,6 +136,19 @@ def test_a_candidate_that_breaks_off_is_rejected_whatever_the_policy_says(
     assert result.text == target.text
 
 
+def test_a_draft_that_goes_in_circles_is_stopped_and_the_target_is_not(
+    server: Server, local: Pair, prompts: list[list[int]]
+):
+    pair = server.pair()
+    for threshold, looping in ((0.0, True), (1.0, False)):
+        # Where one step of the draft's is one too many, the first that stands is a circle.
+        policy = SpecGuard(threshold=threshold, loop_after=1)
+        away, here = (p.generate(prompts[:1], policy, max_new_tokens=60)[0] for p in (pair, local))
+        assert (away.finish_reason == "loop") == looping
+        assert (len(away.trace.steps) == 1) == looping
+        assert (away.text, away.finish_reason) == (here.text, here.finish_reason)
+
+
 def test_what_is_sent_is_the_text_so_far(server: Server, local: Pair, prompts: list[list[int]]):
     result = server.pair().generate([prompts[0]], REWRITE, max_new_tokens=60)[0]
     bodies = server.seen()["bodies"]
@@ -234,6 +247,7 @@ FAULTS = {
     "busy until": [{"retry_after": "Mon, 01 Jan 2024 00:00:00 GMT"}],
     "garbage": [{"body": "<html>"}, {"body": "{}"}, {"body": '{"choices": []}'}],
     "odd": [{"body": '{"choices": [{"text": 3, "finish_reason": "stop"}]}'}],
+    "broken off": [{"body": '{"choices": [{"text": "a", "finish_reason": "abort"}]}'}],
     "dropped": [{"drop": True}, {"drop": True}],
     "slow": [{"wait": 1.5}],
 }
@@ -388,6 +402,17 @@ def test_a_request_that_runs_out_of_time_ends_at_once(server: Server, prompts: l
     assert (result.finish_reason, result.error) == ("timeout", None)
     assert len(result.trace.steps) == 1
     assert time.monotonic() - began < 4.5
+
+
+def test_a_proxy_is_not_asked_for_this_machine(
+    server: Server, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    result = server.pair(retries=0).generate([prompts[0]], REWRITE, max_new_tokens=5)[0]
+    assert (result.error, len(server.seen()["bodies"])) == (None, 1)
 
 
 # Keys

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 LARGEST_ROUNDING = {"float32": 0.01, "float16": 0.125, "bfloat16": 1.0}
 """Nats of margin between a target's two best tokens that rounding may overcome, by dtype.
 
-A pass over a block sums in another order than a pass over a single token. In bfloat16 the two gave
-logits that differed by up to 0.5 (SmolLM2-135M, 300 tokens), so that a margin may change by 1; the
-tokens that changed had margins of at most 0.13. A fault overcomes several nats. float16 has three
-bits more than bfloat16, float32 sixteen.
+A pass over a block sums in another order than a pass over a single token. In bfloat16 logits of
+published models differ by up to 1 (`benchmarks/equality.py`), though the tokens that changed had
+margins of about a tenth of that. A fault overcomes several nats. float16 has three bits more than
+bfloat16, float32 sixteen.
 """
 
 
