@@ -318,7 +318,7 @@ def test_a_limit_only_cuts(policy: SpecGuard):
 
 def test_a_draft_that_goes_in_circles_is_stopped_and_the_target_is_not():
     options = {"max_new_tokens": COUNT, "ignore_eos": True}
-    for policy, ending in ((KEEP, "loop"), (REWRITE, "length")):
+    for policy, ending in ((ACCEPT, "loop"), (REWRITE, "length")):
         # Where one step of the draft's is one too many, the first that is accepted is a circle.
         result = pair(PAIRS[0]).generate(PROMPT, replace(policy, loop_after=1), **options)
         assert result.finish_reason == ending
