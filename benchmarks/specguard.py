@@ -23,7 +23,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import numpy as np
-from _record import plain_numbers, write
+from _record import RESULTS, plain_numbers, write
 from scipy.stats import rankdata
 
 from stet import load_pair
@@ -35,7 +35,7 @@ from stet.evaluation.contenders import Contender, contender
 from stet.evaluation.paired import Paired, tables_of
 from stet.evaluation.run import Comparison, Plan
 from stet.evaluation.statistics import Resamples, ratio
-from stet.evaluation.summary import Estimate, PolicySummary
+from stet.evaluation.summary import Estimate, PolicySummary, Summary
 from stet.evaluation.tasks import load_task
 from stet.pair import Pair
 from stet.policies import SpecGuard
@@ -369,52 +369,72 @@ def row(part: str, policy: PolicySummary, results: records.Results) -> dict[str,
 
 
 def report(settings: Settings) -> None:
-    """Write the result file from the runs that there are."""
+    """Write the result file from the runs that there are; parts that are not stay as they were."""
+    old = read_json(RESULTS / "specguard.json") or {}
     runs = {
         part: records.read(settings.folder / part)
         for part in PART_SEEDS
         if (settings.folder / part).exists()
     }
     summaries = {part: summarise(results, bootstrap=2_000) for part, results in runs.items()}
-    rows = [
+    rows = [r for r in old.get("rows", []) if r["part"] not in runs]
+    rows += [
         row(part, policy, runs[part])
         for part, summary in summaries.items()
         for policy in summary.policies
     ]
-
-    def found(part: str, label: str) -> PolicySummary:
-        return next(p for p in summaries[part].policies if p.label == label)
-
-    def accuracy(part: str, label: str) -> float:
-        value = found(part, label).accuracy
-        assert value is not None
-        return round(value.value, 4)
-
-    guarded, exact = found("greedy", "specguard"), accuracy("greedy", "exact")
-    assert guarded.difference is not None
-    best = max(RULES, key=lambda label: accuracy("greedy", label))
-    ours = next(r for r in rows if r["policy"] == "specguard" and r["part"] == "greedy")
-    figures: dict[str, float] = {
-        "accuracy_target": accuracy("greedy", "target"),
-        "accuracy_draft": accuracy("greedy", "draft"),
-        "accuracy_exact": exact,
-        "accuracy_rsd": accuracy("greedy", "reward-guided"),
-        "accuracy_spec_reason": accuracy("greedy", "spec-reason"),
-        "accuracy_specguard": accuracy("greedy", "specguard"),
-        "accuracy_specguard_greedy": accuracy("greedy", "specguard as published, greedy"),
-        "relative_gain_over_exact": round(accuracy("greedy", "specguard") / exact - 1, 4),
-        "p_value_over_exact": round(guarded.difference.p_values[0], 4),
-        "accuracy_best_plain_rule": accuracy("greedy", best),
-        "target_step_share": round(1 - ours["accepted_steps"], 4),
-        "problems": summaries["greedy"].questions,
-    }
+    rows.sort(key=lambda r: list(PART_SEEDS).index(r["part"]))
+    figures: dict[str, float] = old.get("figures", {})
+    best = old.get("best_plain_rule", "")
+    if "greedy" in runs:
+        best = max(RULES, key=lambda label: accuracy(summaries["greedy"], label))
+        figures |= of_greedy(runs, summaries, rows, best, settings)
     if "sampled" in runs:
         figures |= {
-            "accuracy_specguard_paper": accuracy("sampled", "specguard as published"),
-            "accuracy_target_majority": accuracy("sampled", "target majority of 5"),
-            "accuracy_draft_majority": accuracy("sampled", "draft majority of 5"),
+            "accuracy_specguard_paper": accuracy(summaries["sampled"], "specguard as published"),
+            "accuracy_target_majority": accuracy(summaries["sampled"], "target majority of 5"),
+            "accuracy_draft_majority": accuracy(summaries["sampled"], "draft majority of 5"),
             "seeds": whole_seeds(runs["sampled"]),
         }
+    if "rewards" in runs:
+        figures |= against_rewards(runs["rewards"], summaries["rewards"].policies)
+    limits = read_json(settings.folder / "limit.json") or old.get("limit")
+    if limits is not None:
+        figures["saved_by_a_draft_step"] = round(limits["saved"] / figures["problems"], 4)
+    signals = read_json(RESULTS / "signals.json")
+    if signals is not None:
+        figures["signal_overhead"] = signals["figures"]["signal_overhead_bundled"]
+    told = {note.split(":")[0]: note for note in [*old.get("notes", []), *notes(runs)]}
+    more = {"best_plain_rule": best, "limit": limits, "notes": list(told.values())}
+    print(write("specguard", rows, figures, **more))
+
+
+def of_greedy(
+    runs: dict[str, records.Results],
+    summaries: dict[str, Summary],
+    rows: list[dict[str, Any]],
+    best: str,
+    settings: Settings,
+) -> dict[str, float]:
+    """Accuracy without sampling, and time beside others."""
+    summary = summaries["greedy"]
+    guarded, exact = found(summary, "specguard"), accuracy(summary, "exact")
+    assert guarded.difference is not None
+    ours = next(r for r in rows if r["policy"] == "specguard" and r["part"] == "greedy")
+    figures: dict[str, float] = {
+        "accuracy_target": accuracy(summary, "target"),
+        "accuracy_draft": accuracy(summary, "draft"),
+        "accuracy_exact": exact,
+        "accuracy_rsd": accuracy(summary, "reward-guided"),
+        "accuracy_spec_reason": accuracy(summary, "spec-reason"),
+        "accuracy_specguard": accuracy(summary, "specguard"),
+        "accuracy_specguard_greedy": accuracy(summary, "specguard as published, greedy"),
+        "relative_gain_over_exact": round(accuracy(summary, "specguard") / exact - 1, 4),
+        "p_value_over_exact": round(guarded.difference.p_values[0], 4),
+        "accuracy_best_plain_rule": accuracy(summary, best),
+        "target_step_share": round(1 - ours["accepted_steps"], 4),
+        "problems": summary.questions,
+    }
     others = {
         "rsd": "reward-guided",
         "exact": "exact",
@@ -428,17 +448,18 @@ def report(settings: Settings) -> None:
         if "latency" in runs and other in {p.label for p in runs["latency"].run.policies}:
             one = seconds_ratio(runs["latency"], "specguard", other, whole=False)
             figures[f"latency_ratio_to_{name}"] = round(one.value, 4)
-    if "rewards" in runs:
-        figures |= against_rewards(runs["rewards"], summaries["rewards"].policies)
-    limits = read_json(settings.folder / "limit.json")
-    if limits is not None:
-        share = limits["saved"] / summaries["greedy"].questions
-        figures["saved_by_a_draft_step"] = round(share, 4)
-    signals = read_json(Path(__file__).parent / "results" / "signals.json")
-    if signals is not None:
-        figures["signal_overhead"] = signals["figures"]["signal_overhead_bundled"]
-    more = {"best_plain_rule": best, "limit": limits, "notes": notes(runs)}
-    print(write("specguard", rows, figures, **more))
+    return figures
+
+
+def found(summary: Summary, label: str) -> PolicySummary:
+    """What a part says of a contender."""
+    return next(p for p in summary.policies if p.label == label)
+
+
+def accuracy(summary: Summary, label: str) -> float:
+    value = found(summary, label).accuracy
+    assert value is not None
+    return round(value.value, 4)
 
 
 def against_rewards(
