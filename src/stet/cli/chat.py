@@ -1,15 +1,17 @@
-"""Options about chats, which several commands share: the template, the system prompt, arguments."""
+"""Options about chats, which several commands share, and prompts in a chat template."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stet.cli.options import pair_of
+from stet.cli.groups import OptionGroup
 from stet.cli.output import err
+from stet.cli.parsing import parse_setting
 from stet.core.errors import OptionError
 from stet.core.parsing import value_of
 
@@ -18,63 +20,58 @@ if TYPE_CHECKING:
     from stet.requests.chat import Chat
     from stet.requests.inputs import Prompt
 
-PANEL = "Chat"
 
-InChat = Annotated[
-    bool | None,
-    typer.Option(
-        "--chat/--no-chat",
-        help="Put prompts into the model's chat template.",
-        rich_help_panel=PANEL,
-        show_default="where it has one",
-    ),
-]
-System = Annotated[
-    str | None,
-    typer.Option(
-        help="System prompt of these chats.",
-        rich_help_panel=PANEL,
-        show_default="the template's own",
-    ),
-]
-TemplateArg = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--template-arg",
-        help="An argument of the chat template, NAME=VALUE, the value in JSON or as text; such as "
-        "enable_thinking=false. May be repeated.",
-        rich_help_panel=PANEL,
-    ),
-]
+@dataclass(frozen=True, slots=True)
+class ChatOptions(OptionGroup):
+    """Whether prompts go through the target's chat template, and with what."""
 
+    panel = "Chat"
 
-def chat_of(in_chat: bool | None, system: str | None, arguments: Sequence[str] | None) -> Chat:
-    """The chat settings that `--system` and `--template-arg` give.
+    in_chat: Annotated[
+        bool | None,
+        typer.Option(
+            "--chat/--no-chat",
+            help="Put prompts into the model's chat template.",
+            show_default="where it has one",
+        ),
+    ] = None
+    system: Annotated[
+        str | None,
+        typer.Option(help="System prompt of these chats.", show_default="the template's own"),
+    ] = None
+    template_arg: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--template-arg",
+            help="An argument of the chat template, NAME=VALUE, the value in JSON or as text; "
+            "such as enable_thinking=false. May be repeated.",
+        ),
+    ] = None
 
-    Raises:
-        OptionError: they are given for prompts that are no chats.
-    """
-    from stet.requests.chat import Chat
+    def settings(self) -> Chat:
+        """The chat settings that `--system` and `--template-arg` give.
 
-    given = dict(pair_of(text, "--template-arg") for text in arguments or ())
-    if in_chat is False and (system is not None or given):
-        raise OptionError("--system and --template-arg need the chat template; drop --no-chat.")
-    return Chat(system, {name: value_of(text) for name, text in given.items()})
+        Raises:
+            OptionError: they are given for prompts that are no chats.
+        """
+        from stet.requests.chat import Chat
 
+        given = dict(parse_setting(text, "--template-arg") for text in self.template_arg or ())
+        if self.in_chat is False and (self.system is not None or given):
+            raise OptionError("--system and --template-arg need the chat template; drop --no-chat.")
+        return Chat(self.system, {name: value_of(text) for name, text in given.items()})
 
-def task_options(
-    in_chat: bool | None, system: str | None, arguments: Sequence[str] | None
-) -> dict[str, Any]:
-    """The chat settings as options of `load_task`.
+    def task_settings(self) -> dict[str, Any]:
+        """The chat settings as options of `load_task`.
 
-    Raises:
-        OptionError: they are given for prompts that are no chats.
-    """
-    chat = chat_of(in_chat, system, arguments)
-    return {"chat": in_chat, "system": chat.system, "template_args": chat.arguments}
+        Raises:
+            OptionError: they are given for prompts that are no chats.
+        """
+        chat = self.settings()
+        return {"chat": self.in_chat, "system": chat.system, "template_args": chat.arguments}
 
 
-def inputs(
+def put_into_chat(
     pair: Pair, texts: Sequence[str], in_chat: bool | None, chat: Chat, *, quiet: bool = False
 ) -> list[Prompt]:
     """Put texts into the chat template where they belong into one, and print a line that says so.

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.live import Live
 
-from stet.cli import chat as chats
 from stet.cli import options as o
+from stet.cli.chat import ChatOptions, announce
+from stet.cli.compare_options import OutputOptions, PolicyOptions, RunOptions, TaskOptions
+from stet.cli.groups import with_groups
 from stet.cli.output import a_table, err, number, out, plain, print_json
+from stet.cli.parsing import command_line
 from stet.core.errors import OptionError
 from stet.core.files import check_writable
 
@@ -24,190 +24,19 @@ if TYPE_CHECKING:
 
     from stet.evaluation.contenders import Contender
     from stet.evaluation.records import Answer, Results
-    from stet.evaluation.run import Comparison
+    from stet.evaluation.run import Comparison, Plan
     from stet.evaluation.tasks.base import LoadedTask
-
-TASK = "Task"
-POLICIES = "Policies"
-RUN = "Run"
+    from stet.pair import Pair
 
 
+@with_groups
 def command(
-    task: Annotated[
-        str,
-        typer.Option(
-            "--task",
-            help="A task by name (`stet compare --list-tasks`), or a JSONL file.",
-            rich_help_panel=TASK,
-        ),
-    ] = "stories",
-    task_file: Annotated[
-        Path | None,
-        typer.Option(
-            help="Local file of a named task, instead of the hub.",
-            rich_help_panel=TASK,
-            show_default=False,
-        ),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="Split of the task.", rich_help_panel=TASK, show_default="the task's own"
-        ),
-    ] = None,
-    problems: Annotated[
-        int | None,
-        typer.Option(
-            "--problems", "-n", min=1, help="How many, chosen at random.", rich_help_panel=TASK
-        ),
-    ] = 300,
-    shots: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Worked examples before each question.",
-            rich_help_panel=TASK,
-            show_default="the task's own",
-        ),
-    ] = None,
-    template: Annotated[
-        str | None,
-        typer.Option(
-            help="Prompt template; fields of the record in {{ braces }}.",
-            rich_help_panel=TASK,
-            show_default="the task's own",
-        ),
-    ] = None,
-    field: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Field of a JSONL file: question=NAME or answer=NAME. May be repeated.",
-            rich_help_panel=TASK,
-            show_default=False,
-        ),
-    ] = None,
-    grader: Annotated[
-        str | None,
-        typer.Option(
-            help="How answers are graded.", rich_help_panel=TASK, show_default="the task's own"
-        ),
-    ] = None,
-    chat: chats.InChat = None,
-    system: chats.System = None,
-    template_arg: chats.TemplateArg = None,
-    list_tasks: Annotated[
-        bool,
-        typer.Option("--list-tasks", help="List tasks and graders.", rich_help_panel=TASK),
-    ] = False,
-    policy: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--policy",
-            "-p",
-            help="NAME or NAME:parameter=value,...; value|value tries each. May be repeated.",
-            rich_help_panel=POLICIES,
-            show_default="all that need no settings",
-        ),
-    ] = None,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            help="TOML or YAML file with a list of policies.",
-            rich_help_panel=POLICIES,
-            show_default=False,
-        ),
-    ] = None,
-    baselines: Annotated[
-        bool,
-        typer.Option(help="Add the baselines beside any lossy policy.", rich_help_panel=POLICIES),
-    ] = True,
-    reference: Annotated[
-        str,
-        typer.Option(help="What the others are compared to.", rich_help_panel=POLICIES),
-    ] = "target",
-    primary: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Label of a comparison to test; the others are exploratory. May be repeated.",
-            rich_help_panel=POLICIES,
-            show_default="the lossy policies that were named",
-        ),
-    ] = None,
-    seed: Annotated[
-        list[int] | None,
-        typer.Option(
-            help="Each seed is a full run over all questions. May be repeated.",
-            rich_help_panel=RUN,
-            show_default="0",
-        ),
-    ] = None,
-    batch: Annotated[
-        int, typer.Option(min=1, help="Questions at a time.", rich_help_panel=RUN)
-    ] = 1,
-    max_new_tokens: Annotated[
-        int | None,
-        typer.Option(
-            "--max-new-tokens",
-            min=1,
-            help="Longest answer.",
-            rich_help_panel=RUN,
-            show_default="the task's own",
-        ),
-    ] = None,
-    temperature: o.Temperature = 0.0,
-    draft_length: Annotated[
-        str,
-        typer.Option(
-            "--draft-length", "-k", help="Tokens per block, or auto.", rich_help_panel=RUN
-        ),
-    ] = "auto",
-    probabilities: Annotated[
-        bool,
-        typer.Option(
-            help="Record both models' probabilities: signals in the report, a little slower.",
-            rich_help_panel=RUN,
-        ),
-    ] = True,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Results folder; an interrupted run there goes on.",
-            rich_help_panel=o.OUTPUT,
-            show_default="results/TASK-DATE-TIME",
-        ),
-    ] = None,
-    source: Annotated[
-        Path | None,
-        typer.Option(
-            "--from",
-            help="Report on the results in this folder, without running anything.",
-            rich_help_panel=o.OUTPUT,
-            show_default=False,
-        ),
-    ] = None,
-    cost_ratio: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            help="Cost of a target pass in draft passes, elsewhere: adds a modelled speed-up.",
-            rich_help_panel=o.OUTPUT,
-            show_default=False,
-        ),
-    ] = None,
-    as_json: o.AsJson = False,
-    both: o.Both = None,
-    target: o.Target = None,
-    draft: o.Draft = None,
-    dtype: o.Dtype = "auto",
-    device: o.Device = "auto",
-    revision: o.Revision = None,
-    draft_revision: o.DraftRevision = None,
-    trust_remote_code: o.TrustRemoteCode = False,
-    self_check: o.SelfCheck = True,
-    max_length: o.MaxLength = None,
-    compile: o.Compile = None,
+    task: TaskOptions,
+    chat: ChatOptions,
+    policies: PolicyOptions,
+    run: RunOptions,
+    output: OutputOptions,
+    models: o.ModelOptions,
 ) -> None:
     """Compare policies on a task: accuracy and speed, with paired statistics.
 
@@ -216,94 +45,67 @@ def command(
     answer changed, with their traces. Run the same command again to go on after
     an interruption; `--from FOLDER` reports again without running.
     """
-    target, draft = o.models_of(both, target, draft)
-    if list_tasks:
+    models = models.resolve()
+    if task.list_tasks:
         _list_tasks()
         return
-    if source is not None:
+    if output.source is not None:
         from stet.evaluation.records import read
 
-        _report(read(source), source, cost_ratio, as_json)
+        _report(read(output.source), output.source, output)
         return
-    from stet.evaluation.contenders import baselines as plain_rules
-    from stet.evaluation.contenders import defaults, distinct, parse, read_file
-    from stet.evaluation.run import Comparison, Plan
-    from stet.evaluation.tasks import load_task
+    plan = _make_plan(task.load(chat), policies, run, models)
+    folder = output.output or _name_folder(plan.task)
+    check_writable(folder / "report.html", parents=True)
+    pair = _load(models, plan)
+    results = _answer(pair, plan, folder)
+    _report(results, folder, output)
 
-    loaded = load_task(
-        task,
-        split=split,
-        count=problems,
-        shots=shots,
-        template=template,
-        grader=grader,
-        **chats.task_options(chat, system, template_arg),
-        path=task_file,
-        fields=dict(o.pair_of(text, "--field") for text in field or []) or None,
+
+def _make_plan(
+    task: LoadedTask, policies: PolicyOptions, run: RunOptions, models: o.ModelOptions
+) -> Plan:
+    from stet.evaluation.run import Plan
+
+    named = policies.read_named()
+    contenders = _list_contenders(named, policies, models, graded=task.grader is not None)
+    primary = policies.primary
+    if primary is None:
+        primary = _list_primary(named or contenders, policies.reference)
+    return Plan(
+        task=task,
+        contenders=contenders,
+        reference=policies.reference,
+        primary=primary,
+        seeds=run.seed or [0],
+        batch=run.batch,
+        options=run.settings(task),
+        command=command_line(),
     )
-    has_draft = draft != "lookup"
-    named = [made for text in policy or [] for made in parse(text)]
-    named += read_file(config) if config is not None else []
-    graded = loaded.grader is not None
+
+
+def _list_contenders(
+    named: list[Contender], policies: PolicyOptions, models: o.ModelOptions, *, graded: bool
+) -> list[Contender]:
+    """The named policies, or all that need no settings, with the baselines and the reference."""
+    from stet.evaluation.contenders import baselines, defaults, distinct, parse
+
+    has_draft = models.draft != "lookup"
     contenders = named or defaults(
         graded=graded,
         has_draft=has_draft,
-        bundled=target is None,
-        fitted=target is None and dtype in {"auto", "float32"},
+        bundled=models.target is None,
+        fitted=models.target is None and models.dtype in {"auto", "float32"},
     )
-    if baselines and any(not c.entry.lossless for c in named):
-        contenders = [*plain_rules(has_draft=has_draft), *named]
+    if policies.baselines and any(not c.entry.lossless for c in named):
+        contenders = [*baselines(has_draft=has_draft), *named]
     contenders = distinct(contenders)
-    if reference not in [c.label for c in contenders]:
-        contenders = [*parse(reference), *contenders]
-    plan = Plan(
-        task=loaded,
-        contenders=contenders,
-        reference=reference,
-        primary=primary if primary is not None else _primary(named or contenders, reference),
-        seeds=seed or [0],
-        batch=batch,
-        options={
-            "max_new_tokens": max_new_tokens or loaded.max_new_tokens,
-            "fit": max_new_tokens is None,
-            "temperature": temperature,
-            "draft_length": o.draft_length_of(draft_length),
-            "probabilities": probabilities,
-        },
-        command=shlex.join(["stet", *sys.argv[1:]]),
-    )
-    folder = output or Path("results") / f"{_file_name(loaded)}-{datetime.now():%Y%m%d-%H%M%S}"
-    check_writable(folder / "report.html", parents=True)
-    pair = o.load(
-        target,
-        draft,
-        max_batch=batch * max(c.samples for c in contenders),
-        policies=[c.policy for c in contenders],
-        # Policies must not run at different speeds only because one came first: compiled before the
-        # run, or never.
-        compile=bool(compile),
-        dtype=dtype,
-        device=device,
-        revision=revision,
-        draft_revision=draft_revision,
-        trust_remote_code=trust_remote_code,
-        self_check=self_check,
-        max_length=max_length,
-    )
-    if compile:
-        with err.status("Compiling ..."):
-            pair.warm_up()
-    comparison = Comparison(pair, plan, folder)
-    if comparison.plan.task.chat is not None:
-        chats.announce(pair)
-    if comparison.answers:
-        err.print(f"{len(comparison.answers)} of {comparison.total} answers are there already.")
-    with _progress(comparison) as show:
-        results = comparison.go(show)
-    _report(results, folder, cost_ratio, as_json)
+    if policies.reference not in [c.label for c in contenders]:
+        contenders = [*parse(policies.reference), *contenders]
+    return contenders
 
 
-def _primary(contenders: Sequence[Contender], reference: str) -> list[str]:
+def _list_primary(contenders: Sequence[Contender], reference: str) -> list[str]:
     """Labels of the comparisons to test: policies that may change answers, except the draft."""
     return [
         c.label
@@ -312,11 +114,40 @@ def _primary(contenders: Sequence[Contender], reference: str) -> list[str]:
     ]
 
 
-def _file_name(task: LoadedTask) -> str:
-    return "".join(c if c.isalnum() else "-" for c in task.name).strip("-")
+def _name_folder(task: LoadedTask) -> Path:
+    name = "".join(c if c.isalnum() else "-" for c in task.name).strip("-")
+    return Path("results") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _report(results: Results, folder: Path, cost_ratio: float | None, as_json: bool) -> None:
+def _load(models: o.ModelOptions, plan: Plan) -> Pair:
+    pair = o.load(
+        models,
+        max_batch=plan.batch * max(c.samples for c in plan.contenders),
+        policies=[c.policy for c in plan.contenders],
+        # Policies must not run at different speeds only because one came first: compiled before the
+        # run, or never.
+        compile_default=False,
+    )
+    if models.compile:
+        with err.status("Compiling ..."):
+            pair.warm_up()
+    return pair
+
+
+def _answer(pair: Pair, plan: Plan, folder: Path) -> Results:
+    """Answer what is not answered in the folder yet."""
+    from stet.evaluation.run import Comparison
+
+    comparison = Comparison(pair, plan, folder)
+    if comparison.plan.task.chat is not None:
+        announce(pair)
+    if comparison.answers:
+        err.print(f"{len(comparison.answers)} of {comparison.total} answers are there already.")
+    with _progress(comparison) as show:
+        return comparison.go(show)
+
+
+def _report(results: Results, folder: Path, output: OutputOptions) -> None:
     from stet.evaluation.analysis import summarise
     from stet.evaluation.report import terminal, write_report
 
@@ -324,9 +155,9 @@ def _report(results: Results, folder: Path, cost_ratio: float | None, as_json: b
         raise OptionError(f"{folder} holds no answers yet.")
     check_writable(folder / "report.html")
     with err.status("Computing intervals and drawing the report ..."):
-        summary = summarise(results, cost_ratio=cost_ratio)
+        summary = summarise(results, cost_ratio=output.cost_ratio)
         written = write_report(results, summary, folder)
-    if as_json:
+    if output.as_json:
         print_json(plain(summary))
         return
     out.print(terminal(summary))

@@ -73,11 +73,15 @@ def command(
     from stet.bundled import generate
 
     tasks = generate("stories", "test", problems)
-    pair = o.load(None, None, max_batch=1)
+    pair = o.load(o.ModelOptions(), max_batch=1)
     rows = solve(pair, tasks)
     if as_json:
         print_json([_record(row, rows[0], len(tasks)) for row in rows])
         return
+    _show(pair, tasks, rows)
+
+
+def _show(pair: Pair, tasks: Sequence[Problem], rows: Sequence[DemoRow]) -> None:
     out.print(_table(rows, len(tasks)))
     out.print()
     by_name = {row.policy: row.results for row in rows}
