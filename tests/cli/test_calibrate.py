@@ -58,7 +58,7 @@ def test_prompts_alone_are_enough(tmp_path, monkeypatch):
     words = ["--task", "prompts.jsonl", "--grader", "answer-line", "--keep", 0]
     result = call(*words, "-n", 20, "--thresholds", 2, "--batch", 10, "-o", "mine.json")
     assert result.exit_code == 0, result.output
-    assert "nothing here says that it is right" in " ".join(result.stdout.split())
+    assert "does not mean that it is right" in " ".join(result.stdout.split())
     record = json.loads((tmp_path / "mine.json").read_text())
     assert record["label_source"] == "target's answer"
     assert "the target's own answer" in (tmp_path / "mine.html").read_text().replace("&#39;", "'")
