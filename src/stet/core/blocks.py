@@ -259,7 +259,7 @@ class Blocks:
 
     @cached_property
     def history(self) -> Tensor:
-        """[B, 2] int64: tokens of each answer before the block, and how many of them overruled."""
+        """[B, 2] int64: tokens of each answer before the block, and accepted mismatches among them."""
         if self._history is None:
             return self.lengths.new_zeros(len(self.lengths), 2)
         return self._history()
