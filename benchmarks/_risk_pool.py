@@ -187,9 +187,7 @@ class Pool:
     def _is_strange(self, walk: Walk) -> bool:
         guard = LoopGuard()
         decode = self.pair.tokenizer.decode
-        circles = [
-            guard.stuck(decode(list(s.tokens), skip_special_tokens=True)) for s in walk.steps
-        ]
+        circles = [guard.push(decode(list(s.tokens), skip_special_tokens=True)) for s in walk.steps]
         return walk.finish != "stop" or len(walk.tokens) > self.task.max_new_tokens or any(circles)
 
     def _right(self, walk: Walk, question: Question) -> bool:

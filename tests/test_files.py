@@ -116,7 +116,7 @@ def test_damage_before_the_end_is_named_and_nothing_is_deleted(tmp_path, damage)
         ("héllo".encode("utf-16"), "UTF-16"),
         ("hello".encode("utf-16-be"), "NUL"),
         ("\ufeffhello".encode("utf-32"), "UTF-32"),
-        (b"fine\nh\xe9llo\n", r"line 2, .* byte 2 \(0xe9\) is no UTF-8"),
+        (b"fine\nh\xe9llo\n", r"line 2, .* byte 2 \(0xe9\) is not UTF-8"),
         (b"a\0b", "NUL"),
         (b"x" * 40, "line 1: longer than"),
     ],

@@ -109,7 +109,7 @@ def test_writing_token_by_token_is_the_same_as_a_block(many: list, written: list
         single = sampler.edit(logits[:, position : position + 1])
         assert torch.equal(single[:, 0], at_once[:, position])
         if position < len(written):
-            sampler.wrote(block[:, position])
+            sampler.mark_written(block[:, position])
 
 
 def test_a_row_does_not_depend_on_the_others():

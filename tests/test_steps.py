@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stet import bundled
 from stet.core.errors import OptionError
-from stet.core.steps import SENTENCE, Delimiter, LoopGuard, StepReader, ends_of, normalised
+from stet.core.steps import SENTENCE, Delimiter, LoopGuard, StepReader, ends_of, normalise
 
 
 class Pieces:
@@ -217,53 +217,53 @@ def test_the_bundled_tokenizer_is_read_line_by_line():
 
 
 def test_case_and_white_space_do_not_count_between_steps():
-    assert normalised("  Tom  has\n3\tApples. \n\n") == "tom has 3 apples."
-    assert normalised("3.5") != normalised("35")
+    assert normalise("  Tom  has\n3\tApples. \n\n") == "tom has 3 apples."
+    assert normalise("3.5") != normalise("35")
 
 
 def test_the_same_step_again_and_again_is_a_loop():
     guard = LoopGuard(repeats=4)
-    assert [guard.stuck(t) for t in ("a", "b\n", "B", " b ", "b\n\n")] == [False] * 4 + [True]
+    assert [guard.push(t) for t in ("a", "b\n", "B", " b ", "b\n\n")] == [False] * 4 + [True]
 
 
 def test_a_table_or_code_with_a_dozen_equal_lines_is_none():
     guard = LoopGuard()
     row = ["| 0 | 0 |\n"] * 12
-    assert not any(guard.stuck(t) for t in ["| a | b |\n", *row, "| 1 | 0 |\n", *row])
-    assert any(guard.stuck(t) for t in row)
+    assert not any(guard.push(t) for t in ["| a | b |\n", *row, "| 1 | 0 |\n", *row])
+    assert any(guard.push(t) for t in row)
 
 
 def test_what_the_target_writes_is_no_loop_and_breaks_one():
     guard = LoopGuard(repeats=3)
-    assert not any(guard.stuck("a", drafted=False) for _ in range(50))
-    assert not any(guard.stuck("a", drafted=n % 3 > 0) for n in range(50))
-    assert [guard.stuck("a") for _ in range(3)][-1]
+    assert not any(guard.push("a", drafted=False) for _ in range(50))
+    assert not any(guard.push("a", drafted=n % 3 > 0) for n in range(50))
+    assert [guard.push("a") for _ in range(3)][-1]
 
 
 def test_a_guard_can_be_switched_off():
     guard = LoopGuard(repeats=0)
-    assert not any(guard.stuck("a") for _ in range(100))
+    assert not any(guard.push("a") for _ in range(100))
 
 
 def test_a_few_steps_in_turn_are_a_loop():
     guard = LoopGuard(repeats=3)
     steps = ["x", *("a", "a", "b") * 3]
-    assert [guard.stuck(t) for t in steps] == [False] * 9 + [True]
+    assert [guard.push(t) for t in steps] == [False] * 9 + [True]
     guard = LoopGuard(repeats=3)
-    assert not any(guard.stuck(t) for t in ("a", "b", "c", "d") * 6)
+    assert not any(guard.push(t) for t in ("a", "b", "c", "d") * 6)
 
 
 def test_a_different_step_in_between_is_no_loop():
     guard = LoopGuard(repeats=3)
-    assert not any(guard.stuck(t) for t in ("a", "a", "b", "a", "a", "c", "a", "a", "d"))
+    assert not any(guard.push(t) for t in ("a", "a", "b", "a", "a", "c", "a", "a", "d"))
 
 
 def test_closing_brackets_may_follow_each_other():
     guard = LoopGuard(repeats=2)
-    assert not any(guard.stuck("}") for _ in range(7))
-    assert guard.stuck("}")
+    assert not any(guard.push("}") for _ in range(7))
+    assert guard.push("}")
 
 
 def test_steps_without_text_are_a_loop_too():
     guard = LoopGuard(repeats=2)
-    assert [guard.stuck(t) for t in ("a", "", " \n")] == [False, False, True]
+    assert [guard.push(t) for t in ("a", "", " \n")] == [False, False, True]

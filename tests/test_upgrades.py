@@ -11,7 +11,7 @@ from stet.arbiter import Arbiter, Network
 from stet.calibration.result import Calibration
 from stet.core import trace
 from stet.core.trace import BlockRecord, Counters, MismatchRecord
-from stet.core.upgrades import upgraded, upgraded_parameters
+from stet.core.upgrades import upgrade, upgrade_parameters
 from stet.evaluation import records
 from stet.policies import CoSpec, resolve
 from stet.training.measuring import Measured, read_measured
@@ -251,9 +251,9 @@ def test_a_policy_file_with_a_parameter_by_its_former_name(tmp_path):
 
 
 def test_a_parameter_of_another_policy_keeps_its_name():
-    assert upgraded_parameters("theirs", {"hold": 3}) == {"hold": 3}
+    assert upgrade_parameters("theirs", {"hold": 3}) == {"hold": 3}
     record = {"name": "theirs", "parameters": {"hold": 3}}
-    assert upgraded(record) == record
+    assert upgrade(record) == record
 
 
 def test_a_calibration_whose_label_source_has_its_former_name(tmp_path):
@@ -275,6 +275,6 @@ def test_measurements_of_a_training_that_was_interrupted(tmp_path):
 
 
 def test_a_record_of_this_release_stays_as_it_is():
-    found = upgraded(TRACE)
+    found = upgrade(TRACE)
     assert found != TRACE
-    assert upgraded(found) == found
+    assert upgrade(found) == found

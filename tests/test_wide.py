@@ -111,8 +111,8 @@ def test_cutting_without_sorting_keeps_what_sorting_keeps(cut: dict, scale: floa
     params = [SamplingParams(temperature=0.8, **cut), SamplingParams(temperature=0.8)]
     sampler = Sampler(params, [[0], [0]], size, torch.device("cpu"))
     probs = (rounded(2, 3, size, scale=scale) / 0.8).softmax(-1)
-    wanted = sampler._truncate(probs.clone())
-    found = sampler._truncated(probs.clone())
+    wanted = sampler._truncate_sorted(probs.clone())
+    found = sampler._truncate(probs.clone())
     assert torch.equal(found[0] > 0, wanted[0] > 0)
     torch.testing.assert_close(found[0], wanted[0], rtol=1e-5, atol=1e-9)
     assert torch.equal(found[1], probs[1]), "a row that is not cut"

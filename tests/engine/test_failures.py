@@ -11,7 +11,7 @@ import torch
 import tiny
 from stet.core.errors import CapacityError, StetError
 from stet.core.limits import Limits
-from stet.engine.failures import DeviceError, is_device_error, is_out_of_memory, isolated
+from stet.engine.failures import DeviceError, is_device_error, is_out_of_memory, isolate
 from stet.engine.rows import Rows
 from stet.engine.runner import Runner
 from stet.pair import Pair
@@ -78,7 +78,7 @@ def test_out_of_memory_halves_the_batch(fits):
             raise exhausted()
         return [item * 10 for item in items]
 
-    assert isolated(range(16), run) == [item * 10 for item in range(16)]
+    assert isolate(range(16), run) == [item * 10 for item in range(16)]
     worked = [size for size in sizes if size <= fits]
     assert len(worked) == 16 / 2 ** math.floor(math.log2(fits))
     assert sizes[0] == 16
@@ -90,7 +90,7 @@ def test_another_error_is_one_members_own():
             raise ValueError("three")
         return items
 
-    found = isolated(range(5), run)
+    found = isolate(range(5), run)
     assert [f for f in found if not isinstance(f, Exception)] == [0, 1, 2, 4]
     assert str(found[3]) == "three"
 
@@ -106,7 +106,7 @@ def test_what_a_failed_pass_held_is_free_before_the_next_one():
             raise exhausted()
         return items
 
-    assert isolated([1, 2, 3], run) == [1, 2, 3]
+    assert isolate([1, 2, 3], run) == [1, 2, 3]
     assert held
 
 

@@ -8,6 +8,7 @@ import torch
 from stet.core.errors import CapacityError
 from stet.engine.attention import AlignedMasks, additive_mask
 from stet.engine.kv_cache import KVCache, LayerShape
+from stet.engine.masks import WIDEST
 
 pytestmark = pytest.mark.unit
 
@@ -117,7 +118,7 @@ def test_masks_of_an_accelerator_begin_where_it_can_read_them():
     assert masks.get(3, 16, 1, None).is_contiguous()
 
 
-@pytest.mark.parametrize("count", [1, 3, AlignedMasks.LONGEST + 1])
+@pytest.mark.parametrize("count", [1, 3, WIDEST + 1])
 @pytest.mark.parametrize("window", [None, 2])
 def test_aligned_masks_equal_masks_by_position(count: int, window: int | None) -> None:
     masks = AlignedMasks(40, torch.float32, torch.device("cpu"))

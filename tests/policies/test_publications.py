@@ -203,10 +203,10 @@ def test_a_cascade_compares_the_mean_or_the_least_probability_with_its_threshold
     Of 0.9, 0.8 and 1 the geometric mean is 0.72 ** (1 / 3) = 0.89628, the least 0.8.
     """
     answer = [math.log(0.9), math.log(0.8), 0.0]
-    assert Cascade(0.896).keeps(answer)
-    assert not Cascade(0.897).keeps(answer)
-    assert Cascade(0.799, "min").keeps(answer)
-    assert not Cascade(0.801, "min").keeps(answer)
+    assert Cascade(0.896).accepts_answer(answer)
+    assert not Cascade(0.897).accepts_answer(answer)
+    assert Cascade(0.799, "min").accepts_answer(answer)
+    assert not Cascade(0.801, "min").accepts_answer(answer)
 
 
 def test_an_autojudge_is_a_line_over_what_is_known_of_the_mismatch():

@@ -203,7 +203,7 @@ def expected(
         found.accepted.append(accepted)
         found.lengths.append(len(written))
         read = draft.read(candidate) if accepted else target.read(written)
-        if guard.stuck(read, drafted=accepted) or (ended and accepted):
+        if guard.push(read, drafted=accepted) or (ended and accepted):
             break
     return found
 

@@ -103,7 +103,7 @@ def test_statistics_are_computed_once_for_the_whole_batch_and_only_what_is_read(
     assert not computed
     assert first.entropies == pytest.approx([math.log(5)] * 2)
     assert second.entropies == pytest.approx([math.log(5)] * 3)
-    assert Statistics.joined([first, second], 4).entropies == [*first.entropies, *first.entropies]
+    assert Statistics.join([first, second], 4).entropies == [*first.entropies, *first.entropies]
     assert computed == ["_entropies"]
     assert second.margins == [0.0] * 3
     assert first.logprobs == pytest.approx([-math.log(5)] * 2)

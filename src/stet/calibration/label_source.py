@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 from stet.calibration.rollouts import prompt_of, with_room
 from stet.core.errors import StetError
 from stet.core.files import append_lines, drop_torn_line, json_line, read_records
-from stet.core.steps import normalised
+from stet.core.steps import normalise
 from stet.evaluation.graders import Grader
 from stet.requests.options import PINNED
 
@@ -102,11 +102,11 @@ class SameText(Grader):
 
     def extract(self, text: str) -> str | None:
         """The normalised text; None where it is empty."""
-        return normalised(text) or None
+        return normalise(text) or None
 
     def right(self, answer: str | None, reference: str) -> bool:
         """Whether the answer is the reference, case and white space aside."""
-        return answer is not None and answer == normalised(reference)
+        return answer is not None and answer == normalise(reference)
 
 
 def label_source_of(task: LoadedTask, without_answers: bool) -> LabelSource:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from stet.calibration.rollouts import Prefix, Rollouts
-from stet.core.steps import Delimiter, ends_of, normalised
+from stet.core.steps import Delimiter, ends_of, normalise
 from stet.requests.options import PINNED
 
 if TYPE_CHECKING:
@@ -121,12 +121,12 @@ class ByStep:
         end = ends(proposal.text)
         if end is not None:
             own = ends(text)
-            return own is not None and normalised(text[:own]) == normalised(proposal.text[:end])
+            return own is not None and normalise(text[:own]) == normalise(proposal.text[:end])
         if proposal.tokens and proposal.tokens[-1] not in self.pair.end_tokens:
             # Cut at the limit of a step: the target's text is compared up to the same length.
             kept = list(ids[: len(proposal.tokens)])
             text = self.pair.tokenizer.decode(kept, skip_special_tokens=True)
-        return normalised(text) == normalised(proposal.text)
+        return normalise(text) == normalise(proposal.text)
 
 
 def _room(length: int) -> int:

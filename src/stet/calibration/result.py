@@ -14,7 +14,7 @@ from stet.calibration.reliability import Reliability
 from stet.core.errors import OptionError
 from stet.core.files import json_line, write_text
 from stet.core.parsing import first_problem
-from stet.core.upgrades import upgraded
+from stet.core.upgrades import upgrade
 
 VERSION = 2
 
@@ -103,7 +103,7 @@ class Calibration:
                 f"{VERSION}); run `stet calibrate` again."
             )
         try:
-            found: Calibration = adapter.validate_python(upgraded(json.loads(text)))
+            found: Calibration = adapter.validate_python(upgrade(json.loads(text)))
         except ValidationError as error:
             raise OptionError(
                 f"{path}: not a calibration ({first_problem(error, 'the file')})."

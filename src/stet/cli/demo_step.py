@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rich.panel import Panel
 from rich.text import Text
 
-from stet.core.steps import normalised
+from stet.core.steps import normalise
 
 if TYPE_CHECKING:
     from stet.bundled import Problem
@@ -55,7 +55,7 @@ def _calculates_otherwise(step: StepRecord) -> bool:
 
 
 def _numbers(text: str) -> list[str]:
-    digits = "".join(c if c.isdigit() else " " for c in normalised(text))
+    digits = "".join(c if c.isdigit() else " " for c in normalise(text))
     return digits.split()
 
 

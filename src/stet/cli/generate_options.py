@@ -15,7 +15,7 @@ from stet.cli.options import OUTPUT, AsJson, RemoteModelOptions
 from stet.cli.parsing import parse_draft_length, parse_policy
 from stet.cli.prompts import read_prompts, read_stdin
 from stet.core.errors import OptionError
-from stet.core.files import decoded, has_halves
+from stet.core.files import decode, has_halves
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class PromptOptions(OptionGroup):
         if not prompt:
             raise OptionError("The prompt is empty.")
         if has_halves(prompt):  # the bytes that were typed, where the locale does not know UTF-8
-            prompt = decoded(os.fsencode(prompt), "The prompt")
+            prompt = decode(os.fsencode(prompt), "The prompt")
         return [prompt]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from stet.core.errors import OptionError
-from stet.core.files import FileError, decoded, json_of, lines_of
+from stet.core.files import FileError, decode, json_of, lines_of
 
 LONGEST_PROMPT = 2**24
 """The most bytes of a prompt that are read."""
@@ -36,7 +36,7 @@ def read_stdin() -> str:
     # As bytes: the terminal's settings must not change what a prompt says.
     try:
         content = sys.stdin.buffer.read(LONGEST_PROMPT + 1)
-        text = decoded(content, "The prompt on stdin")
+        text = decode(content, "The prompt on stdin")
     except OSError as error:
         raise OptionError(f"stdin cannot be read ({error.strerror or error}).") from error
     except FileError as error:

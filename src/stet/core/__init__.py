@@ -1,1 +1,1 @@
-"""What everything stands on: tokens, blocks and rules, and what passes between them."""
+"""Core types: tokens, blocks, policies, sequences and traces, which all other parts use."""

@@ -8,29 +8,31 @@ from stet.core.block import Reading
 from stet.core.trace import MismatchRecord
 
 ACCEPTED_MISMATCH = "accepted_mismatch"
-"""The reason under which a policy keeps a draft's token against the target's own choice."""
+"""The reason under which a policy accepts a draft's token against the target's own choice."""
 
 DRAFTED = "drafted"
-"""The reason of a token that the draft wrote and nobody verified."""
+"""The reason for a token that the draft wrote and nobody verified."""
 
 
 @dataclass(frozen=True, slots=True)
 class Acceptance:
-    """What a policy decided about one sequence's block, on the host.
+    """A policy's decision about one sequence's block, on the host.
 
     Attributes:
-        drafted: the block.
-        accepted: how many of its tokens stand.
-        next_token: the token after them; None where the policy holds it back.
-        reasons: why, for each kept token and then for the next one.
-        p_target: raw probabilities of the same tokens under the target, where recorded.
-        p_draft: the same under the draft, None where it had no opinion.
-        top_logprobs: the target's most probable tokens at the same positions, where recorded.
-        target_seconds: this sequence's share of the target's pass.
-        draft_seconds: the same for the draft.
+        drafted: the tokens of the block.
+        accepted: how many of them are accepted, counted from the block's start.
+        next_token: the token after the accepted ones (recovered, or the bonus token); None where
+            the policy defers it.
+        reasons: the reason for each accepted token, and then for the next one.
+        p_target: raw probabilities of these tokens under the target, where recorded.
+        p_draft: their raw probabilities under the draft, where recorded; None for a token that the
+            draft was not asked about.
+        top_logprobs: the target's most probable tokens at their positions, where recorded.
+        target_seconds: this sequence's share of the time of the target's pass.
+        draft_seconds: this sequence's share of the time of drafting.
         draft_passes: forward passes that wrote the block.
-        reading: what the target thinks of the block's tokens, where asked for.
-        mismatches: what an arbitrating policy came to decide.
+        reading: the target's statistics of the block's tokens, where asked for.
+        mismatches: the mismatches that an arbitrating policy decided about.
     """
 
     drafted: list[int]

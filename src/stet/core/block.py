@@ -11,22 +11,22 @@ from torch import Tensor
 from stet.core.wide import best, entropy, logprobs_of
 
 Numbers = list[float] | Callable[[], list[float]]
-"""Numbers, or what computes them."""
+"""A list of numbers, or a function that computes it."""
 
 
 STATISTICS = frozenset({"logprobs", "entropies", "margins"})
-"""What there is of `Statistics`."""
+"""Names of the lists that `Statistics` holds."""
 
 
 class Statistics:
-    """What a model's raw distributions say of tokens it wrote, one entry each.
+    """Statistics of a model's raw distributions at tokens that it wrote, one entry for each token.
 
-    Every list is computed when it is first read: what no signal asks for costs nothing.
+    Every list is computed when it is first read, so that what no signal asks for costs nothing.
 
     Args:
-        logprobs: see the attributes, each the numbers or what computes them.
-        entropies: likewise.
-        margins: likewise.
+        logprobs: see the property; the numbers, or a function that computes them.
+        entropies: see the property; the numbers, or a function that computes them.
+        margins: see the property; the numbers, or a function that computes them.
     """
 
     __slots__ = ("_entropies", "_logprobs", "_margins")
@@ -37,23 +37,23 @@ class Statistics:
         self._margins = margins
 
     @classmethod
-    def joined(cls, parts: Sequence[Statistics], count: int) -> Statistics:
-        """Of the first `count` tokens that several blocks hold one after the other."""
+    def join(cls, parts: Sequence[Statistics], count: int) -> Statistics:
+        """Statistics of the first `count` tokens of several blocks, one block after the other."""
         return cls(
             lambda: [x for part in parts for x in part.logprobs][:count],
             lambda: [x for part in parts for x in part.entropies][:count],
             lambda: [x for part in parts for x in part.margins][:count],
         )
 
-    def only(self, names: frozenset[str]) -> Statistics:
-        """Some of them, computed now, so that the distributions need not be held any longer.
+    def select(self, names: frozenset[str]) -> Statistics:
+        """Compute some of the lists now, so that the distributions can be freed.
 
         Args:
-            names: of `STATISTICS`.
+            names: the lists to compute, from `STATISTICS`.
         """
 
         def missing() -> list[float]:
-            raise RuntimeError("name them in the policy's `statistics` to read these")
+            raise RuntimeError("name them in the policy's `statistics` to read these statistics")
 
         found: list[Numbers] = [
             getattr(self, name) if name in names else missing
@@ -63,21 +63,21 @@ class Statistics:
 
     @property
     def logprobs(self) -> list[float]:
-        """Of the token, in nats."""
+        """Log-probability of each token, in nats."""
         if not isinstance(self._logprobs, list):
             self._logprobs = self._logprobs()
         return self._logprobs
 
     @property
     def entropies(self) -> list[float]:
-        """Of the distribution, in nats."""
+        """Entropy of the distribution at each token, in nats."""
         if not isinstance(self._entropies, list):
             self._entropies = self._entropies()
         return self._entropies
 
     @property
     def margins(self) -> list[float]:
-        """Log-probability of the best token less that of the second best, in nats."""
+        """Log-probability of the best token less that of the second best at each token, in nats."""
         if not isinstance(self._margins, list):
             self._margins = self._margins()
         return self._margins
@@ -85,12 +85,12 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the target's raw distributions say of tokens that the draft wrote, one entry each.
+    """Statistics of the target's raw distributions at tokens of the draft, one entry for each.
 
     Attributes:
-        logprobs: of the token, in nats.
-        margins: log-probability of the token less that of the best other one, in nats; negative
-            where the target would have written something else.
+        logprobs: log-probability of each token, in nats.
+        margins: log-probability of each token less that of the best other one, in nats; negative
+            where the target would have written another token.
     """
 
     logprobs: list[float]
@@ -98,9 +98,9 @@ class Reading:
 
 
 class Steps:
-    """Logits of K positions that were written one at a time; joined when they are read whole.
+    """Logits of K positions that were computed one at a time; joined when they are read whole.
 
-    Most are read at the few places where the models disagree, if at all.
+    Most of them are read only at mismatches, or not at all.
 
     Args:
         steps: K tensors [B, 1, V].
@@ -118,36 +118,36 @@ class Steps:
         self.size: int = steps[0].shape[2]
 
     def __len__(self) -> int:
-        """K."""
+        """The number of positions, K."""
         return self._length
 
     @property
     def whole(self) -> Tensor:
-        """[B, K, V]."""
+        """The logits of all positions, [B, K, V]."""
         if self._whole is None:
             self._whole = torch.cat(self._steps, 1)
             self._steps.clear()  # or they would be held twice
         return self._whole
 
     def at(self, row: int, place: int) -> Tensor:
-        """[V] of one position."""
+        """The logits of one position, [V]."""
         if self._whole is not None:
             return self._whole[row, place]
         return self._steps[place][row, 0]
 
 
 def whole(logits: Tensor | Steps) -> Tensor:
-    """[B, K, V] logits as one tensor."""
+    """Return logits as one tensor, [B, K, V]."""
     return logits.whole if isinstance(logits, Steps) else logits
 
 
 @dataclass(slots=True, eq=False)
 class DraftBatch:
-    """What one batched run of the draft wrote; blocks are rows of it.
+    """The tokens that one batched run of the draft wrote; each block is a row of it.
 
     Attributes:
         tokens: [B, K] int64 on the device.
-        probs: [B, K, V] what they were sampled from; None where every row was certain.
+        probs: [B, K, V] the distributions they were sampled from; None where no row was sampled.
         logits: [B, K, V] raw logits, where asked for; `whole` makes one tensor of them.
         hidden: [B, K, D] last hidden states, where asked for.
         attention: for each floor that was asked for (`AttentionCapture.floors`) the attention
@@ -168,7 +168,7 @@ class DraftBatch:
     )
 
     def statistics(self, row: int, length: int) -> Statistics:
-        """Of the first `length` tokens of a block; needs the logits."""
+        """Statistics of the first `length` tokens of a block; needs the logits."""
         return Statistics(
             lambda: (self.logprobs or self._column("logprobs", _logprobs))[row][:length],
             lambda: self._column("entropies", _entropies)[row][:length],
@@ -176,7 +176,7 @@ class DraftBatch:
         )
 
     def _column(self, name: str, of: Callable[[Tensor, Tensor], Tensor]) -> list[list[float]]:
-        """Numbers of all rows on the host, computed in one go and fetched in one transfer."""
+        """Compute one statistic of all rows and bring it to the host in one transfer."""
         found = self._columns.get(name)
         if found is None:
             assert self.logits is not None
@@ -184,7 +184,7 @@ class DraftBatch:
         return found
 
     def rows(self, index: Tensor) -> DraftBatch:
-        """Some rows of the batch, without attention, which no token policy reads.
+        """Select rows of the batch, without attention, which no token policy reads.
 
         Args:
             index: [b] int64.
@@ -206,10 +206,10 @@ class Block:
     """Drafted tokens of one sequence, still on the device.
 
     Attributes:
-        length: how many.
-        batch: where they are; None where they were never on the device.
-        row: which row of the batch.
-        known: the tokens on the host, where they are known there already.
+        length: how many tokens.
+        batch: the batch that they are in; None where they were never on the device.
+        row: their row in the batch.
+        known: the tokens on the host; None where they are on the device alone.
         seconds: this block's share of the draft's time.
     """
 
@@ -221,7 +221,7 @@ class Block:
 
     @property
     def tokens(self) -> list[int]:
-        """The tokens on the host; waits for the device the first time."""
+        """The tokens, on the host; the first read waits for the device."""
         if self.known is None:
             if self.batch is None:
                 return []
@@ -244,7 +244,7 @@ class Block:
 
     @property
     def attention(self) -> dict[float, Tensor] | None:
-        """By floor [layers, length, S], see `DraftBatch`; None where it was not kept."""
+        """Attention weights by floor, each [layers, length, S]; None where they were not kept."""
         if self.batch is None or self.batch.attention is None:
             return None
         return {
@@ -254,29 +254,29 @@ class Block:
 
     @property
     def statistics(self) -> Statistics | None:
-        """What the draft's distributions say of each token; None where they were not kept."""
+        """Statistics of the draft's distributions; None where its logits were not kept."""
         if self.batch is None or self.batch.logits is None:
             return None
         return self.batch.statistics(self.row, self.length)
 
 
 def _logprobs(logits: Tensor, tokens: Tensor) -> Tensor:
-    """[B, K] log-probabilities of the tokens."""
+    """Log-probabilities of the tokens, [B, K]."""
     return logprobs_of(logits, tokens[..., None])[..., 0]
 
 
 def _entropies(logits: Tensor, tokens: Tensor) -> Tensor:
-    """[B, K] entropies."""
+    """Entropies of the distributions, [B, K]."""
     del tokens
     return entropy(logits)
 
 
 def _margins(logits: Tensor, tokens: Tensor) -> Tensor:
-    """[B, K] best logit less the second best."""
+    """Best logit less the second best, [B, K]."""
     del tokens
     two, _ = best(logits, 2)
     return two[..., 0] - two[..., 1]
 
 
 EMPTY = Block(0, known=[])
-"""A block of nothing: scoring it is plain decoding."""
+"""A block without tokens; scoring it is plain decoding."""

@@ -35,8 +35,8 @@ class Blocks:
     B blocks of up to K drafted tokens, V tokens in the vocabulary. Position i of the target's
     tensors speaks about the token *after* i drafted ones, so there are K + 1 of them. Shorter
     blocks are padded on the right; `present` says where a real token is. Every tensor is on the
-    device, and computed the first time it is asked for. What a policy does not declare in its
-    `needs` it cannot read, whatever was kept for others of its batch.
+    device, and computed the first time it is asked for. A policy can read only what it declares in
+    its `needs`, whatever was kept for others of its batch.
 
     Attributes:
         drafted: [B, K] int64, the drafted tokens.
@@ -76,10 +76,10 @@ class Blocks:
         self._history = history
 
     def require(self, need: Need, what: str) -> None:
-        """Refuse to hand out what was not declared.
+        """Refuse to hand out tensors that were not declared.
 
         Raises:
-            StetError: the policy that rules does not declare this need.
+            StetError: the policy does not declare this need.
         """
         if need not in self._needs:
             raise undeclared(what, need)
@@ -101,16 +101,16 @@ class Blocks:
 
     @cached_property
     def draft_logits(self) -> Tensor:
-        """[B, K, V] float32, the draft's after penalty and bias (`Need.DRAFT_LOGPROBS`)."""
+        """[B, K, V] float32, the draft's logits after penalty and bias (`Need.DRAFT_LOGPROBS`)."""
         return self._sampler.edit(self.raw_draft_logits, self.drafted[:, :-1])
 
     def distribution(self, logits: Tensor) -> Tensor:
-        """[B, T, V] float32: what requests would sample from logits of a policy's own.
+        """[B, T, V] float32: the distributions that requests would sample from, for given logits.
 
         Args:
-            logits: [B, T, V], made of logits to which penalty and bias have been applied
-                (`target_logits`, `draft_logits`): a penalty depends on the sign of a logit, so it
-                means something else to a log-probability.
+            logits: [B, T, V], a policy's own, made of logits to which penalty and bias have been
+                applied (`target_logits`, `draft_logits`): a penalty depends on the sign of a
+                logit, so it means something else to a log-probability.
         """
         return self._sampler.probs(logits)
 
@@ -128,18 +128,18 @@ class Blocks:
 
     @cached_property
     def target_probs(self) -> Tensor:
-        """[B, K + 1, V] float32: what the target alone would sample from; one-hot when greedy."""
+        """[B, K + 1, V] float32: the target's sampling distributions; one-hot when greedy."""
         return self._sampler.probs(self.target_logits)
 
     @cached_property
     def drafted_probs(self) -> Tensor:
-        """[B, K] float32: of each drafted token in `draft_probs`, which is not made for it."""
+        """[B, K] float32: each drafted token's entry of `draft_probs`, without making all of it."""
         if self._draft_probs is None:
             return torch.ones(self.drafted.shape, device=self.drafted.device)
         return self._draft_probs.gather(2, self.drafted[..., None])[..., 0]
 
     def draft_share(self, position: Tensor) -> Tensor:
-        """[B, V]: `draft_probs` at `position` [B], zero past the end of a block."""
+        """[B, V]: `draft_probs` at one position [B] of each block; zero past the end of a block."""
         width = self.drafted.shape[1]
         inside = (position < self.lengths)[:, None]
         size = (len(self.lengths), self.raw_target_logits.shape[-1])
@@ -151,8 +151,8 @@ class Blocks:
         token = self.drafted.gather(1, place[:, None])
         return torch.zeros(size, device=position.device).scatter_(1, token, inside.float())
 
-    def less_draft(self, p: Tensor) -> Tensor:
-        """[B, K + 1, V] of which `draft_probs` was taken away where a token was drafted; a copy."""
+    def subtract_draft(self, p: Tensor) -> Tensor:
+        """[B, K + 1, V]: a copy of `p` less `draft_probs`, where a token was drafted."""
         p = p.clone()
         if self._draft_probs is None:
             p[:, :-1].scatter_add_(2, self.drafted[..., None], -self.present[..., None].float())
@@ -164,10 +164,10 @@ class Blocks:
 
     @cached_property
     def draft_probs(self) -> Tensor:
-        """[B, K, V] float32: what the drafted tokens were sampled from; one-hot when greedy.
+        """[B, K, V] float32: the draft's sampling distributions; one-hot when greedy.
 
-        Drafts that were not sampled at all (greedy ones, text copied from the prompt) are certain
-        of their tokens. Needs `Need.DRAFT_PROBS`.
+        Drafts that were not sampled (greedy ones, text copied from the prompt) have probability 1
+        at their tokens. Needs `Need.DRAFT_PROBS`.
         """
         self.require(Need.DRAFT_PROBS, "the draft's probabilities")
         if self._draft_probs is None:
@@ -176,16 +176,16 @@ class Blocks:
 
     @cached_property
     def target_total(self) -> Tensor:
-        """[B, K + 1]: what the target's raw logits are less of its raw log-probabilities."""
+        """[B, K + 1]: the target's raw logits less this are its raw log-probabilities."""
         return log_total(self.raw_target_logits)
 
     @cached_property
     def draft_total(self) -> Tensor:
-        """[B, K]: the same of the draft."""
+        """[B, K]: the draft's raw logits less this are its raw log-probabilities."""
         return log_total(self.raw_draft_logits)
 
     def target_logprobs_of(self, tokens: Tensor) -> Tensor:
-        """[B, K + 1, n]: entries of `target_logprobs`, which is not made for them.
+        """[B, K + 1, n]: entries of `target_logprobs`, without computing all of it.
 
         Args:
             tokens: [B, K + 1, n].
@@ -193,11 +193,15 @@ class Blocks:
         return self.raw_target_logits.gather(2, tokens) - self.target_total[..., None]
 
     def draft_logprobs_of(self, tokens: Tensor) -> Tensor:
-        """[B, K, n]: the same of `draft_logprobs`, for tokens [B, K, n]."""
+        """[B, K, n]: entries of `draft_logprobs`, without computing all of it.
+
+        Args:
+            tokens: [B, K, n].
+        """
         return self.raw_draft_logits.gather(2, tokens) - self.draft_total[..., None]
 
     def target_best(self, count: int) -> tuple[Tensor, Tensor]:
-        """Raw log-probabilities of the target's most probable tokens, and these tokens.
+        """The target's most probable tokens: their raw log-probabilities, and the tokens.
 
         Args:
             count: n, how many, at most V.
@@ -220,9 +224,9 @@ class Blocks:
 
     @property
     def raw_draft_logits(self) -> Tensor:
-        """[B, K, V]: the same before they are brought to sum 1.
+        """[B, K, V]: the draft's raw logits, before any transform (`Need.DRAFT_LOGPROBS`).
 
-        Text that was copied is certain of its tokens, and of nothing else.
+        Copied text has log-probability 0 at its tokens, and -inf elsewhere.
         """
         self.require(Need.DRAFT_LOGPROBS, "the draft's log-probabilities")
         if self._draft_logits is None:
@@ -230,7 +234,7 @@ class Blocks:
         return whole(self._draft_logits)
 
     def draft_row(self, row: int, place: int) -> Tensor:
-        """[V] of them at one position: as cheap where the others are not read."""
+        """[V]: the draft's raw logits at one position, without joining those of the others."""
         self.require(Need.DRAFT_LOGPROBS, "the draft's log-probabilities")
         if isinstance(self._draft_logits, Steps):
             return self._draft_logits.at(row, place)
@@ -259,7 +263,7 @@ class Blocks:
 
     @cached_property
     def history(self) -> Tensor:
-        """[B, 2] int64: tokens of each answer before the block, and accepted mismatches among them."""
+        """[B, 2] int64: tokens of each answer before the block, and accepted mismatches in them."""
         if self._history is None:
             return self.lengths.new_zeros(len(self.lengths), 2)
         return self._history()
@@ -270,7 +274,7 @@ class Blocks:
         Args:
             slot: `stet.policies.ACCEPT` for decisions on drafted tokens (one slot a position),
                 `stet.policies.NEXT` for the choice of the token after them,
-                `stet.policies.ARBITRATE` for decisions on tokens that failed the exact rule.
+                `stet.policies.ARBITRATE` for decisions on tokens that the exact rule rejects.
             count: how many consecutive slots.
         """
         return self._uniforms(slot, count)

@@ -1,7 +1,7 @@
-"""How many tokens to draft before the target looks.
+"""How many tokens to draft before the target verifies them.
 
 A rule here sees a sequence's own history alone, and costs that are frozen when the rule is made, so
-that a request's blocks never depend on its batch-mates or on the mood of the machine.
+that a request's blocks never depend on its batch-mates or on the load of the machine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from stet.core.errors import OptionError
 
 LONGEST = 32
-"""No block is longer: beyond this a draft is almost never kept whole."""
+"""No block is longer: beyond this a block is almost never accepted whole."""
 
 SHARED = 15
 """No block is longer by default: in a batch, the others wait for the longest."""
@@ -20,12 +20,12 @@ SHARED = 15
 
 @dataclass(slots=True)
 class History:
-    """What one sequence's blocks have shown so far, older ones counting for less.
+    """Counts of what was accepted of one sequence's blocks, older blocks counting for less.
 
     Attributes:
-        stood: drafted tokens that were kept (discounted).
-        fell: blocks that broke at a drafted token (discounted).
-        accepted_mismatches: drafted tokens that were kept against the target's (discounted).
+        stood: drafted tokens that were accepted (discounted).
+        fell: blocks of which a drafted token was rejected (discounted).
+        accepted_mismatches: drafted tokens that were accepted against the target's (discounted).
     """
 
     stood: float = 0.0
@@ -33,7 +33,7 @@ class History:
     accepted_mismatches: float = 0.0
 
     def add(self, drafted: int, accepted: int, accepted_mismatches: int = 0) -> None:
-        """Take in one ruled block."""
+        """Add one verified block."""
         fade = 0.9
         self.stood = fade * self.stood + accepted
         self.fell = fade * self.fell + (accepted < drafted)
@@ -41,10 +41,10 @@ class History:
 
     @property
     def leniency(self) -> float:
-        """The estimated chance that a token stands with which the target disagrees.
+        """The estimated probability that a mismatch is accepted.
 
-        0 under a policy that never lets one stand. A draft that doubts a token then need not end
-        its block: a lenient policy is worth longer blocks.
+        0 under a policy that never accepts one. Where it is high, a token that the draft gives low
+        probability need not end the block: a lenient policy is worth longer blocks.
         """
         return self.accepted_mismatches / (self.accepted_mismatches + self.fell + 1.0)
 
@@ -62,29 +62,30 @@ class DraftLength(Protocol):
         ...
 
     def floor(self, history: History) -> float:
-        """Drafting ends once a whole block is less likely than this to stand, as the draft sees it.
+        """The confidence below which drafting ends; 0 for never.
 
-        0 for never. Looked at where that costs no wait for the device. The token that took the
-        block below the floor stays in it: dropping a token that was already drawn would bend the
-        distribution of what stands.
+        The confidence is the probability that the whole block is accepted, as the draft estimates
+        it. It is looked at where that costs no wait for the device. The token that took the block
+        below the floor stays in it: dropping a token that was already drawn would bias the
+        distribution of the accepted tokens.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FixedLength:
-    """Always the same number of tokens.
+    """A rule that drafts the same number of tokens each time.
 
     Attributes:
         tokens: the length of a block.
-        min_confidence: drafting ends early once the draft gives its block less than this.
+        min_confidence: drafting ends early once the confidence in the block is below this.
     """
 
     tokens: int = 5
     min_confidence: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse lengths that make no sense."""
+        """Refuse lengths out of range."""
         if not 1 <= self.tokens <= LONGEST:
             raise OptionError(f"The draft length is {self.tokens}; it must be 1 to {LONGEST}.")
         _check_confidence(self.min_confidence)
@@ -100,32 +101,32 @@ class FixedLength:
         return self.tokens
 
     def floor(self, history: History) -> float:
-        """The given confidence."""
+        """The confidence below which drafting ends: `min_confidence`."""
         del history
         return self.min_confidence
 
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveLength:
-    """The length that promises most tokens per second, given how this sequence's blocks fared.
+    """A rule that drafts the length with most expected tokens per second, by a sequence's history.
 
     Acceptance is estimated from the sequence's own blocks on top of a prior; the expected tokens of
     a block of K at acceptance a are (1 - a**(K + 1)) / (1 - a) (Leviathan et al., 2023), and its
     cost is one target pass plus K draft passes.
 
-    By confidence, the draft itself says when to stop: a further token is worth its cost while the
-    probability that the block stands up to there, as the draft sees it, exceeds the cost of the
-    token times the tokens that a unit of cost brings on average. That fits greedy decoding, where
-    a draft that is sure is mostly right; a sampled token of low probability is no worse than
-    others, so there the history decides alone.
+    By confidence, the draft's own probabilities end a block: a further token is worth its cost
+    while the probability that the block is accepted up to there, as the draft estimates it, exceeds
+    the cost of the token times the tokens that a unit of cost brings on average. That fits greedy
+    decoding, where a confident draft is mostly right; a sampled token of low probability is no
+    worse than others, so there the history decides alone.
 
     Attributes:
         draft_cost: seconds of a draft pass, in target passes of one token.
-        position_cost: what each further drafted token adds to the target's pass, likewise.
-        longest: the longest block ever drafted.
+        position_cost: what each further drafted token adds to the target's pass, in the same unit.
+        longest: the longest block that is drafted.
         by_confidence: let the draft's confidence end a block.
         min_confidence: never go on below this confidence in the block.
-        prior_acceptance: the estimate before anything was seen.
+        prior_acceptance: the estimate before any block was verified.
         prior_weight: how many blocks' worth of evidence the prior counts for.
     """
 
@@ -138,7 +139,7 @@ class AdaptiveLength:
     prior_weight: float = 2.0
 
     def __post_init__(self) -> None:
-        """Refuse values that make no sense."""
+        """Refuse values out of range."""
         if not 1 <= self.longest <= LONGEST:
             raise OptionError(f"The longest draft is {self.longest}; it must be 1 to {LONGEST}.")
         if self.draft_cost < 0 or self.position_cost < 0:
@@ -148,7 +149,7 @@ class AdaptiveLength:
         _check_confidence(self.min_confidence)
 
     def acceptance(self, history: History) -> float:
-        """The estimated probability that a drafted token stands."""
+        """The estimated probability that a drafted token is accepted."""
         prior_stood = self.prior_weight * self.prior_acceptance / (1 - self.prior_acceptance)
         stood = history.stood + prior_stood
         return stood / (stood + history.fell + self.prior_weight)
@@ -161,7 +162,7 @@ class AdaptiveLength:
         return best_length(acceptance, self.draft_cost, self.position_cost, self.longest)
 
     def floor(self, history: History) -> float:
-        """The confidence at which one more token no longer pays."""
+        """The confidence below which one more token no longer pays."""
         if not self.by_confidence:
             return self.min_confidence
         acceptance = self.acceptance(history)
@@ -172,7 +173,7 @@ class AdaptiveLength:
 
 
 def expected_tokens(acceptance: float, length: int) -> float:
-    """Expected tokens of a block, its next token included, if each stands independently."""
+    """Expected tokens of a block, its next token included, if each is accepted independently."""
     if acceptance >= 1:
         return length + 1.0
     return (1 - acceptance ** (length + 1)) / (1 - acceptance)
@@ -184,9 +185,9 @@ def best_length(
     """The block length with most expected tokens per cost, at least 1.
 
     Args:
-        acceptance: probability that a drafted token stands.
-        draft_cost: a draft pass in target passes.
-        position_cost: a further position of the target's pass in target passes.
+        acceptance: probability that a drafted token is accepted.
+        draft_cost: cost of a draft pass, in target passes.
+        position_cost: cost of a further position of the target's pass, in target passes.
         longest: lengths beyond this are not considered.
     """
 

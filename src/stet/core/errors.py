@@ -9,7 +9,7 @@ class StetError(Exception):
     """Base of every error that a user can cause or must act on.
 
     Attributes:
-        result: where a request failed under way, what it had written until then: a `stet.Result`.
+        result: where a request failed, what it had written until then: a `stet.Result`.
     """
 
     result: Any = None
@@ -20,7 +20,7 @@ class LoadError(StetError):
 
 
 class CompatibilityError(LoadError):
-    """A model, or a pair of models, that Stet cannot run faithfully."""
+    """A model, or a pair of models, that Stet cannot run correctly."""
 
 
 class TokenizerMismatch(CompatibilityError):
@@ -28,7 +28,7 @@ class TokenizerMismatch(CompatibilityError):
 
 
 class CapacityError(StetError):
-    """No room: all rows of a runner are taken, or a sequence is longer than its cache."""
+    """No room is left: all rows of a runner are taken, or a sequence is longer than its cache."""
 
 
 class OptionError(StetError):

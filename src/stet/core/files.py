@@ -1,9 +1,9 @@
-r"""Text files, ours and others': read and written so that nothing is lost without a word.
+r"""Text files, read and written so that no data is lost without an error.
 
 A line ends at "\n" and nowhere else: JSON strings, and so records, may hold U+2028, form feeds and
-whatever else `str.splitlines` ends a line at. Text is UTF-8. A record that an interrupted write
-left without its end is no damage, its work is done again; anything else is one sentence that names
-file and line, and nothing is deleted.
+whatever else `str.splitlines` ends a line at. Text is UTF-8. A last record that an interrupted
+write left without its end is ignored, and its work is done again; anything else that cannot be read
+is an error that names file and line, and nothing is deleted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from io import RawIOBase
 
 LONGEST = 2**28
-"""Bytes of a line that are read; a longer one is none."""
+"""The most bytes of a line; a longer one is an error."""
 
 _HALVES = re.compile("[\ud800-\udfff]")
 # UTF-32's little-endian mark begins with UTF-16's.
@@ -39,15 +39,15 @@ _MARKS = (
 
 
 class FileError(StetError):
-    """A file that cannot be read or written, or holds something else than it should."""
+    """A file that cannot be read or written, or whose content is not what it should be."""
 
 
 class Line(NamedTuple):
     """A line of a file.
 
     Attributes:
-        number: its place, from 1.
-        text: without its end.
+        number: its number in the file, from 1.
+        text: the line without its end.
     """
 
     number: int
@@ -57,15 +57,15 @@ class Line(NamedTuple):
 # Reading
 
 
-def decoded(content: bytes, where: str) -> str:
-    """Bytes as text, without a byte order mark.
+def decode(content: bytes, where: str) -> str:
+    """Decode bytes as text, without a byte order mark.
 
     Args:
-        content: UTF-8.
-        where: what they are of, for an error.
+        content: text in UTF-8.
+        where: the file or line that they are from, for an error.
 
     Raises:
-        FileError: they are no UTF-8 text.
+        FileError: they are not UTF-8 text.
     """
     for mark, name in _MARKS:
         if content.startswith(mark):
@@ -75,34 +75,34 @@ def decoded(content: bytes, where: str) -> str:
     except UnicodeDecodeError as error:
         byte = content[error.start]
         raise FileError(
-            f"{where} cannot be read: byte {error.start + 1} (0x{byte:02x}) is no UTF-8 text; save "
-            "it as UTF-8."
+            f"{where} cannot be read: byte {error.start + 1} (0x{byte:02x}) is not UTF-8 text; "
+            "save it as UTF-8."
         ) from error
     if "\0" in text:
         raise FileError(
-            f"{where} cannot be read: it holds a NUL character, so it is no UTF-8 text."
+            f"{where} cannot be read: it holds a NUL character, so it is not UTF-8 text."
         )
     return text
 
 
 def lines_of(path: Path, longest: int = LONGEST) -> Iterator[Line]:
-    r"""The lines of a text file that anyone may have written, one by one.
+    r"""Read the lines of a text file of any origin, one by one.
 
     Line ends are "\n" and "\r\n"; the last line may be without one.
 
     Raises:
-        FileError: the file cannot be read, or a line is no UTF-8 text or is too long.
+        FileError: the file cannot be read, or a line is not UTF-8 text or is too long.
     """
     for number, raw in _raw_lines(path, longest):
-        text = decoded(raw, f"{path}, line {number},")
+        text = decode(raw, f"{path}, line {number},")
         yield Line(number, text.removesuffix("\n").removesuffix("\r"))
 
 
 def read_text(path: Path, longest: int = LONGEST) -> str:
-    """The text of a file.
+    """Read the text of a file.
 
     Raises:
-        FileError: it cannot be read, is no UTF-8 text or is too long.
+        FileError: it cannot be read, is not UTF-8 text or is too long.
     """
     try:
         with path.open("rb") as file:
@@ -111,18 +111,18 @@ def read_text(path: Path, longest: int = LONGEST) -> str:
         raise unreadable(path, error) from error
     if len(content) > longest:
         raise FileError(f"{path} is longer than {longest // 2**20} MiB.")
-    return decoded(content, str(path))
+    return decode(content, str(path))
 
 
 def json_of(text: str, where: str) -> Any:
-    """What a text says in JSON.
+    """Parse a text as JSON.
 
     Args:
-        text: JSON.
-        where: where it stands, for an error.
+        text: the text.
+        where: the file or line that it is from, for an error.
 
     Raises:
-        FileError: it is not JSON, or its strings are no text.
+        FileError: it is not JSON, or its strings hold lone surrogates.
     """
     try:
         value = json.loads(text)
@@ -140,7 +140,7 @@ def json_of(text: str, where: str) -> Any:
 
 
 def json_lines(path: Path) -> list[Any]:
-    """What each line of a JSONL file says; empty lines say nothing.
+    """Parse the lines of a JSONL file; empty lines are skipped.
 
     Raises:
         FileError: naming the line that is not JSON.
@@ -152,16 +152,16 @@ def json_lines(path: Path) -> list[Any]:
 def read_records(
     path: Path, adapter: Any, kind: str, upgrade: Callable[[Any], Any] | None = None
 ) -> Iterator[Any]:
-    """The records of a JSONL file, one by one; a last one without its end is left out.
+    """Read the records of a JSONL file, one by one; a last one without its end is left out.
 
     Args:
         path: the file.
         adapter: pydantic's `TypeAdapter` of a record.
-        kind: what a record is, for an error: "an answer".
-        upgrade: makes a record of this release of one that an earlier release wrote.
+        kind: what a record is called in an error, such as "an answer".
+        upgrade: turns a record of an earlier release into one of this release.
 
     Raises:
-        FileError: the file cannot be read, or a line is something else.
+        FileError: the file cannot be read, or a line is not such a record.
     """
     from pydantic import ValidationError
 
@@ -169,7 +169,7 @@ def read_records(
         if not raw.strip():
             continue
         try:
-            yield adapter.validate_json(raw if upgrade is None else _with(upgrade, raw))
+            yield adapter.validate_json(raw if upgrade is None else _upgrade_line(upgrade, raw))
         except ValidationError as error:
             if not raw.endswith(b"\n"):
                 return  # an interrupted write
@@ -177,8 +177,8 @@ def read_records(
             raise FileError(f"{path}, line {number}: not {kind} ({problem}).") from error
 
 
-def _with(upgrade: Callable[[Any], Any], raw: bytes) -> bytes:
-    """A line as this release would have written it; one that is no JSON is left as it is."""
+def _upgrade_line(upgrade: Callable[[Any], Any], raw: bytes) -> bytes:
+    """Upgrade a line to this release; one that is not JSON is left as it is."""
     try:
         return json.dumps(upgrade(json.loads(raw))).encode()
     except ValueError:
@@ -186,17 +186,17 @@ def _with(upgrade: Callable[[Any], Any], raw: bytes) -> bytes:
 
 
 def has_halves(text: str) -> bool:
-    """Whether a text holds halves of characters, as bytes that are no UTF-8 become in names."""
+    """Whether a text holds lone surrogates, which bytes that are not UTF-8 become in file names."""
     return _HALVES.search(text) is not None
 
 
 def unreadable(path: Path, error: OSError) -> FileError:
-    """The sentence for a file that cannot be read."""
+    """The error for a file that cannot be read."""
     return FileError(f"{path} cannot be read ({error.strerror or error}).")
 
 
 def _raw_lines(path: Path, longest: int) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file as bytes, with their ends."""
+    """Read the lines of a file as bytes, with their ends."""
     try:
         with path.open("rb") as file:
             number = 0
@@ -220,25 +220,29 @@ def json_line(value: Any, **options: Any) -> str:
     """A record as one line of JSON, without the line's end.
 
     Args:
-        value: what `json.dumps` knows. Halves of characters (names of files may have some) are
-            replaced: nobody could read them back.
-        **options: of `json.dumps`.
+        value: a value that `json.dumps` takes. Lone surrogates (names of files may have some) are
+            replaced, since they could not be read back.
+        **options: options of `json.dumps`.
     """
     return _HALVES.sub("\ufffd", json.dumps(value, ensure_ascii=False, **options))
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file as a whole: whoever interrupts or reads finds the old text or the new one.
+    """Replace a file atomically: after an interruption it holds the old text or the new one.
 
     Raises:
-        FileError: it cannot be written; the old file is there still.
+        FileError: it cannot be written; the old file is unchanged.
     """
-    write_bytes(path, _encoded(text))
+    write_bytes(path, _encode(text))
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """The same for what is no text."""
-    # A link stays a link. What is no plain file (a pipe, /dev/stdout) cannot be replaced.
+    """Replace a file atomically, as `write_text` does, with bytes.
+
+    Raises:
+        FileError: it cannot be written; the old file is unchanged.
+    """
+    # A link stays a link. A file that is not plain (a pipe, /dev/stdout) cannot be replaced.
     place = path.resolve()
     plain = place.is_file() or not place.exists()
     new = place.with_name(place.name + ".new") if plain else place
@@ -260,14 +264,14 @@ def append_lines(path: Path, lines: Iterable[str], *, durable: bool = True) -> N
     """Add lines to a file; a write that fails or is interrupted leaves it as it was.
 
     Args:
-        path: the file; made where it is missing.
-        lines: without their ends.
+        path: the file; created where it is missing.
+        lines: lines without their ends.
         durable: wait until they are on the disk.
 
     Raises:
         FileError: it cannot be written, or ends inside a line.
     """
-    content = _encoded("".join(line + "\n" for line in lines))
+    content = _encode("".join(line + "\n" for line in lines))
     try:
         missing = _missing_end(path)
         with path.open("ab", buffering=0) as file:
@@ -287,9 +291,9 @@ def append_lines(path: Path, lines: Iterable[str], *, durable: bool = True) -> N
 
 
 def drop_torn_line(path: Path) -> None:
-    """Make a file of records ready for more: what an interrupted write began is cut off.
+    """Prepare a file of records for more: cut off what an interrupted write began.
 
-    Only for files that are our own: the torn end of another's may be all there is of something.
+    Only for files that Stet wrote: the torn end of another file may be its only copy of something.
 
     Raises:
         FileError: it cannot be read or written.
@@ -305,15 +309,15 @@ def drop_torn_line(path: Path) -> None:
 
 
 def check_writable(path: Path, *, parents: bool = False, lines: bool = False) -> None:
-    """Refuse, before long work, a place that could not be written to after it.
+    """Check before long work that its result can be written.
 
     Args:
-        path: a file; nothing of it is changed, and none is made.
-        parents: whether missing folders will be made.
+        path: the file; it is neither changed nor created.
+        parents: whether missing folders will be created.
         lines: whether lines will be added to it.
 
     Raises:
-        FileError: saying why.
+        FileError: it cannot be written, and why.
     """
     try:
         if path.is_dir():
@@ -340,29 +344,29 @@ def check_writable(path: Path, *, parents: bool = False, lines: bool = False) ->
 
 
 def _try(folder: Path) -> None:
-    """Make a file in a folder, which nobody sees.
+    """Try to create a file in a folder; it has no name and is gone at once.
 
     Raises:
-        OSError: that cannot be done.
+        OSError: no file can be created there.
     """
     with tempfile.TemporaryFile(dir=folder):
         pass
 
 
 def unwritable(path: Path, error: OSError) -> FileError:
-    """The sentence for a file that cannot be written."""
+    """The error for a file that cannot be written."""
     return FileError(f"{path} cannot be written ({error.strerror or error}).")
 
 
 def _write(file: RawIOBase, content: bytes) -> None:
-    """All of it: the system may take a part at a time."""
+    """Write all of the content; the system may take a part at a time."""
     rest = memoryview(content)
     while rest:
         rest = rest[file.write(rest) or 0 :]
 
 
-def _encoded(text: str) -> bytes:
-    # Half a surrogate pair, which UTF-8 does not know, is escaped.
+def _encode(text: str) -> bytes:
+    # A lone surrogate, which UTF-8 cannot encode, is escaped.
     return text.encode(errors="backslashreplace")
 
 
@@ -388,7 +392,7 @@ def _missing_end(path: Path) -> bytes:
 
 
 def _tail(path: Path) -> bytes:
-    """What follows the last line end of a plain file."""
+    """The bytes after the last line end of a plain file."""
     if not path.is_file():
         return b""
     with path.open("rb") as file:

@@ -23,8 +23,8 @@ class Limits:
         probabilities: record both models' probability of each emitted token.
         top_logprobs: record this many of the target's most probable tokens at each position.
         stream: keep the text up to date after every round, for streaming.
-        room: tokens that have a place behind the prompt: what is decided on may reach beyond
-            `max_new_tokens`, which only cuts; None for no more than that.
+        room: tokens that have a place in the caches behind the prompt: blocks and steps may reach
+            beyond `max_new_tokens`, which only cuts the answer; None for no more than that.
     """
 
     max_new_tokens: int = 256

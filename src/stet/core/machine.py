@@ -1,4 +1,4 @@
-"""What a result was measured on, for every file that holds one."""
+"""The machine that a result was measured on, for every file that holds a result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LIBRARIES = ("stet-decoding", "torch", "transformers", "tokenizers")
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, memory and accelerator; never a name or an address."""
+    """Describe processor, cores, memory and accelerator; never a name or an address."""
     found: dict[str, Any] = {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -38,7 +38,7 @@ def _processor() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, Stet and what it stands on; what is not installed is left out."""
+    """Versions of Python, Stet and the libraries it uses; what is not installed is left out."""
     found = {"python": platform.python_version()}
     for name in LIBRARIES:
         try:

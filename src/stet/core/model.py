@@ -16,14 +16,14 @@ Role = Literal["target", "draft"]
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What one attention layer of a model keeps per token.
+    """What one attention layer of a model caches per token.
 
     Attributes:
         query_heads: number of query heads.
         key_heads: number of key (and value) heads.
         key_size: elements of a key.
         value_size: elements of a value.
-        dtype: of keys and values.
+        dtype: dtype of keys and values.
         device: where the layer runs.
         window: length of its sliding window; None for full attention.
     """
@@ -59,14 +59,15 @@ class LogitHead:
     size: int | None = None
 
     def __call__(self, hidden: Tensor) -> Tensor:
-        """Logits [..., V] of hidden states [..., D].
+        """Compute logits [..., V] of hidden states [..., D].
 
-        As a matrix: given a slice of a longer pass, whose strides do not let its first dimensions
-        be taken for one, `linear` would copy the whole weight for each of its rows.
+        The hidden states are passed as a matrix: given a slice of a longer pass, whose strides do
+        not let its first dimensions be taken for one, `linear` would copy the whole weight for each
+        of its rows.
         """
         logits: Tensor = self.linear(hidden.reshape(-1, hidden.shape[-1]))
         if self.size is not None:
-            # Of the product, not of the weight: accelerators like even widths.
+            # The product is cut, not the weight: accelerators are faster at even widths.
             logits = logits[:, : self.size]
         logits = logits.unflatten(0, hidden.shape[:-1])
         if self.factor != 1.0:
@@ -88,8 +89,8 @@ class LoadedModel:
         role: what it was loaded as.
         max_length: the most tokens a sequence may have; None when the model sets no limit.
         layers: what each attention layer caches per token.
-        vocab_size: tokens that it can read and write and its tokenizer knows, and the width of the
-            logits it is run with. Many models pad their vocabulary; such rows mean nothing.
+        vocab_size: number of tokens that it can read and write and its tokenizer knows, which is
+            the width of its logits here. Many models pad their vocabulary; such rows mean nothing.
         rows: ids for which there is a row both in its embedding and in its head.
         body: the model without its head, when `head` is known; otherwise None.
         head: the head by itself; None when only the whole model gives right logits.
@@ -110,7 +111,7 @@ class LoadedModel:
     adapter: str | None = None
 
     def resized(self, size: int) -> LoadedModel:
-        """The same model with so many tokens, at most `rows`."""
+        """Return this model with a vocabulary of another size, at most `rows`."""
         head = self.head if self.head is None else replace(self.head, size=size)
         return replace(self, vocab_size=size, head=head)
 
@@ -125,13 +126,13 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where token ids go in."""
+        """The device that token ids are given on."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the computation."""
+        """The dtype of the computation."""
         return self.layers[0].dtype
 
     @property

@@ -1,4 +1,4 @@
-"""What the engine can be asked to keep of a model's work."""
+"""What the engine can be asked to keep of a model's passes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ class Need(Enum):
 
 
 def undeclared(what: str, need: Need) -> StetError:
-    """That a policy reads what it did not ask for: it may be there by chance, or be something else.
+    """The error for a policy that reads a tensor it did not declare.
+
+    The tensor may have been kept for another request of the batch, or not at all.
 
     Args:
         what: what it reads.
@@ -36,10 +38,10 @@ def undeclared(what: str, need: Need) -> StetError:
 
 @dataclass(frozen=True, slots=True)
 class AttentionCapture:
-    """Which attention to keep of the draft's writing. Nothing else is computed.
+    """Which of the draft's attention weights to keep. Nothing else is computed.
 
     Attributes:
-        layers: of the last layers, how many; all where the model has fewer.
+        layers: how many of the last layers; all where the model has fewer.
         floors: the weights are averaged over heads once for each of these; a head's weight below
             the floor counts as 0 in that mean.
     """
@@ -48,9 +50,9 @@ class AttentionCapture:
     floors: frozenset[float] = frozenset({0.0})
 
     @classmethod
-    def union(cls, watches: Iterable[AttentionCapture | None]) -> AttentionCapture | None:
-        """What serves all of them; None where none asks for anything."""
-        asked = [capture for capture in watches if capture is not None]
+    def union(cls, captures: Iterable[AttentionCapture | None]) -> AttentionCapture | None:
+        """The smallest capture that serves several policies; None where none asks for any."""
+        asked = [capture for capture in captures if capture is not None]
         if not asked:
             return None
         if all(capture is asked[0] for capture in asked):

@@ -23,12 +23,13 @@ class Draft:
     """The draft writes up to `count` tokens after the sequence. Result: a `Block`.
 
     Attributes:
-        until: ends the drafting early: called with the tokens drafted so far, where looking costs
-            no wait for the device.
-        doubt: the same, called with the draft's raw log-probability of each of these tokens.
+        until: ends the drafting early where it returns true; called with the tokens drafted so far,
+            where looking costs no wait for the device.
+        doubt: ends the drafting early where it returns true; called with the draft's raw
+            log-probability of each token drafted so far, where looking costs no wait.
         floor: drafting ends below this confidence in the block; None: as the sequence's rule says.
-        needs: what to keep for the policy that will rule.
-        capture: which attention to keep for it; None: none.
+        needs: what to keep for the policy that decides.
+        capture: which attention weights to keep for it; None: none.
     """
 
     sequence: TokenSequence
@@ -42,15 +43,15 @@ class Draft:
 
 @dataclass(slots=True, eq=False)
 class Score:
-    """One target pass over a block, and the policy's ruling. Result: a `Acceptance`.
+    """One target pass over a block, and the policy's decision. Result: an `Acceptance`.
 
-    Without a policy the result is a `Reading`: what the target thinks of the block's tokens. With
+    Without a policy the result is a `Reading`: the target's statistics of the block's tokens. With
     `choices` as well it is a list of floats: the target's raw log-probability, in nats, of each of
     these tokens as the one right after the block.
 
     Attributes:
-        reading: with a policy, let the ruling hold a reading as well.
-        choices: without a policy, tokens to be weighed against each other.
+        reading: with a policy, let the result hold a reading as well.
+        choices: without a policy, tokens whose log-probabilities are to be compared.
     """
 
     sequence: TokenSequence

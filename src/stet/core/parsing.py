@@ -1,4 +1,4 @@
-"""Reading what people and files say: values on a command line, and what a record got wrong."""
+"""Parsing of values on a command line, and the first error in a record."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def value_of(text: str) -> Any:
-    """A number, true, false, null or list where the text is one in JSON, else the text itself."""
+    """The value of a text in JSON (a number, true, false, null or a list), else the text itself."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:

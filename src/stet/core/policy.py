@@ -1,6 +1,6 @@
 """What a verification policy is: base classes for rules on tokens and on whole answers.
 
-A token policy sees a whole batch of drafted blocks as tensors and rules on all of them at once. It
+A token policy sees a whole batch of drafted blocks as tensors and verifies all of them at once. It
 knows nothing of engines, models or tokenizers, so a new rule is one small file. Rules on steps of
 reasoning are in `stet.core.step_policy`.
 """
@@ -19,7 +19,7 @@ from stet.core.needs import Need
 from stet.core.verification import Verification
 
 STANDARD_REASONS = ("accepted", "recovered", "bonus")
-"""Reasons of a policy that says no more than what happened."""
+"""Reasons of a policy that names none of its own."""
 
 
 class Policy(ABC):
@@ -53,8 +53,8 @@ class Policy(ABC):
     def block_invariant(self) -> bool:
         """Whether it writes the same greedy text wherever blocks end, up to rounding.
 
-        A lossless policy does. Another one does if it rules on each token by what is known at its
-        position alone, and holds the token after a whole block back (`TokenPolicy.defers_bonus`).
+        A lossless policy does. Another one does if it decides about each token by what is known at
+        its position alone, and defers the bonus token (`TokenPolicy.defers_bonus`).
         """
         return self.lossless
 
@@ -65,7 +65,7 @@ class Policy(ABC):
 
     @property
     def other_pair(self) -> str:
-        """What to tell who uses it with another pair than `pair`."""
+        """The error message where it is used with another pair than `pair`."""
         return (
             f"This {self.name} was calibrated for another pair; calibrate it for this one (`stet "
             "calibrate`), or give its parameters without `pair`."
@@ -83,7 +83,7 @@ class TokenPolicy(Policy):
 
     @property
     def defers_bonus(self) -> bool:
-        """Whether it holds the token after a whole block back for its next ruling.
+        """Whether it defers the bonus token: the next block's first token is decided on instead.
 
         Its blocks may then fill an answer to its end.
         """
@@ -91,27 +91,30 @@ class TokenPolicy(Policy):
 
     @abstractmethod
     def verify(self, blocks: Blocks) -> Verification:
-        """Rule on a batch of blocks, as tensors, without a host sync."""
+        """Verify a batch of blocks, as tensors, without a host sync."""
 
 
 class AnswerPolicy(Policy):
-    """A rule on the draft's whole answer: it stands, or the target writes its own."""
+    """A rule on the draft's whole answer: it is accepted, or the target writes its own."""
 
     @abstractmethod
-    def keeps(self, logprobs: Sequence[float]) -> bool:
-        """Whether an answer stands, by the draft's raw log-probability of each token, in nats."""
+    def accepts_answer(self, logprobs: Sequence[float]) -> bool:
+        """Whether to accept the draft's answer.
+
+        Args:
+            logprobs: the draft's raw log-probability of each of its tokens, in nats.
+        """
 
 
 def parameters(policy: Policy) -> dict[str, Any]:
     """A policy's parameters by name, as a trace or report records them.
 
-    Of a parameter that is a part with a `name` of its own, such as a reward model, that is what is
-    recorded.
+    A parameter that has a `name` of its own, such as a reward model, is recorded by that name.
     """
     values = {f.name: getattr(policy, f.name) for f in fields(policy)}  # type: ignore[arg-type]
     return {field: getattr(value, "name", value) for field, value in values.items()}
 
 
 def prefix_length(accepted: Tensor) -> Tensor:
-    """How many tokens stand before the first that does not: bool [B, K] to int64 [B]."""
+    """How many tokens are accepted before the first rejected one: bool [B, K] to int64 [B]."""
     return accepted.long().cumprod(1).sum(1)

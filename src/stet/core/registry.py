@@ -18,12 +18,12 @@ C = TypeVar("C", bound=type[Any])
 
 
 class Registry(Generic[K]):
-    """The classes of one kind, `K`, by their `name` and, where they have any, `aliases`.
+    """The registered classes of one kind, `K`, by their `name` and `aliases`.
 
     Args:
-        kind: what one is called in sentences, such as "policy".
+        kind: what a class is called in messages, such as "policy".
         group: entry-point group of other packages.
-        value: what one of its fields is called in sentences.
+        value: what a field of a class is called in messages.
     """
 
     def __init__(self, kind: str, group: str, *, value: str = "parameter") -> None:
@@ -66,13 +66,13 @@ class Registry(Generic[K]):
         return self._by_any_name().get(name)
 
     def make(self, name: str, values: Mapping[str, Any] | None = None, *, hint: str = "") -> K:
-        """An object of the class with this name.
+        """Make an object of the class with this name.
 
         Args:
-            name: of the class, or `NAME.PRESET` for one of the constructors that it lists in
+            name: name of the class, or `NAME.PRESET` for one of the constructors that it lists in
                 `presets`.
-            values: of its fields.
-            hint: ends the sentence that refuses an unknown name.
+            values: values of its fields.
+            hint: added to the message that refuses an unknown name.
 
         Raises:
             OptionError: for an unknown name or field, listing the known ones.
@@ -109,7 +109,7 @@ class Registry(Generic[K]):
 
 
 def _place(cls: Any) -> tuple[str, str]:
-    """Where a class is defined: defined there once more, as in a notebook, it takes its place."""
+    """Where a class is defined; one defined there again, as in a notebook, replaces the first."""
     return cls.__module__, cls.__qualname__
 
 

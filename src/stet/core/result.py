@@ -1,4 +1,4 @@
-"""What a request came to."""
+"""The result of a request, whole or as a stream of chunks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Chunk:
 
     Attributes:
         text: new text; may be empty where a token ends inside a character.
-        tokens: the tokens emitted since the piece before.
+        tokens: the tokens emitted since the previous piece.
         finish_reason: set on the last piece.
         result: the whole answer, on the last piece.
     """
@@ -57,7 +57,7 @@ class Result:
         self.error = error
 
     def __repr__(self) -> str:
-        """A short form for the prompt of an interpreter."""
+        """A short form for interactive use."""
         return (
             f"Result(text={self.text!r}, finish_reason={self.finish_reason!r}, "
             f"tokens={len(self.token_ids)})"
@@ -75,12 +75,12 @@ class Result:
 
     @property
     def seed(self) -> int:
-        """Its own seed, with which its prompt by itself gives the same text again."""
+        """The request's seed; with it, its prompt alone gives the same text again."""
         return self._sequence.sampling.seed
 
     @property
     def counters(self) -> Counters:
-        """What the request cost and gained."""
+        """Counters of tokens, passes and seconds."""
         return self._sequence.counters
 
     @property
@@ -90,12 +90,12 @@ class Result:
 
     @cached_property
     def tokens(self) -> list[TokenRecord]:
-        """Every emitted token with its origin and the reason why it stands."""
+        """Every emitted token with its origin and the reason why it was emitted."""
         return token_records(self._sequence, 0)
 
     @cached_property
     def trace(self) -> RequestTrace:
-        """Everything that happened, ready to be written as a line of JSON."""
+        """The trace of the request, which can be written as a line of JSON."""
         return RequestTrace(
             request=self._number,
             settings=self._settings,

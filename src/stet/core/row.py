@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, Self
 
 Role = Literal["target", "draft"]
-"""Which model of the pair."""
+"""A model of the pair."""
 
 
 @dataclass(slots=True, eq=False)
@@ -29,8 +29,8 @@ class Places:
 
     Attributes:
         rows: the place in each model's cache.
-        prompt_length: tokens that the sequence began with; of a candidate, all of its parent's.
-        parent: of a candidate, the sequence that it continues.
+        prompt_length: tokens that the sequence began with; for a candidate, all of its parent's.
+        parent: for a candidate, the sequence that it continues; None otherwise.
         only_child: whether it is the only candidate, which may use its parent's places.
     """
 
@@ -50,7 +50,7 @@ class Places:
         return row
 
     def give_back(self) -> None:
-        """Return what was borrowed of a parent that has got nothing else meanwhile."""
+        """Return the borrowed places to the parent, unless it has others by now."""
         if self.parent is None or not self.only_child:
             return
         for role in [r for r in self.rows if r not in self.parent.rows]:
@@ -60,7 +60,7 @@ class Places:
     def take_cache(self, child: Self, role: Role) -> None:
         """Take over a candidate's place in a cache, though not its text.
 
-        The cache has then read ahead of this sequence what is ruled on next.
+        The cache has then read, ahead of this sequence, the tokens that are verified next.
         """
         theirs = child.rows.pop(role, None)
         if theirs is not None:

@@ -1,6 +1,6 @@
-"""From logits to distributions to tokens.
+"""Sampling: from logits to distributions to tokens.
 
-Every rule of Stet sees the distributions *after* these transforms, the draft's and the target's
+Every policy of Stet sees the distributions *after* these transforms, the draft's and the target's
 alike, so a sampled request is verified against exactly what the target alone would sample from.
 """
 
@@ -28,8 +28,8 @@ class SamplingParams:
         top_k: keep the k most probable tokens (0: all).
         top_p: keep the smallest set of tokens with at least this probability (1: all).
         min_p: keep tokens with at least this share of the best token's probability (0: all).
-        repetition_penalty: divides positive and multiplies negative logits of tokens that already
-            stand in the prompt or the answer (1: off; Keskar et al., 2019).
+        repetition_penalty: divides positive and multiplies negative logits of tokens that are
+            already in the prompt or the answer (1: off; Keskar et al., 2019).
         logit_bias: added to the logits of single tokens, by id.
         seed: randomness of this request; the same seed gives the same text.
     """
@@ -84,12 +84,12 @@ class SamplingParams:
 
 
 class Sampler:
-    """The transforms of a batch of requests, as tensors.
+    """The sampling transforms of a batch of requests, as tensors.
 
     Built once per round; everything stays on the device.
 
     Args:
-        params: one per row.
+        params: sampling parameters, one per row.
         histories: the tokens so far of each row (prompt and answer); read only for rows with a
             repetition penalty.
         vocab_size: V, the width of the logits.
@@ -137,7 +137,7 @@ class Sampler:
             )
         penalties = [p.repetition_penalty for p in self.params]
         if any(value != 1 for value in penalties):
-            # Tokens that were written, filled up with a row's own first one.
+            # Tokens that were written, padded with a row's own first one.
             written = [
                 list(history) if value != 1 else list(history[:1])
                 for history, value in zip(histories, penalties, strict=True)
@@ -181,7 +181,7 @@ class Sampler:
         """
         if not self.edits:
             return logits
-        # Only at the few tokens that are meant, for a vocabulary is large.
+        # Only at the tokens concerned, for a vocabulary is large.
         logits = logits.clone()
         if self._biases is not None:
             rows, tokens, values = self._biases
@@ -191,15 +191,15 @@ class Sampler:
         return logits
 
     def _penalise(self, logits: Tensor, block: Tensor | None) -> None:
-        """Penalise in place what each position has seen."""
+        """Penalise, in place, the tokens that each position has seen."""
         assert self._seen is not None
         first = logits if block is None else logits[:, :1]
         width = first.shape[1]
         _penalise(first, self._seen[:, None].expand(-1, width, -1), self._factor[:, None])
         if block is None or not block.shape[1]:
             return
-        # Position t has also seen the block's first t tokens. In place of those it has not seen
-        # yet stands the first, which all of these positions have.
+        # Position t has also seen the block's first t tokens. Those it has not seen yet are
+        # replaced by the first, which all of these positions have seen.
         count = block.shape[1]
         earlier = torch.ones(count, count, dtype=torch.bool, device=block.device).tril()
         shown = torch.where(earlier, block[:, None, :], block[:, None, :1])
@@ -208,7 +208,7 @@ class Sampler:
         _penalise(logits[:, 1:], seen, factor[:, None])
 
     def probs(self, logits: Tensor) -> Tensor:
-        """The distribution that a token is drawn from.
+        """The distributions that tokens are drawn from.
 
         Args:
             logits: [B, T, V] after `edit`.
@@ -221,21 +221,21 @@ class Sampler:
         scaled = logits / self._temperature if self._scales else logits
         probs = scaled.softmax(-1)
         if self._truncates:
-            probs = self._truncated(probs)
+            probs = self._truncate(probs)
         if self._certain is not None:
             probs[self._certain] = one_hot(peak(logits[self._certain])[1], self.vocab_size)
         return probs
 
-    def _truncated(self, probs: Tensor) -> Tensor:
+    def _truncate(self, probs: Tensor) -> Tensor:
         if self.device.type != "cpu" or self.vocab_size < LARGE:
-            return self._truncate(probs)
+            return self._truncate_sorted(probs)
         for row, p in zip(probs, self.params, strict=True):
             if p.truncates and not p.greedy:
                 for distribution in row:
                     truncate(distribution, p.top_k or self.vocab_size, p.top_p, p.min_p)
         return probs
 
-    def _truncate(self, probs: Tensor) -> Tensor:
+    def _truncate_sorted(self, probs: Tensor) -> Tensor:
         ranked, order = torch.sort(probs, dim=-1, descending=True, stable=True)
         rank = torch.arange(self.vocab_size, device=self.device)
         # In this order, as in transformers: each cut works on what the one before it left.
@@ -250,20 +250,20 @@ class Sampler:
         ranked = ranked / ranked.sum(-1, keepdim=True)
         return torch.zeros_like(probs).scatter_(-1, order, ranked)
 
-    def wrote(self, tokens: Tensor) -> None:
-        """Count tokens [B] as written, so that the next position's penalty knows them."""
+    def mark_written(self, tokens: Tensor) -> None:
+        """Count tokens [B] as written, so that the next position's penalty includes them."""
         if self._seen is not None:
             self._seen = torch.cat([self._seen, tokens[:, None]], 1)
             self._factor = torch.cat([self._factor, self._penalty], 1)
 
 
 def _penalise(logits: Tensor, tokens: Tensor, factor: Tensor) -> None:
-    """Penalise tokens [B, T, n] in logits [B, T, V], in place; one that is named twice once."""
+    """Penalise tokens [B, T, n] in logits [B, T, V], in place; a token named twice only once."""
     own = logits.gather(2, tokens)
     logits.scatter_(2, tokens, torch.where(own > 0, own / factor, own * factor))
 
 
 def one_hot(tokens: Tensor, vocab_size: int) -> Tensor:
-    """Certainty as a distribution: tokens [...] to float32 [..., V]."""
+    """One-hot distributions: tokens [...] to float32 [..., V]."""
     shape = (*tokens.shape, vocab_size)
     return torch.zeros(shape, device=tokens.device).scatter_(-1, tokens[..., None], 1.0)

@@ -21,11 +21,11 @@ from stet.core.trace import BlockRecord, Counters, FinishReason, Origin, StepRec
 
 @dataclass(slots=True)
 class Emitted:
-    """What is known of one emitted token beside its id.
+    """What is recorded of one emitted token beside its id.
 
     Attributes:
-        origin: who wrote it.
-        reason: why it was emitted, in the policy's words.
+        origin: the model that wrote it.
+        reason: why it was emitted, one of the policy's reasons.
         p_target: the target's raw probability of it, where recorded.
         p_draft: the draft's raw probability of it, where recorded.
         top_logprobs: the target's most probable tokens there, where recorded.
@@ -47,7 +47,7 @@ class TokenSequence(Places):
     Args:
         prompt: the prompt's tokens, at least one.
         sampling: how tokens are chosen.
-        limits: when it ends.
+        limits: when it ends, and how far ahead it drafts.
         decoder: turns tokens into text; needed for stop strings and streaming alone.
     """
 
@@ -89,7 +89,7 @@ class TokenSequence(Places):
 
     @property
     def origins(self) -> list[Origin]:
-        """Who wrote each emitted token."""
+        """The model that wrote each emitted token."""
         return [record.origin for record in self.emitted]
 
     @property
@@ -104,7 +104,7 @@ class TokenSequence(Places):
 
     @property
     def room(self) -> int:
-        """Tokens that have a place behind what stands, whether they may be emitted or not."""
+        """Tokens that have a place behind the present ones, whether they may be emitted or not."""
         most = max(self.limits.max_new_tokens, self.limits.room or 0)
         return self.prompt_length + most - len(self.tokens)
 
@@ -112,7 +112,7 @@ class TokenSequence(Places):
         """Tokens to draft for the next block.
 
         Args:
-            bonus: a token follows a whole block in the same ruling; leave room for it.
+            bonus: a bonus token follows a whole block at once; leave room for it.
             beyond: the block may reach beyond what may still be emitted, as far as there is room.
         """
         left = self.room if beyond else self.remaining
@@ -123,7 +123,7 @@ class TokenSequence(Places):
         return self.limits.draft_length.floor(self.history)
 
     def commit(self, item: Acceptance | Block) -> None:
-        """Take in what stands: a ruling's tokens, or a block nobody needs to verify."""
+        """Append the tokens of a decision, or of a block that need not be verified."""
         if isinstance(item, Acceptance):
             self._commit_acceptance(item)
         else:
@@ -140,8 +140,8 @@ class TokenSequence(Places):
             origins.append("target")
         emitted = self._emit(tokens, origins, acceptance.reasons)
         self._record(emitted, acceptance.p_target, acceptance.p_draft, acceptance.top_logprobs)
-        # Both caches hold the drafted tokens; they agree with the text as far as it kept them.
-        self._agree(start + min(accepted, emitted))
+        # Both caches hold the drafted tokens; they are valid as far as these were emitted.
+        self._limit_caches(start + min(accepted, emitted))
 
         counters = self.counters
         counters.target_passes += 1
@@ -149,11 +149,11 @@ class TokenSequence(Places):
         counters.draft_seconds += acceptance.draft_seconds
         counters.draft_passes += acceptance.draft_passes
         if drafted:
-            stood = min(accepted, emitted)
+            counted = min(accepted, emitted)
             counters.drafts += 1
             counters.drafted_tokens += len(drafted)
-            counters.accepted_tokens += stood
-            counters.count_accepted([1] * stood)
+            counters.accepted_tokens += counted
+            counters.count_accepted([1] * counted)
             accepted_mismatches = [
                 i for i in range(accepted) if acceptance.reasons[i] == ACCEPTED_MISMATCH
             ]
@@ -164,7 +164,7 @@ class TokenSequence(Places):
                     drafted=drafted,
                     accepted=accepted,
                     accepted_mismatches=accepted_mismatches,
-                    # Behind the end of the answer it was never written.
+                    # Behind the end of the answer it is not emitted.
                     next_token=acceptance.next_token if emitted > accepted else None,
                     mismatches=acceptance.mismatches,
                 )
@@ -176,12 +176,12 @@ class TokenSequence(Places):
         emitted = self._emit(tokens, ["draft"] * len(tokens), [DRAFTED] * len(tokens))
         logprobs = block.logprobs if self.limits.probabilities else None
         self._record(emitted, None, logprobs and [exp(p) for p in logprobs], None)
-        self._agree(start + emitted)
+        self._limit_caches(start + emitted)
         self.counters.draft_passes += block.length
         self.counters.draft_seconds += block.seconds
 
     def _emit(self, tokens: list[int], origins: list[Origin], reasons: list[str]) -> int:
-        """Append tokens up to the first that ends the answer; returns how many."""
+        """Append tokens up to the first that ends the answer; return how many."""
         count = min(len(tokens), self.remaining)
         ended: FinishReason | None = "length" if len(tokens) >= self.remaining else None
         stops = self.limits.stop_token_ids
@@ -204,7 +204,7 @@ class TokenSequence(Places):
         p_draft: Sequence[float | None] | None,
         top_logprobs: list[dict[int, float]] | None,
     ) -> None:
-        """What is known of the last `count` tokens, as far as it is asked for."""
+        """Record the probabilities of the last `count` tokens, as far as they are asked for."""
         records = self.emitted[len(self.emitted) - count :]
         if self.limits.probabilities:
             for record, target in zip(records, p_target or (), strict=False):
@@ -215,15 +215,15 @@ class TokenSequence(Places):
             for record, top in zip(records, top_logprobs or (), strict=False):
                 record.top_logprobs = top
 
-    def _agree(self, length: int) -> None:
-        """Both caches agree with the first `length` tokens at most."""
+    def _limit_caches(self, length: int) -> None:
+        """Mark both caches as valid for at most the first `length` tokens."""
         for row in self.rows.values():
             row.valid = min(row.valid, length)
 
     def truncate(self, length: int) -> None:
         """Cut the answer back to its first `length` tokens, as if the rest was never written.
 
-        What it cost stays counted; kept tokens are those that are still part of the answer.
+        What it cost stays counted; accepted tokens are those that are still part of the answer.
         """
         end, before = self.prompt_length + length, len(self.answer)
         if end >= len(self.tokens):
@@ -234,9 +234,9 @@ class TokenSequence(Places):
         for i, block in enumerate(self.blocks):
             left = max(length - block.position, 0)
             if left <= block.accepted:
-                # Of a block that ended the answer, tokens after the end were never counted.
-                stood = min(block.accepted, before - block.position)
-                self.counters.uncount_accepted(range(left, stood))
+                # In a block that ended the answer, tokens after the end were never counted.
+                counted = min(block.accepted, before - block.position)
+                self.counters.uncount_accepted(range(left, counted))
                 self.blocks[i] = replace(
                     block,
                     accepted=left,
@@ -245,7 +245,7 @@ class TokenSequence(Places):
                     mismatches=[d for d in block.mismatches if d.at < left],
                 )
         self.finish_reason = None
-        self._agree(end)
+        self._limit_caches(end)
         self.stream = self._new_stream()
         if self.stream is not None:
             for token in self.answer:
@@ -265,10 +265,10 @@ class TokenSequence(Places):
             count: how many.
             sampling: how they choose tokens; None: as this sequence. Seeds are given anyway.
             bounded: whether this sequence's limit and stop strings end them, too. Otherwise only
-                the end of the room does, and both cut what is adopted: what is judged as a whole
-                must not depend on where it will be cut.
+                the end of the room does, and both cut what is adopted: a decision about a whole
+                step must not depend on where it will be cut.
         """
-        children = [self._child(i, sampling or self.sampling) for i in range(count)]
+        children = [self._make_child(i, sampling or self.sampling) for i in range(count)]
         if not bounded:
             for child in children:
                 child.limits = replace(
@@ -287,16 +287,15 @@ class TokenSequence(Places):
 
     @contextmanager
     def side_query(self, tokens: Sequence[int]) -> Generator[TokenSequence]:
-        """Put a question about this text to the target: a copy in which other tokens follow it.
+        """Ask the target about this text: make a copy in which a question follows it.
 
-        An end of sequence that ends the text is left out of the copy. What the target's cache
-        reads of the text stays there, what it reads of the question does not; passes are charged
-        to this sequence.
+        A final stop token is left out of the copy. What the target's cache reads of the text stays
+        valid, what it reads of the question does not; passes are charged to this sequence.
 
         Args:
-            tokens: the question.
+            tokens: the tokens of the question.
         """
-        child = self._child(0, self.sampling)
+        child = self._make_child(0, self.sampling)
         child.only_child = True
         if child.tokens[-1] in self.limits.stop_token_ids:
             del child.tokens[-1]
@@ -309,7 +308,7 @@ class TokenSequence(Places):
             child.release(child)
             self.charge(child)
 
-    def _child(self, index: int, sampling: SamplingParams) -> TokenSequence:
+    def _make_child(self, index: int, sampling: SamplingParams) -> TokenSequence:
         # Any injective mix does: the seed goes through a hash before it is used.
         seed = hash((self.sampling.seed, self.round, self._forks, index))
         limits = replace(self.limits, max_new_tokens=self.remaining, room=self.room)
@@ -320,7 +319,7 @@ class TokenSequence(Places):
         return child
 
     def adopt(self, child: TokenSequence, *, scored: bool = False) -> None:
-        """Continue with what a candidate wrote, as far as it may stand, and with its caches.
+        """Continue with what a candidate wrote, as far as limits allow, and with its caches.
 
         Args:
             child: one of this sequence's forks.
@@ -328,7 +327,7 @@ class TokenSequence(Places):
         """
         self._cut(child)
         written = child.answer
-        # A cache that is not replaced by the candidate's may have looked ahead at other text.
+        # A cache that is not replaced by the candidate's may have read ahead other text.
         read = len(written) if scored else 0
         for role, row in self.rows.items():
             row.valid = min(row.valid, len(self.tokens) + (read if role == "target" else 0))
@@ -349,7 +348,7 @@ class TokenSequence(Places):
         child.rows = {r: row for r, row in child.rows.items() if self.rows.get(r) is not row}
 
     def _cut(self, child: TokenSequence) -> None:
-        """Cut a candidate where this sequence ends, of which it need not know.
+        """Cut a candidate where this sequence ends, which the candidate may not know.
 
         A stop string may also begin before the candidate, which then cannot see it.
         """
@@ -373,12 +372,12 @@ class TokenSequence(Places):
             record.origin = origin or record.origin
 
     def charge_pass(self, seconds: float) -> None:
-        """Count a pass of the target that nothing was ruled on by."""
+        """Count a pass of the target that led to no decision."""
         self.counters.target_passes += 1
         self.counters.target_seconds += seconds
 
     def charge(self, other: TokenSequence) -> None:
-        """Count what was spent on a candidate that was not adopted."""
+        """Count the passes and seconds of a candidate that was not adopted."""
         mine, theirs = self.counters, other.counters
         mine.target_passes += theirs.target_passes
         mine.draft_passes += theirs.draft_passes
@@ -386,7 +385,7 @@ class TokenSequence(Places):
         mine.draft_seconds += theirs.draft_seconds
 
     def close(self, reason: FinishReason) -> None:
-        """End the sequence for a reason from outside, unless it has ended already."""
+        """End the sequence for an external reason, unless it has ended already."""
         if self.finish_reason is None:
             self.finish_reason = reason
 
@@ -408,5 +407,5 @@ class TokenSequence(Places):
 
 
 def _nothing_to_release(sequence: TokenSequence) -> None:
-    """Before the engine has given a sequence rows there is nothing to free."""
+    """Release nothing: the engine has given the sequence no rows yet."""
     del sequence

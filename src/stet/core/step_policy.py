@@ -1,8 +1,8 @@
 """What a step policy is: a rule on whole steps of reasoning, what it is shown and what it returns.
 
-Where a token policy rules on blocks of tokens by their distributions, a step policy reads the
-draft's candidates for the next step, picks one, and decides whether it stands or the target writes
-the step instead.
+Where a token policy decides about blocks of tokens by their distributions, a step policy reads the
+draft's candidates for the next step, chooses one, and decides whether it is accepted, or rejected
+and rewritten by the target.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from stet.core.steps import LOOP, Delimiter
 class Candidate:
     """One candidate of a step.
 
-    What was kept of its writing can be read if the policy declares it, and the draft wrote it: of
-    what the target writes nothing is kept.
+    Statistics, hidden states and attention can be read if the policy declares them and the draft
+    wrote the candidate; for the target's own candidates nothing is kept.
 
     Args:
         sequence: see the attributes.
-        text: likewise.
-        statistics: likewise; None where not kept.
-        hidden: likewise.
-        attention: likewise.
+        text: see the attributes.
+        statistics: see the property; None where not kept.
+        hidden: see the property; None where not kept.
+        attention: attention weights by floor, see the method; None where not kept.
 
     Attributes:
         sequence: a fork that ends with the candidate.
         text: the candidate.
         translated: the candidate in the target's own tokens, where its tokenizer is another one.
-        cut: whether it breaks off before its step ends: because it is beyond hope (`doubted`), or
-            because the context ends. Such a candidate never stands, whatever a policy says of it.
+        cut: whether it breaks off before its step ends: because it cannot be accepted any more
+            (`StepPolicy.doubt`), or because the context ends. Such a candidate is never accepted,
+            whatever the policy decides.
     """
 
     __slots__ = ("_attention", "_hidden", "_statistics", "cut", "sequence", "text", "translated")
@@ -81,7 +82,7 @@ class Candidate:
 
     @property
     def hidden(self) -> Tensor:
-        """[T, D] float32, the last hidden state from which each of its T tokens was drawn.
+        """[T, D] float32: the last hidden state from which each of its T tokens was drawn.
 
         Raises:
             StetError: they were not asked for (`Need.DRAFT_HIDDEN`).
@@ -91,16 +92,16 @@ class Candidate:
         return self._hidden
 
     def attention(self, floor: float) -> Tensor:
-        """[layers, T, S] float32, attention weights of the queries that drew its T tokens.
+        """[layers, T, S] float32: attention weights of the queries that drew its T tokens.
 
-        Over the positions 0 .. S - 1, S = len(sequence.tokens) - 1, averaged over heads. Row t is
-        of the position just before token t.
+        The weights are over the positions 0 .. S - 1, S = len(sequence.tokens) - 1, averaged over
+        heads. Row t belongs to the query at the position just before token t.
 
         Args:
-            floor: one of those that the policy asked for (`AttentionCapture.floors`).
+            floor: one of the floors that the policy asked for (`AttentionCapture.floors`).
 
         Raises:
-            StetError: it was not asked for.
+            StetError: attention with this floor was not asked for.
         """
         found = None if self._attention is None else self._attention.get(floor)
         if found is None:
@@ -123,12 +124,12 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What a step policy is shown.
+    """A step to decide about, as a step policy is shown it.
 
     Attributes:
-        sequence: the prompt and the steps that stand.
-        index: how many steps stand.
-        candidates: the draft's candidates for the next one.
+        sequence: the prompt and the steps so far.
+        index: how many steps there are so far.
+        candidates: the draft's candidates for the next step.
         read: lets the target read a candidate, given by its place, in one pass. That pass is not
             lost where the step is rewritten: the rewrite goes on from it.
     """
@@ -141,16 +142,16 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class StepDecision:
-    """A ruling on a step.
+    """A step policy's decision about a step.
 
     Attributes:
-        chosen: which candidate was judged.
-        accepted: whether it stands; otherwise the target writes the step.
-        reason: why, in the policy's words.
+        chosen: the candidate that was chosen, as an index.
+        accepted: whether it is accepted; otherwise the target rewrites the step.
+        reason: why it was accepted or rejected, in the policy's words.
         signals: raw signals of the chosen candidate, by name.
-        normalised: the same as the score takes them, from 0 (worst) to 1.
-        score: what was compared with the threshold, if anything was.
-        threshold: from which on a step stands.
+        normalised: signals of the chosen candidate as the score takes them, from 0 (worst) to 1.
+        score: the number that was compared with the threshold; None where there is none.
+        threshold: the lowest score of an accepted step; None where there is none.
         details: raw signals of every candidate, where the policy looked at them.
     """
 
@@ -165,7 +166,7 @@ class StepDecision:
 
 
 class StepPolicy(Policy):
-    """A rule on steps: whether the draft's next step stands, or the target writes one instead."""
+    """A rule on steps: whether the draft's next step is accepted, or the target rewrites it."""
 
     @property
     def delimiter(self) -> Delimiter:
@@ -184,17 +185,17 @@ class StepPolicy(Policy):
 
     @property
     def target_candidates(self) -> int:
-        """How many the target writes where it rewrites a step."""
+        """How many candidates the target writes where it rewrites a step."""
         return 1
 
     @property
     def shadow(self) -> bool:
-        """Whether to record what would be decided, and let the target write every step."""
+        """Whether decisions are only recorded, and the target writes every step."""
         return False
 
     @property
     def loop_after(self) -> int:
-        """After how many repetitions of the draft's step an answer goes in circles; 0 for never."""
+        """How many repetitions of the draft's step end the answer as a loop; 0 for never."""
         return LOOP
 
     @property
@@ -204,22 +205,22 @@ class StepPolicy(Policy):
 
     @property
     def inner(self) -> Any:
-        """What rules on those blocks: a token policy, or the name of one."""
+        """The token policy that verifies blocks of a rewritten step, or its name."""
         return "exact"
 
     @property
     def asks_target(self) -> bool:
-        """Whether it may have the target read steps, which a remote one cannot."""
+        """Whether it may have the target read steps, which a remote target cannot."""
         return False
 
     @property
     def capture(self) -> AttentionCapture | None:
-        """Which attention of the draft is to be kept; None: none."""
+        """Which of the draft's attention weights to keep; None: none."""
         return None
 
     @property
     def statistics(self) -> frozenset[str]:
-        """Which of `stet.core.block.STATISTICS` it reads of candidates; others are not made."""
+        """Which of `stet.core.block.STATISTICS` it reads of candidates; others are not computed."""
         return STATISTICS
 
     def appends(self, tokenizer: Any) -> int:
@@ -228,7 +229,7 @@ class StepPolicy(Policy):
         Room for them is kept free from the beginning.
 
         Args:
-            tokenizer: the target's.
+            tokenizer: the target's tokenizer.
         """
         del tokenizer
         return 0
@@ -238,10 +239,10 @@ class StepPolicy(Policy):
         return base
 
     def doubt(self, sampling: SamplingParams) -> Callable[[Sequence[float]], bool] | None:
-        """What tells that a candidate cannot stand any more, however it goes on; None: nothing.
+        """A function that tells when a candidate cannot be accepted any more; None: there is none.
 
-        It is called with the draft's log-probabilities of a candidate's tokens so far. The rest of
-        such a candidate is not written, and the target goes on from there.
+        It is called with the draft's log-probabilities of a candidate's tokens so far. Where it
+        returns true, the rest of the candidate is not written, and the target goes on from there.
 
         Args:
             sampling: how candidates are sampled.
@@ -250,17 +251,19 @@ class StepPolicy(Policy):
         return None
 
     def select(self, candidates: Sequence[Candidate]) -> int | Generator[Operation, Any, int]:
-        """The best of the target's candidates; may yield operations first, as `judge` does."""
+        """Choose one of the target's candidates; may yield operations first, as `judge` does."""
         del candidates
         return 0
 
     @abstractmethod
     def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
-        """Rule on a step; may have the models do something first by yielding operations."""
+        """Decide about a step; may have the models do something first by yielding operations."""
 
 
-def selected(policy: StepPolicy, candidates: Sequence[Candidate]) -> Generator[Operation, Any, int]:
-    """Which of several candidates a policy selects; of a single one it is not asked."""
+def select_candidate(
+    policy: StepPolicy, candidates: Sequence[Candidate]
+) -> Generator[Operation, Any, int]:
+    """Have a policy choose one of several candidates; it is not asked about a single one."""
     if len(candidates) == 1:
         return 0
     found = policy.select(candidates)

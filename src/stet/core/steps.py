@@ -13,28 +13,29 @@ from stet.core.errors import OptionError
 from stet.core.streaming import Decoder, TextStream
 
 SENTENCE = "sentence"
-"""As a delimiter: steps are sentences."""
+"""The delimiter for which steps are sentences."""
 
 Ends = Callable[[str], int | None]
-"""Where the first step of a text ends, as an index into it; None where it is not complete yet.
+"""A function that finds where the first step of a text ends, as an index into it, or None.
 
-Called with a text that grows, from the step's first character on.
+It is called with a text that grows, from the step's first character on; it returns None where the
+step is not complete yet.
 """
 
 Delimiter = str | tuple[str, ...] | Ends
-"""A text that ends steps, several of which the first counts, `SENTENCE`, or a function."""
+"""What ends steps: a text, several texts of which the first found counts, `SENTENCE`, or `Ends`."""
 
 _SENTENCE_END = re.compile(r"[.!?][\"'”’»)\]]*(?=\s)|[。！？]")
 
 
 def ends_of(delimiter: Delimiter) -> Ends:
-    """The function that finds the end of a step.
+    """The function that finds the end of a step for a delimiter.
 
     A delimiter counts once the step holds something before it, so that leading blank lines belong
     to the step that follows them.
 
     Raises:
-        OptionError: an empty delimiter, none, or something that is no text.
+        OptionError: the delimiter is empty, or not a text.
     """
     if callable(delimiter):
         return delimiter
@@ -76,7 +77,7 @@ class StepReader:
 
     Args:
         decoder: usually a transformers tokenizer.
-        ends: where a step ends.
+        ends: finds where a step ends.
         limit: the most tokens of a step.
 
     Attributes:
@@ -92,11 +93,11 @@ class StepReader:
 
     @property
     def count(self) -> int:
-        """Tokens read."""
+        """Number of tokens read."""
         return len(self._reached)
 
     def __copy__(self) -> StepReader:
-        """Another reader at the same place, to look ahead with."""
+        """Copy the reader at its place, to look ahead with."""
         other = object.__new__(StepReader)
         other.__dict__ |= self.__dict__ | {
             "_stream": copy(self._stream),
@@ -105,7 +106,7 @@ class StepReader:
         return other
 
     def push(self, token: int) -> bool:
-        """Take in the next token; returns whether the step is complete."""
+        """Read the next token; return whether the step is complete."""
         if self.length is not None:
             return True
         known = len(self._stream.text)
@@ -118,7 +119,7 @@ class StepReader:
         return self.length is not None
 
     def read(self, tokens: Sequence[int]) -> int | None:
-        """Take in what follows the tokens read so far; returns the step's length once complete.
+        """Read the tokens after those read so far; return the step's length once it is complete.
 
         Args:
             tokens: all tokens since the step began.
@@ -129,45 +130,46 @@ class StepReader:
         return self.length
 
 
-def normalised(text: str) -> str:
-    """A step's text as two steps are compared: case and white space do not count."""
+def normalise(text: str) -> str:
+    """Normalise a step's text for comparison: case and white space do not count."""
     return " ".join(text.lower().split())
 
 
 LOOP = 16
-"""How often a draft may say the same in a row: tables and code repeat a line, but not for ever."""
+"""How many equal steps in a row are a loop, by default: tables and code repeat some lines, too."""
 
 
 @dataclass(slots=True)
 class LoopGuard:
-    """Notices a draft that goes in circles.
+    """Detects a draft that repeats itself in a loop.
 
-    Only steps of the draft count. What the target writes is its own text, however often it says the
-    same: there nothing may be lost that it would have written alone.
+    Only steps of the draft count. Where the target repeats itself its text is left as it is, since
+    it would have written the same alone.
 
     Attributes:
-        repeats: how often the same step, or the same few steps, in a row are too many; 0 for never.
-        longest: of how many steps such a circle may be.
+        repeats: how many repetitions of the same step, or of the same few steps, in a row are a
+            loop; 0 for never.
+        longest: the most steps that are repeated together.
     """
 
     repeats: int = LOOP
     longest: int = 3
     _texts: list[str] = field(default_factory=list[str], init=False)
 
-    def stuck(self, text: str, *, drafted: bool = True) -> bool:
-        """Take in a step; returns whether the answer goes in circles now.
+    def push(self, text: str, *, drafted: bool = True) -> bool:
+        """Add a step; return whether the answer is in a loop now.
 
         Args:
             text: the step.
-            drafted: whether the draft wrote it.
+            drafted: whether the draft wrote the step.
         """
         if not (drafted and self.repeats):
             self._texts.clear()
             return False
-        self._texts.append(normalised(text))
-        return any(self._circles(period) for period in range(1, self.longest + 1))
+        self._texts.append(normalise(text))
+        return any(self._repeats_every(period) for period in range(1, self.longest + 1))
 
-    def _circles(self, period: int) -> bool:
+    def _repeats_every(self, period: int) -> bool:
         end = self._texts[-period:]
         # Lines of signs alone, such as closing brackets, may well follow each other.
         spoken = any(c.isalnum() for text in end for c in text) or not any(end)

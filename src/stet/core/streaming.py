@@ -10,15 +10,15 @@ class Decoder(Protocol):
     """The part of a tokenizer that this module needs."""
 
     def decode(self, token_ids: list[int], *, skip_special_tokens: bool = ...) -> str:
-        """Tokens as text."""
+        """Decode tokens to text."""
         ...
 
 
 class TextStream:
     """The text of a growing list of tokens, cut at the first stop string.
 
-    A token may end inside a character, and how a token reads may depend on its neighbour, so each
-    piece is decoded together with the piece before it and handed out once it is whole.
+    A token may end inside a character, and how a token is decoded may depend on its neighbour, so
+    each piece is decoded together with the piece before it and added once it is whole.
 
     Special tokens are no part of the text. Where stop strings hold any, they are looked for in the
     text with the names of these tokens in their places.
@@ -50,14 +50,14 @@ class TextStream:
         self._handed_out = 0
 
     def __copy__(self) -> TextStream:
-        """Another stream at the same place, to look ahead with."""
+        """Copy the stream at its place, to look ahead with."""
         other = object.__new__(TextStream)
         own = {"_tokens": list(self._tokens), "_names": list(self._names)}
         other.__dict__ |= self.__dict__ | own
         return other
 
     def push(self, token: int) -> bool:
-        """Take in the next token.
+        """Add the next token.
 
         Returns:
             Whether a stop string is now complete; `text` then ends before it.
@@ -71,15 +71,19 @@ class TextStream:
         return self._extend(window[self._known :])
 
     def finish(self) -> bool:
-        """Take in what was held back as a possibly unfinished character; as `push`."""
+        """Add what was held back as a possibly unfinished character.
+
+        Returns:
+            Whether a stop string is now complete, as `push` does.
+        """
         rest = self._decode(self._context, len(self._tokens))[self._known :]
         return self._extend(rest) if rest and not self.stopped else False
 
     def take(self, final: bool = False) -> str:
-        """The text that has not been handed out yet and can no longer become a stop string.
+        """Take the text that was not taken yet and can no longer be part of a stop string.
 
         Args:
-            final: nothing more follows, so nothing needs to be held back.
+            final: no more tokens follow, so no text needs to be held back.
         """
         end = len(self.text)
         if not (final or self.stopped):
@@ -89,7 +93,7 @@ class TextStream:
         return piece
 
     def _push_special(self, token: int) -> bool:
-        # What was held back stands before it, and no character reaches across it.
+        # What was held back precedes it, and no character reaches across it.
         if self.finish():
             return True
         self._tokens.append(token)
@@ -127,7 +131,7 @@ class TextStream:
         return self._named if self._special else self.text
 
     def _unnamed(self, place: int) -> int:
-        """The place in the text of one in the text with names."""
+        """The place in the text that corresponds to one in the text with names."""
         return place - sum(min(n, place - at) for at, n in self._names if at < place)
 
     def _possible_stop(self) -> int:

@@ -1,4 +1,4 @@
-"""Moving numbers to a device without waiting for it."""
+"""Copying numbers to a device without waiting for it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ Numbers = Sequence[int] | Sequence[float] | Sequence[bool] | Sequence[Sequence[i
 
 
 def upload(values: Numbers, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
-    """Host numbers as a tensor on `device`."""
-    return moved(torch.tensor(values, dtype=dtype), device)
+    """Make a tensor on `device` of numbers on the host."""
+    return move(torch.tensor(values, dtype=dtype), device)
 
 
-def moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor of the host on `device`.
+def move(tensor: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor from the host to `device`.
 
     A plain copy to a GPU waits for everything that the GPU has yet to do; one from pinned memory
     takes its place in the queue.

@@ -1,9 +1,9 @@
-"""What happened and why, as typed records.
+"""Traces: what a request emitted and why, as typed records.
 
 One `RequestTrace` per request holds every emitted token with its origin and reason, every block
-with what stood of it, and the counters. It is written as JSON lines, one request a line, in the
-format that `trace.schema.json` describes; `VERSION` changes whenever lines that were written before
-can no longer be read.
+with what was accepted of it, and the counters. It is written as JSON lines, one request a line, in
+the format that `trace.schema.json` describes; `VERSION` changes whenever lines that were written
+before can no longer be read.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from stet.core.files import append_lines, json_line, read_records
-from stet.core.upgrades import upgraded_trace
+from stet.core.upgrades import upgrade_trace
 
 VERSION = 3
 
 Origin = Literal["draft", "target"]
-"""Who wrote an emitted token."""
+"""The model that wrote an emitted token."""
 
 FinishReason = Literal["stop", "length", "loop", "cancelled", "timeout", "error"]
-"""Why a request ended: a stop token or string, its token limit, going in circles, or something from
-outside."""
+"""Why a request ended: a stop token or string, its token limit, a loop of the draft, or an external
+reason."""
 
 
 @dataclass(slots=True)
@@ -34,11 +34,11 @@ class TokenRecord:
 
     Attributes:
         id: the token.
-        text: the token alone as text; a token that is part of a character shows as a replacement.
-        origin: who wrote it.
-        reason: why it stands, in the policy's words.
+        text: the token alone as text; a part of a character shows as a replacement character.
+        origin: the model that wrote it.
+        reason: why it was emitted, one of the policy's reasons.
         p_target: the target's raw probability of it, where recorded.
-        p_draft: the draft's raw probability of it, where recorded and the draft had an opinion.
+        p_draft: the draft's raw probability of it, where recorded and the draft was asked.
         top_logprobs: the target's n most probable tokens here with their raw log-probabilities,
             where asked for.
     """
@@ -54,15 +54,16 @@ class TokenRecord:
 
 @dataclass(slots=True)
 class MismatchRecord:
-    """A position at which the models disagreed and an arbitrating policy decided.
+    """A mismatch that an arbitrating policy decided about.
 
     Attributes:
         at: position in the block.
         draft: the draft's token.
         target: the token that the target would have put there.
-        score: the probability that the draft's token is the one to keep, as the policy reckons it.
-        accepted: whether the draft's token stands.
-        features: what the policy reckoned from, where it was asked to record that.
+        score: the probability that the draft's token is the one to accept, as the policy computes
+            it.
+        accepted: whether the draft's token was accepted.
+        features: what the score was computed from, where the policy was asked to record it.
     """
 
     at: int
@@ -75,17 +76,17 @@ class MismatchRecord:
 
 @dataclass(slots=True)
 class BlockRecord:
-    """One drafted block and the ruling on it.
+    """One drafted block and the decision about it.
 
     Attributes:
         position: index of the block's first token among the emitted tokens.
         drafted: the drafted tokens.
-        accepted: how many of them were.
+        accepted: how many of them were accepted.
         accepted_mismatches: positions in the block where the draft's token was accepted against
             the target's.
         next_token: the token that follows the accepted ones; None where the policy deferred it or
             the answer ended before it.
-        mismatches: what an arbitrating policy came to decide in it, where it says so.
+        mismatches: the mismatches in it that an arbitrating policy decided about, where it says so.
     """
 
     position: int
@@ -101,9 +102,9 @@ class CandidateRecord:
     """One candidate of a step.
 
     Attributes:
-        text: what it says.
+        text: its text.
         ids: its tokens.
-        signals: the models' own numbers about it, raw, by name.
+        signals: its raw signals, by name.
     """
 
     text: str
@@ -117,21 +118,21 @@ class StepRecord:
 
     Attributes:
         position: index of the step's first token among the emitted tokens.
-        tokens: tokens of the step as it stands.
+        tokens: tokens of the step in the answer.
         decision: "accepted" for the draft's, "rewritten" for the target's; in a shadow run, what
             would have been decided.
-        reason: why, in the policy's words.
+        reason: why it was accepted or rejected, in the policy's words.
         candidates: the draft's candidates.
-        chosen: which of them was judged.
-        signals: raw signals of that one.
-        normalised: the same as the score takes them, from 0 (worst) to 1.
-        score: what was compared with the threshold; None where nothing was.
-        threshold: the score from which on a step stands.
+        chosen: the candidate that was chosen, as an index.
+        signals: raw signals of the chosen candidate, by name.
+        normalised: signals of the chosen candidate as the score takes them, from 0 (worst) to 1.
+        score: the number that was compared with the threshold; None where there is none.
+        threshold: the lowest score of an accepted step; None where there is none.
         target_candidates: texts of the target's candidates, where it rewrote the step.
         draft_tokens: tokens the draft wrote for this step, all candidates together.
-        target_tokens: tokens the target wrote for it, likewise.
-        draft_seconds: time in the draft.
-        target_seconds: time in the target.
+        target_tokens: tokens the target wrote for this step, all candidates together.
+        draft_seconds: time in the draft for this step.
+        target_seconds: time in the target for this step.
     """
 
     position: int
@@ -153,20 +154,20 @@ class StepRecord:
 
 @dataclass(slots=True)
 class Counters:
-    """What a request cost and gained. Kept tokens are counted where they were emitted.
+    """Counts of a request's tokens, passes and seconds.
 
     Attributes:
         emitted_tokens: tokens in the answer.
-        drafts: blocks of at least one token that were ruled on.
+        drafts: blocks of at least one token that were verified.
         drafted_tokens: tokens in those blocks.
-        accepted_tokens: of these, the ones that are part of the answer.
-        accepted_per_position: the same by position in the block.
+        accepted_tokens: drafted tokens that were accepted and are part of the answer.
+        accepted_per_position: accepted tokens by position in the block.
         target_passes: forward passes of the target after the prompt.
         draft_passes: forward passes of the draft after the prompt.
         target_seconds: time in the target, shared evenly among the rows of a batch.
-        draft_seconds: time in the draft, likewise.
-        steps: steps of reasoning that were ruled on.
-        accepted_steps: of these, the draft's that stand.
+        draft_seconds: time in the draft, shared evenly among the rows of a batch.
+        steps: steps of reasoning that were decided about.
+        accepted_steps: steps of the draft that were accepted.
     """
 
     emitted_tokens: int = 0
@@ -183,17 +184,17 @@ class Counters:
 
     @property
     def acceptance_rate(self) -> float | None:
-        """Kept share of the drafted tokens; None where nothing was drafted."""
+        """Share of the drafted tokens that were accepted; None where nothing was drafted."""
         return self.accepted_tokens / self.drafted_tokens if self.drafted_tokens else None
 
     @property
     def mean_acceptance_length(self) -> float | None:
-        """Tokens per ruled block, its next token included: 1 + kept / drafts."""
+        """Tokens per verified block, its next token included: 1 + accepted / drafts."""
         return 1 + self.accepted_tokens / self.drafts if self.drafts else None
 
     @property
     def tokens_per_pass(self) -> float | None:
-        """Emitted tokens per forward pass of the target; None where it was never run."""
+        """Emitted tokens per forward pass of the target; None where there was none."""
         return self.emitted_tokens / self.target_passes if self.target_passes else None
 
     def add(self, other: Counters) -> None:
@@ -203,14 +204,14 @@ class Counters:
         self.count_accepted(other.accepted_per_position)
 
     def count_accepted(self, per_position: Iterable[int]) -> None:
-        """Add to the kept tokens per position."""
+        """Add to the accepted tokens per position."""
         for position, count in enumerate(per_position):
             if position == len(self.accepted_per_position):
                 self.accepted_per_position.append(0)
             self.accepted_per_position[position] += count
 
     def uncount_accepted(self, positions: Iterable[int]) -> None:
-        """Take back kept tokens that are no longer part of the answer."""
+        """Subtract accepted tokens that are no longer part of the answer."""
         for position in positions:
             self.accepted_tokens -= 1
             self.accepted_per_position[position] -= 1
@@ -219,7 +220,7 @@ class Counters:
         """These counts under vLLM's per-request names (`metrics.speculative_decoding`)."""
         drafts = self.drafts
         longest = len(self.accepted_per_position)
-        # Exactly n kept: blocks that kept position n - 1 less those that kept position n.
+        # Exactly n accepted: blocks with position n - 1 accepted less those with position n.
         at_least = [drafts, *self.accepted_per_position, 0]
         histogram = [at_least[n] - at_least[n + 1] for n in range(longest + 1)]
         return {
@@ -248,13 +249,13 @@ _SUMMED = (
 
 @dataclass(slots=True)
 class Settings:
-    """What a run needs to be repeated.
+    """The settings that are needed to repeat a request.
 
     Attributes:
         policy: name and parameters of the policy.
         lossless: whether the policy promises the target's own distribution.
         sampling: the sampling parameters.
-        draft_length: the rule that chose the blocks' lengths, with the costs it reckoned with.
+        draft_length: the rule that chose the blocks' lengths, with the costs it was given.
         target: name and revision of the target.
         draft: name and revision of the draft; None for prompt lookup.
         stet: version of this software.
@@ -274,7 +275,7 @@ class Settings:
 
 @dataclass(slots=True)
 class RequestTrace:
-    """Everything that happened to one request."""
+    """The trace of one request: settings, text, tokens, blocks, steps and counters."""
 
     request: int
     settings: Settings
@@ -290,12 +291,12 @@ class RequestTrace:
     version: int = VERSION
 
     def to_json(self) -> str:
-        """This trace as one line of JSON."""
+        """Serialise the trace as one line of JSON."""
         return json_line(asdict(self), default=_name)
 
 
 def _name(value: Any) -> str:
-    """A parameter that is a function, say, as a trace can hold it."""
+    """Name a parameter that JSON cannot hold, such as a function."""
     return getattr(value, "__qualname__", None) or repr(value)
 
 
@@ -322,12 +323,12 @@ def write(traces: Iterable[RequestTrace], path: Path) -> None:
 
 
 def read(path: Path) -> list[RequestTrace]:
-    """The traces of a JSONL file; a last line that an interrupted write cut short is left out.
+    """Read the traces of a JSONL file; a last line that an interrupted write cut short is left out.
 
     Raises:
         FileError: naming the first line that is not a trace of this version.
     """
-    return list(read_records(path, _adapter(), f"a trace of version {VERSION}", upgraded_trace))
+    return list(read_records(path, _adapter(), f"a trace of version {VERSION}", upgrade_trace))
 
 
 if __name__ == "__main__":  # python -m stet.core.trace > src/stet/core/trace.schema.json

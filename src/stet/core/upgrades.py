@@ -1,4 +1,4 @@
-"""Records that earlier releases wrote, in the words of this one."""
+"""Upgrades of records that earlier releases wrote to the names of this one."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ NAMES = {
     "overruled_in_block": "accepted_mismatches_in_block",
     "yardstick": "label_source",
 }
-"""Fields and features by their former names."""
+"""Fields and features, by their former names."""
 
 _PARAMETERS = {"hold": "defers_bonus"}
 _OURS = ("cospec", "autojudge")
-"""Policies whose parameters had other names; those of other packages keep theirs."""
+"""Policies whose parameters were renamed; policies of other packages keep theirs."""
 
 _BLOCK = {"kept": "accepted"}
 _MISMATCH = {"stands": "accepted"}
@@ -25,13 +25,13 @@ _REASONS = {"overruled": "accepted_mismatch", "corrected": "recovered"}
 _DECISIONS = {"kept": "accepted"}
 
 _ANSWERS = "votes"
-"""A field whose keys are answers of models; whatever they read is no name."""
+"""A field whose keys are answers of models, which are never renamed."""
 
 
-def upgraded(record: Any) -> Any:
-    """A record, as JSON has it, with every name as this release has it; others stay as they are."""
+def upgrade(record: Any) -> Any:
+    """Rename the fields of a record, as parsed from JSON, to the names of this release."""
     if isinstance(record, list):
-        return [upgraded(item) for item in record]
+        return [upgrade(item) for item in record]
     if not isinstance(record, dict):
         return record
     names = NAMES
@@ -43,10 +43,10 @@ def upgraded(record: Any) -> Any:
     if policy in _OURS:
         names = names | _PARAMETERS
         if isinstance(record.get("parameters"), dict):
-            parameters = upgraded_parameters(str(policy), record["parameters"])
+            parameters = upgrade_parameters(str(policy), record["parameters"])
             record = record | {"parameters": parameters}
     found = {
-        names.get(key, key): value if key == _ANSWERS else upgraded(value)
+        names.get(key, key): value if key == _ANSWERS else upgrade(value)
         for key, value in record.items()
     }
     if isinstance(found.get("reason"), str):
@@ -56,15 +56,15 @@ def upgraded(record: Any) -> Any:
     return found
 
 
-def upgraded_parameters(policy: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The parameters of a policy by the names that they have now."""
+def upgrade_parameters(policy: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Rename the parameters of a policy to the names of this release."""
     if policy not in _OURS:
         return dict(values)
     return {_PARAMETERS.get(name, name): value for name, value in values.items()}
 
 
-def upgraded_trace(record: Any) -> Any:
-    """A trace, as JSON has it, in the words of this release; one of version 2 says so."""
+def upgrade_trace(record: Any) -> Any:
+    """Upgrade a trace of version 2, as parsed from JSON; other records are returned as they are."""
     if not (isinstance(record, dict) and record.get("version") == 2):
         return record
-    return upgraded(record) | {"version": 3}
+    return upgrade(record) | {"version": 3}

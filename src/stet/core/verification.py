@@ -7,20 +7,21 @@ from dataclasses import dataclass
 from torch import Tensor
 
 DEFERRED = -1
-"""As `Verification.next_token`: nothing follows the accepted tokens yet; the next block's first
-token is ruled on in its place."""
+"""In `Verification.next_token`: the token is deferred. Nothing follows the accepted tokens yet; the
+next block's first token is decided on in its place."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScoredMismatches:
-    """Where the models of B blocks disagreed, for the record. All [B, K] unless said otherwise.
+    """Mismatches of B blocks with their scores, for the trace. All [B, K] unless said otherwise.
 
     Attributes:
-        where: bool, positions at which they disagreed.
+        where: bool, positions of the mismatches.
         target: int64, the token that the target would have put there.
-        score: float32, the probability that the draft's token is the one to keep, as the policy
-            reckons it.
-        features: [B, K, F] float32, what it reckons from; kept where it is asked to record.
+        score: float32, the probability that the draft's token is the one to accept, as the policy
+            computes it.
+        features: [B, K, F] float32, what the score is computed from; None unless the policy is
+            asked to record it.
     """
 
     where: Tensor
@@ -31,16 +32,17 @@ class ScoredMismatches:
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """A ruling on a batch of B blocks.
+    """A token policy's decision about a batch of B blocks, on the device.
 
     Attributes:
-        accepted: [B] int64, how many drafted tokens stand, counted from the block's start.
+        accepted: [B] int64, how many drafted tokens are accepted, from the block's start.
         next_token: [B] int64, the token after them (recovered from the target, or a bonus), or
             `DEFERRED`.
         reasons: [B, K + 1] integers into the policy's `reasons`: entries before `accepted` say why
             a drafted token was, entry `accepted` why the next token was chosen. None: reason 0 for
             accepted tokens, 1 for a next token inside the block, 2 for one after a whole block.
-        mismatches: what an arbitrating policy weighed; the trace lists those that it came to.
+        mismatches: the mismatches that an arbitrating policy scored; the trace lists those up to
+            the first rejected token.
     """
 
     accepted: Tensor
@@ -51,11 +53,11 @@ class Verification:
 
 @dataclass(frozen=True, slots=True)
 class Mismatches:
-    """What each model wants at each position of a batch of blocks.
+    """Where the models of a batch of blocks agree, and the target's token at each position.
 
-    At temperature 0 the models agree where the drafted token is the target's first choice. When
-    sampling they agree where the exact rule would accept the drafted token, and the target's own
-    token is what that rule would draw instead.
+    At temperature 0 the models agree where the drafted token is the target's most probable one.
+    When sampling they agree where the exact rule would accept the drafted token, and the target's
+    own token is the one that this rule would draw instead. Elsewhere there is a mismatch.
 
     Attributes:
         agree: [B, K] bool.

@@ -1,8 +1,8 @@
-"""Numbers of distributions over a large vocabulary, in few passes over it and few copies of it.
+"""Operations on distributions over a large vocabulary, in few passes over it and few copies of it.
 
 On a CPU `argmax`, `topk`, `sort` and `nonzero` over 150,000 numbers take ten to a thousand times as
-long as `amax` and `sum` do, which are vectorised. So a vocabulary is taken in groups: what is
-looked for is in the few groups whose maxima or sums say so.
+long as `amax` and `sum` do, which are vectorised. So a vocabulary is divided into groups, and only
+the few groups that can hold the result, by their maxima or sums, are searched.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import torch
 from torch import Tensor
 
 LARGE = 4096
-"""From this size on groups pay; below it they are more operations than they save."""
+"""The smallest vocabulary for which groups pay; below it they cost more than they save."""
 
 _GROUP = 64
 _SUMMED = 256
 _AT_ONCE = 16
-"""Rows of which a copy is made at a time."""
+"""Rows that are copied at a time."""
 
 
 def peak(values: Tensor) -> tuple[Tensor, Tensor]:
-    """The largest of [..., V] and its place, [...] each; of equals the first, and NaN before all.
+    """The largest entry of [..., V] and its index, [...] each; the first of equals, NaN before all.
 
-    As `max`, which goes over a large vocabulary one number at a time.
+    The result is that of `max`, which on a CPU goes over a vocabulary one number at a time.
     """
     size = values.shape[-1]
     if size < LARGE or values.device.type != "cpu":
@@ -35,7 +35,7 @@ def peak(values: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def best(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` largest of [..., V], descending, and their places: [..., count] each."""
+    """The `count` largest entries of [..., V], descending, and their indices: [..., count] each."""
     size = values.shape[-1]
     if size < max(LARGE, 4 * count * _GROUP) or values.device.type != "cpu":
         found = values.topk(count, -1)
@@ -49,9 +49,9 @@ def best(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def log_total(logits: Tensor) -> Tensor:
-    """[...] log of the sum of the exponentials of [..., V].
+    """Log of the sum of the exponentials of logits [..., V], as [...].
 
-    A token's log-probability is its logit less this: what `log_softmax` would find of every token.
+    A token's log-probability is its logit less this, as `log_softmax` computes it for every token.
     """
     if logits.dim() == 1 or logits.numel() <= _AT_ONCE * logits.shape[-1]:
         return logits.logsumexp(-1)
@@ -60,12 +60,12 @@ def log_total(logits: Tensor) -> Tensor:
 
 
 def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
-    """[..., n] log-probabilities of tokens [..., n] by logits [..., V]."""
+    """Log-probabilities [..., n] of tokens [..., n], from logits [..., V]."""
     return logits.gather(-1, tokens) - log_total(logits)[..., None]
 
 
 def entropy(logits: Tensor) -> Tensor:
-    """[...] entropies in nats of distributions by their logits [..., V]."""
+    """Entropies [...], in nats, of distributions given by logits [..., V]."""
     logprobs = logits.log_softmax(-1)
     probs = logprobs.exp()
     # Impossible tokens add 0, not 0 times infinity. In place: these are as large as the logits.
@@ -99,15 +99,15 @@ def draw(weights: Tensor, uniforms: Tensor) -> Tensor:
 
 
 def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-    """[B] places in [B, N], and [B] in 0 .. 1: where in its own weight each number fell.
+    """Invert the cumulative sums of [B, N]: indices [B], and places in their weights [B], 0 .. 1.
 
-    In double precision: float32 sums drift by more than a rare token.
+    Weights are in double precision: float32 sums drift by more than a rare token's probability.
     """
     cumulative = weights.cumsum(-1)
     total = cumulative[:, -1:]
     sought = uniforms[:, None] * total
     chosen = torch.searchsorted(cumulative, sought, right=True)
-    # Rounding may push the product onto the total itself: then the last of any weight is meant.
+    # Rounding may push the product onto the total itself: then take the last of any weight.
     last = (cumulative < total).sum(-1, keepdim=True)
     chosen = torch.minimum(chosen, last)
     own = weights.gather(1, chosen)
@@ -118,8 +118,8 @@ def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
 def truncate(probs: Tensor, top_k: int, top_p: float, min_p: float) -> None:
     """Cut one distribution [V] to its most probable tokens, in place, on a CPU.
 
-    As `Sampler` does by sorting, in the same order and with the same tokens where some are equal;
-    but only what can be among them is sorted.
+    The result is that of `Sampler`, which sorts the vocabulary, also where some tokens are equal;
+    but only tokens that can remain are sorted here.
 
     Args:
         probs: sum to 1; V is large.
@@ -129,9 +129,9 @@ def truncate(probs: Tensor, top_k: int, top_p: float, min_p: float) -> None:
     """
     size = probs.shape[0]
     peaks = _peaks(probs)
-    # What `top_k` leaves is cut by its own shares: also of tokens that `min_p` takes away after it.
+    # Shares are of what `top_k` leaves, tokens included that `min_p` then cuts.
     whole = None
-    # A little lower than what can stand, for the cuts below are made after rounding.
+    # A little lower than what can remain, for the cuts below are made after rounding.
     floor = 0.999 * min_p * float(peaks.amax())
     if top_k < size:
         likeliest = best(probs, top_k)[0]
@@ -146,7 +146,7 @@ def truncate(probs: Tensor, top_k: int, top_p: float, min_p: float) -> None:
     found = probs[places]
     able = (found >= floor) & (found > 0)
     if not bool(able.any()):
-        return  # no numbers: whoever reads them finds out
+        return  # not finite; the error is raised where they are read
     ranked, order = found[able].sort(descending=True, stable=True)
     ranked = ranked[:top_k]
     ranked = ranked / (probs.sum() if whole is None else whole)
@@ -161,7 +161,7 @@ def truncate(probs: Tensor, top_k: int, top_p: float, min_p: float) -> None:
 
 
 def _peaks(values: Tensor) -> Tensor:
-    """[..., G] the largest of each group of [..., V], the last of which may be shorter."""
+    """The largest entry of each group of [..., V], as [..., G]; the last group may be shorter."""
     size = values.shape[-1]
     whole = size // _GROUP * _GROUP
     peaks: Tensor = values[..., :whole].unflatten(-1, (-1, _GROUP)).amax(-1)

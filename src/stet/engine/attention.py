@@ -56,7 +56,7 @@ class Span:
 
 
 class CacheView:
-    """The cache as one forward pass sees it: where its keys go, and what its rows attend to.
+    """The cache for one forward pass: where its keys go, and what its rows attend to.
 
     It has the few methods that transformers models call on `past_key_values`.
 
@@ -70,10 +70,10 @@ class CacheView:
             keys fill a rectangle of the cache; otherwise None.
         rows: [B, 1] int64 cache rows; used when `block` is None.
         columns: [B, T] int64 slots that the new keys go to; used when `block` is None.
-        recorder: keeps the queries of the pass; None where nobody asked for them.
-        symbolic: the pass is being traced by a compiler for all lengths, so that nothing may be
-            decided by the lengths it is traced with. The view says so itself: whether a compiler is
-            at work is state of the whole process, and may be about another thread.
+        recorder: keeps the queries of the pass; None where they are not needed.
+        symbolic: the pass is being traced by a compiler for all lengths, so that nothing may depend
+            on the lengths it is traced with. The view holds this flag because whether a compiler
+            is at work is state of the whole process, and may concern another thread.
     """
 
     is_compileable = True
@@ -143,15 +143,15 @@ class CacheView:
         return 0
 
     def get_query_offset(self, layer_idx: int = 0) -> int:
-        """Zero, see `get_seq_length`."""
+        """Zero: positions are always passed explicitly."""
         return 0
 
     def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        """Length and offset of a mask, for models that ask although none is made."""
+        """Length and offset of a mask, for models that ask for them although no mask is made."""
         return int(self.slots.shape[0]), 0
 
     def mask(self, span: Span, count: int, groups: int, window: int | None) -> Tensor | None:
-        """The mask of a span, made once per forward and window; None when all slots are seen."""
+        """The mask of a span, made once per pass and window; None when all slots are seen."""
         # Asking for a symbolic length would compile the pass a second time.
         if window is not None and not self.symbolic and span.length <= window:
             window = None
@@ -189,15 +189,15 @@ def attend(
     Keyword arguments beyond the ones named here are looked at once, when a model is loaded, and a
     model that passes one which would change the result is refused there.
 
-    Signals read from attention (how much a token looks at the prompt) begin here: queries come in
+    Attention is captured here for signals (how much a token attends to the prompt): queries come in
     rotated, and a view with a recorder keeps those of its last layers. The weights are computed
-    from them later, for these alone (`stet.engine.attention_capture`).
+    from them later, for these layers alone (`stet.engine.attention_capture`).
 
     Args:
         module: the attention layer.
         query: [B, query heads, T, size], rotated.
         key: [rows, key heads, slots, size], the whole cache of the layer.
-        value: likewise.
+        value: [rows, key heads, slots, value size], the whole cache of the layer.
         attention_mask: None, since no mask is ever passed to the model.
         scaling: factor of the scores; 1 / sqrt(size) when None.
         sliding_window: see `additive_mask`.
@@ -267,13 +267,13 @@ def _attend_span(
     if softcap is None:
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scaling)
     else:
-        out = _capped(query, key, value, mask, scaling, softcap)
+        out = _attend_capped(query, key, value, mask, scaling, softcap)
     if groups > 1:
         out = out.reshape(batch, heads, count, value.shape[-1])
     return out.transpose(1, 2)
 
 
-def _capped(
+def _attend_capped(
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -281,7 +281,7 @@ def _capped(
     scaling: float | None,
     softcap: float,
 ) -> Tensor:
-    """Attention with soft-capped scores, which no fused kernel offers."""
+    """Attend with soft-capped scores, which no fused kernel offers."""
     factor: float = query.shape[-1] ** -0.5 if scaling is None else scaling
     scores = torch.matmul(query, key.transpose(2, 3)) * factor
     scores = torch.tanh(scores / softcap) * softcap

@@ -1,8 +1,8 @@
-"""What the draft looked at while it wrote: attention weights, without a second pass.
+"""Attention capture: the draft's attention weights, without a second pass.
 
 A fused attention kernel keeps no weights. Instead the rotated queries of a few layers are recorded
-as they go by (`attend` in `stet.engine.attention`), one for each drafted token, and when a stretch
-of drafting is over the weights of all of them are computed at once from the cached keys.
+during each pass (`attend` in `stet.engine.attention`), one for each drafted token, and when a
+stretch of drafting is over the weights of all of them are computed at once from the cached keys.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from torch import Tensor
 from stet.core.needs import AttentionCapture
 from stet.core.row import Row
 from stet.core.tensors import upload
-from stet.engine.forward import last_true
+from stet.engine.forward import select_last
 from stet.engine.kv_cache import KVCache
 from stet.engine.masks import additive_mask
 
 
 @dataclass(frozen=True, slots=True)
 class CapturedLayer:
-    """How an attention layer makes weights of its queries.
+    """How a captured attention layer computes weights from its queries.
 
     Attributes:
         layer: its index in the model.
         heads: query heads.
         scaling: factor of the scores.
         window: length of its sliding window; None for full attention.
-        softcap: scores are squashed to (-softcap, softcap) by tanh; None: they are not.
+        softcap: scores are squashed to (-softcap, softcap) by tanh; None for no cap.
     """
 
     layer: int
@@ -42,17 +42,17 @@ class CapturedLayer:
 
 
 class Recorder:
-    """The queries of the last layers, of all passes that it is given to.
+    """Records the queries of the last layers, in all passes that it is given to.
 
     Args:
-        layers: of how many last layers to keep them.
-        of: how many the model has.
-        describes: whether to learn `layers`; a graph that is being compiled returns tensors alone.
+        layers: how many of the last layers are recorded.
+        of: how many layers the model has.
+        describes: whether to fill `layers`; a graph that is being compiled returns tensors alone.
 
     Attributes:
-        count: of how many layers they are kept.
-        layers: those layers, ascending; known after the first pass.
-        queries: [B, query heads, T, size], rotated; `count` of each pass, one after the other.
+        count: how many layers are recorded.
+        layers: the recorded layers, ascending; known after the first pass.
+        queries: [B, query heads, T, size] each, rotated; `count` per pass, in order.
     """
 
     def __init__(self, layers: int, of: int, *, describes: bool = True) -> None:
@@ -65,7 +65,7 @@ class Recorder:
 
     @property
     def alike(self) -> list[list[int]]:
-        """The places in `layers` of neighbours that make weights in the same way."""
+        """Indices into `layers`, in groups of neighbours that compute weights in the same way."""
         if not self._alike:
             places = range(self.count)
             self._alike = [list(g) for _, g in groupby(places, lambda i: _kind(self.layers[i]))]
@@ -79,7 +79,7 @@ class Recorder:
         window: int | None,
         softcap: float | None,
     ) -> None:
-        """Take in what an attention layer was called with."""
+        """Record the query and parameters that an attention layer was called with."""
         place = layer - self._first
         if place >= 0:
             self.queries.append(query)
@@ -92,12 +92,12 @@ class Recorder:
 class AttentionWeights:
     """Computes the attention weights of stretches of drafting, one at a time.
 
-    On a small model what this costs is the number of operations, so layers that are alike are
-    taken together and what does not change is kept.
+    On a small model the cost is the number of operations, so layers that are alike are computed
+    together and tensors that do not change are kept.
 
     Args:
-        cache: the draft's.
-        device: where results go.
+        cache: the draft's cache.
+        device: the device for the results.
     """
 
     def __init__(self, cache: KVCache, device: torch.device) -> None:
@@ -123,10 +123,10 @@ class AttentionWeights:
         rows: Sequence[Row],
         starts: Sequence[int],
     ) -> dict[float, Tensor]:
-        """The weights from which K passes drew their tokens.
+        """Compute the attention weights of the queries from which K passes drew their tokens.
 
         Args:
-            capture: what is asked for.
+            capture: the layers and floors that are asked for.
             recorder: was given to the K passes, of which each drew one token for each row, at the
                 last of its true tokens. It is empty afterwards.
             counts: true tokens of each row in the first pass; the others had one, if any.
@@ -148,7 +148,7 @@ class AttentionWeights:
             for at in alike:
                 queries = passes[at :: recorder.count]
                 if queries[0].shape[2] > 1:
-                    queries[0] = last_true(queries[0].transpose(1, 2), counts).transpose(1, 2)
+                    queries[0] = select_last(queries[0].transpose(1, 2), counts).transpose(1, 2)
                 key = _keys(self._cache.keys[recorder.layers[at].layer], place, length)
                 products.append(_products(torch.cat(queries, 2), key).to(self._device))
             layer = recorder.layers[alike[0]]
@@ -167,13 +167,13 @@ class AttentionWeights:
         starts: Sequence[int],
         floors: Sequence[float],
     ) -> list[Tensor]:
-        """For each floor, ascending, the means over heads [B, layers, K, S].
+        """Compute the means over heads, [B, layers, K, S], for each floor, ascending.
 
         Args:
-            layer: how all of them make weights of their products.
+            layer: how all of these layers compute weights from their products.
             products: [B, layers, query heads, K, S].
-            starts: see `attention`.
-            floors: see `attention`.
+            starts: position of the query that drew each row's first token.
+            floors: the floors, ascending.
         """
         factor = layer.scaling
         if layer.softcap is not None:
@@ -190,10 +190,10 @@ class AttentionWeights:
         return means
 
     def _mask(self, starts: Sequence[int], count: int, length: int, window: int | None) -> Tensor:
-        """What is added to products: [K, S], or [B, 1, 1, K, S] where rows start differently.
+        """The additive mask of products: [K, S], or [B, 1, 1, K, S] where rows start differently.
 
-        All of them are pieces of one table, in which column `middle` + j is for a slot j ahead of
-        the first query.
+        Masks are slices of one table, in which column `middle` + j is for a slot j ahead of the
+        first query.
         """
         table = self._tables.get(window)
         if table is None or table.shape[0] < count or table.shape[1] < 2 * length:
@@ -210,14 +210,14 @@ class AttentionWeights:
 
 
 def _kind(layer: CapturedLayer) -> tuple[object, ...]:
-    """Layers of the same kind are taken together."""
+    """The parameters of a layer that must be equal for layers to be computed together."""
     return layer.heads, layer.scaling, layer.window, layer.softcap
 
 
 def _products(query: Tensor, key: Tensor) -> Tensor:
-    """Products of queries and keys, [B, query heads, K, S].
+    """Compute the products of queries and keys, [B, query heads, K, S].
 
-    In float32 whatever the model computes in: its kernels accumulate in float32 as well.
+    They are in float32 whatever the model's dtype: its kernels accumulate in float32 as well.
 
     Args:
         query: [B, query heads, K, size].
@@ -243,7 +243,7 @@ def _place(rows: Sequence[Row]) -> slice | list[int]:
 
 
 def _keys(keys: Tensor, place: slice | list[int], length: int) -> Tensor:
-    """[B, key heads, S, size]: the first slots of some rows."""
+    """The keys in the first S slots of some rows, [B, key heads, S, size]."""
     if isinstance(place, slice):
         return keys[place, :, :length]
     return keys[:, :, :length].index_select(0, upload(place, keys.device))

@@ -1,4 +1,4 @@
-"""A thread for work that takes long and may be dropped at any moment, such as compiling."""
+"""A thread for long work that may be dropped at any moment, such as compiling."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ T = TypeVar("T")
 
 
 class _Stop(BaseException):
-    """Raised inside the thread to end it; no `except Exception` on the way holds it up."""
+    """Raised inside the thread to end it; `except Exception` does not catch it."""
 
 
 @contextmanager
-def _unraised() -> Iterator[None]:
-    """Say nothing of a `_Stop` that a finaliser swallowed."""
+def _silence_stop() -> Iterator[None]:
+    """Silence the report of a `_Stop` that a finaliser swallowed."""
     hook = sys.unraisablehook
 
     def quiet(unraisable: sys.UnraisableHookArgs) -> None:
@@ -41,8 +41,8 @@ class Background(Generic[T]):
     within native code, so `stop` has to be called before.
 
     Args:
-        work: takes an item; returns whether to go on with the next one.
-        name: of the thread.
+        work: processes an item; returns whether to go on with the next one.
+        name: name of the thread.
     """
 
     def __init__(self, work: Callable[[T], bool], name: str) -> None:
@@ -54,7 +54,7 @@ class Background(Generic[T]):
         self._stopped = False
 
     def put(self, item: T) -> None:
-        """Add an item; after `stop` nothing is done with it."""
+        """Add an item; after `stop` it is ignored."""
         with self._starting:
             if self._thread is None and not self._stopped:
                 self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
@@ -83,7 +83,7 @@ class Background(Generic[T]):
         if thread is threading.current_thread():
             return False
         deadline = time.monotonic() + timeout
-        with _unraised():
+        with _silence_stop():
             while thread.is_alive() and time.monotonic() < deadline:
                 # Again and again, for an exception that hits a finaliser is swallowed there.
                 if thread.ident is not None:

@@ -1,13 +1,13 @@
 """Short passes of a runner through `torch.compile`, compiled in the background.
 
 A pass is padded to one of a few widths, and two graphs per width serve all batches and lengths: one
-for a single row, one for two rows or more. Passes whose queries are asked for have graphs of their
-own, which return those too. Sizes that vary (rows, slots read, first row) are carried by the shapes
-of tensors and marked dynamic. Until a graph is ready, and for passes it does not fit, the runner
-goes on without it.
+for a single row, one for two rows or more. Passes whose queries are captured have graphs of their
+own, which return the queries too. Sizes that vary (rows, slots read, first row) are carried by the
+shapes of tensors and marked dynamic. Until a graph is ready, and for passes it does not fit, the
+runner goes on without it.
 
-The head is no part of a graph: over a large vocabulary it is a good part of a pass, and is computed
-for the positions that are asked for, not for those that a graph is padded to.
+The head is not part of a graph: over a large vocabulary it is a good part of a pass, and is
+computed for the positions that are asked for, not for those that a graph is padded to.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _CUDA_LENGTH = 256  # lengths are rounded up to multiples, since each has a CUDA
 Step = Callable[..., tuple[Tensor, list[Tensor]]]
 
 Key = tuple[bool, int, int]
-"""A graph: whether for several rows, how wide, and of how many last layers it returns queries."""
+"""A graph: whether for several rows, its width, and how many last layers' queries it returns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A pass that is compiled.
+    """A compiled pass.
 
     Attributes:
         step: the compiled function.
@@ -60,7 +60,7 @@ class Pass:
 
 
 def _key(batch: int, width: int, capture: int) -> Key:
-    """Which graph serves a batch."""
+    """The key of the graph that serves a batch."""
     return batch > 1, next(w for w in WIDTHS if w >= width), capture
 
 
@@ -68,7 +68,7 @@ class CompiledPasses:
     """The compiled passes of one runner.
 
     Attributes:
-        failure: why compiling was given up; None while it works.
+        failure: why compiling was stopped; None while it works.
     """
 
     def __init__(self, model: LoadedModel, cache: KVCache, masks: AlignedMasks) -> None:
@@ -101,12 +101,12 @@ class CompiledPasses:
         return self.failure is None and len(self._ready) < len(self._requested)
 
     def find(self, batch: int, width: int, capture: int = 0) -> Pass | None:
-        """The compiled pass for a batch, or None; asking often enough gets it compiled.
+        """Find the compiled pass for a batch, or None; asked often enough, it is compiled.
 
         Args:
-            batch: rows.
+            batch: number of rows.
             width: tokens per row.
-            capture: of how many last layers the queries are wanted.
+            capture: how many last layers' queries the pass has to return.
         """
         key = _key(batch, width, capture)
         ready = self._ready.get(key)
@@ -118,7 +118,7 @@ class CompiledPasses:
         return ready
 
     def request(self, batch: int, width: int, capture: int = 0) -> None:
-        """Have the pass for a batch compiled: in the background on a CPU, at once on CUDA."""
+        """Compile the pass for a batch: in the background on a CPU, at once on CUDA."""
         key = _key(batch, width, capture)
         self._requested.add(key)
         if self._cuda:
@@ -128,7 +128,7 @@ class CompiledPasses:
         self._background.put(key)
 
     def stop(self) -> None:
-        """Compile nothing further; the passes that are ready stay so."""
+        """Compile nothing further; the passes that are ready stay ready."""
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
@@ -157,12 +157,12 @@ class CompiledPasses:
         """Run a pass.
 
         Args:
-            compiled: from `find`.
+            compiled: the pass, from `find`.
             tokens: [B, T].
             rows: B neighbouring cache rows, ascending.
             starts: position of each row's first token.
             ends: position after each row's last true token.
-            recorder: takes the queries, where the graph returns them.
+            recorder: is given the queries, where the graph returns them.
 
         Returns:
             The last hidden state, [B, T, D].
@@ -195,7 +195,7 @@ class CompiledPasses:
         return hidden
 
     def _compile(self, key: Key) -> bool:
-        """Compile a pass; returns whether the compiler works."""
+        """Compile a pass; return whether the compiler works."""
         if key in self._ready:
             return True
         try:
@@ -273,14 +273,14 @@ class CompiledPasses:
         )
         mode = "reduce-overhead" if self._cuda else None
         compiled: Step = torch.compile(own, fullgraph=True, mode=mode)
-        # A graph returns tensors alone; what else there is to know of the layers an eager run says.
+        # A graph returns tensors alone; an eager run describes the layers.
         described = Recorder(capture, layers)
         if capture:
             run(described, *self._example(key))
         return Pass(compiled, described.layers)
 
     def _example(self, key: Key) -> tuple[Any, ...]:
-        """Arguments to compile with: pads only, which write to the reserved slots.
+        """Make arguments to compile with: pads only, which write to the reserved slots.
 
         The sizes are all different, as equal ones would be taken for the same.
         """

@@ -1,4 +1,4 @@
-"""What a pass of each model costs here: measured, frozen in each request, measured again."""
+"""Costs of a pass of each model on this machine: measured, and frozen in each request."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Costs:
     """Seconds of forward passes at batch 1.
 
     Attributes:
-        draft: one token of the draft; 0 for prompt lookup.
-        target: the target by number of tokens in the pass, ascending.
+        draft: a draft pass over one token; 0 for prompt lookup.
+        target: a target pass, by the number of its tokens, ascending.
     """
 
     draft: float
@@ -28,12 +28,12 @@ class Costs:
 
     @property
     def draft_cost(self) -> float:
-        """A draft pass in target passes of one token."""
+        """Cost of a draft pass, in target passes of one token."""
         return self.draft / self.target[1]
 
     @property
     def position_cost(self) -> float:
-        """What a further token adds to the target's pass, in passes of one token, at least 0."""
+        """Cost of a further token in the target's pass, in passes of one token, at least 0."""
         widest = max(self.target)
         slope = (self.target[widest] - self.target[1]) / max(widest - 1, 1)
         return max(slope / self.target[1], 0.0)
@@ -45,10 +45,10 @@ _BANDWIDTH = {"cpu": 2e10, "cuda": 2e12}
 
 
 def estimate_draft_cost(target: LoadedModel, draft: LoadedModel | None) -> float:
-    """A draft pass in target passes, reckoned from the models' sizes alone.
+    """Estimate the cost of a draft pass, in target passes, from the models' sizes alone.
 
-    Coarse, but the same on every run: a sampled text depends on where its blocks end, so what
-    chooses their length must not be a measurement if a seed is to give the same text again.
+    The estimate is coarse, but the same on every run: a sampled text depends on where its blocks
+    end, so their lengths must not depend on a measurement if a seed is to give the same text again.
     """
 
     def seconds(model: LoadedModel) -> float:
@@ -61,28 +61,28 @@ def estimate_draft_cost(target: LoadedModel, draft: LoadedModel | None) -> float
 
 
 WIDTHS = (1, 13)
-"""Tokens of the passes that are timed: what a further one adds is taken to be the same for each."""
+"""Tokens of the passes that are timed; the cost of each further token is taken to be the same."""
 
 CONTEXT = 64
 
 
 class CostMeasurement:
-    """Times passes of both models, the models taking turns, one pass at a time.
+    """Times passes of both models in turn, one pass at a time.
 
     Needs a free row in each runner until it is finished or dropped.
 
     Args:
         target: the target's runner.
-        draft: the draft's, None for prompt lookup.
+        draft: the draft's runner; None for prompt lookup.
         widths: numbers of tokens in a target pass; 1 must be among them.
-        context: tokens that stand in the cache.
-        repeats: timings of each, of which the median counts.
-        budget: seconds after which two timings of each are enough: whoever waits for a large model
-            waits for few of its passes.
-        clock: seconds; for tests.
+        context: tokens in the cache.
+        repeats: timings of each pass, of which the median is taken.
+        budget: seconds after which two timings of each pass are enough, so that a large model is
+            run only a few times.
+        clock: returns seconds; for tests.
 
     Attributes:
-        costs: what was measured, once finished.
+        costs: the measured costs; None until the measurement is finished.
     """
 
     def __init__(
@@ -103,12 +103,13 @@ class CostMeasurement:
         self._taken: list[tuple[Runner, Row]] = []
         try:
             length = min(context, target.max_length - max(widths) - 1)
-            row = _filled(target, length, self._taken)
+            row = _fill(target, length, self._taken)
             for width in widths:
-                self._timers[width] = _pass(target, row, length, width)
+                self._timers[width] = _make_pass(target, row, length, width)
             if draft is not None:
                 length = min(context, draft.max_length - 2)
-                self._timers[_DRAFT] = _pass(draft, _filled(draft, length, self._taken), length, 1)
+                row = _fill(draft, length, self._taken)
+                self._timers[_DRAFT] = _make_pass(draft, row, length, 1)
         except BaseException:
             self.drop()
             raise
@@ -132,7 +133,7 @@ class CostMeasurement:
         if self._left:
             return
         self.drop()
-        medians = {key: median(_timed(values)) for key, values in self._seconds.items()}
+        medians = {key: median(_drop_warm_up(values)) for key, values in self._seconds.items()}
         self.costs = Costs(
             draft=medians.pop(_DRAFT, 0.0),
             target={width: medians[width] for width in sorted(medians)},
@@ -150,8 +151,8 @@ _LEAST = 2
 _DRAFT = 0
 
 
-def _timed(values: list[float]) -> list[float]:
-    """Without the first turns, which warm up; of few values the first alone."""
+def _drop_warm_up(values: list[float]) -> list[float]:
+    """Drop the first timings, which warm up; of few values only the first."""
     return values[_WARM:] if len(values) > _WARM + _LEAST else values[1:]
 
 
@@ -171,14 +172,14 @@ def measure_costs(
 
 
 class CurrentCosts:
-    """What passes cost now: measured once, and again when more of them are compiled.
+    """The current costs of passes: measured once, and again when more of them are compiled.
 
-    What a request was begun with stays with it. Not thread-safe: used by whoever runs the models.
+    A request keeps the costs it began with. Not thread-safe: for the thread that runs the models.
 
     Args:
         target: the target's runner.
-        draft: the draft's, None for prompt lookup.
-        clock: seconds; for tests.
+        draft: the draft's runner; None for prompt lookup.
+        clock: returns seconds; for tests.
     """
 
     def __init__(
@@ -201,10 +202,9 @@ class CurrentCosts:
 
     @property
     def stale(self) -> bool:
-        """Whether there is something to measure: nothing was yet, or more is compiled by now.
+        """Whether to measure: nothing was measured yet, or more passes are compiled by now.
 
-        Not while something is being compiled: that takes the processor's time, and there is more
-        to come.
+        False while passes are being compiled, which takes the processor's time and changes costs.
         """
         if self._latest is None:
             return True
@@ -212,18 +212,18 @@ class CurrentCosts:
         return not any(r.compiling for r in runners) and self._generation() != self._measured
 
     def now(self) -> Costs:
-        """The newest costs; measured on the spot, which takes dozens of passes, if there are none.
+        """The newest costs; if there are none they are measured now, which takes dozens of passes.
 
-        Newer ones are what `work` is for.
+        Newer costs are measured by `work`.
         """
         while self._latest is None:
             self.work()
         return self._latest
 
     def work(self) -> bool:
-        """Run one pass of a measurement, if there is anything to measure; returns whether it did.
+        """Run one pass of a measurement, if there is anything to measure; return whether it did.
 
-        Called between rounds it delays each of some dozens of rounds by a pass.
+        Called between rounds, it delays each of some dozens of rounds by a pass.
         """
         if self._measuring is None and not self.stale:
             return False
@@ -233,12 +233,12 @@ class CurrentCosts:
             self._measuring = None
             if self._latest is None:
                 raise
-            # The old ones still serve; no request is to fail for want of better ones.
+            # The old costs still serve; no request should fail because better ones are missing.
             self._measured = self._generation()
         return True
 
     def renew(self) -> None:
-        """`work`, once there are costs: the first are measured for whoever asks for them."""
+        """Call `work` if there are costs already; the first ones are measured when asked for."""
         if self._latest is not None:
             self.work()
 
@@ -254,7 +254,7 @@ class CurrentCosts:
             self._measuring = None
 
     def drop(self) -> None:
-        """Give up a measurement that is under way, and free its rows."""
+        """Drop a measurement that is under way, and free its rows."""
         if self._measuring is not None:
             self._measuring[1].drop()
             self._measuring = None
@@ -263,7 +263,7 @@ class CurrentCosts:
         return sum(runner.compiled_passes for runner in self._runners if runner is not None)
 
 
-def _filled(runner: Runner, length: int, taken: list[tuple[Runner, Row]]) -> Row:
+def _fill(runner: Runner, length: int, taken: list[tuple[Runner, Row]]) -> Row:
     row = runner.allocate()
     taken.append((runner, row))
     tokens = torch.zeros(1, length, dtype=torch.long, device=runner.device)
@@ -271,7 +271,7 @@ def _filled(runner: Runner, length: int, taken: list[tuple[Runner, Row]]) -> Row
     return row
 
 
-def _pass(runner: Runner, row: Row, start: int, width: int) -> Callable[[], None]:
+def _make_pass(runner: Runner, row: Row, start: int, width: int) -> Callable[[], None]:
     tokens = torch.zeros(1, width, dtype=torch.long, device=runner.device)
 
     def run() -> None:

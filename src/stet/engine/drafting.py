@@ -19,15 +19,15 @@ from stet.core.sampling import Sampler, SamplingParams, draw
 from stet.core.tensors import upload
 from stet.core.wide import logprobs_of, peak
 from stet.engine.attention_capture import AttentionWeights
-from stet.engine.forward import last_true
+from stet.engine.forward import select_last
 from stet.engine.runner import Runner
 from stet.engine.uniforms import uniforms
 
 OVERLAP = 2
 """Tokens at a sequence's end that the draft always reads again.
 
-After a whole block was kept its last token and the bonus are new to the draft, after a rejection
-only the correction is; reading two tokens either way makes both cases one.
+After a wholly accepted block its last token and the bonus token are new to the draft, after a
+rejection only the recovered token is; reading two tokens either way makes both cases one.
 """
 
 
@@ -35,13 +35,13 @@ class ModelDrafter:
     """Drafts with a language model.
 
     Args:
-        runner: the draft model.
+        runner: the draft's runner.
     """
 
     def __init__(self, runner: Runner) -> None:
         self.runner = runner
         self._attention_weights = AttentionWeights(runner.cache, runner.device)
-        # Reading a token from the host's own memory waits for nobody; from a GPU it would.
+        # Reading a token from the host's own memory does not wait; reading it from a GPU does.
         self._looks = runner.device.type == "cpu"
 
     def run(self, drafts: Sequence[Draft]) -> list[Block]:
@@ -62,7 +62,7 @@ class ModelDrafter:
         rows = [s.rows["draft"] for s in sequences]
         longest = max(d.count for d in drafts)
         sampler = Sampler(
-            *_readable([(s.sampling, s.tokens) for s in sequences], runner.stand_in),
+            *_fit_to_draft([(s.sampling, s.tokens) for s in sequences], runner.stand_in),
             runner.vocab_size,
             device,
         )
@@ -81,7 +81,7 @@ class ModelDrafter:
         lengths = [0] * len(drafts)
         alive = [d.count > 0 for d in drafts]
         logprobs: list[list[float]] = [[] for _ in drafts]
-        stop = self._stopping(drafts, logprobs)
+        stop = self._make_stop(drafts, logprobs)
         written: list[Tensor] = []
         probs: list[Tensor] = []
         raw: list[Tensor] = []
@@ -106,7 +106,7 @@ class ModelDrafter:
             if Need.DRAFT_LOGPROBS in needs:
                 raw.append(out.logits)
             if out.hidden is not None:
-                hidden.append(last_true(out.hidden, counts))
+                hidden.append(select_last(out.hidden, counts))
             written.append(token)
             for row, is_alive in enumerate(alive):
                 lengths[row] += is_alive
@@ -115,7 +115,7 @@ class ModelDrafter:
                 stop(alive, token, out.logits)
             if not any(alive):
                 break
-            sampler.wrote(token)
+            sampler.mark_written(token)
             tokens = token[:, None]
             starts = [row.valid for row in rows]
             counts = [int(is_alive) for is_alive in alive]
@@ -131,21 +131,22 @@ class ModelDrafter:
             logprobs if logprobs[0] else None,
         )
 
-    def _stopping(
+    def _make_stop(
         self, drafts: Sequence[Draft], logprobs: list[list[float]]
     ) -> Callable[[list[bool], Tensor, Tensor], None] | None:
-        """What ends a draft early: its own end, its caller's wish, or a lack of confidence.
+        """Make the function that ends drafts early; None where it would wait for the device.
 
-        Each looks at tokens that are drawn already and decides about the next one only, so the
-        distribution of what stands is untouched. Log-probabilities that have to be known for that
-        are added to `logprobs`.
+        It ends a draft at a stop token, at low confidence, or where `Draft.until` or `Draft.doubt`
+        says so. It looks at tokens that are drawn already and decides about the next one only, so
+        the distribution of accepted tokens is unchanged. Log-probabilities that it needs are added
+        to `logprobs`.
         """
         if not self._looks:
             return None
         so_far: list[list[int]] = [[] for _ in drafts]
         floors = [d.sequence.floor() if d.floor is None else d.floor for d in drafts]
         lenient = [d.sequence.history.leniency for d in drafts]
-        chances = [1.0] * len(drafts)
+        confidences = [1.0] * len(drafts)
         stops = [d.sequence.limits.stop_token_ids for d in drafts]
         untils = [d.until for d in drafts]
         doubts = [d.doubt for d in drafts]
@@ -157,8 +158,8 @@ class ModelDrafter:
                 found = logprobs_of(logits[:, 0], token[:, None])
                 for row, logprob in enumerate(found[:, 0].tolist()):
                     logprobs[row].append(logprob)
-                    # A token that the target would not write may stand all the same.
-                    chances[row] *= lenient[row] + (1 - lenient[row]) * exp(logprob)
+                    # A token that the target would not write may be accepted all the same.
+                    confidences[row] *= lenient[row] + (1 - lenient[row]) * exp(logprob)
             for row, value in enumerate(values):
                 if not alive[row]:
                     continue
@@ -166,7 +167,7 @@ class ModelDrafter:
                 until, doubt = untils[row], doubts[row]
                 if (
                     value in stops[row]
-                    or chances[row] < floors[row]
+                    or confidences[row] < floors[row]
                     or (doubt is not None and doubt(logprobs[row]))
                     or (until is not None and until(so_far[row]))
                 ):
@@ -175,10 +176,10 @@ class ModelDrafter:
         return stop
 
 
-def _readable(
+def _fit_to_draft(
     requests: Sequence[tuple[SamplingParams, list[int]]], stand_in: int | None
 ) -> tuple[list[SamplingParams], list[list[int]]]:
-    """Parameters and histories, as a draft with fewer tokens than the target can take them."""
+    """Fit parameters and histories to a draft that has fewer tokens than the target."""
     params, histories = [p for p, _ in requests], [tokens for _, tokens in requests]
     if stand_in is None:
         return params, histories
@@ -196,7 +197,7 @@ def _randomness(drafts: Sequence[Draft], count: int, device: torch.device) -> Te
 
 
 class LookupDrafter:
-    """Drafts by copying: what followed the same few tokens earlier in the sequence.
+    """Drafts by copying the text that followed the same few tokens earlier in the sequence.
 
     Costs next to nothing and needs no model; pays where answers repeat their prompt.
 
@@ -204,7 +205,7 @@ class LookupDrafter:
 
     Args:
         longest: tokens at the end of the sequence that are looked for, at most.
-        shortest: and at least.
+        shortest: tokens at the end of the sequence that are looked for, at least.
     """
 
     def __init__(self, longest: int = 3, shortest: int = 2) -> None:
@@ -220,15 +221,15 @@ class LookupDrafter:
         began = time.perf_counter()
         tokens = request.sequence.tokens
         for size in self._sizes:
-            start = _latest(tokens, size)
+            start = _find_latest(tokens, size)
             if start is not None:
                 copied = tokens[start : start + request.count]
                 return Block(len(copied), known=copied, seconds=time.perf_counter() - began)
         return EMPTY
 
 
-def _latest(tokens: list[int], size: int) -> int | None:
-    """Where the text after the latest earlier copy of the last `size` tokens begins."""
+def _find_latest(tokens: list[int], size: int) -> int | None:
+    """Find where the text after the latest earlier copy of the last `size` tokens begins."""
     tail = tokens[-size:]
     first = tail[0]
     for start in range(len(tokens) - size - 1, -1, -1):

@@ -12,7 +12,7 @@ from stet.core.operations import Draft, Score
 from stet.core.sequence import Role, TokenSequence
 from stet.core.trace import FinishReason
 from stet.engine.drafting import OVERLAP, Drafter, ModelDrafter
-from stet.engine.failures import DeviceError, device_error, isolated
+from stet.engine.failures import DeviceError, device_error, isolate
 from stet.engine.interpreter import Interpreter
 from stet.engine.outcome import NonFiniteError
 from stet.engine.prefill import CHUNK, Prefill
@@ -32,16 +32,16 @@ class Engine:
     one thread alone calls it (`stet.engine.thread`).
 
     Args:
-        target: the target's runner; None where the target is not here.
-        drafter: what drafts; None where only the target is used.
+        target: the target's runner; None where the target is remote.
+        drafter: drafts blocks; None where only the target is used.
         max_batch: requests at work at a time; further ones queue.
         max_rows: places in a cache that requests share; None: all that the runners have.
         max_waiting: requests that may queue.
         prefill_chunk: tokens of one prompt that a round takes in.
 
     Attributes:
-        runners: of the models that are here, by role.
-        scheduler: which requests are at work.
+        runners: the runners of the loaded models, by role.
+        scheduler: decides which requests are at work.
         broken: the error of a device that failed; nothing can be run any more.
     """
 
@@ -67,7 +67,7 @@ class Engine:
         self._closed = False
 
     def close(self) -> None:
-        """End all requests, and the threads that wait or compile for them."""
+        """End all requests, and the threads that await or compile for them."""
         self._closed = True
         self.fail_all(StetError("The pair was closed before this request had ended."))
         self._interpreter.close()
@@ -102,21 +102,21 @@ class Engine:
         request.sequence.release = self._release
 
     def refuse(self, request: Request, error: StetError) -> None:
-        """End a request that was not taken."""
+        """End a request that was not queued."""
         request.error = error
         request.sequence.close("error")
         self.finish(request)
 
     def cancel(self, request: Request, reason: FinishReason = "cancelled") -> None:
-        """End a request now, with what it has; does nothing if it has ended."""
+        """End a request now, with what it has written; does nothing if it has ended."""
         if not request.done:
             request.sequence.close(reason)
             self.finish(request)
 
     def step(self) -> None:
-        """One round: every pending draft, then every pending score.
+        """Run one round: every pending draft, then every pending score.
 
-        What goes wrong outside of any single request ends all that are at work, and is their
+        An error outside of any single request ends all requests that are at work, and is their
         `error`. After a device error `broken` is set and nothing can be run any more.
         """
         try:
@@ -198,7 +198,7 @@ class Engine:
             self.fail(process.request, StetError(sentence))
 
     def _prepare(self, pending: list[Process], role: Role, keep: int) -> tuple[list[Process], bool]:
-        """Prefill caches up to all but the last `keep` tokens; returns who is ready."""
+        """Prefill caches with all but the last `keep` tokens; return the ready processes."""
         ready: list[Process] = []
         report = self._prefill.run([sequence_of(p) for p in pending], role, keep)
         for process, state in zip(pending, report.states, strict=True):
@@ -217,8 +217,8 @@ class Engine:
         operations: Sequence[tuple[Process, Op]],
         run: Callable[[list[Op]], Sequence[Any]],
     ) -> list[tuple[Process, Any]]:
-        """Run a batch, such that only what is at fault fails."""
-        results = isolated([op for _, op in operations], run)
+        """Run a batch such that only the operation at fault fails."""
+        results = isolate([op for _, op in operations], run)
         return [(process, result) for (process, _), result in zip(operations, results, strict=True)]
 
     # Requests
@@ -231,7 +231,7 @@ class Engine:
             self.finish(request)
 
     def finish(self, request: Request) -> None:
-        """A request leaves: its programs are closed and its rows freed."""
+        """Remove a request: close its programs and free its rows."""
         request.done = True
         request.sequence.close("cancelled")
         for sequence in self._interpreter.drop(request):
@@ -256,7 +256,7 @@ class Engine:
                     self.finish(request)
 
     def _break_deadlock(self) -> None:
-        """Nobody could get a row: the newest request gives its rows back to the others."""
+        """Fail the newest request where none could get a row, so that its rows become free."""
         rows = min(runner.max_rows for runner in self.runners.values())
         error = CapacityError(
             f"No cache rows are left ({rows} in all); raise max_rows or use fewer candidates."
@@ -270,13 +270,13 @@ class Engine:
                 for role, row in sequence.rows.items():
                     self.runners[role].release(row)
             except Exception as error:
-                # It may tell of it here first. Whoever ends must be told of its end all the same.
+                # A device error may surface here first; a request that ends must still end.
                 self.broken = device_error(error)
                 if self.broken is None:
                     raise
         sequence.rows.clear()
 
     def _scrub(self, process: Process) -> None:
-        """Clean the rows of a sequence with values that are no numbers before they are reused."""
+        """Zero the rows of a sequence with values that are not finite before they are reused."""
         for role, row in sequence_of(process).rows.items():
             self.runners[role].scrub(row)

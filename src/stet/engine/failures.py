@@ -1,4 +1,4 @@
-"""What went wrong in a batch: one member's own fault, a lack of memory, or the device itself."""
+"""Errors in a batch: one member's own fault, a lack of memory, or the device itself."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LOST = (
 
 
 class DeviceError(StetError):
-    """The device failed: nothing that is on it can be trusted or reached any more."""
+    """The device failed: nothing on it can be used any more."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -34,7 +34,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_device_error(error: BaseException) -> bool:
-    """Whether an error says that the device failed; running out of memory is none."""
+    """Whether an error says that the device failed; running out of memory does not count."""
     if is_out_of_memory(error):
         return False
     if isinstance(error, (DeviceError, torch.AcceleratorError)):
@@ -43,7 +43,7 @@ def is_device_error(error: BaseException) -> bool:
 
 
 def device_error(error: Exception) -> DeviceError | None:
-    """What a failed device raised, as a `DeviceError`; None for other errors."""
+    """Convert what a failed device raised to a `DeviceError`; None for other errors."""
     if isinstance(error, DeviceError) or not is_device_error(error):
         return error if isinstance(error, DeviceError) else None
     first = str(error).strip().split("\n")[0].rstrip(".")
@@ -56,7 +56,7 @@ def device_error(error: Exception) -> DeviceError | None:
 
 
 def raise_device_error(error: Exception) -> None:
-    """Turn what a failed device raises into a `DeviceError`; does nothing with other errors.
+    """Raise a `DeviceError` for what a failed device raised; does nothing with other errors.
 
     Raises:
         DeviceError: the device failed.
@@ -66,21 +66,21 @@ def raise_device_error(error: Exception) -> None:
         raise found
 
 
-def isolated(items: Sequence[T], run: Callable[[list[T]], Sequence[R]]) -> list[R | Exception]:
-    """Run a batch; where it raises, divide it until only what is at fault fails.
+def isolate(items: Sequence[T], run: Callable[[list[T]], Sequence[R]]) -> list[R | Exception]:
+    """Run a batch; where it raises, divide it until only the member at fault fails.
 
     After running out of memory the batch is halved, since its size is at fault; after any other
     error its members are run one by one, since one of them is.
 
     Args:
         items: the members.
-        run: one result for each of some members, in order; runs again on parts of the batch.
+        run: returns one result for each of some members, in order; run again on parts of the batch.
 
     Returns:
-        For each member its result, or why it failed.
+        For each member its result, or the error.
 
     Raises:
-        DeviceError: the device failed, so that nothing can be tried again.
+        DeviceError: the device failed, so that nothing can be run again.
     """
     if not items:
         return []
@@ -96,7 +96,7 @@ def isolated(items: Sequence[T], run: Callable[[list[T]], Sequence[R]]) -> list[
         torch.cuda.empty_cache()
     size = -(-len(items) // 2) if exhausted else 1
     parts = [items[start : start + size] for start in range(0, len(items), size)]
-    return [result for part in parts for result in isolated(part, run)]
+    return [result for part in parts for result in isolate(part, run)]
 
 
 def _too_large(error: Exception) -> CapacityError:

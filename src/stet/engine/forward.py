@@ -1,4 +1,4 @@
-"""What a forward pass returns."""
+"""The result of a forward pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stet.core.tensors import upload
 
 @dataclass(frozen=True, slots=True)
 class Forward:
-    """What a forward pass returns.
+    """The result of a forward pass.
 
     Attributes:
         logits: float32; [B, T, V] for `logits="all"`, [B, 1, V] (at each row's last true token)
@@ -25,8 +25,8 @@ class Forward:
     hidden: Tensor | None = None
 
 
-def last_true(state: Tensor, counts: Sequence[int] | None) -> Tensor:
-    """[B, 1, ...]: the last true position of each row of [B, T, ...]."""
+def select_last(state: Tensor, counts: Sequence[int] | None) -> Tensor:
+    """Select the last true position of each row: [B, T, ...] to [B, 1, ...]."""
     batch, width = state.shape[:2]
     if width == 1:
         return state

@@ -1,4 +1,4 @@
-"""Bringing blocks together that were drafted in different batches, or not by a model at all."""
+"""Gathering blocks that were drafted in different batches, or not by a model, into one batch."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from stet.core.tensors import upload
 
 
 def gather(blocks: Sequence[Block], vocab_size: int, device: torch.device) -> DraftBatch:
-    """The blocks as one batch, padded on the right to the longest.
+    """Gather blocks into one batch, padded on the right to the longest.
 
     Args:
         blocks: B blocks of up to K tokens.
-        vocab_size: V, the target's; a draft's distributions over fewer tokens are filled up with
+        vocab_size: V, the target's; a draft's distributions over fewer tokens are padded with
             zeros, for some families pad their vocabularies differently.
-        device: where host-known blocks go.
+        device: the device for blocks that are known on the host.
 
     Returns:
         A batch whose row b is `blocks[b]`.
@@ -62,7 +62,7 @@ def _stack(
     blocks: Sequence[Block], width: int, vocab_size: int, device: torch.device
 ) -> DraftBatch:
     def each(piece: Callable[[Block], Tensor]) -> Tensor:
-        """[B, K, ...] from each block's own [length, ...], zeros after its end."""
+        """Stack a piece [length, ...] of each block to [B, K, ...], with zeros after its end."""
         rows = [piece(block) for block in blocks]
         shape = (len(rows), width, *rows[0].shape[1:])
         out = torch.zeros(shape, dtype=rows[0].dtype, device=device)
@@ -82,7 +82,7 @@ def _stack(
 
     def logits(block: Block) -> Tensor:
         if block.batch is None or block.batch.logits is None:
-            # Copied text: certain of its tokens, and of nothing else.
+            # Copied text has log-probability 0 at its tokens, and -inf elsewhere.
             return one_hot(tokens(block), vocab_size).log()
         found = whole(block.batch.logits)[block.row, : block.length]
         return _widen(found, vocab_size, -torch.inf)

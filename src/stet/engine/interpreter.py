@@ -14,23 +14,23 @@ from stet.engine.request import Process, Request, depth_of
 
 
 class Requests(Protocol):
-    """Who is told what becomes of requests.
+    """Receives the ends and failures of requests; the engine implements it.
 
-    It is handed in, not held: an engine that nobody holds any more is freed at once, and its models
-    with it.
+    It is passed to each call, not held: an engine without other references is freed at once, and
+    its models with it.
     """
 
     def finish(self, request: Request) -> None:
-        """A request's program has ended."""
+        """Finish a request whose program has ended."""
         ...
 
     def fail(self, request: Request, error: Exception) -> None:
-        """A request failed, and why."""
+        """End a request with an error."""
         ...
 
 
 class Interpreter:
-    """The generators of all live requests. It knows no models: those run between two advances.
+    """Runs the generators of all live requests. Models are run elsewhere, between two advances.
 
     Attributes:
         drafts: processes that wait for the draft.
@@ -44,7 +44,7 @@ class Interpreter:
         self._outside: Outside[Process] = Outside()
 
     def close(self) -> None:
-        """End the threads that wait for what is outside."""
+        """End the thread that awaits things outside the engine."""
         self._outside.close()
 
     @property
@@ -59,7 +59,7 @@ class Interpreter:
         self._work.append((process, None))
 
     def send(self, process: Process, value: Any, requests: Requests) -> None:
-        """The result of what a process waited for, at the next advance; an exception fails it."""
+        """Send a process the result of its operation at the next advance; an exception fails it."""
         if process.request.done:
             return
         if isinstance(value, Exception):
@@ -69,12 +69,12 @@ class Interpreter:
             self._work.append((process, value))
 
     def collect(self) -> None:
-        """Take in what came from outside; wait a moment for it where there is nothing else."""
+        """Collect results from outside the engine; wait a moment where there is no other work."""
         idle = not (self.drafts or self.scores or self._work)
         self._outside.collect(self._work, wait=idle)
 
     def advance(self, requests: Requests) -> None:
-        """Send results to programs until each waits for a model again; a list, not recursion."""
+        """Send results to programs until each waits for a model again."""
         while self._work:
             process, value = self._work.popleft()
             if process.request.done:
@@ -94,7 +94,7 @@ class Interpreter:
             self._wait_for(process, operation, requests)
 
     def drop(self, request: Request) -> list[TokenSequence]:
-        """Close the programs of a request; returns the sequences whose rows may still be held."""
+        """Close the programs of a request; return the sequences that may still hold rows."""
         held: list[TokenSequence] = []
         # Children first: closing a parent may leave a `with` block that frees their rows.
         for process in sorted(request.processes, key=depth_of, reverse=True):
@@ -139,7 +139,7 @@ class Interpreter:
                 requests.fail(process.request, TypeError(f"a program yielded {operation!r}"))
 
     def _return(self, process: Process, value: Any, requests: Requests) -> None:
-        """A program has ended: its result goes to whoever joined it."""
+        """Pass the result of a program that has ended to the process that joined it."""
         process.request.processes.discard(process)
         parent = process.parent
         if parent is None:

@@ -14,13 +14,13 @@ from stet.core.model import LayerShape
 class KVCache:
     """The keys and values of all rows of one model.
 
-    Each layer has [rows, key heads, capacity + 1, size]; the last slot is reserved: pads are
-    written there and nothing ever reads it. New memory is zeroed, since a NaN would get through a
-    mask (0 * NaN is NaN).
+    Tensors are [rows, key heads, capacity + 1, size]; the last slot is reserved: pads are written
+    there and nothing ever reads it. New memory is zeroed, since a NaN would get through a mask
+    (0 * NaN is NaN).
 
     Attributes:
-        keys: per layer.
-        values: per layer.
+        keys: the keys, one tensor per layer.
+        values: the values, one tensor per layer.
         capacity: tokens that a row can hold without growing.
     """
 
@@ -57,7 +57,7 @@ class KVCache:
     def ensure(self, length: int) -> bool:
         """Make room for rows of `length` tokens, by doubling.
 
-        Where memory runs out on the way, it holds what it held, and can be asked again.
+        Where memory runs out on the way, the content is unchanged, and it can be called again.
 
         Returns:
             Whether the tensors were replaced by larger ones.
@@ -78,10 +78,10 @@ class KVCache:
         for index, layer in enumerate(self.layers):
             for tensors, size in ((self.keys, layer.key_size), (self.values, layer.value_size)):
                 larger = self._empty(layer, size, capacity)
-                # Without the reserved slot, which becomes an ordinary one.
+                # Without the reserved slot, which becomes a normal slot.
                 larger[:, :, :old] = tensors[index][:, :, :old]
                 tensors[index] = larger
-        # Not before: what is larger than it need be still holds the same.
+        # Only now: a tensor that is larger than the capacity still holds the same content.
         self.capacity = capacity
         return True
 

@@ -1,4 +1,4 @@
-"""What a query may see: additive masks over the cache."""
+"""Additive masks over the cache: which slots a query may see."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class AlignedMasks:
 def additive_mask(
     positions: Tensor, slots: Tensor, groups: int, window: int | None, dtype: torch.dtype
 ) -> Tensor:
-    """Mask of a causal layer over a cache.
+    """Make the mask of a causal layer over a cache.
 
     Args:
         positions: [B, T] positions of the queries.
@@ -52,7 +52,7 @@ def additive_mask(
         groups: query heads per key head. The mask is repeated for each, since `attend` folds the
             group into the query length.
         window: a query sees its own position and the `window - 1` before it; None: all of them.
-        dtype: of the queries.
+        dtype: dtype of the queries.
 
     Returns:
         [B, 1, groups * T, S], 0 where a query may look and -inf elsewhere.

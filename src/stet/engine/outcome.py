@@ -1,4 +1,4 @@
-"""From a row of numbers on the host to what became of a scored block."""
+"""The outcome of a scored block, from its row of numbers on the host."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class NonFiniteError(StetError):
 
 
 Outcome = Acceptance | Reading | list[float] | Exception
-"""What became of one scored block; an exception is that request's alone."""
+"""The outcome of one scored block; an exception fails that request alone."""
 
 
 def outcome_of(item: Score, cells: Cells, seconds: float) -> Outcome:
-    """What became of a block.
+    """Make the outcome of a scored block.
 
     Args:
         item: the operation.
         cells: its row of the packet.
-        seconds: its share of the pass.
+        seconds: its share of the time of the pass.
     """
     if not cells[Column.FINITE][0]:
         edited = item.sequence.sampling.edits_logits
@@ -75,7 +75,7 @@ def _acceptance(
 
 
 def _mismatches(cells: Cells, accepted: int, length: int) -> list[MismatchRecord]:
-    """What was decided, up to the first drafted token that was rejected."""
+    """The mismatches that were decided about, up to the first rejected token."""
     features = cells.get(Column.MISMATCH_FEATURES, ())
     size = len(features) // max(len(cells[Column.DRAFTED]), 1)
     return [
@@ -104,7 +104,7 @@ def _reasons(
 def _p_draft(
     values: Sequence[float] | None, accepted: int, block: Block
 ) -> list[float | None] | None:
-    # A block that no distribution is known of may share its packet with others.
+    # A block without distributions may share its packet with others.
     if values is None or block.batch is None or block.batch.logits is None:
         return None
     # After a whole block the draft was not asked about the next token.
@@ -113,7 +113,7 @@ def _p_draft(
 
 
 def _accepted_and_next(values: Sequence[float] | None, accepted: int) -> list[float] | None:
-    """Those of the accepted tokens and of the one that follows, which is the last."""
+    """The values of the accepted tokens and of the token that follows them, which is the last."""
     return None if values is None else [*values[:accepted], values[-1]]
 
 

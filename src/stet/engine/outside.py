@@ -24,25 +24,25 @@ class Outside(Generic[W]):
 
     @property
     def busy(self) -> bool:
-        """Whether anyone waits."""
+        """Whether anything is awaited."""
         return bool(self._pending)
 
     def start(self, waiter: W, awaitable: Awaitable[Any]) -> None:
-        """Begin to await on behalf of `waiter`."""
+        """Begin to await something on behalf of `waiter`."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
             self._thread = threading.Thread(
                 target=_run, args=(self._loop,), name="stet-await", daemon=True
             )
             self._thread.start()
-        self._pending[asyncio.run_coroutine_threadsafe(_awaited(awaitable), self._loop)] = waiter
+        self._pending[asyncio.run_coroutine_threadsafe(_await(awaitable), self._loop)] = waiter
 
     def collect(self, into: deque[tuple[W, Any]], wait: bool) -> None:
         """Append what has arrived, errors included, as (waiter, value).
 
         Args:
             into: receives the results.
-            wait: nothing else is to be done, so wait a moment for the first.
+            wait: there is no other work, so wait a moment for the first result.
         """
         if self._pending:
             for future in self._done(wait):
@@ -58,7 +58,7 @@ class Outside(Generic[W]):
         return wait(self._pending, 0.05 if patient else 0, FIRST_COMPLETED).done
 
     def drop(self, unwanted: Callable[[W], bool]) -> None:
-        """Cancel what some waiters wait for."""
+        """Cancel what unwanted waiters await."""
         for future in [f for f, waiter in self._pending.items() if unwanted(waiter)]:
             del self._pending[future]
             future.cancel()
@@ -81,17 +81,17 @@ class Outside(Generic[W]):
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:
     loop.run_forever()
-    loop.run_until_complete(_ended())
+    loop.run_until_complete(_drain())
     loop.close()
 
 
-async def _ended() -> None:
-    """Let what was cancelled, and what lets go of connections, come to its end."""
+async def _drain() -> None:
+    """Wait until cancelled tasks, and tasks that close connections, have ended."""
     await asyncio.sleep(0)
     left = asyncio.all_tasks() - {asyncio.current_task()}
     if left:
         await asyncio.wait(left, timeout=1.0)
 
 
-async def _awaited(awaitable: Awaitable[Any]) -> Any:
+async def _await(awaitable: Awaitable[Any]) -> Any:
     return await awaitable

@@ -1,4 +1,4 @@
-"""What a round brings to the host: columns of numbers for each sequence, in one transfer."""
+"""Packets: the numbers of a round that go to the host, in one transfer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Column(StrEnum):
     LOGPROBS = "logprobs"
     """K raw log-probabilities of the drafted tokens under the target, in nats."""
     MARGINS = "margins"
-    """K of these less that of the best other token."""
+    """K log-probabilities of the drafted tokens, each less that of the best other token."""
     CHOICES = "choices"
     """As many raw log-probabilities as tokens were named, each right after the block."""
     MISMATCH = "mismatch"
@@ -46,18 +46,18 @@ class Column(StrEnum):
     P_TARGET = "p_target"
     """K raw probabilities of the drafted tokens under the target, and that of the next one."""
     P_DRAFT = "p_draft"
-    """The probabilities of the same K + 1 tokens under the draft."""
+    """K + 1 raw probabilities of these tokens under the draft."""
     TOP_IDS = "top_ids"
     """(K + 1) * n most probable tokens of the target."""
     TOP_LOGPROBS = "top_logprobs"
-    """Their (K + 1) * n raw log-probabilities, in nats."""
+    """(K + 1) * n raw log-probabilities of these most probable tokens, in nats."""
 
 
 class Packet:
     """Columns of some rows as one tensor on the device.
 
     Args:
-        columns: by name, each [B, any].
+        columns: the columns by name, each [B, any].
 
     Attributes:
         tensor: [B, all columns] float64, which holds tokens and float32 numbers without loss.
@@ -68,7 +68,7 @@ class Packet:
         self.tensor = torch.cat([tensor.double() for tensor in columns.values()], 1)
 
     def cells(self, row: Sequence[float]) -> Cells:
-        """One row of the table, divided into its columns."""
+        """Divide one row of the table into its columns."""
         found: dict[Column, Sequence[float]] = {}
         start = 0
         for name, width in self._widths.items():
@@ -78,7 +78,7 @@ class Packet:
 
 
 def fetch(packets: Sequence[Packet]) -> list[list[list[float]]]:
-    """The tables of all packets on the host, in one transfer: the round's only wait."""
+    """Fetch the tables of all packets in one transfer, which is the round's only wait."""
     if len(packets) == 1:
         return [packets[0].tensor.tolist()]
     if not packets:

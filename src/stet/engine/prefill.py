@@ -1,7 +1,7 @@
-"""Bringing caches up to date: one rule for prompts, rewinds, late starters and candidates.
+"""Chunked prefill of caches: one rule for prompts, rewinds, late requests and candidates.
 
-A row's `valid` says how many cached tokens agree with its sequence. Whatever is missing beyond
-that is read in chunks, in passes of its own, so that a long prompt delays the others by a chunk.
+A row's `valid` says how many cached tokens agree with its sequence. Tokens that are missing beyond
+that are read in chunks, in separate passes, so that a long prompt delays the others by a chunk.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from stet.core.errors import CapacityError
 from stet.core.row import Row
 from stet.core.sequence import Role, TokenSequence
 from stet.core.tensors import upload
-from stet.engine.failures import isolated, raise_device_error
+from stet.engine.failures import isolate, raise_device_error
 from stet.engine.runner import Runner
 
 CHUNK = 512
@@ -25,10 +25,10 @@ SHARED_CHUNKS = 2
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What a round of catching up came to.
+    """The result of a round of prefill.
 
     Attributes:
-        states: for each sequence, whether it is ready, or what went wrong with it.
+        states: for each sequence, whether it is ready, or its error.
         progress: whether any cache advanced.
     """
 
@@ -49,7 +49,7 @@ class Prefill:
     """Prefills rows, a bounded number of tokens a round.
 
     Args:
-        runners: by role.
+        runners: the runners by role.
         chunk: tokens of one sequence that a round takes in; a batch of short ones may share the
             room of two chunks.
     """
@@ -59,7 +59,7 @@ class Prefill:
         self._chunk = chunk
 
     def run(self, sequences: Sequence[TokenSequence], role: Role, keep: int) -> Report:
-        """Read what is missing of each sequence, its last `keep` tokens excepted.
+        """Read the missing tokens of each sequence, except its last `keep` tokens.
 
         A candidate whose parent is not in the cache yet waits for the parent, once for all of its
         siblings; then it starts from a copy of the parent's row.
@@ -84,13 +84,13 @@ class Prefill:
         failed = self._read(runner, list(missing.values()))
         for place, sequence in enumerate(sequences):
             if states[place] is False:
-                states[place] = self._after(runner, sequence, role, keep, failed)
+                states[place] = self._look_again(runner, sequence, role, keep, failed)
         return Report(states, True)
 
     def _look(
         self, runner: Runner, sequence: TokenSequence, role: Role, keep: int
     ) -> bool | _Missing:
-        """True if ready, False if no row is free, else what must be read first."""
+        """Look up a sequence: True if ready, False if no row is free, else what to read first."""
         row = sequence.rows.get(role)
         if row is None:
             parent = sequence.parent
@@ -123,7 +123,7 @@ class Prefill:
         except CapacityError:
             return None
 
-    def _after(
+    def _look_again(
         self,
         runner: Runner,
         sequence: TokenSequence,
@@ -143,7 +143,7 @@ class Prefill:
             return error
 
     def _read(self, runner: Runner, missing: list[_Missing]) -> dict[int, Exception]:
-        """One chunk of each as far as the round's budget goes; returns failures by sequence id."""
+        """Read one chunk of each, within the round's budget; return failures by sequence id."""
         failed: dict[int, Exception] = {}
         missing.sort(key=lambda item: (self._size(item), item.row.index))
         budget = SHARED_CHUNKS * self._chunk
@@ -158,7 +158,7 @@ class Prefill:
         return min(item.end - item.row.valid, self._chunk)
 
     def _batch(self, missing: list[_Missing], budget: int) -> list[_Missing]:
-        """The shortest ones, as long as padding wastes less than half and the budget lasts."""
+        """Take the shortest ones, while padding wastes less than half and the budget lasts."""
         count = 1
         shortest = self._size(missing[0])
         for item in missing[1:]:
@@ -169,7 +169,7 @@ class Prefill:
         return missing[:count]
 
     def _forward(self, runner: Runner, batch: list[_Missing]) -> dict[int, Exception]:
-        results = isolated(batch, lambda part: self._feed(runner, part))
+        results = isolate(batch, lambda part: self._feed(runner, part))
         return {
             id(item.sequence): result
             for item, result in zip(batch, results, strict=True)
@@ -177,7 +177,7 @@ class Prefill:
         }
 
     def _feed(self, runner: Runner, batch: list[_Missing]) -> list[None]:
-        """One pass over the next chunk of each."""
+        """Run one pass over the next chunk of each."""
         sizes = [self._size(item) for item in batch]
         width = max(sizes)
         starts = [item.row.valid for item in batch]

@@ -15,16 +15,16 @@ class Request:
     """A program on its way through the engine.
 
     Attributes:
-        sequence: what it writes to.
+        sequence: the sequence that it writes to.
         program: the decoding program over that sequence.
         deadline: `time.monotonic()` at which it ends with what it has; None for never.
         rows: places in each model's cache that it needs at a time; it waits until they are free.
         on_growth: called after every round in which the sequence grew, in the engine's thread; must
             be quick.
-        on_end: the same, once, when the request has left the engine.
-        error: what went wrong, where it failed.
+        on_end: called once, when the request has left the engine, in the engine's thread.
+        error: the error, where it failed; None otherwise.
         done: whether it has left the engine.
-        seconds: from admission to the end.
+        seconds: time from admission to the end.
     """
 
     sequence: TokenSequence
@@ -55,13 +55,13 @@ class Process:
 
 
 def sequence_of(process: Process) -> TokenSequence:
-    """The sequence of the operation that it waits for."""
+    """The sequence of the operation that a process waits for."""
     assert process.pending is not None
     return process.pending.sequence
 
 
 def depth_of(process: Process) -> int:
-    """How many programs joined each other above it."""
+    """How many programs are above a process, each joined by the next."""
     depth = 0
     while process.parent is not None:
         process, depth = process.parent, depth + 1

@@ -1,4 +1,4 @@
-"""Who holds which row of a cache."""
+"""Allocation of the rows of a cache."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Rows:
     """The live rows of a cache, which always are its first ones.
 
     Args:
-        cache: where they are.
-        name: of the model, for messages.
+        cache: the cache.
+        name: name of the model, for messages.
     """
 
     def __init__(self, cache: KVCache, name: str) -> None:
@@ -28,11 +28,11 @@ class Rows:
 
     @property
     def count(self) -> int:
-        """How many are live."""
+        """Number of live rows."""
         return len(self._live)
 
     def allocate(self) -> Row:
-        """An empty row; see `Runner.allocate`."""
+        """Allocate an empty row; see `Runner.allocate`."""
         index = len(self._live)
         if index == self._cache.rows:
             raise CapacityError(
@@ -58,7 +58,7 @@ class Rows:
         row.index, row.valid = -1, 0
 
     def fork(self, row: Row, count: int) -> list[Row]:
-        """Copies of a row; see `Runner.fork`."""
+        """Copy a row to new ones; see `Runner.fork`."""
         free = self._cache.rows - len(self._live)
         if count > free:
             raise CapacityError(
@@ -72,8 +72,8 @@ class Rows:
             child.valid = self._used[child.index] = row.valid
         return children
 
-    def wrote(self, rows: Sequence[Row], ends: Sequence[int]) -> None:
-        """Slots up to `ends` now hold something."""
+    def mark_written(self, rows: Sequence[Row], ends: Sequence[int]) -> None:
+        """Mark the slots of rows up to `ends` as written."""
         used = self._used
         for row, end in zip(rows, ends, strict=True):
             if end > used[row.index]:

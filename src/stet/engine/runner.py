@@ -15,7 +15,7 @@ from stet.core.row import Row
 from stet.engine.attention import CacheView
 from stet.engine.compiled import CompiledPasses
 from stet.engine.failures import is_out_of_memory
-from stet.engine.forward import Forward, last_true
+from stet.engine.forward import Forward, select_last
 from stet.engine.kv_cache import KVCache
 from stet.engine.masks import WIDEST, AlignedMasks
 from stet.engine.rows import Rows
@@ -36,12 +36,12 @@ class Runner:
     Attributes:
         vocab_size: V, the width of the logits.
         device: where token ids and logits live.
-        dtype: of the computation; logits are float32 always.
+        dtype: dtype of the computation; logits are always float32.
         max_rows: the most rows that can be allocated.
         max_length: the most tokens a row can hold.
         passes: number of forward passes so far.
-        stand_in: read in place of tokens beyond it, for a draft that has no row for some that the
-            target may write; None where it has one for all.
+        stand_in: the token that is read in place of all tokens above it, for a draft that has no
+            embedding for some that the target may write; None where it has one for all.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class Runner:
         self._span_cost = 24_000 // work if self.device.type == "cpu" else 4_000_000 // work
 
     def start_compiling(self) -> None:
-        """From now on run short passes through `torch.compile`, each as soon as it is compiled.
+        """Run short passes through `torch.compile` from now on, each as soon as it is compiled.
 
-        On a CPU that happens in the background. The cache is brought to its full size first; where
-        there is no memory for that there is one warning, and passes go on as they are.
+        On a CPU they are compiled in the background. The cache is brought to its full size first;
+        where there is no memory for that there is one warning, and passes run without.
         """
         if self._compiled is None and self.model.head is not None and self.max_length > 8:
             try:
@@ -105,7 +105,7 @@ class Runner:
                 self._warn("there is no memory for the whole cache")
 
     def stop_compiling(self) -> None:
-        """Compile nothing further, and end the thread that does; compiled passes stay in use."""
+        """Compile nothing further, and end the compiling thread; compiled passes stay in use."""
         if self._compiled is not None:
             self._compiled.stop()
 
@@ -125,7 +125,7 @@ class Runner:
         return self._rows.count
 
     def allocate(self) -> Row:
-        """An empty row.
+        """Allocate an empty row.
 
         Raises:
             CapacityError: all rows are taken.
@@ -133,14 +133,14 @@ class Runner:
         return self._rows.allocate()
 
     def release(self, row: Row) -> None:
-        """Give a row back; harmless if it already was. The last row moves into the hole."""
+        """Give a row back, unless it already was; the last row moves into the hole."""
         self._rows.release(row)
 
     def fork(self, row: Row, count: int) -> list[Row]:
-        """New rows that start with the valid tokens of `row`, copied, not recomputed.
+        """Allocate rows that start with the valid tokens of `row`, copied, not recomputed.
 
         Raises:
-            CapacityError: fewer than `count` rows are free; none is taken then.
+            CapacityError: fewer than `count` rows are free; then none is allocated.
         """
         return self._rows.fork(row, count)
 
@@ -175,7 +175,7 @@ class Runner:
                 trace and their logits mean nothing. None: all are true.
             logits: which logits to compute.
             hidden: whether to return the last hidden state.
-            recorder: is given the queries of the pass.
+            recorder: is given the queries of the pass; None: they are not captured.
 
         Returns:
             Logits, and the hidden state if asked for. Afterwards `rows[b].valid` is
@@ -201,7 +201,7 @@ class Runner:
             result = self._run(rows, tokens, starts, counts, ends, logits, hidden, recorder)
         for row, end in zip(rows, ends, strict=True):
             row.valid = end
-        self._rows.wrote(rows, ends)
+        self._rows.mark_written(rows, ends)
         self.passes += 1
         return result
 
@@ -213,12 +213,12 @@ class Runner:
         capture: int = 0,
         timeout: float | None = None,
     ) -> bool:
-        """Compile the passes of some block widths now, and wait for them.
+        """Compile the passes of some widths now, and wait for them.
 
         Args:
             widths: the T of the passes to come, such as 1, 2 and K + 1; at most 16 each.
             batches: 1 for passes of a single row, 2 for passes of several.
-            capture: for a recorder of how many last layers; 0: for passes without one.
+            capture: how many last layers a recorder captures; 0 for passes without a recorder.
             timeout: seconds to wait for each; None: as long as it takes.
 
         Returns:
@@ -232,7 +232,7 @@ class Runner:
     def request_compiled(
         self, widths: Sequence[int], *, batches: Sequence[int] = (1, 2), capture: int = 0
     ) -> None:
-        """Begin to compile passes, see `warm_up`; in the thread that runs them."""
+        """Begin to compile passes, see `warm_up`; called in the thread that runs them."""
         if self._compiled is not None:
             for shape in self._shapes(widths, batches, capture):
                 self._compiled.request(*shape)
@@ -245,7 +245,7 @@ class Runner:
         capture: int = 0,
         timeout: float | None = None,
     ) -> bool:
-        """Wait until requested passes are compiled, see `warm_up`; in any thread."""
+        """Wait until requested passes are compiled, see `warm_up`; called in any thread."""
         compiled = self._compiled
         if compiled is None:
             return False
@@ -260,7 +260,7 @@ class Runner:
         return [(b, w, capture) for w in widths for b in batches if b <= self.max_rows]
 
     def _give_up_compiling(self) -> None:
-        """Say once why passes are not compiled, in the thread that would run them."""
+        """Warn once why passes are not compiled, in the thread that would run them."""
         if self._compiled is not None and self._compiled.failure is not None:
             self._warn(self._compiled.failure)
             self._compiled = None
@@ -283,7 +283,7 @@ class Runner:
         hidden: bool,
         recorder: Recorder | None,
     ) -> Forward | None:
-        """The pass by a compiled graph; None where there is none for it (yet)."""
+        """Run the pass through a compiled graph; None where there is none for it (yet)."""
         compiled = self._compiled
         assert compiled is not None
         if compiled.failure is not None:
@@ -325,7 +325,7 @@ class Runner:
         starts: Sequence[int],
         counts: Sequence[int] | None,
     ) -> list[int]:
-        """The rows' lengths after the pass; raises what `forward` says."""
+        """Check the arguments of `forward`; return the rows' lengths after the pass."""
         ends: list[int] = []
         for b, row in enumerate(rows):
             start = starts[b]
@@ -353,7 +353,7 @@ class Runner:
         return view_of(place, width, starts, counts, ends, self._span_cost)
 
     def _body(self, tokens: Tensor, positions: Tensor, view: CacheView) -> Tensor:
-        """The last hidden state."""
+        """Compute the last hidden state."""
         out = self.model.body(
             input_ids=tokens,
             position_ids=positions,
@@ -373,7 +373,7 @@ class Runner:
         logits: Literal["all", "last", "none"],
         hidden: bool,
     ) -> Forward:
-        """For a model whose head is not known: its own logits; the last ones alone if it can."""
+        """Run a model whose head is not known: its own logits; only the last ones if it can."""
         full = counts is None or min(counts) == tokens.shape[1]
         few = self._trims and (logits == "none" or (logits == "last" and full))
         out = self.model.model(
@@ -389,7 +389,7 @@ class Runner:
         if logits == "none":
             scores = scores[:, :0]
         elif logits == "last":
-            scores = scores[:, -1:] if few else last_true(scores, counts)
+            scores = scores[:, -1:] if few else select_last(scores, counts)
         return Forward(scores.float(), out.hidden_states[-1] if hidden else None)
 
     def _finish(
@@ -406,5 +406,5 @@ class Runner:
             shape = (state.shape[0], 0, self.vocab_size)
             return Forward(state.new_empty(shape, dtype=torch.float32), kept)
         if logits == "last":
-            state = last_true(state, counts)
+            state = select_last(state, counts)
         return Forward(head(state).float(), kept)

@@ -1,4 +1,4 @@
-"""Which requests are at work: admission, the rows they share, and deadlines."""
+"""Scheduling of requests: admission, the rows they share, and deadlines."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from stet.engine.request import Request
 
 
 class Scheduler:
-    """First come, first served: a request is admitted once there is room for all of its rows.
+    """Admits requests in order, each once there is room for all of its rows.
 
-    The first in the queue is never passed by a smaller one behind it, so that none starves; a
+    The first in the queue is never overtaken by a smaller one behind it, so that none starves; a
     request for more rows than there are is admitted once it is alone.
 
     Args:
@@ -62,7 +62,7 @@ class Scheduler:
             yield request
 
     def remove(self, request: Request) -> None:
-        """Let a request go, at work or waiting; one that is neither is left alone."""
+        """Remove a request, at work or waiting; one that is neither is ignored."""
         if request in self._running:
             self._running.remove(request)
             request.seconds = time.monotonic() - request.started

@@ -19,7 +19,7 @@ from stet.core.sampling import Sampler
 from stet.core.tensors import at, upload
 from stet.core.verification import Verification
 from stet.core.wide import best, log_total, logprobs_of
-from stet.engine.failures import isolated
+from stet.engine.failures import isolate
 from stet.engine.forward import Forward
 from stet.engine.gathering import gather
 from stet.engine.outcome import Outcome, outcome_of
@@ -30,10 +30,10 @@ from stet.engine.uniforms import uniforms
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """One target pass over some blocks, or some rows of it.
+    """One target pass over some blocks, or some rows of such a pass.
 
     Attributes:
-        scores: B operations.
+        scores: the B operations.
         drafted: their blocks, padded to K.
         forward: logits [B, K + 1, V].
     """
@@ -43,7 +43,7 @@ class _Pass:
     forward: Forward
 
     def rows(self, chosen: list[int]) -> _Pass:
-        """The same pass, restricted to some of its rows."""
+        """Restrict the pass to some of its rows."""
         if len(chosen) == len(self.scores):
             return self
         index = upload(chosen, self.forward.logits.device)
@@ -66,38 +66,38 @@ def score(runner: Runner, scores: Sequence[Score]) -> list[Outcome]:
         One outcome for each, in order.
     """
     began = time.perf_counter()
-    outcomes: list[Outcome] = [_UNRULED] * len(scores)
-    ruled: list[tuple[int, Packet, int]] = []
+    outcomes: list[Outcome] = [_UNDECIDED] * len(scores)
+    decided: list[tuple[int, Packet, int]] = []
     for first, some in _passes(runner, scores):
-        found = _rule(_run(runner, some))
+        found = _decide(_run(runner, some))
         for place, result in enumerate(found, first):
             if isinstance(result, Exception):
                 outcomes[place] = result
             else:
-                ruled.append((place, *result))
-    packets = list(dict.fromkeys(packet for _, packet, _ in ruled))
+                decided.append((place, *result))
+    packets = list(dict.fromkeys(packet for _, packet, _ in decided))
     tables = dict(zip(packets, fetch(packets), strict=True))
     share = (time.perf_counter() - began) / len(scores)
-    for place, packet, row in ruled:
+    for place, packet, row in decided:
         outcomes[place] = outcome_of(scores[place], packet.cells(tables[packet][row]), share)
     return outcomes
 
 
-_UNRULED = StetError("No ruling was made.")
+_UNDECIDED = StetError("No decision was made.")
 
 
 def most_positions(vocab_size: int, device: torch.device) -> int:
-    """Positions whose logits are held at a time, unless a single block has more."""
+    """The most positions whose logits are held at a time, unless a single block has more."""
     return max(_LOGITS.get(device.type, _LOGITS["cuda"]) // vocab_size, 1)
 
 
 _LOGITS = {"cpu": 2**26, "cuda": 2**28}
-"""Logits of a pass. Over a large vocabulary those of whole steps, read for many requests, would
-take gigabytes; blocks of tokens stay below it."""
+"""The most logits of a pass, by device. Over a large vocabulary the logits of whole steps, read for
+many requests, would take gigabytes; blocks of tokens stay below this."""
 
 
 def _passes(runner: Runner, scores: Sequence[Score]) -> Iterator[tuple[int, Sequence[Score]]]:
-    """The operations, as many at a time as one pass may hold, each with the place of its first."""
+    """Divide the operations into passes; yield the index of each pass's first one, and the pass."""
     most = most_positions(runner.vocab_size, runner.device)
     first = width = 0
     for place, item in enumerate(scores):
@@ -108,13 +108,13 @@ def _passes(runner: Runner, scores: Sequence[Score]) -> Iterator[tuple[int, Sequ
     yield first, scores[first:]
 
 
-def _rule(whole: _Pass) -> list[tuple[Packet, int] | Exception]:
-    """For each row the packet that its decision is in and its place there, or why there is none."""
-    found: list[tuple[Packet, int] | Exception] = [_UNRULED] * len(whole.scores)
+def _decide(whole: _Pass) -> list[tuple[Packet, int] | Exception]:
+    """Decide about each row: the packet with its decision and its place there, or an error."""
+    found: list[tuple[Packet, int] | Exception] = [_UNDECIDED] * len(whole.scores)
     for members in _by_policy(whole.scores):
-        # A policy that raises is tried row by row, so that only the guilty row fails.
-        ruled = isolated(members, lambda part: _judge(whole, part))
-        for place, result in zip(members, ruled, strict=True):
+        # A policy that raises is run row by row, so that only the row at fault fails.
+        decided = isolate(members, lambda part: _decide_group(whole, part))
+        for place, result in zip(members, decided, strict=True):
             found[place] = result
     return found
 
@@ -136,7 +136,7 @@ def _run(runner: Runner, scores: Sequence[Score]) -> _Pass:
 
 
 def _by_policy(scores: Sequence[Score]) -> list[list[int]]:
-    """Places of the operations that one call of a policy can rule on."""
+    """Group the operations by policy, since one call of a policy can verify all of a group."""
     groups: dict[object, list[int]] = {}
     for place, item in enumerate(scores):
         # Rows without a policy are told apart by how many numbers they want.
@@ -149,14 +149,14 @@ def _by_policy(scores: Sequence[Score]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _judge(whole: _Pass, members: list[int]) -> list[tuple[Packet, int]]:
-    """Rule on some rows together: the packet that each decision is in, and its place there."""
+def _decide_group(whole: _Pass, members: list[int]) -> list[tuple[Packet, int]]:
+    """Decide about some rows together: the packet with each decision, and its place there."""
     group = whole.rows(members)
     policy = group.scores[0].policy
     columns = {Column.DRAFTED: group.drafted.tokens}
     if policy is None or any(item.reading for item in group.scores):
         columns |= _reading(group.forward.logits[:, :-1], group.drafted.tokens[..., None])
-    columns |= _measured(group) if policy is None else _verified(group, policy)
+    columns |= _measure(group) if policy is None else _verify(group, policy)
     packet = Packet(columns)
     return [(packet, row) for row in range(len(members))]
 
@@ -165,15 +165,15 @@ Columns = dict[Column, Tensor]
 
 
 def _reading(logits: Tensor, tokens: Tensor) -> Columns:
-    """What the target thinks of K tokens [B, K, 1], by the logits of their positions [B, K, V]."""
+    """The target's statistics of tokens [B, K, 1], from the logits at their positions [B, K, V]."""
     own = logits.gather(2, tokens)[..., 0]
     first, second = best(logits, 2)[0].unbind(-1)
     margins = own - torch.where(own == first, second, first)
     return {Column.LOGPROBS: own - log_total(logits), Column.MARGINS: margins}
 
 
-def _measured(group: _Pass) -> Columns:
-    """What is asked of the target without a policy: whether it is sound, and of given tokens."""
+def _measure(group: _Pass) -> Columns:
+    """Measure without a policy: whether logits are finite, and log-probabilities of choices."""
     logits = group.forward.logits
     columns = {Column.FINITE: logits.amax(-1).isfinite().all(1, keepdim=True)}
     if group.scores[0].choices:
@@ -183,8 +183,8 @@ def _measured(group: _Pass) -> Columns:
     return columns
 
 
-def _verified(group: _Pass, policy: TokenPolicy) -> Columns:
-    """What a policy decides of some blocks, and what is recorded of them."""
+def _verify(group: _Pass, policy: TokenPolicy) -> Columns:
+    """Verify some blocks with a policy: its decisions, and what is recorded of them."""
     blocks = _blocks(group, policy)
     verification = policy.verify(blocks)
     _check_shapes(blocks, verification)
@@ -220,7 +220,7 @@ def _check_shapes(blocks: Blocks, verification: Verification) -> None:
 
 
 def _probabilities(blocks: Blocks, verification: Verification, drafted: DraftBatch) -> Columns:
-    """Raw probabilities of the drafted tokens (K numbers) and of the next one, of each model."""
+    """Raw probabilities of the K drafted tokens and of the next one, under each model."""
     width = blocks.drafted.shape[1]
     following = verification.next_token.clamp(min=0)[:, None]
 

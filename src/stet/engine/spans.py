@@ -1,4 +1,4 @@
-"""Dividing a batch into spans: neighbouring rows of similar length, attended together."""
+"""Division of a batch into spans: neighbouring rows of similar length, attended together."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ def divide(
     positions: Tensor,
     cost: int,
 ) -> list[Span]:
-    """Divide a batch so that little is read in vain.
+    """Divide a batch into spans so that few slots are read in vain.
 
     A span reads as many slots of each of its rows as its longest row has. One long row among many
-    short ones is therefore better off alone, although each span has a fixed cost.
+    short ones is therefore best in a span of its own, although each span has a fixed cost.
 
     Args:
         rows: B cache rows, in the order of the batch; a gap always begins a new span.

@@ -1,9 +1,9 @@
-"""An engine in a thread of its own, and how everything else talks to it.
+"""An engine in a thread of its own, and the queue through which other threads use it.
 
-Rounds run in one thread, whoever asked for them: a request goes on whether or not anybody is
-waiting for it, no two threads keep a team of cores each, and no code of a user holds anyone up.
-Requests, cancellations and calls reach the thread through a queue, and nobody waits for a lock that
-a round holds. What comes of a request leaves through `Request.on_growth` and `Request.on_end`.
+All rounds run in one thread: a request goes on whether or not anything waits for it, no two threads
+keep a pool of cores each, and a user's code cannot block other requests. Requests, cancellations
+and calls reach the thread through a queue, and no caller waits for a lock that a round holds.
+Results of a request are passed to `Request.on_growth` and `Request.on_end`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from stet.engine.request import Request
 T = TypeVar("T")
 
 _EXIT_SECONDS = 60.0
-"""How long the interpreter waits at its end for rounds that are under way."""
+"""Seconds that the interpreter waits at exit for rounds that are under way."""
 
 
 class EngineThread:
@@ -36,7 +36,7 @@ class EngineThread:
     Args:
         engine: used by this thread alone from now on.
         compile_after: seconds of work after which the runners begin to compile their passes.
-        after_round: called after every round; a pass long at most.
+        after_round: called after every round; it may take as long as one pass.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class EngineThread:
         # in any thread and at any moment.
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        # Held for moments: when something is posted, and when the thread ends.
+        # Held briefly: when an item is posted, and when the thread ends.
         self._posting = threading.Lock()
         self._process = os.getpid()
         self._closed = False
@@ -69,23 +69,23 @@ class EngineThread:
         self._check()
         if self._inbox.qsize() > self.engine.scheduler.max_waiting:
             raise CapacityError("Too many requests are waiting already; try later.")
-        # Set by whoever asks; torch keeps it for each thread by itself.
+        # Taken from the calling thread; torch keeps the number for each thread by itself.
         cores = torch.get_num_threads()
         self._post(lambda: self._submit(requests, cores))
 
     def cancel(self, requests: Sequence[Request]) -> None:
-        """End requests soon, with what they have; those that have ended are left as they are."""
+        """End requests soon, with what they have written; those that have ended are unchanged."""
         open_ones = [request for request in requests if not request.done]
         if open_ones and not self._closed:
             self._inbox.put(lambda: self._cancel(open_ones))
 
     def call(self, function: Callable[[], T]) -> Future[T]:
-        """Call something between two rounds, that needs the engine or its runners.
+        """Call a function that needs the engine or its runners, between two rounds.
 
-        It holds every request up for as long as it takes.
+        Every request waits for as long as it takes.
 
         Raises:
-            StetError: as `submit`.
+            StetError: the pair was closed, its device failed, or this is the engine's own thread.
         """
         self._check()
         future: Future[T] = Future()
@@ -102,12 +102,12 @@ class EngineThread:
         return future
 
     def stop(self) -> None:
-        """End all requests and then the thread, soon. Never waits."""
+        """End all requests and then the thread, soon, without waiting."""
         self._closed = True
         self._inbox.put(_nothing)
 
     def close(self, timeout: float = _EXIT_SECONDS) -> None:
-        """End all requests and the threads that work for them, and wait for that.
+        """End all requests and the threads that work for them, and wait until they have ended.
 
         Args:
             timeout: seconds to wait for the round that is under way.
@@ -196,7 +196,7 @@ class EngineThread:
                 runner.start_compiling()
 
     def _end(self) -> None:
-        """Nobody may be left waiting: not for a request, and not for a call."""
+        """Close the engine, and end the requests and calls that are left in the queue."""
         self.engine.close()
         left: list[Callable[[], None]] = []
         with self._posting:
@@ -211,12 +211,12 @@ _live: weakref.WeakSet[EngineThread] = weakref.WeakSet()
 
 
 def _nothing() -> None:
-    """Wakes the thread up."""
+    """Do nothing; as an item it wakes the thread up."""
 
 
 @atexit.register
 def _end_all() -> None:
-    """End cleanly: a thread inside native code would abort a process that is being torn down."""
+    """End all threads: one inside native code would abort a process that is being torn down."""
     threads = list(_live)
     for thread in threads:
         thread.stop()

@@ -15,7 +15,7 @@ _MASK = (1 << 64) - 1
 
 
 def _signed(value: int) -> int:
-    """The 64-bit pattern of `value` as torch's signed integer."""
+    """Convert the 64-bit pattern of `value` to torch's signed integer."""
     value &= _MASK
     return value - (1 << 64) if value >> 63 else value
 
@@ -27,7 +27,7 @@ _MIX_B = _signed(0x94D049BB133111EB)
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift; torch's own keeps the sign."""
+    """Shift right logically; torch's own shift keeps the sign."""
     return (x >> bits) & ((1 << (64 - bits)) - 1)
 
 
@@ -38,12 +38,12 @@ def _mix(x: Tensor) -> Tensor:
 
 
 def uniforms(seeds: Tensor, rounds: Tensor, first_slot: int, count: int) -> Tensor:
-    """Uniform numbers for a batch.
+    """Compute uniform random numbers for a batch.
 
     Args:
         seeds: [B] int64, the requests' seeds.
         rounds: [B] int64, each sequence's own round counter.
-        first_slot: where the consecutive slots begin; each use within a round has its own.
+        first_slot: where the consecutive slots begin; each purpose within a round has its own.
         count: how many consecutive slots.
 
     Returns:

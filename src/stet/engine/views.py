@@ -1,4 +1,4 @@
-"""How one pass sees the cache: where its keys go, and which rows are attended together."""
+"""The view of the cache for one pass: where its keys go, and which rows are attended together."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from stet.engine.spans import divide
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the rows of a batch are.
+    """The rows of a batch in a cache.
 
     Attributes:
-        cache: of the model.
-        masks: for rows that all end at the same slot.
+        cache: the model's cache.
+        masks: masks for rows that all end at the same slot.
         slots: [S] int64, 0 .. S - 1.
         rows: B cache rows, in the order of the batch.
     """
@@ -40,7 +40,7 @@ def view_of(
     ends: Sequence[int],
     cost: int,
 ) -> tuple[CacheView, Tensor]:
-    """The view of the cache for a pass, and its position ids, [B or 1, T].
+    """Make the view of the cache for a pass, and its position ids, [B or 1, T].
 
     Args:
         place: where the rows are.
@@ -69,10 +69,10 @@ def view_of(
             block=(first, first + batch, start, end),
         )
         return view, place.slots[start:end].unsqueeze(0)
-    return _scattered(place, width, starts, counts, ends, cost)
+    return _view_scattered(place, width, starts, counts, ends, cost)
 
 
-def _scattered(
+def _view_scattered(
     place: Place,
     width: int,
     starts: Sequence[int],
@@ -80,7 +80,7 @@ def _scattered(
     ends: Sequence[int],
     cost: int,
 ) -> tuple[CacheView, Tensor]:
-    """The same for rows of any places and lengths."""
+    """Make the view and the position ids for rows of any places and lengths."""
     cache, slots, rows, device = place.cache, place.slots, place.rows, place.slots.device
     table = upload([rows, list(starts), list(ends)], device)
     where, begins, stops = table.unsqueeze(2).unbind(0)

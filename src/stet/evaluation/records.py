@@ -17,7 +17,7 @@ from stet.core.errors import StetError
 from stet.core.files import json_line, read_records, read_text
 from stet.core.parsing import first_problem
 from stet.core.trace import Counters
-from stet.core.upgrades import upgraded, upgraded_parameters
+from stet.core.upgrades import upgrade, upgrade_parameters
 
 VERSION = 2
 
@@ -207,7 +207,7 @@ def read_run(folder: Path) -> Run:
         raise StetError(f"{path} has version {run.version}; this release reads {VERSION}.")
     if run.version != VERSION:  # it has other names in its records
         for entry in run.policies:
-            entry.parameters = upgraded_parameters(entry.name, entry.parameters)
+            entry.parameters = upgrade_parameters(entry.name, entry.parameters)
     return run
 
 
@@ -218,9 +218,7 @@ def read_answers(folder: Path) -> list[Answer]:
         FileError: naming the first line that is not an answer.
     """
     path = folder / ANSWERS
-    return (
-        list(read_records(path, _adapter(Answer), "an answer", upgraded)) if path.exists() else []
-    )
+    return list(read_records(path, _adapter(Answer), "an answer", upgrade)) if path.exists() else []
 
 
 def read(folder: Path) -> Results:
@@ -238,5 +236,5 @@ def read_traces(folder: Path) -> Iterator[dict[str, Any]]:
     """
     path = folder / TRACES
     if path.exists():
-        for line in read_records(path, _adapter(_TraceLine), "the trace of an answer", upgraded):
+        for line in read_records(path, _adapter(_TraceLine), "the trace of an answer", upgrade):
             yield {name: getattr(line, name) for name in ("policy", "question", "seed", "trace")}

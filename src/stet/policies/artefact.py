@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from stet.core.errors import OptionError
-from stet.core.upgrades import upgraded_parameters
+from stet.core.upgrades import upgrade_parameters
 
 SUFFIX = ".json"
 """The suffix by which a policy's name is taken for the path of a file."""
@@ -22,7 +22,7 @@ def read_artefact(path: str | Path) -> tuple[str, dict[str, Any]]:
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
         name = str(record["policy"])
-        return name, upgraded_parameters(name, record["parameters"])
+        return name, upgrade_parameters(name, record["parameters"])
     except OSError as error:
         raise OptionError(f"{path} cannot be read ({error.strerror}).") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -48,7 +48,7 @@ class Cascade(AnswerPolicy):
             listed = ", ".join(STATISTICS)
             raise OptionError(f"statistic is {self.statistic!r}; choose from {listed}.")
 
-    def keeps(self, logprobs: Sequence[float]) -> bool:
+    def accepts_answer(self, logprobs: Sequence[float]) -> bool:
         """Whether an answer with these log-probabilities of its tokens is accepted."""
         if not logprobs:
             return False

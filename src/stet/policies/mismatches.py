@@ -34,7 +34,7 @@ def find_mismatches(blocks: Blocks) -> Mismatches:
         return Mismatches(blocks.drafted == target[:, :-1], target)
     p = blocks.target_probs
     rows, positions, vocabulary = p.shape
-    residual = or_else(blocks.less_draft(p).clamp_(min=0), p)
+    residual = or_else(blocks.subtract_draft(p).clamp_(min=0), p)
     uniforms = blocks.uniform(NEXT, positions)
     target = draw(residual.reshape(-1, vocabulary), uniforms.reshape(-1)).view(rows, positions)
     return Mismatches(acceptance_mask(blocks, p), target)

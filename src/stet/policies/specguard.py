@@ -17,7 +17,7 @@ from stet.core.errors import OptionError
 from stet.core.needs import AttentionCapture, Need
 from stet.core.operations import Await, Operation
 from stet.core.sampling import SamplingParams
-from stet.core.step_policy import Candidate, Step, StepDecision, StepPolicy, selected
+from stet.core.step_policy import Candidate, Step, StepDecision, StepPolicy, select_candidate
 from stet.core.steps import LOOP, Delimiter
 from stet.policies.artefact import read_artefact
 from stet.policies.checks import check_drafting
@@ -314,7 +314,7 @@ class SpecGuard(StepPolicy):
 
     def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         """Select a candidate, and accept or reject it."""
-        chosen = yield from selected(self, step.candidates)
+        chosen = yield from select_candidate(self, step.candidates)
         columns = [signal.measure(step.candidates) for signal in self._used]
         details = [dict(zip(self.signals, row, strict=True)) for row in zip(*columns, strict=True)]
         raw = details[chosen] if details else {}

@@ -1,4 +1,4 @@
-"""Plain decoding by one model: the baselines."""
+"""Plain decoding by one model, for baselines."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from stet.programs.speculative import never
 def autoregressive(
     sequence: TokenSequence, policy: TokenPolicy, ended: Callable[[TokenSequence], bool] = never
 ) -> Program:
-    """The target writes one token a pass; blocks are empty, so nothing can be rejected."""
+    """The target writes one token per pass; blocks are empty, so nothing can be rejected."""
     while not (sequence.finished or ended(sequence)):
         sequence.commit((yield Score(sequence, EMPTY, policy)))
 
 
 def drafting(sequence: TokenSequence) -> Program:
-    """The draft writes the whole answer, and nobody verifies it."""
+    """The draft writes the whole answer, without verification."""
     while not sequence.finished:
         count = min(sequence.limits.chunk, sequence.remaining)
         sequence.commit((yield Draft(sequence, count)))

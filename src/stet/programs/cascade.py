@@ -1,4 +1,4 @@
-"""The draft's answer, or else the target's."""
+"""Cascade: the draft's whole answer, or else the target's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stet.programs.speculative import speculative
 
 
 def cascade(sequence: TokenSequence, policy: AnswerPolicy, inner: TokenPolicy) -> Program:
-    """The draft answers alone; where the policy does not keep it, the target answers.
+    """The draft answers alone; where the policy rejects its answer, the target answers.
 
     The target then writes with block speculation under `inner`.
     """
@@ -23,7 +23,7 @@ def cascade(sequence: TokenSequence, policy: AnswerPolicy, inner: TokenPolicy) -
             logprobs += block.logprobs or []
             attempt.commit(block)
         # A block may run past the end of the answer.
-        if policy.keeps(logprobs[: len(attempt.answer)]):
+        if policy.accepts_answer(logprobs[: len(attempt.answer)]):
             sequence.adopt(attempt)
         else:
             sequence.charge(attempt)

@@ -1,4 +1,4 @@
-"""A target that is loaded here, with a tokenizer of its own: the two models exchange text."""
+"""Cross-tokenizer decoding: a local target with a tokenizer of its own, and the text of both."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ UNREADABLE = "; the draft cannot read it, so the target writes on alone"
 
 @dataclass(eq=False)
 class CrossTokenizerTarget(TargetSide):
-    """A target whose tokenizer differs from the draft's, and the same text in the draft's tokens.
+    """A target whose tokenizer differs from the draft's, with the answer in the draft's tokens.
 
     The draft writes candidates in its own tokens. What is accepted is put into the target's, what
     the target writes into the draft's: both lists only grow, at the end of every step they read
@@ -36,8 +36,8 @@ class CrossTokenizerTarget(TargetSide):
 
     Attributes:
         drafted: prompt and answer in the draft's tokens; at first nothing is written.
-        draft: between text and these.
-        target: between text and the target's tokens.
+        draft: converts between text and the draft's tokens.
+        target: converts between text and the target's tokens.
         end: the target's token for the end of an answer; None where nothing ends one.
     """
 
@@ -76,7 +76,7 @@ class CrossTokenizerTarget(TargetSide):
         tokens = None if text is None else self.draft.tokens_after(self.drafted.tokens, text)
         if tokens is None:
             return False
-        # What the target did not end at is no end, even if it is a token at which the draft stops.
+        # A stop token of the draft does not end the answer where the target went on.
         append(self.drafted, tokens, "target", "", ending=False)
         return True
 
@@ -86,7 +86,7 @@ class CrossTokenizerTarget(TargetSide):
         return self.drafted
 
     def offer(self, sequence: TokenSequence, written: list[Candidate]) -> list[Candidate]:
-        """The candidates that can be said in the target's tokens."""
+        """The candidates that can be written in the target's tokens."""
         for candidate in written:
             sequence.charge(candidate.sequence)
             self._translate(sequence, candidate)
@@ -111,7 +111,7 @@ class CrossTokenizerTarget(TargetSide):
         return UNTRANSLATABLE if candidate.translated is None else super().refusal(candidate)
 
     def discard(self, sequence: TokenSequence, candidate: Candidate) -> None:
-        """Nothing is left to count: `offer` has counted every candidate."""
+        """Count nothing: `offer` has counted every candidate."""
 
     def adopt(
         self, sequence: TokenSequence, candidate: Candidate, reason: str, *, scored: bool
@@ -153,7 +153,7 @@ class CrossTokenizerTarget(TargetSide):
         if reader.read(fork.answer) is not None:
             assert reader.length is not None
             fork.truncate(reader.length)
-        # What is exchanged is text, so a step ends with a whole character.
+        # The draft is given the step as text, so it ends with a whole character.
         while not fork.finished and _ends_inside_character(fork, self.target):
             fork.commit((yield Score(fork, EMPTY, Exact())))
         candidate = Candidate(fork, fork.text())

@@ -1,4 +1,4 @@
-"""A target that is loaded here, with the draft's tokenizer: the two share caches and blocks."""
+"""A local target with the draft's tokenizer: the two models share tokens and blocks."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class LocalTarget(TargetSide):
     """A target that writes its steps with the draft's help, block by block.
 
     Attributes:
-        inner: the token policy that verifies the draft's blocks. About the rejected candidate,
-            which opens a rewrite, the exact rule decides: nothing was kept of how it was drafted.
+        inner: the token policy that verifies the draft's blocks. The rejected candidate, which
+            opens a rewrite, is verified by the exact rule, since its distributions were not kept.
     """
 
     inner: TokenPolicy

@@ -1,4 +1,4 @@
-"""What programs with steps share: the draft writes a step, text is appended, steps are recorded."""
+"""Parts of programs with steps: drafting a step, appending text, recording steps."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def draft_step(
         return reader.read(sequence.answer + written) is not None
 
     def hopeless(drafted: list[float]) -> bool:
-        """Whether this is for the target to write, and long enough as its first block."""
+        """Whether the target has to write the step, and there is enough for its first block."""
         found = logprobs + drafted
         if doubt is None or not doubt(found):
             return False
@@ -59,7 +59,7 @@ def draft_step(
         parts.append(_Part.of(block, policy))
         del block  # and with it the distributions
         reader.read(sequence.answer)
-    if reader.length is not None:  # where nobody looked on the way, more was written
+    if reader.length is not None:  # where `until` was not called on the way, more was written
         sequence.truncate(reader.length)
     candidate = _make_candidate(sequence, parts, policy)
     candidate.cut = reader.length is None and sequence.finish_reason != "stop"
@@ -68,10 +68,10 @@ def draft_step(
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What is kept of a stretch of drafting: of a step's distributions there would be too many.
+    """What is kept of a stretch of drafting, without its distributions, which would be too large.
 
     Attributes:
-        statistics: those that the policy reads.
+        statistics: the statistics that the policy reads.
         hidden: see `Block`.
         attention: see `Block`.
     """
@@ -84,17 +84,17 @@ class _Part:
     def of(cls, block: Block, policy: StepPolicy) -> _Part:
         """Make a part of a block, without its distributions."""
         found = block.statistics if Need.DRAFT_LOGPROBS in policy.needs else None
-        statistics = None if found is None else found.only(policy.statistics)
+        statistics = None if found is None else found.select(policy.statistics)
         return cls(statistics, block.hidden, block.attention)
 
 
 def _make_candidate(sequence: TokenSequence, parts: list[_Part], policy: StepPolicy) -> Candidate:
-    """A candidate with what the policy asked for; other requests' wishes leave no trace."""
+    """Make a candidate with what the policy asked for, and nothing that others asked for."""
     count = len(sequence.answer)
     statistics = hidden = attention = None
     if Need.DRAFT_LOGPROBS in policy.needs:
         found = [s for part in parts if (s := part.statistics) is not None]
-        statistics = Statistics.joined(found, count)
+        statistics = Statistics.join(found, count)
     if Need.DRAFT_HIDDEN in policy.needs:
         states = [h for part in parts if (h := part.hidden) is not None]
         hidden = torch.cat(states)[:count].float()
@@ -148,9 +148,9 @@ def append(
     """Continue with tokens that no model wrote here, as far as limits and stops allow.
 
     Args:
-        sequence: what is written to.
-        tokens: what follows it.
-        origin: who wrote their text.
+        sequence: the sequence that is continued.
+        tokens: the tokens that follow it.
+        origin: the model that wrote their text.
         reason: why they are in the answer.
         scored: the target's cache of this sequence has read them already.
         ending: whether a stop token among them ends the sequence.
@@ -165,7 +165,7 @@ def append(
 
 
 def record_of(position: int, candidates: list[Candidate], decision: StepDecision) -> StepRecord:
-    """The record of a step when it is decided about: its candidates, and nothing accepted yet."""
+    """Make the record of a step at its decision: its candidates, and no tokens yet."""
     details = list(decision.details) or [{} for _ in candidates]
     return StepRecord(
         position=position,
@@ -186,7 +186,7 @@ def record_of(position: int, candidates: list[Candidate], decision: StepDecision
 
 
 def conclude(sequence: TokenSequence, record: StepRecord, before: Counters, accepted: bool) -> None:
-    """Record a step of the answer, and what it took since the counters were as in `before`."""
+    """Record a step of the answer, and its time since the counters were as in `before`."""
     record.tokens = len(sequence.answer) - record.position
     record.draft_seconds = sequence.counters.draft_seconds - before.draft_seconds
     record.target_seconds = sequence.counters.target_seconds - before.target_seconds

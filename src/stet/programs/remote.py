@@ -1,4 +1,4 @@
-"""A target that is not here: it is sent text, and answers with text."""
+"""Remote decoding: the target is sent text, and answers with text."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from stet.programs.remote_writer import RemoteText, RemoteWriter
 from stet.programs.target_side import Opening, TargetSide
 
 CUT = "step ends inside a character"
-"""Why the target writes a step that the policy would have accepted: half a character cannot be
+"""Why the target writes a step that the policy would have accepted: a part of a character cannot be
 sent."""
 
 _MOST_STOPS = 4
@@ -50,7 +50,7 @@ class EndpointTarget(TargetSide):
     def read(
         self, sequence: TokenSequence, candidate: Candidate
     ) -> Generator[Operation, Any, Acceptance]:
-        """A remote target reads no candidates.
+        """Refuse to read a candidate, which a remote target cannot do.
 
         Raises:
             StetError: always.
@@ -66,16 +66,16 @@ class EndpointTarget(TargetSide):
         ends: Ends,
         opening: Opening | None,
     ) -> Generator[Operation, Any, tuple[Candidate, int]]:
-        """The target is asked for a step, which is put on a fork.
+        """Ask the target for a step, and put it on a fork.
 
         Returns:
             The step, and its tokens as the server counted them.
         """
-        del opening  # a rejected candidate is of no use there
+        del opening  # a remote target cannot begin with a rejected candidate
         text = self.writer.so_far(sequence)
         most = min(policy.step_tokens, fork.remaining)
         stops = _strings(policy.delimiter)
-        # The request's own, too: there are some that only the server sees, such as special tokens.
+        # The request's own, too: some are seen by the server alone, such as special tokens.
         asked = fork.limits.stop_strings[: _MOST_STOPS - len(stops)]
         ends = _either(ends, _first_of(asked))
         written: RemoteText = yield Await(
@@ -102,7 +102,7 @@ def remote_autoregressive(sequence: TokenSequence, target: RemoteWriter) -> Prog
 
 
 def _strings(delimiter: Delimiter) -> tuple[str, ...]:
-    """The texts that a server can be asked to stop at; none where only we can tell the end."""
+    """The texts that a server can be asked to stop at; none where it cannot tell the end."""
     if isinstance(delimiter, str):
         return () if delimiter == SENTENCE else (delimiter,)
     if isinstance(delimiter, tuple) and len(delimiter) <= _MOST_STOPS:
@@ -111,7 +111,7 @@ def _strings(delimiter: Delimiter) -> tuple[str, ...]:
 
 
 def _either(one: Ends, other: Ends) -> Ends:
-    """Whichever ends first."""
+    """Combine two rules for the end of a text: whichever ends first."""
 
     def find(text: str) -> int | None:
         return min((at for ends in (one, other) if (at := ends(text)) is not None), default=None)
@@ -120,7 +120,7 @@ def _either(one: Ends, other: Ends) -> Ends:
 
 
 def _first_of(stops: tuple[str, ...]) -> Ends:
-    """The end of the first stop string."""
+    """Make a rule that ends a text after the first stop string."""
 
     def find(text: str) -> int | None:
         return min((at + len(s) for s in stops if (at := text.find(s)) >= 0), default=None)

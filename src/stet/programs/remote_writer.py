@@ -15,21 +15,21 @@ from stet.remote.client import RemoteClient
 from stet.text.codec import Codec
 
 WRITTEN = "written by the target"
-"""The reason of every token whose text a remote target wrote."""
+"""The reason for every token whose text a remote target wrote."""
 
 _HALF = "\N{REPLACEMENT CHARACTER}"
-"""How servers write bytes that are no whole character."""
+"""How servers write bytes that are not a whole character."""
 
 
 @dataclass(frozen=True, slots=True)
 class RemoteText:
-    """What the target wrote.
+    """Text that a remote target wrote.
 
     Attributes:
-        text: its text, cut where it was asked to end.
+        text: the text, cut where it was asked to end.
         ended: whether the target ended its answer there.
-        tokens: how many the server counted; None where it did not.
-        seconds: from asking to the answer, waiting for a turn included.
+        tokens: number of tokens as the server counted them; None where it did not.
+        seconds: time from the request to the answer, queueing included.
     """
 
     text: str
@@ -44,8 +44,8 @@ class RemoteWriter:
 
     Attributes:
         client: asks the server.
-        codec: between text and the draft's tokens, in which the answer is kept.
-        prompt: the prompt as the target is sent it.
+        codec: converts between text and the draft's tokens, in which the answer is kept.
+        prompt: the prompt as it is sent to the target.
         end: the draft's token for the end of an answer; None where nothing ends one.
     """
 
@@ -69,7 +69,7 @@ class RemoteWriter:
         """Append what the target wrote to the answer.
 
         Raises:
-            StetError: the draft's tokenizer cannot say it.
+            StetError: the draft's tokenizer cannot represent it.
         """
         tokens = self.codec.tokens_after(sequence.tokens, written.text)
         if tokens is None:
@@ -117,7 +117,7 @@ class RemoteWriter:
                 ended = stop not in stops
                 written += "" if ended else stop
             end = ends(written)
-            # A delimiter with nothing before it ends no step: the target goes on.
+            # A delimiter with nothing before it does not end a step: the target goes on.
             if end is not None or ended or answer.finish_reason == "length" or tokens >= most:
                 # A limit may cut a character in two; its first half is left out.
                 said = written[:end] if ended else written[:end].rstrip(_HALF)
@@ -125,7 +125,7 @@ class RemoteWriter:
                 return RemoteText(said, ended, tokens if counted else None, seconds)
 
     async def _stop(self, text: str, sampling: SamplingParams, stops: tuple[str, ...]) -> str:
-        """At which of the stop strings a text ended; "" for the target's own end."""
+        """Find out at which of the stop strings a text ended; "" for the target's own end."""
         if not stops:
             return ""
         following = await self._ask(text, 1, sampling, ())
@@ -134,7 +134,7 @@ class RemoteWriter:
         for stop in stops:
             if following.text.startswith(stop) or stop.startswith(following.text):
                 return stop
-        return stops[0]  # sampled anew, it would have gone on; but it did stop
+        return stops[0]  # sampled again, the target went on; but it did stop before
 
     async def _ask(
         self, text: str, most: int, sampling: SamplingParams, stops: tuple[str, ...]

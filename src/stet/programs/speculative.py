@@ -10,7 +10,7 @@ from stet.core.sequence import TokenSequence
 
 
 def never(sequence: TokenSequence) -> bool:
-    """Nothing but the sequence's own limits ends the program."""
+    """Return false: nothing but the sequence's own limits ends the program."""
     del sequence
     return False
 
@@ -21,17 +21,17 @@ def speculative(
     ended: Callable[[TokenSequence], bool] = never,
     until: Callable[[], Callable[[list[int]], bool]] | None = None,
 ) -> Program:
-    """Draft a block, score it in one target pass, let the policy rule.
+    """Draft a block, score it in one target pass, let the policy verify it; and so on.
 
     Args:
-        sequence: what is written to.
-        policy: rules on blocks.
+        sequence: the sequence that is continued.
+        policy: verifies the blocks.
         ended: whether the sequence is long enough.
-        until: makes, for each block, what ends its drafting early; see `Draft.until`.
+        until: makes, for each block, the function that ends its drafting early; see `Draft.until`.
     """
     bonus = not policy.defers_bonus
     # A limit only cuts. Where a text depends on where its blocks end, the last one is as long as
-    # it would be without the limit; elsewhere nothing need be drafted that is cut.
+    # it would be without the limit; elsewhere tokens that would be cut need not be drafted.
     beyond = not (sequence.sampling.greedy and policy.block_invariant)
     while not (sequence.finished or ended(sequence)):
         size = sequence.block_size(bonus=bonus, beyond=beyond)

@@ -1,4 +1,4 @@
-"""Reasoning step by step: the draft writes a step, a policy decides, the target rewrites it."""
+"""Stepwise decoding: the draft writes a step, a policy decides, the target rewrites it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def stepwise(sequence: TokenSequence, policy: StepPolicy, side: TargetSide) -> P
 
     Args:
         sequence: the answer; it needs a decoder, since steps end in text.
-        policy: decides about the steps.
-        side: the target, wherever it is.
+        policy: decides about each step.
+        side: the target, local or remote.
     """
     ends, guard = ends_of(policy.delimiter), LoopGuard(policy.loop_after)
     rewritten: int | None = None
@@ -31,7 +31,7 @@ def stepwise(sequence: TokenSequence, policy: StepPolicy, side: TargetSide) -> P
             start = len(sequence.tokens)
             text, accepted = yield from _step(sequence, policy, side, ends)
             rewritten = None if accepted else start
-            if guard.stuck(text, drafted=accepted):
+            if guard.push(text, drafted=accepted):
                 sequence.close("loop")
     # Where the draft could not follow, the target writes the rest alone.
     yield from autoregressive(sequence, Exact())
@@ -40,7 +40,7 @@ def stepwise(sequence: TokenSequence, policy: StepPolicy, side: TargetSide) -> P
 def _step(
     sequence: TokenSequence, policy: StepPolicy, side: TargetSide, ends: Ends
 ) -> Generator[Operation, Any, tuple[str, bool]]:
-    """One step; returns its text, and whether it is the draft's."""
+    """Run one step; return its text, and whether the draft's was accepted."""
     position, before = len(sequence.answer), replace(sequence.counters)
     opens = policy.target_candidates == 1 and policy.speculate
     base = side.draft_sequence(sequence)

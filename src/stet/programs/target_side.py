@@ -1,4 +1,4 @@
-"""What a program that goes step by step asks of the target's side, wherever the target is."""
+"""The target's side of stepwise decoding, whether the target is local or remote."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from stet.core.acceptance import Acceptance
 from stet.core.block import Block, Reading
 from stet.core.operations import Join, Operation, Score
 from stet.core.sequence import TokenSequence
-from stet.core.step_policy import Candidate, StepPolicy, selected
+from stet.core.step_policy import Candidate, StepPolicy, select_candidate
 from stet.core.steps import Ends
 from stet.core.trace import StepRecord
 from stet.policies.exact import Exact
@@ -28,7 +28,7 @@ class Opening:
 
     Attributes:
         candidate: the rejected candidate.
-        acceptance: how much of all its tokens is accepted, where the target's cache has read them
+        acceptance: the decision about all its tokens, where the target's cache has read them
             already; None where it has not.
     """
 
@@ -47,7 +47,7 @@ class TargetSide(ABC):
     """
 
     def attach(self, sequence: TokenSequence) -> AbstractContextManager[None]:
-        """Enter at the beginning of the program; what is held beside `sequence` is freed on exit.
+        """Make the context of the program, which frees on exit what is held beside `sequence`.
 
         Args:
             sequence: the answer.
@@ -151,7 +151,7 @@ class TargetSide(ABC):
                 [self.write(sequence, f, policy, ends, opening) for f in forks]
             )
             candidates = [candidate for candidate, _ in found]
-            place = yield from selected(policy, candidates)
+            place = yield from select_candidate(policy, candidates)
             chosen = pick_candidate(place, candidates, policy)
             record.target_candidates = [c.text for c in candidates]
             record.target_tokens = sum(tokens for _, tokens in found)
@@ -203,7 +203,7 @@ class Reader:
         self._acceptance: Acceptance | None = None
 
     def read(self, place: int) -> Generator[Operation, Any, Reading]:
-        """One target pass over a candidate."""
+        """Have the target read a candidate in one pass."""
         self.take(None)
         candidate = self._candidates[place]
         acceptance = yield from self._side.read(self._sequence, candidate)
@@ -216,7 +216,7 @@ class Reader:
         return candidate is self._last
 
     def take(self, candidate: Candidate | None) -> Acceptance | None:
-        """The decision about a candidate that the target has read, to be committed.
+        """Take the decision about a candidate that the target has read, to be committed.
 
         A decision that is not taken is counted for its pass alone.
         """

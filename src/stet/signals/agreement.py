@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from stet.core.steps import normalised
+from stet.core.steps import normalise
 
 
 def agreeing(texts: Sequence[str]) -> list[float]:
     """For each text, the share of texts equal to it, case and white space aside."""
-    keys = [normalised(text) for text in texts]
+    keys = [normalise(text) for text in texts]
     counts = Counter(keys)
     return [counts[key] / len(keys) for key in keys]
 

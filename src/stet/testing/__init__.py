@@ -1,4 +1,4 @@
-"""Checks for those who write policies: laws, contracts, and a script in place of the models.
+"""Checks for authors of policies: losslessness, the contract, and scripts in place of models.
 
 Each check raises an `AssertionError` that says what is wrong, so it works in any test runner:
 
@@ -6,7 +6,7 @@ Each check raises an `AssertionError` that says what is wrong, so it works in an
 
     def test_my_rule():
         check_contract(MyRule())
-        check_lossless(MyRule())  # only if it says that it is
+        check_lossless(MyRule())  # only if it is declared lossless
 """
 
 from stet.testing.contract import check_contract

@@ -1,4 +1,4 @@
-"""What every token policy must do, whatever it decides."""
+"""The contract of token policies, whatever they decide."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from stet.core.verification import DEFERRED, Verification
 from stet.testing.worlds import READABLE, draft_blocks, make_world
 
 LENGTHS = torch.tensor([3, 1, 0, 2, 3, 3, 1, 2])
-"""Blocks of a ragged batch, one of them empty."""
+"""Lengths of the blocks of a ragged batch, one of them empty."""
 
 
 def check_contract(policy: TokenPolicy) -> None:
-    """Whether a policy can share batches with others, be recorded, and be made again.
+    """Check that a policy can share batches with others, be recorded, and be made again.
 
-    Shapes and types; that a block longer than it is padded to, or a batch-mate, changes nothing;
-    that everything it reads is declared in its `needs`; that the same randomness gives the same
-    decision; and that its parameters say all there is to it.
+    It checks shapes and types; that neither padding nor batch-mates change a decision; that
+    everything the policy reads is declared in its `needs`; that the same randomness gives the same
+    decision; and that the policy is defined by its parameters alone.
 
     Raises:
-        AssertionError: with what is wrong.
+        AssertionError: the policy breaks the contract, and how.
     """
     name = type(policy).__name__
     assert policy.needs <= READABLE, (

@@ -1,4 +1,4 @@
-"""Is a rule lossless? What it emits against the target's own law, on models that can be listed."""
+"""A check for losslessness: what a rule emits against the target's law, on enumerable models."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from stet.testing.worlds import KINDS, Prefix, World, draft_blocks, make_world
 LENGTHS = (1, 2, 3)
 TEMPERATURES = (0.6, 1.0, 1.5)
 COUNT = 3
-"""Tokens of the answers that are looked at."""
+"""Tokens of the answers that are compared."""
 
 
 def check_lossless(policy: TokenPolicy, *, rows: int = 8192, alpha: float = 1e-6) -> None:
-    """Whether the emitted text follows the target's own distribution exactly.
+    """Check that the emitted text follows the target's own distribution exactly.
 
     Blocks of several lengths are drafted from several kinds of drafts and temperatures; what the
     policy emits is continued from the target's law, and the first tokens must follow that law.
@@ -29,12 +29,12 @@ def check_lossless(policy: TokenPolicy, *, rows: int = 8192, alpha: float = 1e-6
 
     Args:
         policy: the rule.
-        rows: blocks in each case.
+        rows: number of blocks in each case.
         alpha: probability with which a correct rule fails in one of the cases; the seeds are fixed,
             so that a rule that passes once always does.
 
     Raises:
-        AssertionError: with the first case in which it does not.
+        AssertionError: it does not, with the first case in which it does not.
     """
     cases = len(KINDS) * len(LENGTHS) * len(TEMPERATURES)
     for number, kind in enumerate(KINDS):
@@ -54,7 +54,7 @@ def check_lossless(policy: TokenPolicy, *, rows: int = 8192, alpha: float = 1e-6
 
 
 def emit(world: World, blocks: Blocks, verification: Verification, seed: int) -> Counter[Prefix]:
-    """The first tokens that each row emits, continued from the target's law where it is short."""
+    """Count the first tokens of each row, continued from the target's law where it is short."""
     rows = len(blocks.lengths)
     random = np.random.default_rng(seed).random((rows, COUNT)).tolist()
     cumulative = {prefix: (p.cumsum() / p.sum()).tolist() for prefix, p in world.p.items()}

@@ -1,4 +1,4 @@
-"""Faults that rules have had, to show that a check would find them."""
+"""Typical faults of rules, to show that a check finds them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Fault = Callable[[Blocks, Verification], Verification]
 
 
 def _accept_everything(blocks: Blocks, found: Verification) -> Verification:
-    """Every drafted token is accepted, whatever the target says."""
+    """Accept every drafted token, whatever the target's distribution."""
     return replace(found, accepted=blocks.lengths, next_token=_best(blocks, blocks.lengths))
 
 
 def _accept_one_more(blocks: Blocks, found: Verification) -> Verification:
-    """The first rejected token is accepted, too."""
+    """Accept the first rejected token, too."""
     accepted = torch.minimum(found.accepted + 1, blocks.lengths)
     same = accepted == found.accepted
     following = torch.where(same, found.next_token, _best(blocks, accepted))
@@ -32,12 +32,12 @@ def _accept_one_more(blocks: Blocks, found: Verification) -> Verification:
 
 
 def _take_the_best_next(blocks: Blocks, found: Verification) -> Verification:
-    """The next token is the target's most probable one, also where it should be drawn."""
+    """Take the target's most probable token as the next one, also where it should be drawn."""
     return replace(found, next_token=_best(blocks, found.accepted))
 
 
 def _repeat_the_rejected(blocks: Blocks, found: Verification) -> Verification:
-    """A rejected token is emitted all the same, as the token that follows the accepted ones."""
+    """Emit the rejected token all the same, as the token that follows the accepted ones."""
     if not blocks.drafted.shape[1]:
         return found
     place = found.accepted.clamp(max=blocks.drafted.shape[1] - 1)
@@ -47,7 +47,7 @@ def _repeat_the_rejected(blocks: Blocks, found: Verification) -> Verification:
 
 
 def _look_one_too_early(blocks: Blocks, found: Verification) -> Verification:
-    """The next token is taken from the position before its own."""
+    """Take the next token from the position before its own."""
     return replace(found, next_token=_best(blocks, (found.accepted - 1).clamp(min=0)))
 
 
@@ -62,7 +62,7 @@ MUTANTS: dict[str, Fault] = {
     "repeats the rejected token": _repeat_the_rejected,
     "looks one position too early": _look_one_too_early,
 }
-"""By what they do wrong."""
+"""The faults, by what they do wrong."""
 
 
 @dataclass(frozen=True)
@@ -82,22 +82,22 @@ class Mutant(TokenPolicy):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the rule needs."""
+        """The needs of the rule."""
         return self.policy.needs
 
     @property
     def defers_bonus(self) -> bool:
-        """As the rule."""
+        """Whether the rule defers the bonus token."""
         return self.policy.defers_bonus
 
     def verify(self, blocks: Blocks) -> Verification:
-        """What the rule decides, spoilt."""
+        """Verify the blocks with the rule, and put the fault in."""
         found = replace(self.policy.verify(blocks), reasons=None, mismatches=None)
         return MUTANTS[self.fault](blocks, found)
 
 
 def mutant(policy: TokenPolicy, fault: str) -> TokenPolicy:
-    """A policy with a fault, which the checks of a lossless rule must find.
+    """Make a policy with a fault, which the checks of a lossless rule must find.
 
     Args:
         policy: the rule.

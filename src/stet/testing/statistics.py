@@ -1,4 +1,4 @@
-"""How well counts follow a law that is known exactly."""
+"""Statistics of how well counts follow a law that is known exactly."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def p_value(*tables: tuple[Counts, Law]) -> float:
 
 
 def total_variation(counts: Counts, law: Law) -> float:
-    """Half the summed distance of frequencies and probabilities."""
+    """Total variation: half the summed distance of frequencies and probabilities."""
     total = sum(counts.values())
     outcomes: set[Hashable] = set(law) | set(counts)
     return 0.5 * sum(abs(counts.get(o, 0) / total - law.get(o, 0.0)) for o in outcomes)

@@ -1,4 +1,4 @@
-"""A step policy without models: scripted candidates in, decisions out."""
+"""Running a step policy without models, on scripted candidates."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from stet.core.step_policy import Candidate, Step, StepDecision, StepPolicy
 
 @dataclass(frozen=True)
 class Script:
-    """One candidate of a step, with what the draft and the target say of it.
+    """One candidate of a step, with the draft's and the target's statistics of it.
 
     Attributes:
-        text: what it says.
-        logprobs: the draft's log-probability of each of its tokens, in nats; there are as many
-            tokens.
-        entropies: of the draft's distributions, in nats; 0 if left out.
-        margins: of the draft's best tokens over the second best, in nats; 0 if left out.
+        text: its text.
+        logprobs: the draft's log-probability of each of its tokens, in nats; their number is the
+            number of tokens.
+        entropies: entropies of the draft's distributions, in nats; 0 if left out.
+        margins: margins of the draft's best tokens over the second best, in nats; 0 if left out.
         hidden: [T, D] the draft's last hidden states.
-        attention: by floor [layers, T, S], see `Candidate.attention`.
-        reading: what the target thinks of it, where the policy asks.
+        attention: attention weights by floor, each [layers, T, S], see `Candidate.attention`.
+        reading: the target's statistics of it, where the policy asks for them.
         scores: answers to the `Score` operations with `choices` that the policy yields, in order.
     """
 
@@ -43,11 +43,11 @@ class Script:
 
 @dataclass
 class StepRun:
-    """What a policy did with a step.
+    """A policy's decision about a step, and what it had the target read.
 
     Attributes:
-        decision: what it decided.
-        read: places of the candidates that it had the target read, in order.
+        decision: the decision.
+        read: indices of the candidates that it had the target read, in order.
     """
 
     decision: StepDecision

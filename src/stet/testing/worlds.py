@@ -19,21 +19,21 @@ Row = NDArray[np.float64]
 Prefix = tuple[int, ...]
 
 KINDS = ("random", "zeros", "equal", "near-disjoint", "disjoint")
-"""How target and draft differ: anyhow, with tokens that one of them never writes, not at all, and
-with little or nothing in common."""
+"""How target and draft differ: at random, with tokens that one of them never writes, not at all,
+and with little or nothing in common."""
 
 
 @dataclass(frozen=True)
 class World:
     """Both models as tables: each prefix of drafted tokens has distributions of its own.
 
-    So a rule that looks at the wrong position is found out.
+    A rule that looks at the wrong position is therefore detected.
 
     Attributes:
-        logits: of the target, by prefix, before the temperature.
-        p: the target's distributions, after it.
-        q: the draft's.
-        temperature: of both.
+        logits: the target's logits, by prefix, before the temperature.
+        p: the target's distributions, after the temperature.
+        q: the draft's distributions.
+        temperature: the target's temperature.
     """
 
     logits: dict[Prefix, Row]
@@ -43,7 +43,7 @@ class World:
 
     @property
     def vocab_size(self) -> int:
-        """Tokens."""
+        """Number of tokens."""
         return len(self.p[()])
 
     def law(self, count: int) -> dict[Prefix, float]:
@@ -60,14 +60,14 @@ class World:
 def make_world(
     kind: str, *, vocab_size: int = 3, length: int = 3, temperature: float = 1.0, seed: int = 0
 ) -> World:
-    """A random pair of models.
+    """Make a random pair of models.
 
     Args:
         kind: one of `KINDS`.
-        vocab_size: tokens.
+        vocab_size: number of tokens.
         length: the longest prefix that has distributions.
-        temperature: of sampling.
-        seed: of the tables.
+        temperature: the target's temperature.
+        seed: seed of the tables.
     """
     random = np.random.default_rng(seed)
     made = World({}, {}, {}, temperature)
@@ -100,13 +100,13 @@ def draft_blocks(
     pad: int = 0,
     only: int | None = None,
 ) -> Blocks:
-    """Blocks that the world's draft wrote, as a policy is shown them after the target's pass.
+    """Draft blocks with the world's draft, as a policy is shown them after the target's pass.
 
     Args:
         world: the models.
-        policy: whose `needs` count: what it does not declare it cannot read.
+        policy: its `needs` say what can be read of the blocks.
         lengths: [B] int64 tokens of each block; shorter blocks are padded.
-        seed: of the randomness of drafting and of the policy.
+        seed: seed of the randomness of drafting and of the policy.
         greedy: at temperature 0, where the draft writes its most probable tokens.
         pad: columns beyond the longest block.
         only: a row that is to be shown by itself, unpadded.
@@ -155,14 +155,14 @@ def draft_blocks(
 
 
 _NUMBERS = 64
-"""Random numbers of each row and slot."""
+"""Random numbers for each row and slot."""
 
 READABLE = frozenset({Need.DRAFT_PROBS, Need.DRAFT_LOGPROBS})
-"""What a world can show: tables have no hidden states."""
+"""The needs that a world can serve: tables have no hidden states."""
 
 
 def _rows(table: dict[Prefix, Row], prefixes: list[Prefix]) -> Tensor:
-    """[B, V] float32 of some prefixes."""
+    """The table's rows for some prefixes, [B, V] float32."""
     known = list(table)
     place = {prefix: i for i, prefix in enumerate(known)}
     rows = torch.tensor(np.stack([table[p] for p in known]), dtype=torch.float32)

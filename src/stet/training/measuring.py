@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from stet.arbiter import Arbiter
 from stet.core.files import FileError, read_text
 from stet.core.parsing import first_problem
-from stet.core.upgrades import upgraded
+from stet.core.upgrades import upgrade
 from stet.policies.arbiter_inference import Above
 from stet.training.rollout_policy import Rollout, RolloutPolicy, roll_out
 
@@ -61,7 +61,7 @@ def read_measured(path: Path) -> list[Measured]:
 
     try:
         found: list[Measured] = TypeAdapter(list[Measured]).validate_python(
-            upgraded(json.loads(read_text(path)))
+            upgrade(json.loads(read_text(path)))
         )
     except ValueError as error:
         problem = first_problem(error, "the file") if isinstance(error, ValidationError) else error

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from stet.core.files import FileError, decoded, json_of
+from stet.core.files import FileError, decode, json_of
 from stet.evaluation.tasks.base import TaskError
 
 Row = Mapping[str, Any]
@@ -28,7 +28,7 @@ def read_rows(path: Path) -> list[Row]:
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content
-        rows = _rows(path, decoded(content, str(path)))
+        rows = _rows(path, decode(content, str(path)))
     except (OSError, EOFError, zlib.error) as error:
         raise TaskError(f"{path} cannot be read: {error}.") from error
     except FileError as error:
