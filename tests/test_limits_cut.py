@@ -68,8 +68,10 @@ def prompts() -> list[str]:
 
 
 def test_every_policy_is_here():
-    """But those that decide on whole answers: of these a limit is part of what is judged."""
-    names = {p.name for p in available() if not isinstance(p, type) or not hasattr(p, "keeps")}
+    """Except those that decide about whole answers, of which the limit is a part."""
+    names = {
+        p.name for p in available() if not isinstance(p, type) or not hasattr(p, "accepts_answer")
+    }
     assert names == {name for name, _ in POLICIES.values()} - {"target", "draft"}
 
 

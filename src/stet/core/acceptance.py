@@ -11,7 +11,7 @@ ACCEPTED_MISMATCH = "accepted_mismatch"
 """The reason under which a policy accepts a draft's token against the target's own choice."""
 
 DRAFTED = "drafted"
-"""The reason for a token that the draft wrote and nobody verified."""
+"""The reason for a token that the draft wrote and that was not verified."""
 
 
 @dataclass(frozen=True, slots=True)

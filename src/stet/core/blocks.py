@@ -1,4 +1,4 @@
-"""What a token policy is shown: a batch of drafted blocks after the target's pass over them."""
+"""The view of a batch of drafted blocks that a token policy is given, after the target's pass."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ARBITRATE = 3 << 16
 
 
 class Blocks:
-    """A batch of drafted blocks after the target's pass over them: what a policy is shown.
+    """A batch of drafted blocks after the target's pass over them, as a token policy is given it.
 
     B blocks of up to K drafted tokens, V tokens in the vocabulary. Position i of the target's
     tensors speaks about the token *after* i drafted ones, so there are K + 1 of them. Shorter

@@ -24,7 +24,7 @@ class LayerShape:
         key_size: elements of a key.
         value_size: elements of a value.
         dtype: dtype of keys and values.
-        device: where the layer runs.
+        device: device on which the layer runs.
         window: length of its sliding window; None for full attention.
     """
 
@@ -83,10 +83,10 @@ class LoadedModel:
 
     Attributes:
         model: the transformers model, its attention set to Stet's.
-        tokenizer: its tokenizer; None where nobody needs one.
+        tokenizer: its tokenizer; None where none is needed.
         name: folder or hub name it was loaded from.
         revision: git revision on the hub, where one was asked for.
-        role: what it was loaded as.
+        role: the role that it was loaded for.
         max_length: the most tokens a sequence may have; None when the model sets no limit.
         layers: what each attention layer caches per token.
         vocab_size: number of tokens that it can read and write and its tokenizer knows, which is

@@ -28,8 +28,8 @@ def undeclared(what: str, need: Need) -> StetError:
     The tensor may have been kept for another request of the batch, or not at all.
 
     Args:
-        what: what it reads.
-        need: what it has to declare.
+        what: name of the tensor that is read.
+        need: the need that the policy has to declare.
     """
     return StetError(
         f"This policy reads {what} and does not declare it; add Need.{need.name} to its `needs`."

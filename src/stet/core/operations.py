@@ -70,7 +70,7 @@ class Join:
 
 @dataclass(slots=True, eq=False)
 class Await:
-    """Wait for something outside the engine without holding anyone up. Result: its value."""
+    """Wait for something outside the engine while others go on. Result: its value."""
 
     awaitable: Awaitable[Any]
 

@@ -1,4 +1,4 @@
-"""What a verification policy is: base classes for rules on tokens and on whole answers.
+"""Base classes of verification policies: rules on tokens and on whole answers.
 
 A token policy sees a whole batch of drafted blocks as tensors and verifies all of them at once. It
 knows nothing of engines, models or tokenizers, so a new rule is one small file. Rules on steps of
@@ -29,13 +29,13 @@ class Policy(ABC):
     are the rule's parameters, each with a default.
 
     Attributes:
-        name: what users call it; unique in the registry.
+        name: the name by which users choose it; unique in the registry.
         lossless: whether the emitted text follows the target's own distribution exactly, as far as
             a pass over a block gives the logits that passes over single tokens give: in half
             precision rounding decides near ties otherwise.
         aliases: further names.
         presets: class methods that make one with other defaults, named as `NAME.PRESET`.
-        control: whether it is there to hold others against, so that nobody is advised to use it.
+        control: whether it is a baseline for comparisons only, which is never recommended.
     """
 
     name: ClassVar[str]
@@ -46,7 +46,7 @@ class Policy(ABC):
 
     @property
     def needs(self) -> frozenset[Need]:
-        """What the engine must keep for it."""
+        """The tensors that the engine must keep for the policy."""
         return frozenset()
 
     @property

@@ -1,4 +1,4 @@
-"""What a step policy is: a rule on whole steps of reasoning, what it is shown and what it returns.
+"""Step policies: rules on whole steps of reasoning, with their inputs and decisions.
 
 Where a token policy decides about blocks of tokens by their distributions, a step policy reads the
 draft's candidates for the next step, chooses one, and decides whether it is accepted, or rejected
@@ -170,7 +170,7 @@ class StepPolicy(Policy):
 
     @property
     def delimiter(self) -> Delimiter:
-        """What ends a step."""
+        """The delimiter that ends a step."""
         return "\n"
 
     @property

@@ -1,4 +1,4 @@
-"""From tokens to text while they arrive: streaming and stop strings."""
+"""Decoding of tokens to text while they arrive, for streaming and stop strings."""
 
 from __future__ import annotations
 

@@ -217,7 +217,7 @@ class Counters:
             self.accepted_per_position[position] -= 1
 
     def as_metrics(self) -> dict[str, Any]:
-        """These counts under vLLM's per-request names (`metrics.speculative_decoding`)."""
+        """The counts under vLLM's per-request names (`metrics.speculative_decoding`)."""
         drafts = self.drafts
         longest = len(self.accepted_per_position)
         # Exactly n accepted: blocks with position n - 1 accepted less those with position n.

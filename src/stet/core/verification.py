@@ -1,4 +1,4 @@
-"""What a token policy returns for a batch of blocks."""
+"""Verification: a token policy's decision about a batch of blocks."""
 
 from __future__ import annotations
 

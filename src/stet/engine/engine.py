@@ -37,7 +37,7 @@ class Engine:
         max_batch: requests at work at a time; further ones queue.
         max_rows: places in a cache that requests share; None: all that the runners have.
         max_waiting: requests that may queue.
-        prefill_chunk: tokens of one prompt that a round takes in.
+        prefill_chunk: tokens of one prompt that a round reads.
 
     Attributes:
         runners: the runners of the loaded models, by role.

@@ -54,7 +54,7 @@ class Outside(Generic[W]):
                 into.append((waiter, future.result() if error is None else error))
 
     def _done(self, patient: bool) -> set[Future[Any]]:
-        # Not for ever: a deadline or a cancellation must be noticed too.
+        # With a timeout, so that a deadline or a cancellation is noticed, too.
         return wait(self._pending, 0.05 if patient else 0, FIRST_COMPLETED).done
 
     def drop(self, unwanted: Callable[[W], bool]) -> None:

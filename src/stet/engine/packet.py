@@ -34,7 +34,7 @@ class Column(StrEnum):
     MARGINS = "margins"
     """K log-probabilities of the drafted tokens, each less that of the best other token."""
     CHOICES = "choices"
-    """As many raw log-probabilities as tokens were named, each right after the block."""
+    """Raw log-probabilities of the tokens in `Score.choices`, as the one right after the block."""
     MISMATCH = "mismatch"
     """K numbers: 1 where draft and target would put different tokens."""
     MISMATCH_TARGET = "mismatch_target"

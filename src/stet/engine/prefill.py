@@ -17,7 +17,7 @@ from stet.engine.failures import isolate, raise_device_error
 from stet.engine.runner import Runner
 
 CHUNK = 512
-"""Tokens of one sequence that a round takes in, unless told otherwise."""
+"""Tokens of one sequence that a round reads, by default."""
 
 SHARED_CHUNKS = 2
 """A batch of short sequences may share the room of so many chunks."""
@@ -50,7 +50,7 @@ class Prefill:
 
     Args:
         runners: the runners by role.
-        chunk: tokens of one sequence that a round takes in; a batch of short ones may share the
+        chunk: tokens of one sequence that a round reads; a batch of short ones may share the
             room of two chunks.
     """
 

@@ -139,7 +139,7 @@ def _by_policy(scores: Sequence[Score]) -> list[list[int]]:
     """Group the operations by policy, since one call of a policy can verify all of a group."""
     groups: dict[object, list[int]] = {}
     for place, item in enumerate(scores):
-        # Rows without a policy are told apart by how many numbers they want.
+        # Rows without a policy are grouped by the number of their choices.
         key: object = item.policy if item.policy is not None else len(item.choices)
         try:
             hash(key)

@@ -1,6 +1,6 @@
 """Uniform random numbers that depend on a request alone.
 
-Each number is a hash of (seed, round, slot). A request therefore gets the same numbers whoever its
+Each number is a hash of (seed, round, slot). A request therefore gets the same numbers whatever its
 batch-mates are, on any device, with no generator state to keep or to rewind. The round is counted
 per sequence: keying by token position instead would hand a position that is drafted again after a
 rejection the number that was just used for it, which correlates the draws.

@@ -43,7 +43,7 @@ def view_of(
     """Make the view of the cache for a pass, and its position ids, [B or 1, T].
 
     Args:
-        place: where the rows are.
+        place: the rows in the cache.
         width: T, tokens per row, pads included.
         starts: position of each row's first token.
         counts: how many of each row's tokens are true; None: all.

@@ -68,7 +68,7 @@ def draft_step(
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What is kept of a stretch of drafting, without its distributions, which would be too large.
+    """The part of a candidate that one stretch of drafting wrote, without its distributions.
 
     Attributes:
         statistics: the statistics that the policy reads.
@@ -160,7 +160,7 @@ def append(
             copy.limits = replace(copy.limits, stop_token_ids=frozenset())
         copy.commit(Block(len(tokens), known=tokens))
         copy.explain(reason, origin)
-        copy.counters.draft_passes = 0  # whoever wrote the text has counted its own
+        copy.counters.draft_passes = 0  # the passes of whatever wrote the text were counted there
         sequence.adopt(copy, scored=scored)
 
 

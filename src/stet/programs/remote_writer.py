@@ -93,7 +93,7 @@ class RemoteWriter:
         does not say whether it met one of them or the target's own end, one more token tells.
 
         Args:
-            text: what the target continues.
+            text: the text that the target continues.
             ends: where the stretch ends.
             stops: the texts that may end it; none where only `ends` can tell.
             most: the most tokens, as the server counts them.

@@ -37,7 +37,7 @@ class Opening:
 
 
 class TargetSide(ABC):
-    """The target as `stepwise` sees it.
+    """The target's side of `stepwise`.
 
     The program and its policy are the same for every target. A subclass says on which sequence the
     draft writes, which candidates can be accepted, how one is adopted, and how the target reads a
