@@ -448,7 +448,7 @@ def test_a_prompt_from_windows_on_stdin(run, pair):
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        (b"caf\xe9", "no UTF-8 text"),
+        (b"caf\xe9", "not UTF-8 text"),
         ("hello".encode("utf-16"), "UTF-16"),
         (b"a\0b", "NUL"),
     ],
@@ -467,7 +467,7 @@ def test_a_closed_stdin(loader, run_into, monkeypatch):
 
 def test_a_prompt_that_is_no_text(run, loader):
     result = run("generate", "caf\udce9")
-    assert (result.exit_code, "no UTF-8 text" in " ".join(result.stderr.split())) == (2, True)
+    assert (result.exit_code, "not UTF-8 text" in " ".join(result.stderr.split())) == (2, True)
     assert not loader.arguments
 
 

@@ -34,7 +34,7 @@ def test_same_logits_without_compiling_again(family: str, widths: list[int]) -> 
     loaded = prepare_model(build(family), name=family, self_check=False)
     eager = Runner(loaded, max_rows=4, max_length=64)
     fast = Runner(loaded, max_rows=4, max_length=64, compile=True)
-    assert fast.warm_up(widths)
+    assert fast.warm_up(widths), fast._compiled.failure
     generator = torch.Generator().manual_seed(0)
     # Longer than what is compiled, so that a prefill is not.
     prompts = torch.randint(VOCAB, (4, compiled.WIDEST + 8), generator=generator)

@@ -29,7 +29,7 @@ def read_stdin() -> str:
     """Read the one prompt on stdin, without its last line end.
 
     Raises:
-        OptionError: stdin is closed, or no UTF-8 text.
+        OptionError: stdin is closed, or not UTF-8 text.
     """
     if sys.stdin is None:
         raise OptionError("There is no prompt, and stdin is closed.")
