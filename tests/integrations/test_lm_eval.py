@@ -130,7 +130,7 @@ def test_the_models_own_text_is_greedy(ours, harness):
 
 def test_passes_are_cut_to_fit_memory(ours, harness, monkeypatch):
     monkeypatch.setattr("stet.integrations.loglikelihood._LARGEST", VOCAB * 3 * 4)
-    monkeypatch.setattr("stet.integrations.loglikelihood._CHUNK", 5)
+    monkeypatch.setattr("stet.integrations.loglikelihood.CHUNK", 5)
     test_log_likelihoods_agree(ours, harness)
 
 
