@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy import stats
 
 import tiny
 from stet.core.draft_length import DraftLength, FixedLength
@@ -25,48 +24,11 @@ from stet.core.sampling import SamplingParams
 from stet.engine.request import Request
 from stet.policies import BlockVerification, Exact, TokenPolicy
 from stet.programs import speculative
+from stet.testing.statistics import Law, p_value
+from stet.testing.statistics import total_variation as total_variation
 
 FAMILY_ALPHA = 1e-3
 """The probability that a correct program fails any test of a family; seeds are fixed anyway."""
-
-Law = Mapping[tuple[int, ...], float]
-
-
-def chi_square(counts: Mapping[Hashable, int], law: Mapping[Any, float]) -> tuple[float, int]:
-    """Pearson's statistic and its degrees of freedom; infinite if an impossible outcome occurred.
-
-    Cells expected fewer than five times are merged into one.
-    """
-    total = sum(counts.values())
-    if any(count and law.get(outcome, 0.0) < 1e-12 for outcome, count in counts.items()):
-        return math.inf, 1
-    statistic, cells = 0.0, 0
-    rest_seen, rest_expected = 0, 0.0
-    for outcome, probability in law.items():
-        expected, seen = total * probability, counts.get(outcome, 0)
-        if expected < 5:
-            rest_seen, rest_expected = rest_seen + seen, rest_expected + expected
-        else:
-            statistic += (seen - expected) ** 2 / expected
-            cells += 1
-    if rest_expected >= 1:
-        statistic += (rest_seen - rest_expected) ** 2 / rest_expected
-        cells += 1
-    return statistic, max(cells - 1, 0)
-
-
-def p_value(*tables: tuple[Mapping[Hashable, int], Mapping[Any, float]]) -> float:
-    """The p-value of independent tables of counts, each with its law, taken together."""
-    parts = [chi_square(counts, law) for counts, law in tables]
-    statistic, freedom = sum(s for s, _ in parts), sum(f for _, f in parts)
-    return float(stats.chi2.sf(statistic, freedom)) if freedom else 1.0
-
-
-def total_variation(counts: Mapping[Hashable, int], law: Mapping[Any, float]) -> float:
-    """Half the summed distance of frequencies and probabilities."""
-    total = sum(counts.values())
-    outcomes = set(law) | set(counts)
-    return 0.5 * sum(abs(counts.get(o, 0) / total - law.get(o, 0.0)) for o in outcomes)
 
 
 def total_variation_bound(law: Mapping[Any, float], total: int, alpha: float) -> float:
