@@ -12,8 +12,6 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, ClassVar
 
-from torch import Tensor
-
 from stet.core.blocks import Blocks
 from stet.core.needs import Need
 from stet.core.verification import Verification
@@ -113,8 +111,3 @@ def parameters(policy: Policy) -> dict[str, Any]:
     """
     values = {f.name: getattr(policy, f.name) for f in fields(policy)}  # type: ignore[arg-type]
     return {field: getattr(value, "name", value) for field, value in values.items()}
-
-
-def prefix_length(accepted: Tensor) -> Tensor:
-    """How many tokens are accepted before the first rejected one: bool [B, K] to int64 [B]."""
-    return accepted.long().cumprod(1).sum(1)

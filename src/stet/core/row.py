@@ -18,10 +18,12 @@ class Row:
             it; -1 once released.
         valid: number of cached tokens that agree with the sequence's token list. Lowering it
             rewinds the row.
+        written: slots, from the first on, that may hold something other than zero.
     """
 
     index: int
     valid: int = 0
+    written: int = 0
 
 
 class Places:

@@ -1,4 +1,4 @@
-"""Copying numbers to a device without waiting for it."""
+"""Small tensor helpers: numbers copied to a device without a wait, positions of rows."""
 
 from __future__ import annotations
 
@@ -29,3 +29,20 @@ def move(tensor: Tensor, device: torch.device) -> Tensor:
 def at(tensor: Tensor, position: Tensor) -> Tensor:
     """Pick one position of each row: [B, T, ...] and [B] to [B, ...]."""
     return tensor[torch.arange(tensor.shape[0], device=tensor.device), position]
+
+
+def select_last(state: Tensor, counts: Sequence[int] | None) -> Tensor:
+    """Select the last true position of each row: [B, T, ...] to [B, 1, ...]."""
+    if state.shape[1] == 1:
+        return state
+    if counts is None:
+        return state[:, -1:]
+    first = max(counts[0], 1)
+    if all(c == first for c in counts):
+        return state[:, first - 1 : first]
+    return at(state, upload([max(c, 1) - 1 for c in counts], state.device)).unsqueeze(1)
+
+
+def prefix_length(accepted: Tensor) -> Tensor:
+    """How many tokens are accepted before the first rejected one: bool [B, K] to int64 [B]."""
+    return accepted.long().cumprod(1).sum(1)

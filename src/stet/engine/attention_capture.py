@@ -16,8 +16,7 @@ from torch import Tensor
 
 from stet.core.needs import AttentionCapture
 from stet.core.row import Row
-from stet.core.tensors import upload
-from stet.engine.forward import select_last
+from stet.core.tensors import select_last, upload
 from stet.engine.kv_cache import KVCache
 from stet.engine.masks import additive_mask
 

@@ -16,10 +16,9 @@ from stet.core.errors import StetError
 from stet.core.needs import AttentionCapture, Need
 from stet.core.operations import Draft
 from stet.core.sampling import Sampler, SamplingParams, draw
-from stet.core.tensors import upload
+from stet.core.tensors import select_last, upload
 from stet.core.wide import logprobs_of, peak
 from stet.engine.attention_capture import AttentionWeights
-from stet.engine.forward import select_last
 from stet.engine.runner import Runner
 from stet.engine.uniforms import uniforms
 
@@ -75,7 +74,8 @@ class ModelDrafter:
         padded = [tail + [0] * (OVERLAP - len(tail)) for tail in tails]
         tokens = upload(padded, device)
 
-        capture = AttentionCapture.union(d.capture for d in drafts)
+        captures = [d.capture for d in drafts if d.capture is not None]
+        capture = AttentionCapture.union(captures) if captures else None
         recorder = None if capture is None else self._attention_weights.recorder(capture)
         read = counts
         lengths = [0] * len(drafts)

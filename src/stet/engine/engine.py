@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 import torch
 
 from stet.core.errors import CapacityError, StetError
-from stet.core.operations import Draft, Score
 from stet.core.sequence import Role, TokenSequence
 from stet.core.trace import FinishReason
 from stet.engine.drafting import OVERLAP, Drafter, ModelDrafter
@@ -16,12 +14,10 @@ from stet.engine.failures import DeviceError, device_error, isolate
 from stet.engine.interpreter import Interpreter
 from stet.engine.outcome import NonFiniteError
 from stet.engine.prefill import CHUNK, Prefill
-from stet.engine.request import Process, Request, sequence_of
+from stet.engine.request import Op, Request, Waiting
 from stet.engine.runner import Runner
 from stet.engine.scheduler import Scheduler
 from stet.engine.scoring import score
-
-Op = TypeVar("Op", Draft, Score)
 
 
 class Engine:
@@ -166,10 +162,10 @@ class Engine:
         progress = False
         if isinstance(self.drafter, ModelDrafter):
             ready, progress = self._prepare(pending, "draft", OVERLAP)
-        programs.drafts += [p for p in pending if p not in ready and not p.request.done]
-        operations = [(p, p.pending) for p in ready if isinstance(p.pending, Draft)]
-        for process, result in self._isolate(operations, self.drafter.run):
-            programs.send(process, result, self)
+        programs.drafts += [w for w in pending if w not in ready and not w.process.request.done]
+        blocks = isolate([w.operation for w in ready], self.drafter.run)
+        for waiting, block in zip(ready, blocks, strict=True):
+            programs.send(waiting.process, block, self)
         programs.advance(self)
         return progress or bool(ready)
 
@@ -184,42 +180,35 @@ class Engine:
             self._refuse_all(pending, sentence)
             return True
         ready, progress = self._prepare(pending, "target", 1)
-        programs.scores += [p for p in pending if p not in ready and not p.request.done]
-        operations = [(p, p.pending) for p in ready if isinstance(p.pending, Score)]
-        for process, result in self._isolate(operations, lambda ops: score(target, ops)):
-            if isinstance(result, NonFiniteError):
-                self._scrub(process)
-            programs.send(process, result, self)
+        programs.scores += [w for w in pending if w not in ready and not w.process.request.done]
+        outcomes = isolate([w.operation for w in ready], lambda scores: score(target, scores))
+        for waiting, outcome in zip(ready, outcomes, strict=True):
+            if isinstance(outcome, NonFiniteError):
+                self._scrub(waiting.operation.sequence)
+            programs.send(waiting.process, outcome, self)
         programs.advance(self)
         return progress or bool(ready)
 
-    def _refuse_all(self, pending: Sequence[Process], sentence: str) -> None:
-        for process in pending:
-            self.fail(process.request, StetError(sentence))
+    def _refuse_all(self, pending: Sequence[Waiting[Op]], sentence: str) -> None:
+        for waiting in pending:
+            self.fail(waiting.process.request, StetError(sentence))
 
-    def _prepare(self, pending: list[Process], role: Role, keep: int) -> tuple[list[Process], bool]:
-        """Prefill caches with all but the last `keep` tokens; return the ready processes."""
-        ready: list[Process] = []
-        report = self._prefill.run([sequence_of(p) for p in pending], role, keep)
-        for process, state in zip(pending, report.states, strict=True):
+    def _prepare(
+        self, pending: list[Waiting[Op]], role: Role, keep: int
+    ) -> tuple[list[Waiting[Op]], bool]:
+        """Prefill caches with all but the last `keep` tokens; return who is ready."""
+        ready: list[Waiting[Op]] = []
+        report = self._prefill.run([w.operation.sequence for w in pending], role, keep)
+        for waiting, state in zip(pending, report.states, strict=True):
             if isinstance(state, Exception):
-                self.fail(process.request, state)
+                self.fail(waiting.process.request, state)
             elif state:
-                ready.append(process)
+                ready.append(waiting)
         # A sibling's failure ends its whole request.
-        ready = [p for p in ready if not p.request.done]
+        ready = [w for w in ready if not w.process.request.done]
         # Neighbours in the cache are attended together.
-        ready.sort(key=lambda process: sequence_of(process).rows[role].index)
+        ready.sort(key=lambda waiting: waiting.operation.sequence.rows[role].index)
         return ready, report.progress
-
-    def _isolate(
-        self,
-        operations: Sequence[tuple[Process, Op]],
-        run: Callable[[list[Op]], Sequence[Any]],
-    ) -> list[tuple[Process, Any]]:
-        """Run a batch such that only the operation at fault fails."""
-        results = isolate([op for _, op in operations], run)
-        return [(process, result) for (process, _), result in zip(operations, results, strict=True)]
 
     # Requests
 
@@ -276,7 +265,7 @@ class Engine:
                     raise
         sequence.rows.clear()
 
-    def _scrub(self, process: Process) -> None:
+    def _scrub(self, sequence: TokenSequence) -> None:
         """Zero the rows of a sequence with values that are not finite before they are reused."""
-        for role, row in sequence_of(process).rows.items():
+        for role, row in sequence.rows.items():
             self.runners[role].scrub(row)

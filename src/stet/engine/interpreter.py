@@ -10,7 +10,7 @@ from stet.core.operations import Await, Draft, Join, Score
 from stet.core.sequence import TokenSequence
 from stet.engine.failures import raise_device_error
 from stet.engine.outside import Outside
-from stet.engine.request import Process, Request, depth_of
+from stet.engine.request import Process, Request, Waiting, depth_of
 
 
 class Requests(Protocol):
@@ -33,24 +33,25 @@ class Interpreter:
     """Runs the generators of all live requests. Models are run elsewhere, between two advances.
 
     Attributes:
-        drafts: processes that wait for the draft.
-        scores: processes that wait for the target.
+        drafts: who waits for the draft.
+        scores: who waits for the target.
     """
 
     def __init__(self) -> None:
-        self.drafts: list[Process] = []
-        self.scores: list[Process] = []
+        self.drafts: list[Waiting[Draft]] = []
+        self.scores: list[Waiting[Score]] = []
         self._work: deque[tuple[Process, Any]] = deque()
-        self._outside: Outside[Process] = Outside()
+        self._outside: Outside[Process] | None = None
 
     def close(self) -> None:
         """End the thread that awaits things outside the engine."""
-        self._outside.close()
+        if self._outside is not None:
+            self._outside.close()
 
     @property
     def awaiting(self) -> bool:
         """Whether any program waits for something outside the engine."""
-        return self._outside.busy
+        return self._outside is not None and self._outside.busy
 
     def start(self, request: Request) -> None:
         """Begin a request's program at the next advance."""
@@ -70,8 +71,9 @@ class Interpreter:
 
     def collect(self) -> None:
         """Collect results from outside the engine; wait a moment where there is no other work."""
-        idle = not (self.drafts or self.scores or self._work)
-        self._outside.collect(self._work, wait=idle)
+        if self._outside is not None:
+            idle = not (self.drafts or self.scores or self._work)
+            self._outside.collect(self._work, wait=idle)
 
     def advance(self, requests: Requests) -> None:
         """Send results to programs until each waits for a model again."""
@@ -104,9 +106,10 @@ class Interpreter:
                 request.error = request.error or error
             if isinstance(process.pending, (Draft, Score)):
                 held.append(process.pending.sequence)
-        self.drafts = [p for p in self.drafts if p.request is not request]
-        self.scores = [p for p in self.scores if p.request is not request]
-        self._outside.drop(lambda process: process.request is request)
+        self.drafts = [w for w in self.drafts if w.process.request is not request]
+        self.scores = [w for w in self.scores if w.process.request is not request]
+        if self._outside is not None:
+            self._outside.drop(lambda process: process.request is request)
         request.processes.clear()
         return [*held, request.sequence]
 
@@ -120,10 +123,10 @@ class Interpreter:
                 self._work.append((process, EMPTY))
             case Draft():
                 process.pending = operation
-                self.drafts.append(process)
+                self.drafts.append(Waiting(process, operation))
             case Score():
                 process.pending = operation
-                self.scores.append(process)
+                self.scores.append(Waiting(process, operation))
             case Join(programs=programs):
                 process.results = [None] * len(programs)
                 process.open = len(programs)
@@ -134,6 +137,7 @@ class Interpreter:
                 if not programs:
                     self._work.append((process, []))
             case Await(awaitable=awaitable):
+                self._outside = self._outside or Outside()
                 self._outside.start(process, awaitable)
             case _:
                 requests.fail(process.request, TypeError(f"a program yielded {operation!r}"))

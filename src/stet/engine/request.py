@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from stet.core.operations import Draft, Program, Score
 from stet.core.sequence import TokenSequence
+
+Op = TypeVar("Op", Draft, Score)
 
 
 @dataclass(eq=False)
@@ -54,10 +56,11 @@ class Process:
     open: int = 0
 
 
-def sequence_of(process: Process) -> TokenSequence:
-    """The sequence of the operation that a process waits for."""
-    assert process.pending is not None
-    return process.pending.sequence
+class Waiting(NamedTuple, Generic[Op]):
+    """A process, and the operation whose result it waits for."""
+
+    process: Process
+    operation: Op
 
 
 def depth_of(process: Process) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 
 from stet.core.errors import CapacityError
@@ -23,8 +21,8 @@ class Rows:
         self._cache = cache
         self._name = name
         self._live: list[Row] = []
-        # Per cache row, how many of its slots may hold something other than zero.
-        self._used = [0] * cache.rows
+        # Per cache row that is free, how many of its slots may hold something other than zero.
+        self._left = [0] * cache.rows
 
     @property
     def count(self) -> int:
@@ -39,7 +37,8 @@ class Rows:
                 f"All {self._cache.rows} rows of {self._name} are taken; "
                 "release one or make the runner with more max_rows."
             )
-        self._wipe(index, 0)
+        self._clear(index, 0, self._left[index])
+        self._left[index] = 0
         row = Row(index)
         self._live.append(row)
         return row
@@ -49,12 +48,13 @@ class Rows:
         if row.index < 0:
             return
         hole, last = row.index, self._live.pop()
+        self._left[last.index] = last.written
         if last is not row:
             with torch.inference_mode():
                 self._cache.copy(last.index, [hole], last.valid)
+            self._clear(hole, last.valid, row.written)
             self._live[hole] = last
-            last.index = hole
-            self._wipe(hole, last.valid)
+            last.index, last.written = hole, last.valid
         row.index, row.valid = -1, 0
 
     def fork(self, row: Row, count: int) -> list[Row]:
@@ -69,24 +69,15 @@ class Rows:
         with torch.inference_mode():
             self._cache.copy(row.index, [c.index for c in children], row.valid)
         for child in children:
-            child.valid = self._used[child.index] = row.valid
+            child.valid = child.written = row.valid
         return children
-
-    def mark_written(self, rows: Sequence[Row], ends: Sequence[int]) -> None:
-        """Mark the slots of rows up to `ends` as written."""
-        used = self._used
-        for row, end in zip(rows, ends, strict=True):
-            if end > used[row.index]:
-                used[row.index] = end
 
     def scrub(self, row: Row) -> None:
         """Empty a row and zero its memory."""
-        self._wipe(row.index, 0)
-        row.valid = 0
+        self._clear(row.index, 0, row.written)
+        row.valid = row.written = 0
 
-    def _wipe(self, index: int, start: int) -> None:
-        """Zero what row `index` holds from slot `start` on."""
-        if start < self._used[index]:
+    def _clear(self, index: int, start: int, stop: int) -> None:
+        if start < stop:
             with torch.inference_mode():
-                self._cache.clear(index, start, self._used[index])
-        self._used[index] = start
+                self._cache.clear(index, start, stop)

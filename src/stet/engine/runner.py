@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Literal
 
@@ -12,10 +13,10 @@ from torch import Tensor
 
 from stet.core.errors import CapacityError
 from stet.core.row import Row
+from stet.core.tensors import select_last
 from stet.engine.attention import CacheView
 from stet.engine.compiled import CompiledPasses
 from stet.engine.failures import is_out_of_memory
-from stet.engine.forward import Forward, select_last
 from stet.engine.kv_cache import KVCache
 from stet.engine.masks import WIDEST, AlignedMasks
 from stet.engine.rows import Rows
@@ -24,6 +25,20 @@ from stet.engine.views import Place, view_of
 if TYPE_CHECKING:
     from stet.core.model import LoadedModel
     from stet.engine.attention_capture import Recorder
+
+
+@dataclass(frozen=True, slots=True)
+class Forward:
+    """The result of a forward pass.
+
+    Attributes:
+        logits: float32; [B, T, V] for `logits="all"`, [B, 1, V] (at each row's last true token)
+            for "last", [B, 0, V] for "none".
+        hidden: [B, T, D] last hidden state, before the head; None unless asked for.
+    """
+
+    logits: Tensor
+    hidden: Tensor | None = None
 
 
 class Runner:
@@ -201,7 +216,7 @@ class Runner:
             result = self._run(rows, tokens, starts, counts, ends, logits, hidden, recorder)
         for row, end in zip(rows, ends, strict=True):
             row.valid = end
-        self._rows.mark_written(rows, ends)
+            row.written = max(row.written, end)
         self.passes += 1
         return result
 

@@ -20,11 +20,9 @@ from stet.core.tensors import at, upload
 from stet.core.verification import Verification
 from stet.core.wide import best, log_total, logprobs_of
 from stet.engine.failures import isolate
-from stet.engine.forward import Forward
 from stet.engine.gathering import gather
-from stet.engine.outcome import Outcome, outcome_of
-from stet.engine.packet import Column, Packet, fetch
-from stet.engine.runner import Runner
+from stet.engine.outcome import Column, Outcome, Packet, fetch, outcome_of
+from stet.engine.runner import Forward, Runner
 from stet.engine.uniforms import uniforms
 
 

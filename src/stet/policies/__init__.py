@@ -8,10 +8,9 @@ from stet.core.policy import (
     Policy,
     TokenPolicy,
     parameters,
-    prefix_length,
 )
 from stet.core.step_policy import Candidate, Step, StepDecision, StepPolicy
-from stet.core.tensors import at
+from stet.core.tensors import at, prefix_length
 from stet.core.verification import DEFERRED, Mismatches, ScoredMismatches, Verification
 from stet.policies.autojudge import AutoJudge
 from stet.policies.block import BlockVerification

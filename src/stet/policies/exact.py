@@ -9,9 +9,9 @@ from torch import Tensor
 
 from stet.core.blocks import ACCEPT, NEXT, Blocks
 from stet.core.needs import Need
-from stet.core.policy import STANDARD_REASONS, TokenPolicy, prefix_length
+from stet.core.policy import STANDARD_REASONS, TokenPolicy
 from stet.core.sampling import draw
-from stet.core.tensors import at
+from stet.core.tensors import at, prefix_length
 from stet.core.verification import Verification
 from stet.policies.registry import register
 

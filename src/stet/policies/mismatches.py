@@ -13,8 +13,9 @@ from torch import Tensor
 from stet.core.acceptance import ACCEPTED_MISMATCH
 from stet.core.blocks import NEXT, Blocks
 from stet.core.needs import Need
-from stet.core.policy import TokenPolicy, prefix_length
+from stet.core.policy import TokenPolicy
 from stet.core.sampling import draw
+from stet.core.tensors import prefix_length
 from stet.core.verification import DEFERRED, Mismatches, ScoredMismatches, Verification
 from stet.policies.exact import acceptance_mask, or_else
 
