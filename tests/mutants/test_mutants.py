@@ -201,5 +201,5 @@ def test_the_law_of_consecutive_rounds_catches_numbers_keyed_by_token_position()
 def test_the_rewinding_scripts_catch_a_cache_that_is_never_rewound(monkeypatch: Patch):
     script = [("draft", 4), ("truncate", 2), ("target", 1), ("draft", 3), ("speculate", 4, 1)] * 3
     assert scripts.answer(script) == scripts.reference(script)
-    monkeypatch.setattr(TokenSequence, "_limit_caches", lambda self, length: None)
+    monkeypatch.setattr(TokenSequence, "rewind", lambda self, length, target=None: None)
     assert scripts.answer(script) != scripts.reference(script)

@@ -29,6 +29,9 @@ class Row:
 class Places:
     """The places that a sequence has in the caches, and how candidates come by theirs.
 
+    Which sequence holds which row is decided here alone; the engine gives rows to those that have
+    none, and takes back what is released.
+
     Attributes:
         rows: the place in each model's cache.
         prompt_length: tokens that the sequence began with; for a candidate, all of its parent's.
@@ -40,6 +43,12 @@ class Places:
     prompt_length: int
     parent: Self | None
     only_child: bool
+
+    def rewind(self, length: int, target: int | None = None) -> None:
+        """Let both caches be valid for at most `length` tokens; the target's for `target`."""
+        for role, row in self.rows.items():
+            most = target if role == "target" and target is not None else length
+            row.valid = min(row.valid, most)
 
     def borrow(self, role: Role) -> Row | None:
         """Take over the parent's place in a cache, where that is this candidate's alone to use."""
@@ -60,9 +69,10 @@ class Places:
             row.valid = min(row.valid, self.prompt_length)
 
     def take_cache(self, child: Self, role: Role) -> None:
-        """Take over a candidate's place in a cache, though not its text.
+        """Take over a candidate's place in a cache; it is left with this sequence's own.
 
-        The cache has then read, ahead of this sequence, the tokens that are verified next.
+        Where its text is not taken over too, the cache has read ahead of this sequence the tokens
+        that are verified next.
         """
         theirs = child.rows.pop(role, None)
         if theirs is not None:

@@ -141,7 +141,7 @@ class TokenSequence(Places):
         emitted = self._emit(tokens, origins, acceptance.reasons)
         self._record(emitted, acceptance.p_target, acceptance.p_draft, acceptance.top_logprobs)
         # Both caches hold the drafted tokens; they are valid as far as these were emitted.
-        self._limit_caches(start + min(accepted, emitted))
+        self.rewind(start + min(accepted, emitted))
 
         counters = self.counters
         counters.target_passes += 1
@@ -176,7 +176,7 @@ class TokenSequence(Places):
         emitted = self._emit(tokens, ["draft"] * len(tokens), [DRAFTED] * len(tokens))
         logprobs = block.logprobs if self.limits.probabilities else None
         self._record(emitted, None, logprobs and [exp(p) for p in logprobs], None)
-        self._limit_caches(start + emitted)
+        self.rewind(start + emitted)
         self.counters.draft_passes += block.length
         self.counters.draft_seconds += block.seconds
 
@@ -215,11 +215,6 @@ class TokenSequence(Places):
             for record, top in zip(records, top_logprobs or (), strict=False):
                 record.top_logprobs = top
 
-    def _limit_caches(self, length: int) -> None:
-        """Mark both caches as valid for at most the first `length` tokens."""
-        for row in self.rows.values():
-            row.valid = min(row.valid, length)
-
     def truncate(self, length: int) -> None:
         """Cut the answer back to its first `length` tokens, as if the rest was never written.
 
@@ -245,7 +240,7 @@ class TokenSequence(Places):
                     mismatches=[d for d in block.mismatches if d.at < left],
                 )
         self.finish_reason = None
-        self._limit_caches(end)
+        self.rewind(end)
         self.stream = self._new_stream()
         if self.stream is not None:
             for token in self.answer:
@@ -328,9 +323,7 @@ class TokenSequence(Places):
         self._cut(child)
         written = child.answer
         # A cache that is not replaced by the candidate's may have read ahead other text.
-        read = len(written) if scored else 0
-        for role, row in self.rows.items():
-            row.valid = min(row.valid, len(self.tokens) + (read if role == "target" else 0))
+        self.rewind(len(self.tokens), target=len(self.tokens) + len(written) if scored else None)
         self.tokens += written
         self.emitted += child.emitted
         for block in child.blocks:
@@ -340,12 +333,8 @@ class TokenSequence(Places):
         self.finish_reason = child.finish_reason
         self.history = child.history
         self.round += 1
-        for role, row in child.rows.items():
-            mine = self.rows.get(role)
-            self.rows[role] = row
-            if mine is not None:
-                child.rows[role] = mine
-        child.rows = {r: row for r, row in child.rows.items() if self.rows.get(r) is not row}
+        for role in tuple(child.rows):
+            self.take_cache(child, role)
 
     def _cut(self, child: TokenSequence) -> None:
         """Cut a candidate where this sequence ends, which the candidate may not know.
