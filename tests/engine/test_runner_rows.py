@@ -165,7 +165,7 @@ def poison(run: Runner, row: Row, length: int) -> None:
     """Fill a row's cache with NaN, as a forward of a broken request would."""
     for tensor in (*run.cache.keys, *run.cache.values):
         tensor[row.index, :, :length] = float("nan")
-    run._rows._used[row.index] = max(run._rows._used[row.index], length)
+    row.written = max(row.written, length)
 
 
 @pytest.mark.parametrize("model", [loaded, sliding])

@@ -112,8 +112,7 @@ def keep_a_stale_cache_after_a_rewind(patch: Patch) -> Case:
     def stale(self, rows, tokens, starts, counts=None, **options):
         """Slots that were written once keep what they held, as if never rewound."""
         caches = (*self.cache.keys, *self.cache.values)
-        used = self._rows._used
-        before = [(r, used[r.index], [c[r.index].clone() for c in caches]) for r in rows]
+        before = [(r, r.written, [c[r.index].clone() for c in caches]) for r in rows]
         result = forward(self, rows, tokens, starts, counts, **options)
         for (row, end, saved), start in zip(before, starts, strict=True):
             for cache, old in zip(caches, saved, strict=True):
