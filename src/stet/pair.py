@@ -126,6 +126,7 @@ class Pair:
         self.engine = Engine(
             self._target_runner, drafter, max_batch=max_batch, max_rows=self.max_rows
         )
+        self.engine.costs = self._costs
         self._thread = EngineThread(
             self.engine,
             compile_after=COMPILE_AFTER if compile == "auto" else float("inf"),
@@ -320,7 +321,9 @@ class Pair:
         """
         return self._thread.call(function).result()
 
-    def auto_length(self, greedy: bool = True, block_invariant: bool = True) -> AdaptiveLength:
+    def auto_length(
+        self, greedy: bool = True, block_invariant: bool = True, lossless: bool = True
+    ) -> AdaptiveLength:
         """The rule behind `draft_length="auto"`, with this pair's costs frozen in it.
 
         For block-invariant greedy text the rule uses measured costs and the number of requests
@@ -331,6 +334,8 @@ class Pair:
         Args:
             greedy: whether the requests are at temperature 0.
             block_invariant: whether their policy writes the same text wherever blocks end.
+            lossless: whether their text is the target's, so that the target may write alone where
+                drafting loses time.
         """
         # Reading the draft's confidence would make a GPU wait for the host at every token.
         if isinstance(self.target, RemoteTarget):
@@ -338,12 +343,13 @@ class Pair:
         look = greedy and self.draft is not None and self.target.device.type == "cpu"
         if not (greedy and block_invariant):
             cost = _round_cost(estimate_draft_cost(self.target, self.draft))
-            return AdaptiveLength(draft_cost=cost, by_confidence=look)
+            return AdaptiveLength(draft_cost=cost, by_confidence=look, may_rest=lossless)
         return AdaptiveLength(
             draft_cost=_round_cost(self.costs.draft_cost),
             position_cost=_round_cost(self.costs.position_cost),
             longest=WIDEST - 1 if self.max_batch == 1 else SHARED,
             by_confidence=look,
+            may_rest=lossless,
         )
 
     def warm_up(self, timeout: float | None = None) -> bool:

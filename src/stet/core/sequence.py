@@ -116,7 +116,9 @@ class TokenSequence(Places):
             beyond: the block may reach beyond what may still be emitted, as far as there is room.
         """
         left = self.room if beyond else self.remaining
-        return min(self.limits.draft_length.next_block(self.history), left - bonus)
+        size = self.limits.draft_length.next_block(self.history)
+        # A policy without a bonus token adds nothing to an empty block.
+        return min(max(size, 1 - bonus), left - bonus)
 
     def floor(self) -> float:
         """The confidence in a block at which drafting ends; 0 for never."""
@@ -148,16 +150,17 @@ class TokenSequence(Places):
         counters.target_seconds += acceptance.target_seconds
         counters.draft_seconds += acceptance.draft_seconds
         counters.draft_passes += acceptance.draft_passes
+        accepted_mismatches = [
+            i for i in range(accepted) if acceptance.reasons[i] == ACCEPTED_MISMATCH
+        ]
+        rule = self.limits.draft_length
+        rule.update(self.history, len(drafted), accepted, len(accepted_mismatches))
         if drafted:
             counted = min(accepted, emitted)
             counters.drafts += 1
             counters.drafted_tokens += len(drafted)
             counters.accepted_tokens += counted
             counters.count_accepted([1] * counted)
-            accepted_mismatches = [
-                i for i in range(accepted) if acceptance.reasons[i] == ACCEPTED_MISMATCH
-            ]
-            self.history.add(len(drafted), accepted, len(accepted_mismatches))
             self.blocks.append(
                 BlockRecord(
                     position=start - self.prompt_length,

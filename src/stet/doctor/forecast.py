@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from stet.core.trace import RequestTrace
+from stet.engine.costs import interpolate
 
 LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 """Block lengths whose speed-up is computed."""
@@ -34,14 +35,7 @@ class RequestCosts:
 
     def target_pass(self, positions: int) -> float:
         """Seconds of the target's pass over so many positions, also between measured numbers."""
-        known = sorted(self.target)
-        if positions in self.target or len(known) == 1:
-            return self.target[positions if positions in self.target else known[0]]
-        upper = next((n for n in known if n > positions), known[-1])
-        lower = known[max(known.index(upper) - 1, 0)]
-        slope = (self.target[upper] - self.target[lower]) / (upper - lower)
-        # Noise must not make longer and longer passes look cheaper.
-        return self.target[lower] + max(slope, 0.0) * (positions - lower)
+        return interpolate(self.target, positions)
 
     @property
     def plain_token(self) -> float:

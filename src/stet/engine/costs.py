@@ -3,40 +3,59 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import median
 
 import torch
 
 from stet.core.model import LoadedModel
-from stet.core.row import Row
+from stet.core.row import Role, Row
 from stet.engine.runner import Runner
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Seconds of forward passes at batch 1.
+    """Seconds of forward passes, by the number of tokens in them, ascending.
 
     Attributes:
-        draft: a draft pass over one token; 0 for prompt lookup.
-        target: a target pass, by the number of its tokens, ascending.
+        draft: of the draft's passes; empty for prompt lookup.
+        target: of the target's passes.
     """
 
-    draft: float
+    draft: dict[int, float]
     target: dict[int, float]
 
     @property
     def draft_cost(self) -> float:
-        """Cost of a draft pass, in target passes of one token."""
-        return self.draft / self.target[1]
+        """Cost of a draft pass over one token, in target passes over one."""
+        return self.draft_pass(1) / self.target[1]
 
     @property
     def position_cost(self) -> float:
         """Cost of a further token in the target's pass, in passes of one token, at least 0."""
-        widest = max(self.target)
-        slope = (self.target[widest] - self.target[1]) / max(widest - 1, 1)
-        return max(slope / self.target[1], 0.0)
+        slope = self.target_pass(_BLOCK) - self.target[1]
+        return max(slope / (_BLOCK - 1) / self.target[1], 0.0)
+
+    def draft_pass(self, tokens: int) -> float:
+        """Seconds of a draft pass over so many tokens of any rows; 0 for prompt lookup."""
+        return interpolate(self.draft, tokens) if self.draft else 0.0
+
+    def target_pass(self, tokens: int) -> float:
+        """Seconds of a target pass over so many tokens of any rows."""
+        return interpolate(self.target, tokens)
+
+
+def interpolate(seconds: Mapping[int, float], tokens: int) -> float:
+    """Seconds of a pass over `tokens`, between and beyond the numbers that were measured."""
+    known = sorted(seconds)
+    if tokens in seconds or len(known) == 1:
+        return seconds[tokens if tokens in seconds else known[0]]
+    upper = next((n for n in known if n > tokens), known[-1])
+    lower = known[max(known.index(upper) - 1, 0)]
+    slope = (seconds[upper] - seconds[lower]) / (upper - lower)
+    # Noise must not make longer and longer passes look cheaper.
+    return seconds[lower] + max(slope, 0.0) * (tokens - lower)
 
 
 # Seconds that a layer takes however small it is, and bytes of weights read per second.
@@ -60,8 +79,13 @@ def estimate_draft_cost(target: LoadedModel, draft: LoadedModel | None) -> float
     return 0.0 if draft is None else seconds(draft) / seconds(target)
 
 
-WIDTHS = (1, 13)
-"""Tokens of the passes that are timed; the cost of each further token is taken to be the same."""
+_BLOCK = 13
+
+WIDTHS: Mapping[Role, tuple[int, ...]] = {"target": (1, _BLOCK), "draft": (1,)}
+"""Tokens of the passes that are timed, by role; between them costs are interpolated."""
+
+BATCH_WIDTHS: Mapping[Role, tuple[int, ...]] = {"target": (1, _BLOCK, 48, 160), "draft": (1, 16)}
+"""Tokens of the passes that are timed once several requests share a round."""
 
 CONTEXT = 64
 
@@ -74,7 +98,7 @@ class CostMeasurement:
     Args:
         target: the target's runner.
         draft: the draft's runner; None for prompt lookup.
-        widths: numbers of tokens in a target pass; 1 must be among them.
+        widths: numbers of tokens in a pass, by role; 1 must be among them.
         context: tokens in the cache.
         repeats: timings of each pass, of which the median is taken.
         budget: seconds after which two timings of each pass are enough, so that a large model is
@@ -90,7 +114,7 @@ class CostMeasurement:
         target: Runner,
         draft: Runner | None,
         *,
-        widths: tuple[int, ...] = WIDTHS,
+        widths: Mapping[Role, tuple[int, ...]] = WIDTHS,
         context: int = CONTEXT,
         repeats: int = 7,
         budget: float = 1.5,
@@ -99,21 +123,22 @@ class CostMeasurement:
         self.costs: Costs | None = None
         self._clock = clock
         self._budget = budget
-        self._timers: dict[int, Callable[[], None]] = {}  # by width; the draft's has none
+        self._timers: dict[tuple[Role, int], Callable[[], None]] = {}
         self._taken: list[tuple[Runner, Row]] = []
+        runners: dict[Role, Runner | None] = {"target": target, "draft": draft}
         try:
-            length = min(context, target.max_length - max(widths) - 1)
-            row = _fill(target, length, self._taken)
-            for width in widths:
-                self._timers[width] = _make_pass(target, row, length, width)
-            if draft is not None:
-                length = min(context, draft.max_length - 2)
-                row = _fill(draft, length, self._taken)
-                self._timers[_DRAFT] = _make_pass(draft, row, length, 1)
+            for role, runner in runners.items():
+                if runner is None:
+                    continue
+                fitting = [width for width in widths[role] if width < runner.max_length - 1]
+                length = min(context, runner.max_length - max(fitting) - 1)
+                row = _fill(runner, length, self._taken)
+                for width in fitting:
+                    self._timers[role, width] = _make_pass(runner, row, length, width)
         except BaseException:
             self.drop()
             raise
-        self._seconds: dict[int, list[float]] = {key: [] for key in self._timers}
+        self._seconds: dict[tuple[Role, int], list[float]] = {key: [] for key in self._timers}
         # The first turns warm up.
         self._left = [key for _ in range(repeats + _WARM) for key in self._timers]
 
@@ -135,8 +160,8 @@ class CostMeasurement:
         self.drop()
         medians = {key: median(_drop_warm_up(values)) for key, values in self._seconds.items()}
         self.costs = Costs(
-            draft=medians.pop(_DRAFT, 0.0),
-            target={width: medians[width] for width in sorted(medians)},
+            draft={width: seconds for (role, width), seconds in medians.items() if role == "draft"},
+            target={width: medians[role, width] for role, width in medians if role == "target"},
         )
 
     def drop(self) -> None:
@@ -148,7 +173,6 @@ class CostMeasurement:
 
 _WARM = 2
 _LEAST = 2
-_DRAFT = 0
 
 
 def _drop_warm_up(values: list[float]) -> list[float]:
@@ -160,7 +184,7 @@ def measure_costs(
     target: Runner,
     draft: Runner | None,
     *,
-    widths: tuple[int, ...] = WIDTHS,
+    widths: Mapping[Role, tuple[int, ...]] = WIDTHS,
     context: int = CONTEXT,
     repeats: int = 7,
 ) -> Costs:
@@ -191,6 +215,7 @@ class CurrentCosts:
     ) -> None:
         self._runners = target, draft
         self._clock = clock
+        self._widths: Mapping[Role, tuple[int, ...]] = WIDTHS
         self._latest: Costs | None = None
         self._measured = -1
         self._measuring: tuple[int, CostMeasurement] | None = None
@@ -210,6 +235,12 @@ class CurrentCosts:
             return True
         runners = [runner for runner in self._runners if runner is not None]
         return not any(r.compiling for r in runners) and self._generation() != self._measured
+
+    def measure_batches(self) -> None:
+        """Measure the passes of batches, too, between the rounds to come."""
+        if self._widths is not BATCH_WIDTHS:
+            self._widths = BATCH_WIDTHS
+            self._measured = -1
 
     def now(self) -> Costs:
         """The newest costs; if there are none they are measured now, which takes dozens of passes.
@@ -245,7 +276,7 @@ class CurrentCosts:
     def _step(self) -> None:
         if self._measuring is None:
             target, draft = self._runners
-            measuring = CostMeasurement(target, draft, clock=self._clock)
+            measuring = CostMeasurement(target, draft, widths=self._widths, clock=self._clock)
             self._measuring = self._generation(), measuring
         generation, measuring = self._measuring
         measuring.step()

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 
 import torch
 
+from stet.core.block import EMPTY
 from stet.core.errors import CapacityError, StetError
+from stet.core.operations import Draft
 from stet.core.sequence import Role, TokenSequence
 from stet.core.trace import FinishReason
+from stet.engine.costs import CurrentCosts
 from stet.engine.drafting import OVERLAP, Drafter, ModelDrafter
 from stet.engine.failures import DeviceError, device_error, isolate
 from stet.engine.interpreter import Interpreter
+from stet.engine.lengths import fit_blocks
 from stet.engine.outcome import NonFiniteError
 from stet.engine.prefill import CHUNK, Prefill
 from stet.engine.request import Op, Request, Waiting
@@ -39,6 +43,7 @@ class Engine:
         runners: the runners of the loaded models, by role.
         scheduler: decides which requests are at work.
         broken: the error of a device that failed; nothing can be run any more.
+        costs: seconds of passes, to fit blocks to a full round; None: they are left as asked.
     """
 
     def __init__(
@@ -58,6 +63,7 @@ class Engine:
         rows = max_rows or min(runner.max_rows for runner in self.runners.values())
         self.scheduler = Scheduler(max_batch, rows, max_waiting)
         self.broken: DeviceError | None = None
+        self.costs: CurrentCosts | None = None
         self._prefill = Prefill(self.runners, prefill_chunk)
         self._interpreter = Interpreter()
         self._closed = False
@@ -158,6 +164,7 @@ class Engine:
         if self.drafter is None:
             self._refuse_all(pending, "This program drafts, but no draft was loaded.")
             return True
+        pending = self._fit_blocks(pending)
         ready = pending
         progress = False
         if isinstance(self.drafter, ModelDrafter):
@@ -188,6 +195,16 @@ class Engine:
             programs.send(waiting.process, outcome, self)
         programs.advance(self)
         return progress or bool(ready)
+
+    def _fit_blocks(self, pending: list[Waiting[Draft]]) -> list[Waiting[Draft]]:
+        """Fit blocks to the round; who is to draft nothing gets an empty block at once."""
+        if self.costs is not None:
+            others = len(self._interpreter.scores)
+            fit_blocks([w.operation for w in pending], others, self.costs)
+        for waiting in pending:
+            if not waiting.operation.count:
+                self._interpreter.send(waiting.process, EMPTY, self)
+        return [w for w in pending if w.operation.count]
 
     def _refuse_all(self, pending: Sequence[Waiting[Op]], sentence: str) -> None:
         for waiting in pending:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from stet.core.draft_length import AdaptiveLength
 from stet.core.operations import Draft, Program, Score
 from stet.core.policy import TokenPolicy
 from stet.core.sequence import TokenSequence
@@ -33,7 +34,9 @@ def speculative(
     # A limit only cuts. Where a text depends on where its blocks end, the last one is as long as
     # it would be without the limit; elsewhere tokens that would be cut need not be drafted.
     beyond = not (sequence.sampling.greedy and policy.block_invariant)
+    adapts = isinstance(sequence.limits.draft_length, AdaptiveLength)
+    least = int(not (bonus and policy.lossless)) if adapts and not beyond else None
     while not (sequence.finished or ended(sequence)):
         size = sequence.block_size(bonus=bonus, beyond=beyond)
-        block = yield Draft(sequence, size, until and until(), needs=policy.needs)
+        block = yield Draft(sequence, size, until and until(), needs=policy.needs, least=least)
         sequence.commit((yield Score(sequence, block, policy)))

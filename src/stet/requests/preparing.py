@@ -52,7 +52,7 @@ class Preparer:
         defaults: GenerationDefaults,
         max_rows: int,
         fingerprint: Callable[[], str],
-        auto_length: Callable[[bool, bool], DraftLength],
+        auto_length: Callable[[bool, bool, bool], DraftLength],
     ) -> None:
         self.target = target
         self.draft = draft
@@ -94,7 +94,7 @@ class Preparer:
         self._check(method)
         asked = self._with_defaults(asked, options, method)
         sampling = asked.sampling
-        rule = self._length(asked.draft_length, sampling.greedy, method.block_invariant)
+        rule = self._length(asked.draft_length, sampling.greedy, method)
         vocabulary = self.prompts.vocabularies[method.role]
         limits = asked.limits(vocabulary.ends, rule, stream, vocabulary.special)
         if asked.logit_bias and not method.maker.takes_logit_bias:
@@ -188,7 +188,7 @@ class Preparer:
             )
 
     def _length(
-        self, choice: int | Literal["auto"] | DraftLength, greedy: bool, block_invariant: bool
+        self, choice: int | Literal["auto"] | DraftLength, greedy: bool, method: Method
     ) -> DraftLength:
         if isinstance(choice, int):
             return FixedLength(choice)
@@ -197,7 +197,7 @@ class Preparer:
         if isinstance(choice, str):
             if choice != "auto":
                 raise OptionError(f'draft_length is {choice!r}; give a number, "auto" or a rule.')
-            return self._auto_length(greedy, block_invariant)
+            return self._auto_length(greedy, method.block_invariant, method.lossless)
         return choice
 
     def _settings(
