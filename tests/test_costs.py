@@ -146,4 +146,4 @@ def test_of_a_slow_model_few_passes_are_timed(seconds: float, passes: int) -> No
 
 def test_prompt_lookup_costs_nothing() -> None:
     runner: Any = FakeRunner(Machine())
-    assert measure_costs(runner, None, repeats=1).draft == 0.0
+    assert measure_costs(runner, None, repeats=1).draft_pass(1) == 0.0

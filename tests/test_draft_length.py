@@ -142,3 +142,53 @@ def test_leniency_is_learnt_from_accepted_mismatches_alone():
     for _ in range(40):
         mixed.add(8, 4, accepted_mismatches=1)  # one is accepted, one rejected
     assert mixed.leniency == pytest.approx(0.5, abs=0.05)
+
+
+def time_of(rule: AdaptiveLength | FixedLength, acceptance: float, cost: float, seed: int) -> float:
+    """Target passes, drafting included, that 200 tokens take."""
+    chance, past, tokens, time = random.Random(seed), History(), 0, 0.0
+    while tokens < 200:
+        drafted = rule.next_block(past)
+        accepted = 0
+        while accepted < drafted and chance.random() < acceptance:
+            accepted += 1
+        time += 1 + drafted * cost
+        tokens += accepted + 1
+        rule.update(past, drafted, accepted, 0)
+    return time
+
+
+@pytest.mark.parametrize("acceptance", [0.0, 0.2, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize(("draft", "position"), [(0.35, 0.2), (0.3, 0.02), (0.12, 0.02)])
+def test_no_sequence_loses_much_to_the_better_of_the_target_alone_and_the_best_length(
+    acceptance: float, draft: float, position: float
+):
+    costs = {"draft_cost": draft, "position_cost": position}
+    rule = AdaptiveLength(**costs, prior_weight=1.0, may_rest=True)
+
+    def mean(rule: AdaptiveLength | FixedLength) -> float:
+        return sum(time_of(rule, acceptance, draft + position, seed) for seed in range(60)) / 60
+
+    best = min(200.0, *(mean(FixedLength(length)) for length in (1, 2, 3, 4, 6, 8, 12)))
+    assert mean(rule) < 1.06 * best
+    without = AdaptiveLength(**costs, prior_weight=1.0)
+    if acceptance == 0.0:
+        assert mean(without) > 1.1 * best, "resting is what makes the difference"
+
+
+def test_a_sequence_that_becomes_easy_is_drafted_again():
+    rule, past = AdaptiveLength(draft_cost=0.3, may_rest=True), History()
+    lengths = []
+    for turn in range(600):
+        drafted = rule.next_block(past)
+        rule.update(past, drafted, drafted if turn >= 300 else 0, 0)
+        lengths.append(drafted)
+    assert sum(n > 0 for n in lengths[100:300]) < 10
+    assert all(lengths[500:])
+
+
+def test_a_rule_that_may_not_rest_always_drafts():
+    rule, past = AdaptiveLength(draft_cost=0.5), History()
+    for _ in range(100):
+        assert rule.next_block(past) >= 1
+        rule.update(past, rule.next_block(past), 0, 0)

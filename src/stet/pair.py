@@ -11,7 +11,7 @@ from contextlib import closing
 from functools import cached_property, partial
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
-from stet.core.draft_length import SHARED, AdaptiveLength
+from stet.core.draft_length import AdaptiveLength
 from stet.core.errors import OptionError
 from stet.core.model import LoadedModel
 from stet.core.result import Chunk, Result
@@ -326,10 +326,9 @@ class Pair:
     ) -> AdaptiveLength:
         """The rule behind `draft_length="auto"`, with this pair's costs frozen in it.
 
-        For block-invariant greedy text the rule uses measured costs and the number of requests
-        that share a round: in a batch a long block makes the others wait for it, alone it pays.
-        Other texts depend on where blocks end; there an estimate of the costs from the models'
-        sizes keeps the text repeatable.
+        For block-invariant greedy text the rule uses measured costs, and the engine fits blocks to
+        rounds that several requests share (`stet.engine.lengths`). Other texts depend on where
+        blocks end; there an estimate of the costs from the models' sizes keeps the text repeatable.
 
         Args:
             greedy: whether the requests are at temperature 0.
@@ -347,8 +346,9 @@ class Pair:
         return AdaptiveLength(
             draft_cost=_round_cost(self.costs.draft_cost),
             position_cost=_round_cost(self.costs.position_cost),
-            longest=WIDEST - 1 if self.max_batch == 1 else SHARED,
+            longest=WIDEST - 1,
             by_confidence=look,
+            prior_weight=1.0,
             may_rest=lossless,
         )
 

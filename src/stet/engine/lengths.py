@@ -19,6 +19,19 @@ MARGIN = 1.03
 
 
 @dataclass(frozen=True, slots=True)
+class Rest:
+    """The sequences of a round whose blocks are as they are.
+
+    Attributes:
+        positions: their tokens in the target's pass.
+        tokens: the tokens that are expected of them.
+    """
+
+    positions: int = 0
+    tokens: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The best block length of a round.
 
@@ -47,26 +60,27 @@ def fit_blocks(drafts: Sequence[Draft], others: int, current: CurrentCosts) -> N
     costs = current.latest
     if costs is None:
         return
-    fixed = others + sum(1 + draft.count for draft in drafts if draft.least is None)
+    given = [draft.count for draft in drafts if draft.least is None]
+    rest = Rest(others + sum(given) + len(given), others + sum(1 + n / 2 for n in given))
     rates = [_acceptance(draft) for draft in elastic]
     longest = max(draft.count for draft in elastic)
-    plan = best_plan(rates, fixed, longest, costs)
+    plan = best_plan(rates, rest, longest, costs)
     for draft, acceptance in zip(elastic, rates, strict=True):
         assert draft.least is not None
         draft.count = min(draft.count, max(plan.length, draft.least))
         if draft.floor is None and draft.count:
-            position = draft.count * len(elastic) + fixed
+            position = (draft.count + 1) * len(elastic) + rest.positions
             dearer = costs.target_pass(position + len(elastic)) - costs.target_pass(position)
             cost = (costs.draft_pass(len(elastic)) + max(dearer, 0.0)) / len(elastic)
             draft.floor = max(draft.sequence.floor(), min(cost * plan.rate / acceptance, 0.9))
 
 
-def best_plan(acceptances: Sequence[float], fixed: int, longest: int, costs: Costs) -> Plan:
+def best_plan(acceptances: Sequence[float], rest: Rest, longest: int, costs: Costs) -> Plan:
     """Find the length with most expected tokens per second; 0 where none beats plain decoding.
 
     Args:
         acceptances: for each sequence the probability that a drafted token is accepted.
-        fixed: further tokens of the target's pass.
+        rest: what else is in the round.
         longest: lengths beyond this are not considered.
         costs: seconds of passes.
     """
@@ -74,8 +88,8 @@ def best_plan(acceptances: Sequence[float], fixed: int, longest: int, costs: Cos
     step = costs.draft_pass(rows)
 
     def rate(length: int) -> float:
-        tokens = sum(expected_tokens(a, length) for a in acceptances)
-        return tokens / (costs.target_pass(rows * (length + 1) + fixed) + length * step)
+        tokens = rest.tokens + sum(expected_tokens(a, length) for a in acceptances)
+        return tokens / (costs.target_pass(rows * (length + 1) + rest.positions) + length * step)
 
     plain = Plan(0, rate(0))
     best = max((Plan(n, rate(n)) for n in range(1, longest + 1)), key=lambda plan: plan.rate)
