@@ -1,11 +1,14 @@
 """What holds for every test: quiet threads, the default marker, and skips that say why."""
 
 import os
+import tempfile
 
 # Before torch is imported: idle OpenMP threads sleep, so tests that share a machine stay fast.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# What a test measures of this machine is not kept, and nothing that was kept changes a test.
+os.environ["STET_CACHE"] = tempfile.mkdtemp(prefix="stet-test-")
 
 import pytest
 

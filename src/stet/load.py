@@ -38,6 +38,7 @@ def load_pair(
     max_rows: int | None = None,
     compile: bool | Literal["auto"] = "auto",
     self_check: bool = True,
+    profile: bool = True,
 ) -> Pair:
     """Load a target and a draft and check that they can decode together.
 
@@ -61,6 +62,8 @@ def load_pair(
         compile: compile the forward passes: at once, never, or ("auto") after a minute of work.
         self_check: compare what each layer of a model does through Stet's cache with what it does
             by itself, and refuse a model whose layers differ.
+        profile: keep what passes cost on this machine in the user's cache, and use what is kept
+            there, so that the same blocks are drafted in every process.
 
     Raises:
         LoadError: missing or unreadable files.
@@ -124,4 +127,5 @@ def load_pair(
         compile=compile,
         difference=apart,
         generation_defaults=defaults,
+        profile=profile,
     )

@@ -21,6 +21,7 @@ from stet.engine.costs import Costs, CurrentCosts, estimate_draft_cost
 from stet.engine.drafting import LookupDrafter, ModelDrafter
 from stet.engine.engine import Engine
 from stet.engine.masks import WIDEST
+from stet.engine.profile import open_profile
 from stet.engine.runner import Runner
 from stet.engine.thread import EngineThread
 from stet.models.defaults import GenerationDefaults
@@ -78,6 +79,7 @@ class Pair:
         compile: bool | Literal["auto"] = "auto",
         difference: str | None = None,
         generation_defaults: GenerationDefaults | None = None,
+        profile: bool = False,
     ) -> None:
         self.target = target
         self.draft = draft
@@ -107,7 +109,10 @@ class Pair:
             small.stand_in = small.vocab_size - 1 if small.vocab_size < target.vocab_size else None
         self._costs: CurrentCosts | None = None
         if self._target_runner is not None:
-            self._costs = CurrentCosts(self._target_runner, self._draft_runner)
+            kept = None
+            if profile:
+                kept = open_profile(self.fingerprint, max_length=max_length)
+            self._costs = CurrentCosts(self._target_runner, self._draft_runner, kept=kept)
         context = context_of(self.models)
         self._prompts = Prompts(self._vocabularies, max_length, self._client, context)
         self._preparer = Preparer(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median
+from typing import Protocol
 
 import torch
 
@@ -36,6 +37,29 @@ class Costs:
         """Cost of a further token in the target's pass, in passes of one token, at least 0."""
         slope = self.target_pass(_BLOCK) - self.target[1]
         return max(slope / (_BLOCK - 1) / self.target[1], 0.0)
+
+    def to_json(self) -> dict[str, dict[str, float]]:
+        """The costs as a file holds them."""
+        return {
+            role: {str(tokens): seconds for tokens, seconds in passes.items()}
+            for role, passes in (("draft", self.draft), ("target", self.target))
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Mapping[str, float]]) -> Costs:
+        """Read costs from a file.
+
+        Raises:
+            ValueError: they are no costs.
+        """
+        draft, target = (
+            {int(tokens): float(seconds) for tokens, seconds in sorted(value[role].items())}
+            for role in ("draft", "target")
+        )
+        seconds = [*draft.values(), *target.values()]
+        if 1 not in target or (draft and 1 not in draft) or not all(0 < s < 1e6 for s in seconds):
+            raise ValueError("These are no costs of passes.")
+        return cls(dict(sorted(draft.items())), dict(sorted(target.items())))
 
     def draft_pass(self, tokens: int) -> float:
         """Seconds of a draft pass over so many tokens of any rows; 0 for prompt lookup."""
@@ -130,7 +154,7 @@ class CostMeasurement:
             for role, runner in runners.items():
                 if runner is None:
                     continue
-                fitting = [width for width in widths[role] if width < runner.max_length - 1]
+                fitting = _fitting(runner, widths[role])
                 length = min(context, runner.max_length - max(fitting) - 1)
                 row = _fill(runner, length, self._taken)
                 for width in fitting:
@@ -180,6 +204,11 @@ def _drop_warm_up(values: list[float]) -> list[float]:
     return values[_WARM:] if len(values) > _WARM + _LEAST else values[1:]
 
 
+def _fitting(runner: Runner, widths: Iterable[int]) -> list[int]:
+    """The widths of passes that fit into a row."""
+    return [width for width in widths if width < runner.max_length - 1]
+
+
 def measure_costs(
     target: Runner,
     draft: Runner | None,
@@ -195,6 +224,18 @@ def measure_costs(
     return measuring.costs
 
 
+class Kept(Protocol):
+    """Costs that outlive a process, by how many passes were compiled."""
+
+    def get(self, compiled: int) -> Costs | None:
+        """The costs with so many passes compiled, if they are known."""
+        ...
+
+    def put(self, compiled: int, costs: Costs) -> None:
+        """Keep costs."""
+        ...
+
+
 class CurrentCosts:
     """The current costs of passes: measured once, and again when more of them are compiled.
 
@@ -203,6 +244,7 @@ class CurrentCosts:
     Args:
         target: the target's runner.
         draft: the draft's runner; None for prompt lookup.
+        kept: costs of earlier processes, which need not be measured again; None: none are kept.
         clock: returns seconds; for tests.
     """
 
@@ -211,9 +253,11 @@ class CurrentCosts:
         target: Runner,
         draft: Runner | None,
         *,
+        kept: Kept | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._runners = target, draft
+        self._kept = kept
         self._clock = clock
         self._widths: Mapping[Role, tuple[int, ...]] = WIDTHS
         self._latest: Costs | None = None
@@ -275,6 +319,8 @@ class CurrentCosts:
 
     def _step(self) -> None:
         if self._measuring is None:
+            if self._take_kept():
+                return
             target, draft = self._runners
             measuring = CostMeasurement(target, draft, widths=self._widths, clock=self._clock)
             self._measuring = self._generation(), measuring
@@ -283,6 +329,18 @@ class CurrentCosts:
         if measuring.costs is not None:
             self._latest, self._measured = measuring.costs, generation
             self._measuring = None
+            if self._kept is not None:
+                self._kept.put(generation, measuring.costs)
+
+    def _take_kept(self) -> bool:
+        """Take the costs that are kept, unless passes are wanted that they do not tell of."""
+        generation = self._generation()
+        kept = None if self._kept is None else self._kept.get(generation)
+        wanted = _fitting(self._runners[0], self._widths["target"])
+        if kept is None or not kept.target.keys() >= set(wanted):
+            return False
+        self._latest, self._measured = kept, generation
+        return True
 
     def drop(self) -> None:
         """Drop a measurement that is under way, and free its rows."""
