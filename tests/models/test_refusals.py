@@ -63,13 +63,6 @@ def test_a_file(tmp_path: Path) -> None:
     refuse(LoadError, "is a file; give the folder", path)
 
 
-def test_a_gguf_file(tmp_path: Path) -> None:
-    path = tmp_path / "model.Q4_K_M.gguf"
-    path.touch()
-    refuse(LoadError, "is a GGUF file, which Stet does not read; give the folder or hub name", path)
-    refuse(LoadError, "holds a GGUF file, which Stet does not read", tmp_path)
-
-
 def test_weights_under_other_names(tmp_path: Path) -> None:
     """What transformers does not look for would be missed only after a while."""
     folder = save(tmp_path)

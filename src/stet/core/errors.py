@@ -37,3 +37,8 @@ class OptionError(StetError):
 
 class MemoryPlanError(LoadError):
     """The models and their caches do not fit into the memory of the device."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of another library's error, short enough for a sentence."""
+    return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")

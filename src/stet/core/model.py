@@ -105,7 +105,7 @@ class LoadedModel:
     Attributes:
         model: the transformers model, its attention set to Stet's.
         tokenizer: its tokenizer; None where none is needed.
-        name: folder or hub name it was loaded from.
+        name: folder, file or hub name it was loaded from.
         revision: git revision on the hub, where one was asked for.
         role: the role that it was loaded for.
         max_length: the most tokens a sequence may have; None when the model sets no limit.
@@ -144,9 +144,9 @@ class LoadedModel:
     def identity(self) -> dict[str, Any]:
         """Name, revision and dtype, as traces and results record them."""
         path = Path(self.name)
-        # A folder is named by its last part: a trace tells what ran, not where it lay.
+        # A folder or file is named by its last part: a trace tells what ran, not where it lay.
         name = f"bundled/{path.name}" if path.parent == TARGET.parent else path.name
-        name = name if path.is_dir() else self.name
+        name = name if path.expanduser().exists() else self.name
         return {"name": name, "revision": self.revision, "dtype": str(self.dtype)}
 
     @property

@@ -15,7 +15,7 @@ from typing import Any
 from safetensors import safe_open
 from transformers.utils.peft_utils import find_adapter_config_file
 
-from stet.core.errors import CompatibilityError, LoadError
+from stet.core.errors import CompatibilityError, LoadError, first_line
 from stet.models.files import ADAPTER, ADAPTER_WEIGHTS, has_weights
 
 _SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt", ADAPTER_WEIGHTS]
@@ -169,10 +169,9 @@ def merge(model: Any, adapter: Adapter) -> Any:
         )
         return changed.merge_and_unload(safe_merge=True)
     except Exception as error:  # peft raises errors of many kinds
-        reason = (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
         raise CompatibilityError(
             f"The adapter {adapter.name} cannot be merged into the weights of {adapter.base} "
-            f"({reason}); merge it with peft and save the whole model, unquantised."
+            f"({first_line(error)}); merge it with peft and save the whole model, unquantised."
         ) from error
 
 

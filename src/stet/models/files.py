@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 
 from stet.core.errors import LoadError, MemoryPlanError
+from stet.models.gguf.header import MAGIC
 from stet.models.memory import available_bytes, readable
 
 WEIGHTS = "model.safetensors"
@@ -19,6 +21,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 _LONGEST_HEADER = 100_000_000
+_LISTED = 10  # files, in a message
 
 
 def folder_of(name: str) -> Path | None:
@@ -33,20 +36,10 @@ def folder_of(name: str) -> Path | None:
             raise LoadError(f"There is no folder {name}; check the path of the model.")
         return None
     if not path.is_dir():
-        if path.suffix.lower() == ".gguf":
-            raise LoadError(
-                f"{name} is a GGUF file, which Stet does not read; give the folder or hub name of "
-                "the transformers model that it was made from, with its *.safetensors files."
-            )
         raise LoadError(f"{name} is a file; give the folder that holds config.json.")
     if (path / ADAPTER).is_file() and not has_weights(path):
         return path  # an adapter alone, whose base is elsewhere
     if not (path / "config.json").is_file():
-        if any(path.glob("*.gguf")):
-            raise LoadError(
-                f"{name} holds a GGUF file, which Stet does not read; give the folder or hub name "
-                "of the transformers model that it was made from."
-            )
         raise LoadError(f"{name} has no config.json; give the folder of a transformers model.")
     if has_weights(path):
         return path
@@ -62,6 +55,41 @@ def folder_of(name: str) -> Path | None:
             "with transformers' save_pretrained to get safetensors files."
         )
     raise LoadError(f"{name} has no *.safetensors file; download the weights.")
+
+
+def gguf_of(name: str) -> Path | None:
+    """The GGUF file that a name refers to: a file, or the only one of a folder; None if neither.
+
+    A folder of transformers' own files is taken for what they are, whatever else is in it.
+
+    Raises:
+        LoadError: the folder holds several GGUF files; the message lists them.
+    """
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path if path.suffix.lower() == ".gguf" or _begins_with(path, MAGIC) else None
+    if not path.is_dir() or has_weights(path) or (path / ADAPTER).is_file():
+        return None
+    found = [file for file in sorted(path.glob("*.gguf")) if not _further(file.name)]
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found[:_LISTED])
+        more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+        raise LoadError(f"{name} holds several GGUF files; name one of {names}{more}.")
+    return found[0] if found else None
+
+
+def _further(name: str) -> bool:
+    """Whether a GGUF file is no model of its own: a later part, or a model's image encoder."""
+    part = re.search(r"-(\d{5})-of-\d{5}\.gguf$", name)
+    return name.startswith("mmproj") or (part is not None and int(part[1]) != 1)
+
+
+def _begins_with(path: Path, start: bytes) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
 
 
 def has_weights(folder: Path) -> bool:
@@ -102,15 +130,17 @@ def _named(folder: Path) -> str:
     return named if isinstance(named, str) else WEIGHTS
 
 
-def check_room(
-    folder: Path, name: str, config: Any, dtype: str | torch.dtype, device: torch.device
-) -> None:
+def check_room(size: int, name: str, device: torch.device) -> None:
     """Refuse weights that do not fit into memory, before reading them.
+
+    Args:
+        size: bytes that they will take.
+        name: the model's name, for the message.
+        device: where they are to be.
 
     Raises:
         MemoryPlanError: they do not fit; the message has both sizes.
     """
-    size = sum(loaded_bytes(file, config, dtype) for file in weight_files(folder))
     free = available_bytes(device)
     if size > free:
         raise MemoryPlanError(

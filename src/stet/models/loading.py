@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from stet.core.errors import CompatibilityError, LoadError
+from stet.core.errors import CompatibilityError, LoadError, first_line
 from stet.core.model import Body, LayerShape, LoadedModel, Role
 from stet.decoder.foreign import ForeignBody
 from stet.decoder.reading import UnknownPart, read_decoder
@@ -30,7 +30,9 @@ from stet.models.compatibility import (
     fix_rotary_factors,
     probe_layers,
 )
-from stet.models.files import check_room, folder_of
+from stet.models.files import check_room, folder_of, gguf_of, loaded_bytes, weight_files
+from stet.models.gguf.file import GgufFile
+from stet.models.gguf.loading import unpacked_model
 from stet.models.head import split_head
 from stet.models.selfcheck import check_faithful
 from stet.models.tokenizers import token_count
@@ -56,13 +58,15 @@ def load_model(
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
-    Weights are read from safetensors files only. Quantised checkpoints are loaded by their own
-    configuration. Set `HF_HUB_OFFLINE=1` to use only files that were downloaded before.
+    Weights are read from safetensors and GGUF files only. Those of a GGUF file are unpacked.
+    Quantised checkpoints of transformers are loaded by their own configuration. Set
+    `HF_HUB_OFFLINE=1` to use only files that were downloaded before.
 
     Args:
-        name_or_path: a folder, or a name on the Hugging Face hub.
+        name_or_path: a folder, a GGUF file, or a name on the Hugging Face hub.
         role: target or draft, for messages and traces.
-        dtype: "auto" (as in the checkpoint), "float32", "bfloat16" or "float16".
+        dtype: "auto" (as in the checkpoint; bfloat16 where its weights are packed), "float32",
+            "bfloat16" or "float16".
         device: "auto" (CUDA if there is any), "cpu", "cuda", "cuda:1", ...
         revision: branch, tag or commit on the hub.
         trust_remote_code: run code that comes with the model.
@@ -80,6 +84,17 @@ def load_model(
     name = str(name_or_path)
     kind = dtype_of(dtype)
     place = device_of(device)
+    packed = gguf_of(name)
+    if packed is not None:
+        model, tokenizer = _from_gguf(packed, name, kind, place, device_map, max_length)
+        return prepare_model(
+            model,
+            tokenizer,
+            name=name,
+            role=role,
+            max_length=max_length,
+            self_check=self_check,
+        )
     folder = folder_of(name)
     adapter = adapter_of(name, folder, revision)
     source = name if folder is None else str(folder)
@@ -102,7 +117,8 @@ def load_model(
             "does not know as a causal language model; choose a decoder-only language model."
         )
     if folder is not None and device_map is None:
-        check_room(folder, name, config, kind, place)
+        size = sum(loaded_bytes(file, config, kind) for file in weight_files(folder))
+        check_room(size, name, place)
     with without_adapter(source, adapter) as view:
         model = _weights(view, name, config, kind, device_map, common)
     if adapter is not None:
@@ -122,6 +138,26 @@ def load_model(
         self_check=self_check,
         adapter=None if adapter is None else adapter.identity,
     )
+
+
+def _from_gguf(
+    path: Path,
+    name: str,
+    dtype: str | torch.dtype,
+    device: torch.device,
+    device_map: Any,
+    max_length: int | None,
+) -> tuple[Any, Any]:
+    """The model and the tokenizer of a GGUF file."""
+    if device_map is not None:
+        raise LoadError(f"{name} is a GGUF file, which goes to one device: use device instead.")
+    file = GgufFile.open(path, name)
+    config = file.config()
+    check_config(config, name, max_length)
+    wanted = dtype if isinstance(dtype, torch.dtype) else file.dtype()
+    check_room(file.numbers() * wanted.itemsize, name, device)
+    tokenizer = file.tokenizer()
+    return unpacked_model(file, config, wanted, device), tokenizer
 
 
 def prepare_model(
@@ -252,11 +288,6 @@ def device_of(device: str | torch.device) -> torch.device:
     if place.type == "cuda" and not torch.cuda.is_available():
         raise LoadError("No CUDA device was found; use device='cpu' or install a CUDA build.")
     return place
-
-
-def first_line(error: Exception) -> str:
-    """The first line of another library's error, short enough for a sentence."""
-    return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
 
 
 def config_of(source: str, name: str, common: dict[str, Any]) -> Any:

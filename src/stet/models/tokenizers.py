@@ -151,8 +151,13 @@ def _tokenizer_and_name(model: Any, fallback: str) -> tuple[Any, str]:
 
 
 def _by_id(tokenizer: Any) -> dict[int, str]:
-    """All tokens by id, added ones included."""
-    return {index: token for token, index in tokenizer.get_vocab().items()}
+    """All tokens by id, added ones included.
+
+    GGUF files name the rows of a padded vocabulary that no token has: "[PAD151665]" for that row.
+    They are no tokens.
+    """
+    vocabulary: dict[str, int] = getattr(tokenizer, "get_vocab", dict)()
+    return {i: token for token, i in vocabulary.items() if token != f"[PAD{i}]"}
 
 
 def _added(tokenizer: Any) -> set[int]:
@@ -162,8 +167,7 @@ def _added(tokenizer: Any) -> set[int]:
 
 def token_count(tokenizer: Any, default: int = 0) -> int:
     """One more than the highest id of a tokenizer; `default` where it has no vocabulary."""
-    vocabulary: dict[str, int] = getattr(tokenizer, "get_vocab", dict)()
-    return max(vocabulary.values(), default=default - 1) + 1
+    return max(_by_id(tokenizer), default=default - 1) + 1
 
 
 def _special(tokenizer: Any) -> set[int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from stet.core.errors import CompatibilityError, LoadError, StetError
+from stet.core.errors import CompatibilityError, LoadError, StetError, first_line
 from stet.core.needs import Need
 from stet.core.operations import Await, Operation
 from stet.core.tensors import upload
@@ -137,7 +137,7 @@ class ModelReward:
             )
         except Exception as error:
             raise LoadError(
-                f"The weights of {name} could not be loaded ({loading.first_line(error)}); check "
+                f"The weights of {name} could not be loaded ({first_line(error)}); check "
                 "that its *.safetensors files are complete."
             ) from error
         if missing := sorted(report.get("missing_keys", ())):
