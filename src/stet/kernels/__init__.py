@@ -1,0 +1,16 @@
+"""Packed weights of 4 to 8 bits on the CPU, and the compiled kernel that multiplies with them."""
+
+from stet.kernels.ggml import pack_ggml
+from stet.kernels.linear import PackedLinear
+from stet.kernels.native import unavailable
+from stet.kernels.packed import PackedWeight, concatenate
+from stet.kernels.quantise import quantise
+
+__all__ = [
+    "PackedLinear",
+    "PackedWeight",
+    "concatenate",
+    "pack_ggml",
+    "quantise",
+    "unavailable",
+]

@@ -1,0 +1,156 @@
+"""The compiled kernel `packed.c`: what it is called with, and whether it can be had here."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stet.kernels.build import KernelError, load_library
+from stet.kernels.packed import PackedWeight
+
+SOURCE = Path(__file__).with_name("packed.c")
+SMALL = 2**17
+"""Multiplications that are not worth a second thread."""
+
+
+class _Weight(ctypes.Structure):
+    """`Weight` of packed.c."""
+
+    _fields_ = (
+        ("codes", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p),
+        ("mins", ctypes.c_void_p),
+        ("super_scales", ctypes.c_void_p),
+        ("super_mins", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        ("rows", ctypes.c_int64),
+        ("inputs", ctypes.c_int64),
+        ("bits", ctypes.c_int32),
+        ("parts", ctypes.c_int32),
+        ("zero", ctypes.c_int32),
+        ("brain", ctypes.c_int32),
+    )
+
+
+class Kernel:
+    """The compiled library.
+
+    Args:
+        library: of packed.c.
+        fast: whether its fast path is taken; tests compare it with the portable one.
+    """
+
+    def __init__(self, library: ctypes.CDLL, *, fast: bool = True) -> None:
+        self._fast = fast
+        self._matmul = library.stet_packed_matmul
+        pointer, number = ctypes.c_void_p, ctypes.c_int
+        self._matmul.argtypes = (
+            *(pointer, pointer, pointer, pointer),
+            *(ctypes.c_int64, number, number, number),
+        )
+        self._matmul.restype = None
+        self.is_fast = bool(library.stet_packed_is_fast())
+        self.input_size = int(library.stet_packed_input_size())
+        entry = _parallel_entry()
+        if entry is not None:
+            library.stet_packed_threads(ctypes.c_void_p(entry))
+
+    def matmul(self, weight: DescribedWeight, x: torch.Tensor) -> torch.Tensor:
+        """Multiply activations with a weight.
+
+        Args:
+            weight: a packed weight with its bias.
+            x: `[tokens, inputs]`, contiguous, float32 or bfloat16.
+
+        Returns:
+            `[tokens, outputs]` of the same type.
+        """
+        tokens = x.shape[0]
+        y = torch.empty(tokens, weight.outputs, dtype=x.dtype)
+        memory = torch.empty(tokens * weight.groups * self.input_size, dtype=torch.uint8)
+        threads = torch.get_num_threads() if tokens * weight.size > SMALL else 1
+        self._matmul(
+            weight.address,
+            x.data_ptr(),
+            y.data_ptr(),
+            memory.data_ptr(),
+            tokens,
+            x.dtype == torch.bfloat16,
+            threads,
+            self._fast,
+        )
+        return y
+
+
+class DescribedWeight:
+    """A packed weight and its bias as the kernel is told of them.
+
+    Args:
+        packed: the weight; its tensors are on the CPU.
+        bias: `[outputs]`, or None.
+    """
+
+    def __init__(self, packed: PackedWeight, bias: torch.Tensor | None) -> None:
+        self.packed, self.bias = packed, bias
+        self.outputs, inputs = packed.shape
+        self.size = self.outputs * inputs
+        self.groups = packed.codes.shape[1]
+        # Tensors that the structure points into must live as long as it does.
+        self._tensors = {k: v.contiguous() for k, v in packed.tensors().items()}
+        if bias is not None:
+            self._tensors["bias"] = bias.float().contiguous()
+        halves = packed.scales if packed.super_scales is None else packed.super_scales
+        self._structure = _Weight(
+            rows=self.outputs,
+            inputs=inputs,
+            bits=packed.bits,
+            parts=packed.parts,
+            zero=packed.zero,
+            brain=halves.dtype == torch.bfloat16,
+            **{name: tensor.data_ptr() for name, tensor in self._tensors.items()},
+        )
+        self.address = ctypes.addressof(self._structure)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy points into its own tensors."""
+        return DescribedWeight, (self.packed, self.bias)
+
+
+def kernel() -> Kernel | None:
+    """The kernel, compiled at the first call; None where it cannot be used (`unavailable`)."""
+    found = _kernel_or_reason()
+    return found if isinstance(found, Kernel) else None
+
+
+def unavailable() -> str | None:
+    """Say in a sentence why the kernel cannot be used here; None where it can."""
+    found = _kernel_or_reason()
+    return found if isinstance(found, str) else None
+
+
+@functools.cache
+def _kernel_or_reason() -> Kernel | str:
+    try:
+        found = Kernel(load_library(SOURCE))
+    except KernelError as error:
+        return str(error)
+    if not found.is_fast:
+        return "this processor has no AVX-512 VNNI instructions, which packed weights are read with"
+    return found
+
+
+def _parallel_entry() -> int | None:
+    """The address of GOMP_parallel in the OpenMP library that torch runs its threads with.
+
+    A library's handle finds what it is linked with, so this is torch's own, also where a process
+    holds several. Without it the kernel runs in the calling thread.
+    """
+    try:
+        torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+        return ctypes.cast(torch_cpu.GOMP_parallel, ctypes.c_void_p).value
+    except (OSError, AttributeError):
+        return None

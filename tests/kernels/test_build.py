@@ -1,0 +1,153 @@
+"""Compiling at first use: the cache, several processes at once, and machines where it fails."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from kernels.blocks import random_weight
+from stet.kernels import PackedLinear, build, linear, native
+from stet.kernels.build import KernelError, find_compiler, load_library
+
+SOURCE = "int answer(void) { return 42; }\n"
+LOAD = """
+import sys
+from pathlib import Path
+from stet.kernels.build import load_library
+print(load_library(Path(sys.argv[1]), ("-shared", "-fPIC", "-O1")).answer())
+"""
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """A small source; the cache is empty."""
+    try:
+        find_compiler()
+    except KernelError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "small.c"
+    path.write_text(SOURCE)
+    return path
+
+
+@pytest.fixture
+def no_compiler(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+
+
+def cached(tmp_path):
+    return list((tmp_path / "cache" / "stet" / "kernels").iterdir())
+
+
+def test_a_library_is_compiled_once(source, tmp_path, monkeypatch):
+    assert load_library(source).answer() == 42
+    (library,) = cached(tmp_path)
+    assert library.parent.stat().st_mode & 0o777 == 0o700
+    monkeypatch.setattr(build, "_load_new", lambda *a: pytest.fail("compiled again"))
+    assert load_library(source).answer() == 42
+
+
+def test_a_changed_source_or_flag_is_another_library(source, tmp_path):
+    load_library(source)
+    load_library(source, (*build.FLAGS, "-O1"))
+    source.write_text(SOURCE.replace("42", "43"))
+    assert load_library(source).answer() == 43
+    assert len(cached(tmp_path)) == 3
+
+
+def test_a_damaged_library_is_replaced(source, tmp_path):
+    load_library(source)
+    (library,) = cached(tmp_path)
+    library.unlink()  # a file that is loaded must not be written to
+    library.write_bytes(b"no library")
+    assert load_library(source).answer() == 42
+
+
+def test_several_processes_at_once(source, tmp_path):
+    command = [sys.executable, "-c", LOAD, str(source)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
+    assert [process.communicate()[0] for process in running] == [b"42\n"] * 3
+    assert len(cached(tmp_path)) == 1
+
+
+def test_a_cache_that_cannot_be_made(source, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert load_library(source).answer() == 42
+
+
+def test_a_cache_that_cannot_be_written(source, monkeypatch):
+    real = build._load_new
+
+    def full(compiler, path, flags, library):
+        if "cache" in library.parts:
+            raise OSError("no space left on device")
+        return real(compiler, path, flags, library)
+
+    monkeypatch.setattr(build, "_load_new", full)
+    assert load_library(source).answer() == 42
+
+
+def test_a_cache_that_others_can_write_is_not_used(source, tmp_path):
+    load_library(source)
+    (library,) = cached(tmp_path)
+    library.parent.chmod(0o777)
+    library.write_bytes(b"somebody else's")
+    assert load_library(source).answer() == 42
+    assert library.read_bytes() == b"somebody else's"
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_no_compiler():
+    with pytest.raises(KernelError, match="no C compiler was found: install gcc or clang"):
+        load_library(native.SOURCE)
+
+
+def test_a_compiler_that_fails(source, monkeypatch):
+    source.write_text("int answer(void) { return nothing; }")
+    with pytest.raises(KernelError, match="failed: .*error"):
+        load_library(source)
+    monkeypatch.setenv("CC", "false")
+    with pytest.raises(KernelError, match="false failed: no message"):
+        load_library(source)
+
+
+def test_the_compiler_of_the_environment_with_its_arguments(source, monkeypatch):
+    (path,) = find_compiler()
+    monkeypatch.setenv("CC", f"{path} -Danswer=other")
+    assert load_library(source).other() == 42
+
+
+def test_a_layer_without_the_kernel(monkeypatch):
+    monkeypatch.setattr(linear, "kernel", lambda: None)
+    monkeypatch.setattr(linear, "unavailable", lambda: "no C compiler was found")
+    linear._warn_once.cache_clear()
+    weight, bias = random_weight("Q4_0", 32, 64), torch.randn(32)
+    x = torch.randn(2, 3, 64)
+    layer = PackedLinear(weight, bias)
+    with pytest.warns(UserWarning, match="are unpacked.*: no C compiler was found") as warned:
+        found = [layer(x), PackedLinear(weight, bias)(x)]
+    assert len(warned) == 1
+    for y in found:
+        assert torch.allclose(y, x @ weight.dequantise().T + bias, atol=1e-5)
+    assert layer(x.bfloat16()).dtype == torch.bfloat16
+
+
+def test_why_there_is_no_kernel(no_compiler):
+    native._kernel_or_reason.cache_clear()
+    try:
+        assert native.kernel() is None
+        assert native.unavailable().startswith("no C compiler was found")
+    finally:
+        native._kernel_or_reason.cache_clear()
+
+
+def test_the_source_ships_with_the_package():
+    assert native.SOURCE.is_file()
+    assert native.SOURCE.parent == Path(build.__file__).parent
+    assert os.access(native.SOURCE, os.R_OK)
