@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -61,6 +63,12 @@ class Body(Protocol):
             view: the `CacheView` of the pass, which takes its keys and values.
         """
         ...
+
+
+def device_of(layer: nn.Module) -> torch.device:
+    """The device of a layer's weights, plain or packed."""
+    tensors: Iterator[Tensor] = chain(layer.parameters(), layer.buffers())
+    return next(tensors).device
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +160,7 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """The device that token ids are given on."""
-        device: torch.device = self.model.get_input_embeddings().weight.device
-        return device
+        return device_of(self.model.get_input_embeddings())
 
     @property
     def dtype(self) -> torch.dtype:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from stet.decoder.linear import Linear
@@ -105,14 +104,14 @@ class Decoder:
     """A decoder without its head.
 
     Attributes:
-        embedding: [tokens, D].
+        embedding: tokens [N] to [N, D].
         scale: factor of the embedding.
         rotaries: the rotary embeddings.
         layers: the layers.
         norm: the norm of the last hidden state.
     """
 
-    embedding: Tensor
+    embedding: Callable[[Tensor], Tensor]
     scale: float
     rotaries: list[Rotary]
     layers: list[Layer]
@@ -126,7 +125,7 @@ class Decoder:
     def __call__(self, tokens: Tensor, positions: Tensor, view: CacheView) -> Tensor:
         """Compute the last hidden state; see `stet.core.model.Body`."""
         batch, count = tokens.shape
-        x = torch.embedding(self.embedding, tokens.flatten())
+        x = self.embedding(tokens.flatten())
         if self.scale != 1.0:
             x = x * self.scale
         factors = [rotary.at(positions) for rotary in self.rotaries]

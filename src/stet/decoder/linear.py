@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from stet.kernels import PackedLinear, concatenate
+from stet.kernels.packed import ROWS
 
 Linear = Callable[[Tensor], Tensor]
 """A projection: [N, in] to [N, out]."""
@@ -31,14 +35,59 @@ class Dense:
         return F.linear(x, self.weight, self.bias)
 
 
-def joined(linears: Sequence[nn.Linear]) -> Dense:
-    """The projection to the outputs of several, one after the other.
+@dataclass(slots=True, eq=False)
+class Several:
+    """Projections of one input whose weights cannot be put together.
 
-    Their parameters become views of one tensor, so that nothing is held twice: they keep their
-    values, shapes and names, and whoever writes to one of them writes to the joined weight.
+    Attributes:
+        parts: the projections.
+    """
+
+    parts: list[Linear]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Project [N, in] to the outputs of all, one after the other."""
+        return torch.cat([part(x) for part in self.parts], 1)
+
+
+def joined(linears: Sequence[nn.Linear | PackedLinear]) -> Linear:
+    """The projection to the outputs of several, one after the other.
 
     Args:
         linears: at least one, with equal inputs; all have a bias or none has.
+    """
+    parts: list[Linear] = []
+    for kind, some in groupby(linears, key=_kind):
+        members = list(some)
+        parts.append(_packed(members) if kind else _dense(members))  # type: ignore[arg-type]
+    return parts[0] if len(parts) == 1 else Several(parts)
+
+
+def _kind(linear: nn.Linear | PackedLinear) -> object:
+    """What linears that can be put together have in common; None for plain ones."""
+    return linear.packed.format if isinstance(linear, PackedLinear) else None
+
+
+def _packed(linears: Sequence[PackedLinear]) -> Linear:
+    """The joined projection of packed weights; the linears become views of it."""
+    if len(linears) == 1 or any(one.out_features % ROWS for one in linears[:-1]):
+        parts: list[Linear] = [linear.forward for linear in linears]
+        return parts[0] if len(parts) == 1 else Several(parts)
+    whole = concatenate([linear.packed for linear in linears])
+    biases = [one.described.bias for one in linears]
+    bias = torch.cat([b for b in biases if b is not None]) if biases[0] is not None else None
+    start = 0
+    for linear, own in zip(linears, biases, strict=True):
+        linear.put(whole.part(start, start + linear.out_features), own)
+        start += linear.out_features
+    return PackedLinear(whole, bias).forward
+
+
+def _dense(linears: Sequence[nn.Linear]) -> Dense:
+    """The joined projection of plain weights.
+
+    Their parameters become views of one tensor, so that nothing is held twice: they keep their
+    values, shapes and names, and whoever writes to one of them writes to the joined weight.
     """
     biased: Any = linears[0].bias
     return Dense(

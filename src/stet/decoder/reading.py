@@ -19,9 +19,10 @@ from transformers.activations import GELUActivation, GELUTanh, SiLUActivation
 
 from stet.core.model import LayerShape
 from stet.decoder.decoder import Decoder, Layer
-from stet.decoder.linear import Dense, joined
+from stet.decoder.linear import Linear, joined
 from stet.decoder.norm import Norm
 from stet.decoder.rotary import Rotary
+from stet.kernels import PackedEmbedding, PackedLinear
 
 _BODIES = {
     "gemma": "GemmaModel",
@@ -46,6 +47,9 @@ _ACTIVATIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
     SiLUActivation: F.silu,
     nn.SiLU: F.silu,
 }
+
+
+_PLAIN = (nn.Linear, nn.Embedding, nn.ModuleList, nn.Dropout, PackedLinear, PackedEmbedding)
 
 
 class UnknownPart(Exception):
@@ -78,9 +82,9 @@ def read_decoder(body: Any, shapes: Sequence[LayerShape]) -> Decoder:
     kinds = _rotary_kinds(body, len(layers))
     names = sorted(set(kinds), key=str)
     return Decoder(
-        embedding=embedding.weight.detach(),
+        embedding=_lookup(embedding),
         scale=_embedding_scale(body, embedding),
-        rotaries=[_rotary(parts["rotary_emb"], embedding.weight, name) for name in names],
+        rotaries=[_rotary(parts["rotary_emb"], parts["norm"].weight, name) for name in names],
         layers=[
             _layer(index, layer, shape, names.index(kind))
             for index, (layer, shape, kind) in enumerate(zip(layers, shapes, kinds, strict=True))
@@ -105,7 +109,7 @@ def _module_of(family: str) -> str:
 def _check_plain(module: Any, name: str, family: str) -> None:
     """Refuse a module of a class from elsewhere, or whose calls are watched or replaced."""
     kind = type(module)
-    known = kind in (nn.Linear, nn.Embedding, nn.ModuleList, nn.Dropout) or kind in _ACTIVATIONS
+    known = kind in _PLAIN or kind in _ACTIVATIONS
     if not known and kind.__module__ != _module_of(family):
         raise UnknownPart(f"a {kind.__name__} at {name}")
     own = vars(module)
@@ -181,14 +185,16 @@ def _layer(index: int, layer: Any, shape: LayerShape, rotary: int) -> Layer:
     )
 
 
-def _attention(attention: Any, shape: LayerShape) -> tuple[Dense, Dense, Norm | None]:
+def _attention(attention: Any, shape: LayerShape) -> tuple[Linear, Linear, Norm | None]:
     """Read the projections of attention, and the norm of queries and keys."""
     whole = hasattr(attention, "qkv_proj")
     names = ["qkv_proj"] if whole else ["q_proj", "k_proj", "v_proj"]
     parts = _parts(attention, {*names, "o_proj"}, frozenset({"q_norm", "k_norm"}))
-    qkv = _joined([parts[name] for name in names])
+    linears = [parts[name] for name in names]
+    qkv = _joined(linears)
     heads = shape.query_heads + 2 * shape.key_heads
-    if shape.key_size != shape.value_size or qkv.weight.shape[0] != heads * shape.key_size:
+    outputs = sum(linear.out_features for linear in linears)
+    if shape.key_size != shape.value_size or outputs != heads * shape.key_size:
         raise UnknownPart("heads of several sizes")
     norm = None
     if "q_norm" in parts:
@@ -200,7 +206,7 @@ def _attention(attention: Any, shape: LayerShape) -> tuple[Dense, Dense, Norm | 
     return qkv, joined([parts["o_proj"]]), norm
 
 
-def _mlp(mlp: Any) -> tuple[Dense, Dense, Callable[[Tensor], Tensor]]:
+def _mlp(mlp: Any) -> tuple[Linear, Linear, Callable[[Tensor], Tensor]]:
     """Read the projections of the gated part and its activation."""
     whole = hasattr(mlp, "gate_up_proj")
     names = ["gate_up_proj"] if whole else ["gate_proj", "up_proj"]
@@ -212,7 +218,7 @@ def _mlp(mlp: Any) -> tuple[Dense, Dense, Callable[[Tensor], Tensor]]:
     return _joined([parts[name] for name in names]), joined([parts["down_proj"]]), function
 
 
-def _joined(linears: list[nn.Linear]) -> Dense:
+def _joined(linears: list[nn.Linear | PackedLinear]) -> Linear:
     if len({linear.bias is None for linear in linears}) > 1:
         raise UnknownPart("a bias of some projections alone")
     return joined(linears)
@@ -231,9 +237,18 @@ def _embedding_scale(body: Any, embedding: Any) -> float:
     scale = getattr(embedding, "embed_scale", None)
     if scale is not None:
         return float(scale.to(embedding.weight.dtype))
+    if type(embedding) is PackedEmbedding:
+        return float(getattr(body, "embedding_multiplier", 1.0))
     if type(embedding) is not nn.Embedding or embedding.max_norm is not None:
         raise UnknownPart(f"the embedding {type(embedding).__name__}")
     return float(getattr(body, "embedding_multiplier", 1.0))
+
+
+def _lookup(embedding: Any) -> Callable[[Tensor], Tensor]:
+    """The function that looks tokens up."""
+    if type(embedding) is PackedEmbedding:
+        return embedding.forward
+    return partial(torch.embedding, embedding.weight.detach())
 
 
 def _rotary_kinds(body: Any, layers: int) -> list[str | None]:

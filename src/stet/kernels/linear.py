@@ -1,4 +1,4 @@
-"""A linear layer of packed weights."""
+"""Layers of packed weights: what multiplies with one, and an embedding of one."""
 
 from __future__ import annotations
 
@@ -33,17 +33,18 @@ class PackedLinear(nn.Module):
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.described = DescribedWeight(weight, bias)
+        _register(self, weight, bias)
         self._plain: torch.Tensor | None = None
+
+    def put(self, weight: PackedWeight, bias: torch.Tensor | None) -> None:
+        """Take other tensors of the same values, such as views of a larger weight."""
+        self.described = DescribedWeight(weight, bias)
+        _register(self, weight, bias)
 
     @property
     def packed(self) -> PackedWeight:
         """The weight."""
         return self.described.packed
-
-    @property
-    def bias(self) -> torch.Tensor | None:
-        """What is added to the outputs."""
-        return self.described.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply.
@@ -67,8 +68,35 @@ class PackedLinear(nn.Module):
                 f"Packed weights are unpacked, which takes time and memory: {unavailable()}."
             )
             self._plain = self.packed.dequantise(x.dtype)
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return linear(x, self._plain, bias)
+        own = self.described.bias
+        return linear(x, self._plain, None if own is None else own.to(x.dtype))
+
+
+class PackedEmbedding(nn.Module):
+    """Looks tokens up in a packed weight, as `nn.Embedding` does in a plain one.
+
+    Args:
+        weight: the weight, a row for each token.
+        dtype: of what it returns.
+    """
+
+    def __init__(self, weight: PackedWeight, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.num_embeddings, self.embedding_dim = weight.shape
+        self.packed = weight
+        self.dtype = dtype
+        _register(self, weight, None)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """The rows of some tokens, `[*ids.shape, inputs]`."""
+        return self.packed.rows(ids, self.dtype)
+
+
+def _register(module: nn.Module, weight: PackedWeight, bias: torch.Tensor | None) -> None:
+    """Name a layer's tensors, so that they are counted, saved and told apart as weights are."""
+    for name, tensor in weight.tensors().items():
+        module.register_buffer(name, tensor)
+    module.register_buffer("bias", bias)
 
 
 @functools.cache

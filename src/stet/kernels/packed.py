@@ -89,6 +89,18 @@ class PackedWeight:
         values = self._values(lambda tensor: tensor[tiles, ..., places])
         return values.to(dtype).view(*ids.shape, self.shape[1])
 
+    def part(self, start: int, stop: int) -> PackedWeight:
+        """The outputs from `start` on, which begins a tile, up to `stop`; a view."""
+        tiles = slice(start // ROWS, -(-stop // ROWS))
+        views = {name: tensor[tiles] for name, tensor in self.tensors().items()}
+        return PackedWeight(self.bits, (stop - start, self.shape[1]), self.zero, **views)
+
+    @property
+    def format(self) -> tuple[object, ...]:
+        """What weights have in common that can be concatenated."""
+        kinds = tuple((name, tensor.dtype) for name, tensor in self.tensors().items())
+        return self.bits, self.zero, self.parts, self.shape[1], kinds
+
     def _values(self, pick: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
         """The weights `[rows, inputs]` of the rows that `pick` takes from each tensor."""
         codes = decode(pick(self.codes), self.bits)
@@ -166,7 +178,7 @@ def concatenate(weights: Sequence[PackedWeight]) -> PackedWeight:
     """
     first = weights[0]
     for weight in weights[1:]:
-        if _format(weight) != _format(first):
+        if weight.format != first.format:
             raise ValueError("packed weights of different formats or inputs cannot be concatenated")
     if any(weight.shape[0] % ROWS for weight in weights[:-1]):
         raise ValueError(f"packed weights are concatenated in whole tiles of {ROWS} outputs")
@@ -175,11 +187,6 @@ def concatenate(weights: Sequence[PackedWeight]) -> PackedWeight:
     }
     outputs = sum(weight.shape[0] for weight in weights)
     return PackedWeight(first.bits, (outputs, first.shape[1]), first.zero, **joined)
-
-
-def _format(weight: PackedWeight) -> tuple[object, ...]:
-    kinds = tuple((name, tensor.dtype) for name, tensor in weight.tensors().items())
-    return weight.bits, weight.zero, weight.parts, weight.shape[1], kinds
 
 
 def row_chunks(outputs: int, inputs: int) -> Iterator[slice]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from stet.core.errors import CompatibilityError
-from stet.core.model import LayerShape
+from stet.core.model import LayerShape, device_of
 from stet.engine import attention
 
 PROBE = "stet_probe"
@@ -288,7 +288,7 @@ def probe_layers(model: Any, name: str) -> tuple[tuple[LayerShape, ...], list[nn
         CompatibilityError: the model's attention does something that Stet does not know.
     """
     probe = _Probe()
-    device = cast(Tensor, model.get_input_embeddings().weight).device
+    device = device_of(model.get_input_embeddings())
     tokens = torch.zeros((1, 2), dtype=torch.long, device=device)
     positions = torch.arange(2, device=device).unsqueeze(0)
     model.set_attn_implementation(PROBE)

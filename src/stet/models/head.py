@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from stet.core.model import LogitHead
+from stet.core.model import LogitHead, device_of
 from stet.engine import attention
 
 _STATES = 3
@@ -33,7 +33,7 @@ def split_head(model: Any) -> tuple[Any, LogitHead | None, int]:
         gives the right logits.
     """
     embedding = model.get_input_embeddings()
-    device = embedding.weight.device
+    device = device_of(embedding)
     tokens = torch.tensor([[1, 0, 1]], device=device)
     body = getattr(model, model.base_model_prefix, None)
     linear = model.get_output_embeddings()
@@ -100,10 +100,9 @@ def _candidates(text: Any, linear: nn.Module) -> list[LogitHead]:
     return [*found, LogitHead(linear)]
 
 
-def _place(linear: nn.Module, embedding: Any) -> torch.device:
-    weight = getattr(linear, "weight", None)
-    found = embedding.weight.device if weight is None else weight.device
-    return torch.device(found) if found.type != "meta" else torch.device(embedding.weight.device)
+def _place(linear: nn.Module, embedding: nn.Module) -> torch.device:
+    found = device_of(linear)
+    return found if found.type != "meta" else device_of(embedding)
 
 
 def _width(model: Any, tokens: Tensor) -> int:

@@ -22,6 +22,7 @@ from stet.core.errors import CompatibilityError, LoadError, first_line
 from stet.core.model import Body, LayerShape, LoadedModel, Role
 from stet.decoder.foreign import ForeignBody
 from stet.decoder.reading import UnknownPart, read_decoder
+from stet.kernels import unavailable
 from stet.models.adapters import adapter_of, check_peft, merge, without_adapter
 from stet.models.compatibility import (
     check_class,
@@ -33,6 +34,7 @@ from stet.models.compatibility import (
 from stet.models.files import check_room, folder_of, gguf_of, loaded_bytes, weight_files
 from stet.models.gguf.file import GgufFile
 from stet.models.gguf.loading import unpacked_model
+from stet.models.gguf.packing import is_kept, packed_model
 from stet.models.head import split_head
 from stet.models.selfcheck import check_faithful
 from stet.models.tokenizers import token_count
@@ -155,8 +157,11 @@ def _from_gguf(
     config = file.config()
     check_config(config, name, max_length)
     wanted = dtype if isinstance(dtype, torch.dtype) else file.dtype()
-    check_room(file.numbers() * wanted.itemsize, name, device)
+    keep = device.type == "cpu" and wanted != torch.float16 and unavailable() is None
+    check_room(file.bytes_of(wanted, kept=is_kept if keep else None), name, device)
     tokenizer = file.tokenizer()
+    if keep:
+        return packed_model(file, config, wanted), tokenizer
     return unpacked_model(file, config, wanted, device), tokenizer
 
 
@@ -202,7 +207,7 @@ def prepare_model(
     layers, attending = probe_layers(model, name)
     module, head, width = split_head(model)
     body, foreign = _body(module, layers, lean)
-    rows = min(width, int(cast(Any, model.get_input_embeddings()).weight.shape[0]))
+    rows = min(width, int(cast(Any, model.get_input_embeddings()).num_embeddings))
     loaded = LoadedModel(
         model=model,
         tokenizer=tokenizer,

@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from stet.kernels import PackedLinear
+
 WINDOW = 5
 """Longer sliding windows are cut to this, since no short text would fill them."""
 
@@ -34,7 +36,7 @@ def skippable(model: Any, modules: Sequence[nn.Module]) -> Iterator[nn.Module]:
     layers = zip(_decoder_layers(model, modules), repeated(model, modules), strict=True)
     for layer, again in layers:
         for part in layer.modules() if layer is not None and again else ():
-            if isinstance(part, nn.Linear | Conv1D) and part not in inside:
+            if isinstance(part, nn.Linear | Conv1D | PackedLinear) and part not in inside:
                 yield part
 
 
@@ -52,7 +54,7 @@ def _decoder_layers(model: Any, modules: Sequence[nn.Module]) -> list[nn.Module 
 @contextmanager
 def skip(linear: nn.Module) -> Iterator[None]:
     """Let a matrix return zeros, which costs nothing, inside the `with` block."""
-    width = int(linear.out_features if isinstance(linear, nn.Linear) else linear.nf)  # type: ignore[arg-type]
+    width = int(linear.nf if isinstance(linear, Conv1D) else linear.out_features)  # type: ignore[arg-type]
     before = vars(linear).get("forward")
 
     def zeros(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -121,9 +121,22 @@ class GgufFile:
             return _PLAIN.get(kinds.pop().name, torch.bfloat16)
         return torch.bfloat16
 
-    def numbers(self) -> int:
-        """How many numbers all weights together have."""
-        return sum(place.raw.shape[0] * place.shape[-1] for place in self.header.tensors.values())
+    def bytes_of(
+        self, dtype: torch.dtype, kept: Callable[[PackedWeight], bool] | None = None
+    ) -> int:
+        """Bytes of all weights in memory.
+
+        Args:
+            dtype: what they are unpacked to.
+            kept: which of them stay packed, as they are or a little larger; None for none.
+        """
+        total = 0
+        for weight in self.weights():
+            if kept is not None and kept(weight):
+                total += weight.raw.nbytes + weight.raw.nbytes // 16
+            else:
+                total += weight.raw.shape[0] * weight.shape[-1] * dtype.itemsize
+        return total
 
     def weights(self) -> Iterator[PackedWeight]:
         """The weights one by one.

@@ -29,7 +29,7 @@ def unpacked_model(file: GgufFile, config: Any, dtype: torch.dtype, device: torc
     Raises:
         LoadError: the file lacks weights, has other ones, or they have other shapes.
     """
-    _check_shapes(file, config)
+    check_shapes(file, config)
     with no_init_weights(), torch.device(device):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)  # pyright: ignore
     model.tie_weights()  # which is left out with the initial values
@@ -40,7 +40,7 @@ def unpacked_model(file: GgufFile, config: Any, dtype: torch.dtype, device: torc
     return model
 
 
-def _check_shapes(file: GgufFile, config: Any) -> None:
+def check_shapes(file: GgufFile, config: Any) -> None:
     """Compare a file's weights with the model's, before any memory is taken for them."""
     try:
         with torch.device("meta"):
