@@ -24,7 +24,7 @@
 #define QUADS 8    /* pieces of 4 inputs in a group */
 #define BLOCK 8    /* groups that share a super-scale */
 #define TOKENS 32  /* the most that meet a tile at once */
-#define AHEAD 2048 /* bytes of codes that are asked for before they are needed */
+#define AHEAD 4096 /* bytes of codes that are asked for before they are needed */
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
