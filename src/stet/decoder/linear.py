@@ -8,7 +8,6 @@ from itertools import groupby
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stet.kernels import PackedLinear, concatenate
@@ -23,7 +22,7 @@ class Dense:
     """A projection by a weight in the model's own dtype.
 
     Attributes:
-        weight: [out, in].
+        weight: [in, out], a view of [out, in].
         bias: [out]; None where there is none.
     """
 
@@ -32,7 +31,9 @@ class Dense:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Project [N, in] to [N, out]."""
-        return F.linear(x, self.weight, self.bias)
+        if self.bias is None:
+            return torch.mm(x, self.weight)
+        return torch.addmm(self.bias, x, self.weight)
 
 
 @dataclass(slots=True, eq=False)
@@ -91,7 +92,7 @@ def _dense(linears: Sequence[nn.Linear]) -> Dense:
     """
     biased: Any = linears[0].bias
     return Dense(
-        _join([linear.weight for linear in linears]),
+        _join([linear.weight for linear in linears]).t(),
         None if biased is None else _join([linear.bias for linear in linears]),
     )
 

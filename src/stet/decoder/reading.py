@@ -119,6 +119,7 @@ def _check_plain(module: Any, name: str, family: str) -> None:
         or own["_forward_hooks"]
         or own["_forward_pre_hooks"]
         or own["_parameters"].keys() - {"weight", "bias"}
+        or own["_buffers"].keys() - own["_non_persistent_buffers_set"]
     ):
         raise UnknownPart(f"a changed {kind.__name__} at {name}")
 
@@ -202,7 +203,7 @@ def _attention(attention: Any, shape: LayerShape) -> tuple[Linear, Linear, Norm 
         if queries.epsilon != keys.epsilon:
             raise UnknownPart("norms that differ")
         weights = [queries.weight] * shape.query_heads + [keys.weight] * shape.key_heads
-        norm = Norm(torch.stack(weights), queries.epsilon)
+        norm = Norm(torch.stack(weights).unsqueeze(1), queries.epsilon)
     return qkv, joined([parts["o_proj"]]), norm
 
 
