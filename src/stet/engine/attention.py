@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from stet.engine.masks import AlignedMasks, additive_mask
+from stet.kernels.attention import NativePass
 
 if TYPE_CHECKING:
     from stet.engine.attention_capture import Recorder
@@ -74,6 +75,7 @@ class CacheView:
         rows: [B, 1] int64 cache rows; used when `written` is None.
         columns: [B, T] int64 slots that the new keys go to; used when `written` is None.
         recorder: keeps the queries of the pass; None where they are not needed.
+        native: attends by the compiled kernel; None where torch does.
         symbolic: the pass is being traced by a compiler for all lengths, so that nothing may depend
             on the lengths it is traced with. The view holds this flag because whether a compiler
             is at work is state of the whole process, and may concern another thread.
@@ -86,6 +88,7 @@ class CacheView:
         "columns",
         "keys",
         "masks",
+        "native",
         "recorder",
         "rows",
         "slots",
@@ -119,6 +122,7 @@ class CacheView:
         self.columns = columns
         self.recorder = recorder
         self.symbolic = symbolic
+        self.native: NativePass | None = None
 
     def update(
         self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any
@@ -260,7 +264,9 @@ def _attend(
     view: CacheView,
     layer: int | None,
 ) -> Tensor:
-    """Attend span by span; [B, T, query heads, value size]."""
+    """Attend by the kernel, or span by span; [B, T, query heads, value size]."""
+    if view.native is not None:
+        return view.native(query, key, value, scaling, window, softcap)
     parts: list[Tensor] = []
     for span in view.spans:
         if layer is not None and span.read is not None:

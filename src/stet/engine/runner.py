@@ -21,6 +21,7 @@ from stet.engine.kv_cache import KVCache
 from stet.engine.masks import WIDEST, AlignedMasks
 from stet.engine.rows import Rows
 from stet.engine.views import Place, view_of
+from stet.kernels.attention import serves
 
 if TYPE_CHECKING:
     from stet.core.model import LoadedModel
@@ -94,6 +95,7 @@ class Runner:
             self.cache = KVCache(model.layers, rows=max_rows, max_length=max_length, grow=grow)
             self._slots = torch.arange(max_length, device=self.device)
         self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
+        self._native = serves(model.layers)
         self._compiled: CompiledPasses | None = None
         if compile:
             self.start_compiling()
@@ -366,7 +368,8 @@ class Runner:
         ends: Sequence[int],
     ) -> tuple[CacheView, Tensor]:
         """The view of the cache for a pass, and its position ids, [B or 1, T]."""
-        place = Place(self.cache, self._masks, self._slots, [row.index for row in rows])
+        indices = [row.index for row in rows]
+        place = Place(self.cache, self._masks, self._slots, indices, self._native)
         return view_of(place, width, starts, counts, ends, self._span_cost)
 
     def _whole(

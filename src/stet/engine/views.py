@@ -13,6 +13,7 @@ from stet.engine.attention import CacheView, Span
 from stet.engine.kv_cache import KVCache
 from stet.engine.masks import AlignedMasks
 from stet.engine.spans import divide
+from stet.kernels.attention import WIDEST, NativePass
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +25,14 @@ class Place:
         masks: masks for rows that all end at the same slot.
         slots: [S] int64, 0 .. S - 1.
         rows: B cache rows, in the order of the batch.
+        native: whether the compiled kernel attends to this cache.
     """
 
     cache: KVCache
     masks: AlignedMasks
     slots: Tensor
     rows: list[int]
+    native: bool = False
 
 
 def view_of(
@@ -50,6 +53,20 @@ def view_of(
         ends: position after each row's last true token.
         cost: slots that may be read in vain before one more span pays.
     """
+    view, positions = _view(place, width, starts, counts, ends, cost)
+    if place.native and width <= WIDEST:
+        view.native = NativePass(place.rows, starts, ends, width)
+    return view, positions
+
+
+def _view(
+    place: Place,
+    width: int,
+    starts: Sequence[int],
+    counts: Sequence[int] | None,
+    ends: Sequence[int],
+    cost: int,
+) -> tuple[CacheView, Tensor]:
     batch, first, start, end = len(place.rows), place.rows[0], starts[0], ends[0]
     if end == start + width and (
         batch == 1

@@ -11,6 +11,7 @@ import torch
 
 from stet.kernels.build import KernelError, load_library
 from stet.kernels.packed import PackedWeight
+from stet.kernels.threads import parallel_entry
 
 SOURCE = Path(__file__).with_name("packed.c")
 SMALL = 2**17
@@ -55,7 +56,7 @@ class Kernel:
         self._matmul.restype = None
         self.is_fast = bool(library.stet_packed_is_fast())
         self.input_size = int(library.stet_packed_input_size())
-        entry = _parallel_entry()
+        entry = parallel_entry()
         if entry is not None:
             library.stet_packed_threads(ctypes.c_void_p(entry))
 
@@ -141,16 +142,3 @@ def _kernel_or_reason() -> Kernel | str:
     if not found.is_fast:
         return "this processor has no AVX-512 VNNI instructions, which packed weights are read with"
     return found
-
-
-def _parallel_entry() -> int | None:
-    """The address of GOMP_parallel in the OpenMP library that torch runs its threads with.
-
-    A library's handle finds what it is linked with, so this is torch's own, also where a process
-    holds several. Without it the kernel runs in the calling thread.
-    """
-    try:
-        torch_cpu = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        return ctypes.cast(torch_cpu.GOMP_parallel, ctypes.c_void_p).value
-    except (OSError, AttributeError):
-        return None

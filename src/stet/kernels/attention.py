@@ -1,0 +1,164 @@
+"""The compiled kernel `attention.c`: a few new tokens attend to a cache of keys and values."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from stet.core.errors import CapacityError
+from stet.core.model import LayerShape
+from stet.kernels.build import FLAGS, KernelError, load_library
+from stet.kernels.threads import parallel_entry
+
+SOURCE = Path(__file__).with_name("attention.c")
+LANES = 16
+WIDEST = 160
+"""Tokens of a row in a pass: blocks and steps. Wider ones are prefills, for which torch's own
+attention is as fast."""
+
+SMALL = 2**20
+"""Multiplications that are not worth a second thread."""
+
+# Products are summed with one rounding, the same one wherever a query is.
+_FLAGS = tuple(flag for flag in FLAGS if not flag.startswith("-ffp-contract"))
+
+
+class _Pass(ctypes.Structure):
+    """`Pass` of attention.c."""
+
+    _fields_ = (
+        ("rows", ctypes.c_void_p),
+        ("starts", ctypes.c_void_p),
+        ("counts", ctypes.c_void_p),
+        ("batch", ctypes.c_int64),
+        ("width", ctypes.c_int64),
+    )
+
+
+class _Layer(ctypes.Structure):
+    """`Layer` of attention.c."""
+
+    _fields_ = (
+        ("query", ctypes.c_void_p),
+        ("keys", ctypes.c_void_p),
+        ("values", ctypes.c_void_p),
+        ("out", ctypes.c_void_p),
+        ("query_row", ctypes.c_int64),
+        ("query_token", ctypes.c_int64),
+        ("query_head", ctypes.c_int64),
+        ("cache_row", ctypes.c_int64),
+        ("cache_head", ctypes.c_int64),
+        ("heads", ctypes.c_int64),
+        ("key_heads", ctypes.c_int64),
+        ("size", ctypes.c_int64),
+        ("window", ctypes.c_int64),
+        ("scale", ctypes.c_float),
+        ("softcap", ctypes.c_float),
+        ("brain", ctypes.c_int32),
+    )
+
+
+def serves(layers: Sequence[LayerShape]) -> bool:
+    """Whether the kernel can be used for all attention layers of a model."""
+    return _library() is not None and all(
+        layer.device.type == "cpu"
+        and layer.dtype in (torch.float32, torch.bfloat16)
+        and layer.key_size == layer.value_size
+        and layer.key_size % LANES == 0
+        for layer in layers
+    )
+
+
+class NativePass:
+    """The attention of one pass; called once for each layer.
+
+    A query's result is the same bits however many other tokens and rows are in the pass.
+
+    Args:
+        rows: B rows of the cache.
+        starts: the position of each row's first new token.
+        ends: the position after its last one.
+        width: T, new tokens of a row, pads included.
+    """
+
+    __slots__ = ("_held", "_layer", "_pass", "_places", "_seen", "width")
+
+    def __init__(
+        self, rows: Sequence[int], starts: Sequence[int], ends: Sequence[int], width: int
+    ) -> None:
+        self.width = width
+        self._seen = width * len(rows) * max(ends)
+        counts = [end - start for start, end in zip(starts, ends, strict=True)]
+        self._held = torch.tensor([rows, starts, counts])
+        size = self._held.stride(0) * self._held.itemsize
+        first = self._held.data_ptr()
+        self._pass = _Pass(first, first + size, first + 2 * size, len(rows), width)
+        self._layer = _Layer()
+        self._places = ctypes.byref(self._pass), ctypes.byref(self._layer)
+
+    def __call__(
+        self,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        scaling: float | None,
+        window: int | None,
+        softcap: float | None,
+    ) -> Tensor:
+        """Attend in one layer.
+
+        Args:
+            query: [B, heads, T, size], rotated; neighbouring in its last dimension.
+            keys: [rows, key heads, slots, size], the cache, with the pass's own keys.
+            values: likewise.
+            scaling: factor of the scores; 1 / sqrt(size) when None.
+            window: a query sees its own position and the `window - 1` before it; None: all.
+            softcap: scores are squashed to (-softcap, softcap) by tanh; None: no cap.
+
+        Returns:
+            [B, T, heads, size]; what pads get means nothing.
+
+        Raises:
+            CapacityError: there is no memory.
+        """
+        batch, heads, width, size = query.shape
+        out = torch.empty((batch, width, heads, size), dtype=query.dtype)
+        layer = self._layer
+        layer.query, layer.keys, layer.values, layer.out = (
+            query.data_ptr(),
+            keys.data_ptr(),
+            values.data_ptr(),
+            out.data_ptr(),
+        )
+        layer.query_row, layer.query_head, layer.query_token, _ = query.stride()
+        layer.cache_row, layer.cache_head, _, _ = keys.stride()
+        layer.heads, layer.key_heads, layer.size = heads, keys.shape[1], size
+        layer.window = window or 0
+        layer.scale = size**-0.5 if scaling is None else scaling
+        layer.softcap = softcap or 0.0
+        layer.brain = query.dtype == torch.bfloat16
+        library = _library()
+        assert library is not None
+        small = self._seen * heads * size < SMALL
+        if library.stet_attend(*self._places, 1 if small else torch.get_num_threads()):
+            raise CapacityError("There was no memory for attention; use a smaller batch.")
+        return out
+
+
+@functools.cache
+def _library() -> ctypes.CDLL | None:
+    """The library; None where it cannot be compiled."""
+    try:
+        library = load_library(SOURCE, _FLAGS)
+    except KernelError:
+        return None
+    library.stet_attend.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
+    entry = parallel_entry()
+    if entry is not None:
+        library.stet_attention_threads(ctypes.c_void_p(entry))
+    return library
