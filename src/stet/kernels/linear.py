@@ -9,17 +9,16 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from stet.kernels.native import DescribedWeight, kernel, unavailable
-from stet.kernels.packed import PackedWeight
+from stet.kernels.native import DescribedWeight, Weight, kernel, unavailable
 
 
 class PackedLinear(nn.Module):
     """Multiplies with a packed weight on the CPU, as `nn.Linear` does with a plain one.
 
-    Activations are rounded to int8 with a scale for each token and each 32 inputs. A token's
-    output is the same bits whatever other tokens are in the call and however many threads there
-    are. A token with a value that is no finite number gets outputs that are none. There are no
-    gradients.
+    Activations are rounded to int8 with a scale for each token and each 32 inputs, or to bfloat16
+    where weights are; sums are float32. A token's output is the same bits whatever other tokens are
+    in the call and however many threads there are. A token with a value that is no finite number
+    gets outputs that are none. There are no gradients.
 
     Where the kernel cannot be used (`stet.kernels.unavailable` says why) a warning says so once,
     and the layer unpacks its weights at the first call and keeps them, in the type of its input.
@@ -29,14 +28,14 @@ class PackedLinear(nn.Module):
         bias: `[outputs]` of any floating type, or None.
     """
 
-    def __init__(self, weight: PackedWeight, bias: torch.Tensor | None = None) -> None:
+    def __init__(self, weight: Weight, bias: torch.Tensor | None = None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.described = DescribedWeight(weight, bias)
         self._plain: torch.Tensor | None = None
 
     @property
-    def packed(self) -> PackedWeight:
+    def packed(self) -> Weight:
         """The weight."""
         return self.described.packed
 
@@ -54,7 +53,7 @@ class PackedLinear(nn.Module):
         Returns:
             `[..., outputs]` of the same type.
         """
-        found = kernel()
+        found = kernel(self.packed.bits)
         if found is None:
             return self._unpacked(x)
         known = x if x.dtype in (torch.float32, torch.bfloat16) else x.float()
@@ -63,9 +62,8 @@ class PackedLinear(nn.Module):
 
     def _unpacked(self, x: torch.Tensor) -> torch.Tensor:
         if self._plain is None or self._plain.dtype != x.dtype:
-            _warn_once(
-                f"Packed weights are unpacked, which takes time and memory: {unavailable()}."
-            )
+            reason = unavailable(self.packed.bits)
+            _warn_once(f"Packed weights are unpacked, which takes time and memory: {reason}.")
             self._plain = self.packed.dequantise(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return linear(x, self._plain, bias)

@@ -141,16 +141,16 @@ def pack(
         bits=bits,
         shape=(codes.shape[0], inputs),
         zero=zero,
-        codes=_tiled(encode(codes, bits)),
-        scales=_tiled(scales),
-        mins=None if mins is None else _tiled(mins),
-        super_scales=None if super_scales is None else _tiled(super_scales),
-        super_mins=None if super_mins is None else _tiled(super_mins),
+        codes=tiled(encode(codes, bits)),
+        scales=tiled(scales),
+        mins=None if mins is None else tiled(mins),
+        super_scales=None if super_scales is None else tiled(super_scales),
+        super_mins=None if super_mins is None else tiled(super_mins),
     )
 
 
-def _tiled(rows: torch.Tensor) -> torch.Tensor:
-    """`[rows, ...]` to `[tiles, ..., 32]`."""
+def tiled(rows: torch.Tensor) -> torch.Tensor:
+    """Bring rows `[rows, ...]` into tiles `[tiles, ..., 32]`, filled up with zeros."""
     missing = -rows.shape[0] % ROWS
     if missing:
         rows = pad(rows, [0, 0] * (rows.dim() - 1) + [0, missing])
