@@ -1,5 +1,6 @@
 """The kernel's contract: the right product, and the same bits however it is computed."""
 
+import copy
 import threading
 
 import pytest
@@ -179,3 +180,27 @@ def test_the_layer_takes_any_batch_and_type():
     assert layer(x.half()).dtype == torch.float16
     assert (layer.in_features, layer.out_features, layer.bias) == (64, 48, bias)
     assert layer.packed is weight
+
+
+def test_a_copy_of_a_layer_has_tensors_of_its_own():
+    compiled()
+    layer = PackedLinear(random_weight("Q4_0", 32, 64), torch.randn(32))
+    x = tokens(3, 64)
+    expected = layer(x)
+    copied = copy.deepcopy(layer)
+    del layer
+    assert torch.equal(copied(x), expected)
+
+
+@pytest.mark.slow
+def test_layers_are_traced_as_one_operation():
+    compiled()
+    layers = torch.nn.Sequential(
+        PackedLinear(random_weight("Q4_K", 512, 256), torch.randn(512)),
+        torch.nn.GELU(),
+        PackedLinear(random_weight("Q6_K", 96, 512)),
+    )
+    traced = torch.compile(layers, fullgraph=True)
+    with torch.inference_mode():
+        for x in (tokens(4, 256), tokens(6, 256).view(2, 3, 256)):
+            assert torch.allclose(traced(x), layers(x), rtol=0.02, atol=1e-3)

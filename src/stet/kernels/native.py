@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -99,6 +101,10 @@ class DescribedWeight:
     Args:
         packed: the weight; its tensors are on the CPU.
         bias: `[outputs]`, or None.
+
+    Attributes:
+        address: of the structure that the kernel reads.
+        number: by which `described` knows it.
     """
 
     def __init__(self, packed: Weight, bias: torch.Tensor | None) -> None:
@@ -118,10 +124,17 @@ class DescribedWeight:
             **{name: tensor.data_ptr() for name, tensor in self._tensors.items()},
         )
         self.address = ctypes.addressof(self._structure)
+        self.number = next(_numbers)
+        described[self.number] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy points into its own tensors."""
+        """A copy has a structure that points into its own tensors."""
         return DescribedWeight, (self.packed, self.bias)
+
+
+_numbers = itertools.count()
+described: WeakValueDictionary[int, DescribedWeight] = WeakValueDictionary()
+"""Weights by their numbers, which are the same in every run, as addresses are not."""
 
 
 def _scaling(weight: Weight) -> dict[str, int]:
