@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from _record import write
 
-from stet.kernels import PackedLinear, PackedWeight, unavailable
+from stet.kernels import PackedLinear, PackedWeight, arrange, unavailable
 from stet.kernels.packed import BLOCK, ROWS, groups_of
 
 SHAPES = {
@@ -71,6 +71,11 @@ def packed_way(name: str, outputs: int, inputs: int) -> tuple[Way, int]:
     return PackedLinear(weight), weight.nbytes
 
 
+def arranged_way(outputs: int, inputs: int) -> tuple[Way, int]:
+    weight = arrange(torch.randn(outputs, inputs, dtype=torch.bfloat16))
+    return PackedLinear(weight), weight.nbytes
+
+
 def plain_way(outputs: int, inputs: int) -> tuple[Way, int]:
     weight = torch.randn(outputs, inputs, dtype=torch.bfloat16)
     return lambda x: torch.nn.functional.linear(x, weight), weight.nbytes
@@ -111,6 +116,7 @@ WAYS: dict[str, Callable[[int, int], tuple[Way, int]]] = {
         name: lambda outputs, inputs, name=name: packed_way(name, outputs, inputs)  # type: ignore[misc]
         for name in ("packed 4 (Q4_K)", "packed 5 (Q5_K)", "packed 6 (Q6_K)", "packed 8 (Q8_0)")
     },
+    "arranged bfloat16": arranged_way,
     "torch bfloat16": plain_way,
     "torch int4pack": int4_way,
     "torch int8pack": int8_way,
@@ -175,7 +181,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=64)
     parser.add_argument("--shape", choices=SHAPES, help="this one alone")
     options = parser.parse_args()
-    if (reason := unavailable()) is not None:
+    if (reason := unavailable(4) or unavailable(16)) is not None:
         raise SystemExit(reason)
     torch.set_num_threads(options.threads)
     rows: list[dict[str, Any]] = []
@@ -198,6 +204,7 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
         if (row["outputs"], row["inputs"]) == SHAPES["1.5B gate, up"]
     }
     four, plain, int4 = "packed 4 (Q4_K)", "torch bfloat16", "torch int4pack"
+    arranged = "arranged bfloat16"
     found = {
         "five_tokens_over_one": times[four, 5] / times[four, 1],
         "eight_tokens_over_one": times[four, 8] / times[four, 1],
@@ -206,6 +213,8 @@ def figures(rows: list[dict[str, Any]]) -> dict[str, float]:
         "int4pack_over_packed_eight_tokens": times[int4, 8] / times[four, 8],
         "bfloat16_over_packed_one_token": times[plain, 1] / times[four, 1],
         "bfloat16_over_packed_512_tokens": times[plain, 512] / times[four, 512],
+        "bfloat16_over_arranged_one_token": times[plain, 1] / times[arranged, 1],
+        "bfloat16_over_arranged_eight_tokens": times[plain, 8] / times[arranged, 8],
     }
     return {name: round(value, 2) for name, value in found.items()}
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
-from stet.kernels import PackedWeight, pack_ggml
+from stet.kernels import BfloatWeight, PackedWeight, arrange, pack_ggml
 from stet.kernels.build import load_library
 from stet.kernels.ggml import TYPES
 from stet.kernels.native import SOURCE, DescribedWeight, Kernel, kernel, unavailable
 
 KINDS = list(TYPES)
+ALL = [*KINDS, "bfloat16"]
 HALVES = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 """Where a block has its halves; in the others it is the first two bytes."""
 
@@ -27,16 +30,22 @@ def random_blocks(kind: str, outputs: int, inputs: int, seed: int = 0) -> torch.
     return raw.flatten(1)
 
 
-def random_weight(kind: str, outputs: int, inputs: int, seed: int = 0) -> PackedWeight:
+def random_weight(
+    kind: str, outputs: int, inputs: int, seed: int = 0
+) -> PackedWeight | BfloatWeight:
+    if kind == "bfloat16":
+        made = torch.Generator().manual_seed(seed)
+        return arrange(torch.randn(outputs, inputs, generator=made))
     return pack_ggml(kind, random_blocks(kind, outputs, inputs, seed), (outputs, inputs))
 
 
-def compiled(*, fast: bool = True) -> Kernel:
+@functools.cache
+def compiled(bits: int = 4, *, fast: bool = True) -> Kernel:
     """The kernel, with its fast or its portable path; skips the test where there is none."""
-    if kernel() is None:
-        pytest.skip(f"needs the compiled kernel: {unavailable()}")
+    if kernel(bits) is None:
+        pytest.skip(f"needs the compiled kernel: {unavailable(bits)}")
     return Kernel(load_library(SOURCE), fast=fast)
 
 
-def multiply(path: Kernel, weight: PackedWeight, x: torch.Tensor, bias=None) -> torch.Tensor:
-    return path.matmul(DescribedWeight(weight, bias), x)
+def multiply(weight, x: torch.Tensor, bias=None, *, fast: bool = True) -> torch.Tensor:
+    return compiled(weight.bits, fast=fast).matmul(DescribedWeight(weight, bias), x)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kernels import blocks
 from kernels.blocks import random_weight
 from stet.kernels import PackedLinear, build, linear, native
 from stet.kernels.build import KernelError, find_compiler, load_library
@@ -124,27 +125,41 @@ def test_the_compiler_of_the_environment_with_its_arguments(source, monkeypatch)
 
 
 def test_a_layer_without_the_kernel(monkeypatch):
-    monkeypatch.setattr(linear, "kernel", lambda: None)
-    monkeypatch.setattr(linear, "unavailable", lambda: "no C compiler was found")
+    monkeypatch.setattr(linear, "kernel", lambda bits: None)
+    monkeypatch.setattr(linear, "unavailable", lambda bits: "no C compiler was found")
     linear._warn_once.cache_clear()
     weight, bias = random_weight("Q4_0", 32, 64), torch.randn(32)
     x = torch.randn(2, 3, 64)
-    layer = PackedLinear(weight, bias)
     with pytest.warns(UserWarning, match="are unpacked.*: no C compiler was found") as warned:
-        found = [layer(x), PackedLinear(weight, bias)(x)]
+        layers = [PackedLinear(weight, bias, torch.float32) for _ in range(2)]
     assert len(warned) == 1
-    for y in found:
-        assert torch.allclose(y, x @ weight.dequantise().T + bias, atol=1e-5)
-    assert layer(x.bfloat16()).dtype == torch.bfloat16
+    for layer in layers:
+        assert torch.allclose(layer(x), x @ weight.dequantise().T + bias, atol=1e-5)
+        assert layer(x.bfloat16()).dtype == torch.bfloat16
+    assert (PackedLinear(weight)(x) - x @ weight.dequantise().T).abs().max() < 0.1
 
 
 def test_why_there_is_no_kernel(no_compiler):
-    native._kernel_or_reason.cache_clear()
+    cached = (native.kernel, native.unavailable, native._loaded)
+    for function in cached:
+        function.cache_clear()
     try:
         assert native.kernel() is None
         assert native.unavailable().startswith("no C compiler was found")
     finally:
-        native._kernel_or_reason.cache_clear()
+        for function in cached:
+            function.cache_clear()
+
+
+def test_a_processor_without_the_instructions(monkeypatch):
+    kernel = blocks.compiled()
+    monkeypatch.setattr(kernel, "is_fast", lambda bits: False)
+    monkeypatch.setattr(native, "_loaded", lambda: kernel)
+    for bits, name in ((4, "AVX-512 VNNI"), (16, "AVX-512 BF16")):
+        reason = native.unavailable.__wrapped__(bits)
+        assert reason == (
+            f"this processor has no {name} instructions, which weights of {bits} bits need"
+        )
 
 
 def test_the_source_ships_with_the_package():

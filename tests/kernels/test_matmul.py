@@ -1,14 +1,15 @@
 """The kernel's contract: the right product, and the same bits however it is computed."""
 
+import copy
 import threading
 
 import pytest
 import torch
 
-from kernels.blocks import KINDS, compiled, multiply, random_weight
-from stet.kernels import PackedLinear, quantise
+from kernels.blocks import ALL, KINDS, compiled, multiply, random_weight
+from stet.kernels import PackedLinear, arrange, quantise
 
-INPUTS = {kind: 512 if kind.endswith("_K") else 544 for kind in KINDS}
+INPUTS = {kind: 512 if kind.endswith("_K") else 544 for kind in ALL}
 
 
 def tokens(count, inputs, dtype=torch.float32, seed=1):
@@ -30,7 +31,7 @@ def test_the_product_is_that_of_the_weights(kind):
     x = tokens(9, INPUTS[kind])
     bias = torch.randn(70)
     expected = x.double() @ weight.dequantise().double().T + bias
-    found = multiply(compiled(), weight, x, bias)
+    found = multiply(weight, x, bias)
     # Rounding to int8 is off by at most half a step of 1/127 of a group's largest value.
     steps = x.view(9, -1, 32).abs().amax(-1) / 127
     sizes = weight.dequantise().abs().view(70, -1, 32).sum(-1)
@@ -44,57 +45,64 @@ def test_activations_that_are_whole_numbers_lose_nothing(kind):
     x = torch.randint(-127, 128, (5, INPUTS[kind])).float()
     x.view(5, -1, 32)[..., 3] = 127
     expected = x.double() @ weight.dequantise().double().T
-    found = multiply(compiled(), weight, x)
+    found = multiply(weight, x)
     assert torch.allclose(found.double(), expected, rtol=0, atol=2e-5 * expected.abs().max())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+def test_the_product_with_bfloat16():
+    weight = random_weight("bfloat16", 70, 544)
+    x = tokens(9, 544, torch.bfloat16)
+    bias = torch.randn(70)
+    expected = x.double() @ weight.dequantise().double().T + bias
+    found = multiply(weight, x.float(), bias)
+    assert torch.allclose(found.double(), expected, rtol=0, atol=1e-6 * expected.abs().max() * 544)
+    assert torch.equal(found.bfloat16(), multiply(weight, x, bias))
+
+
+@pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("outputs", [1, 31, 96])
 def test_the_fast_path_gives_the_bits_of_the_portable_one(kind, dtype, outputs):
     weight = random_weight(kind, outputs, INPUTS[kind])
     x = tokens(35, INPUTS[kind], dtype)
     bias = torch.randn(outputs)
-    fast = multiply(compiled(), weight, x, bias)
+    fast = multiply(weight, x, bias)
     assert fast.dtype == dtype
-    assert torch.equal(fast, multiply(compiled(fast=False), weight, x, bias))
+    assert torch.equal(fast, multiply(weight, x, bias, fast=False))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ALL)
 def test_a_token_s_output_does_not_depend_on_the_others(kind, threads):
     weight = random_weight(kind, 160, INPUTS[kind])
     x = tokens(40, INPUTS[kind], torch.bfloat16)
-    path = compiled()
     threads(1)
-    alone = torch.cat([multiply(path, weight, x[i : i + 1]) for i in range(40)])
+    alone = torch.cat([multiply(weight, x[i : i + 1]) for i in range(40)])
     for count in (1, 2):
         threads(count)
         for length in range(1, 41):
-            assert torch.equal(multiply(path, weight, x[:length]), alone[:length])
-            assert torch.equal(multiply(path, weight, x[-length:]), alone[-length:])
+            assert torch.equal(multiply(weight, x[:length]), alone[:length])
+            assert torch.equal(multiply(weight, x[-length:]), alone[-length:])
 
 
 def test_many_tokens_and_rows(threads):
     weight = random_weight("Q4_K", 3000, 256)
     x = tokens(300, 256)
     threads(2)
-    path = compiled()
-    whole = multiply(path, weight, x)
-    assert torch.equal(whole[123:130], multiply(path, weight, x[123:130].contiguous()))
+    whole = multiply(weight, x)
+    assert torch.equal(whole[123:130], multiply(weight, x[123:130].contiguous()))
     threads(1)
-    assert torch.equal(whole, multiply(path, weight, x))
+    assert torch.equal(whole, multiply(weight, x))
 
 
 def test_several_callers_at_once():
     weight = random_weight("Q4_K", 512, 512)
-    path = compiled()
     batches = [tokens(7, 512, seed=seed) for seed in range(4)]
-    expected = [multiply(path, weight, x) for x in batches]
+    expected = [multiply(weight, x) for x in batches]
     wrong = []
 
     def call(x, right):
         for _ in range(30):
-            if not torch.equal(multiply(path, weight, x), right):
+            if not torch.equal(multiply(weight, x), right):
                 wrong.append(right)
 
     callers = [
@@ -113,9 +121,9 @@ def test_odd_shapes(inputs, bits):
     made = torch.Generator().manual_seed(inputs)
     weight = quantise(torch.randn(5, inputs, generator=made), bits)
     x = tokens(3, inputs)
-    found = multiply(compiled(), weight, x)
+    found = multiply(weight, x)
     expected = x @ weight.dequantise().T
-    assert torch.equal(found, multiply(compiled(fast=False), weight, x))
+    assert torch.equal(found, multiply(weight, x, fast=False))
     assert (found - expected).abs().max() <= 0.02 * x.abs().max() * weight.dequantise().abs().sum(
         1
     ).max()
@@ -123,13 +131,14 @@ def test_odd_shapes(inputs, bits):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_what_is_no_number_stays_none(value, dtype):
-    weight = random_weight("Q4_K", 40, 512)
+@pytest.mark.parametrize("kind", ["Q4_K", "Q8_0", "bfloat16"])
+def test_what_is_no_number_stays_none(kind, value, dtype):
+    weight = random_weight(kind, 40, 512)
     x = tokens(4, 512, dtype)
-    clean = multiply(compiled(), weight, x)
+    clean = multiply(weight, x)
     x[2, 300] = value
     for fast in (True, False):
-        found = multiply(compiled(fast=fast), weight, x)
+        found = multiply(weight, x, fast=fast)
         assert not found[2].isfinite().any()
         assert torch.equal(found[[0, 1, 3]], clean[[0, 1, 3]])
 
@@ -139,13 +148,23 @@ def test_zeros_and_the_smallest_numbers_give_zeros_and_the_largest_do_not_fail()
     x = torch.zeros(3, 64)
     x[1] = 1e-42
     x[2, ::7] = 3e38
-    found = multiply(compiled(), weight, x)
+    found = multiply(weight, x)
     assert (found[:2] == 0).all()
-    assert torch.equal(found, multiply(compiled(fast=False), weight, x))
+    assert torch.equal(found, multiply(weight, x, fast=False))
+
+
+@pytest.mark.parametrize("inputs", [1, 31, 33, 300])
+def test_odd_shapes_of_bfloat16(inputs):
+    plain = torch.randn(5, inputs, generator=torch.Generator().manual_seed(inputs)).bfloat16()
+    weight = arrange(plain)
+    assert torch.equal(weight.dequantise(torch.bfloat16), plain)
+    assert torch.equal(weight.rows(torch.tensor([[4, 0]]))[0], plain[[4, 0]].float())
+    x = tokens(3, inputs, torch.bfloat16)
+    assert torch.equal(multiply(weight, x), multiply(weight, x, fast=False))
 
 
 def test_no_tokens():
-    assert multiply(compiled(), random_weight("Q4_0", 32, 64), torch.empty(0, 64)).shape == (0, 32)
+    assert multiply(random_weight("Q4_0", 32, 64), torch.empty(0, 64)).shape == (0, 32)
 
 
 def test_the_layer_takes_any_batch_and_type():
@@ -161,3 +180,27 @@ def test_the_layer_takes_any_batch_and_type():
     assert layer(x.half()).dtype == torch.float16
     assert (layer.in_features, layer.out_features, layer.bias) == (64, 48, bias)
     assert layer.packed is weight
+
+
+def test_a_copy_of_a_layer_has_tensors_of_its_own():
+    compiled()
+    layer = PackedLinear(random_weight("Q4_0", 32, 64), torch.randn(32))
+    x = tokens(3, 64)
+    expected = layer(x)
+    copied = copy.deepcopy(layer)
+    del layer
+    assert torch.equal(copied(x), expected)
+
+
+@pytest.mark.slow
+def test_layers_are_traced_as_one_operation():
+    compiled()
+    layers = torch.nn.Sequential(
+        PackedLinear(random_weight("Q4_K", 512, 256), torch.randn(512)),
+        torch.nn.GELU(),
+        PackedLinear(random_weight("Q6_K", 96, 512)),
+    )
+    traced = torch.compile(layers, fullgraph=True)
+    with torch.inference_mode():
+        for x in (tokens(4, 256), tokens(6, 256).view(2, 3, 256)):
+            assert torch.allclose(traced(x), layers(x), rtol=0.02, atol=1e-3)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from stet.kernels import PackedLinear, concatenate
+from stet.kernels.native import Weight
 from stet.kernels.packed import ROWS
 
 Linear = Callable[[Tensor], Tensor]
@@ -74,7 +75,7 @@ def _packed(linears: Sequence[PackedLinear]) -> Linear:
     if len(linears) == 1 or any(one.out_features % ROWS for one in linears[:-1]):
         parts: list[Linear] = [linear.forward for linear in linears]
         return parts[0] if len(parts) == 1 else Several(parts)
-    whole = concatenate([linear.packed for linear in linears])
+    whole: Weight = concatenate([linear.packed for linear in linears])
     biases = [one.described.bias for one in linears]
     bias = torch.cat([b for b in biases if b is not None]) if biases[0] is not None else None
     start = 0

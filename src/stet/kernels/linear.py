@@ -9,40 +9,49 @@ import torch
 from torch import nn
 from torch.nn.functional import linear
 
-from stet.kernels.native import DescribedWeight, kernel, unavailable
-from stet.kernels.packed import PackedWeight
+from stet.kernels.native import DescribedWeight, Weight, described, kernel, unavailable
 
 
 class PackedLinear(nn.Module):
     """Multiplies with a packed weight on the CPU, as `nn.Linear` does with a plain one.
 
-    Activations are rounded to int8 with a scale for each token and each 32 inputs. A token's
-    output is the same bits whatever other tokens are in the call and however many threads there
-    are. A token with a value that is no finite number gets outputs that are none. There are no
-    gradients.
+    Activations are rounded to int8 with a scale for each token and each 32 inputs, or to bfloat16
+    where weights are; sums are float32. A token's output is the same bits whatever other tokens are
+    in the call and however many threads there are. A token with a value that is no finite number
+    gets outputs that are none. There are no gradients. `torch.compile` takes it as one operation.
 
     Where the kernel cannot be used (`stet.kernels.unavailable` says why) a warning says so once,
-    and the layer unpacks its weights at the first call and keeps them, in the type of its input.
+    and the layer unpacks its weights and multiplies through torch; the above does not hold then.
 
     Args:
         weight: the weight, on the CPU.
         bias: `[outputs]` of any floating type, or None.
+        dtype: of the unpacked weights, where they are needed.
     """
 
-    def __init__(self, weight: PackedWeight, bias: torch.Tensor | None = None) -> None:
+    def __init__(
+        self,
+        weight: Weight,
+        bias: torch.Tensor | None = None,
+        dtype: torch.dtype = torch.bfloat16,
+    ) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.described = DescribedWeight(weight, bias)
         _register(self, weight, bias)
         self._plain: torch.Tensor | None = None
+        if kernel(weight.bits) is None:
+            reason = unavailable(weight.bits)
+            _warn_once(f"Packed weights are unpacked, which takes time and memory: {reason}.")
+            self._plain = weight.dequantise(dtype)
 
-    def put(self, weight: PackedWeight, bias: torch.Tensor | None) -> None:
+    def put(self, weight: Weight, bias: torch.Tensor | None) -> None:
         """Take other tensors of the same values, such as views of a larger weight."""
         self.described = DescribedWeight(weight, bias)
         _register(self, weight, bias)
 
     @property
-    def packed(self) -> PackedWeight:
+    def packed(self) -> Weight:
         """The weight."""
         return self.described.packed
 
@@ -55,21 +64,17 @@ class PackedLinear(nn.Module):
         Returns:
             `[..., outputs]` of the same type.
         """
-        found = kernel()
-        if found is None:
-            return self._unpacked(x)
+        if self._plain is not None:
+            own = self.described.bias
+            bias = None if own is None else own.to(self._plain.dtype)
+            return linear(x.to(self._plain.dtype), self._plain, bias).to(x.dtype)
         known = x if x.dtype in (torch.float32, torch.bfloat16) else x.float()
-        y = found.matmul(self.described, known.reshape(-1, self.in_features).contiguous())
+        flat = known.reshape(-1, self.in_features).contiguous()
+        if torch.compiler.is_dynamo_compiling():
+            y: torch.Tensor = _traced(flat, self.described.number, self.out_features)
+        else:
+            y = _multiply(flat, self.described)
         return y.view(*x.shape[:-1], self.out_features).to(x.dtype)
-
-    def _unpacked(self, x: torch.Tensor) -> torch.Tensor:
-        if self._plain is None or self._plain.dtype != x.dtype:
-            _warn_once(
-                f"Packed weights are unpacked, which takes time and memory: {unavailable()}."
-            )
-            self._plain = self.packed.dequantise(x.dtype)
-        own = self.described.bias
-        return linear(x, self._plain, None if own is None else own.to(x.dtype))
 
 
 class PackedEmbedding(nn.Module):
@@ -80,7 +85,7 @@ class PackedEmbedding(nn.Module):
         dtype: of what it returns.
     """
 
-    def __init__(self, weight: PackedWeight, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Weight, dtype: torch.dtype) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = weight.shape
         self.packed = weight
@@ -92,13 +97,30 @@ class PackedEmbedding(nn.Module):
         return self.packed.rows(ids, self.dtype)
 
 
-def _register(module: nn.Module, weight: PackedWeight, bias: torch.Tensor | None) -> None:
+def _register(module: nn.Module, weight: Weight, bias: torch.Tensor | None) -> None:
     """Name a layer's tensors, so that they are counted, saved and told apart as weights are."""
     for name, tensor in weight.tensors().items():
         module.register_buffer(name, tensor)
     module.register_buffer("bias", bias)
 
 
+def _multiply(x: torch.Tensor, weight: DescribedWeight) -> torch.Tensor:
+    found = kernel(weight.packed.bits)
+    assert found is not None
+    return found.matmul(weight, x)
+
+
+@torch.library.custom_op("stet::packed_linear", mutates_args=())
+def _traced(x: torch.Tensor, weight: int, outputs: int) -> torch.Tensor:
+    """As `_multiply`, of a weight's number: a compiled graph holds no objects."""
+    return _multiply(x, described[weight])
+
+
+@_traced.register_fake
+def _shape(x: torch.Tensor, weight: int, outputs: int) -> torch.Tensor:
+    return x.new_empty(x.shape[0], outputs)
+
+
 @functools.cache
 def _warn_once(message: str) -> None:
-    warnings.warn(message, stacklevel=4)
+    warnings.warn(message, stacklevel=3)

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import itertools
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 
+from stet.kernels.bfloat import BfloatWeight
 from stet.kernels.build import KernelError, load_library
 from stet.kernels.packed import PackedWeight
 from stet.kernels.threads import parallel_entry
+
+Weight = PackedWeight | BfloatWeight
+"""What the kernel multiplies with."""
 
 SOURCE = Path(__file__).with_name("packed.c")
 SMALL = 2**17
@@ -46,7 +52,7 @@ class Kernel:
     """
 
     def __init__(self, library: ctypes.CDLL, *, fast: bool = True) -> None:
-        self._fast = fast
+        self._library, self._fast = library, fast
         self._matmul = library.stet_packed_matmul
         pointer, number = ctypes.c_void_p, ctypes.c_int
         self._matmul.argtypes = (
@@ -54,11 +60,14 @@ class Kernel:
             *(ctypes.c_int64, number, number, number),
         )
         self._matmul.restype = None
-        self.is_fast = bool(library.stet_packed_is_fast())
         self.input_size = int(library.stet_packed_input_size())
         entry = parallel_entry()
         if entry is not None:
             library.stet_packed_threads(ctypes.c_void_p(entry))
+
+    def is_fast(self, bits: int) -> bool:
+        """Whether there is a fast path for weights of so many bits on this processor."""
+        return bool(self._library.stet_packed_is_fast(bits))
 
     def matmul(self, weight: DescribedWeight, x: torch.Tensor) -> torch.Tensor:
         """Multiply activations with a weight.
@@ -93,9 +102,13 @@ class DescribedWeight:
     Args:
         packed: the weight; its tensors are on the CPU.
         bias: `[outputs]`, or None.
+
+    Attributes:
+        address: of the structure that the kernel reads.
+        number: by which `described` knows it.
     """
 
-    def __init__(self, packed: PackedWeight, bias: torch.Tensor | None) -> None:
+    def __init__(self, packed: Weight, bias: torch.Tensor | None) -> None:
         self.packed, self.bias = packed, bias
         self.outputs, inputs = packed.shape
         self.size = self.outputs * inputs
@@ -104,41 +117,63 @@ class DescribedWeight:
         self._tensors = {k: v.contiguous() for k, v in packed.tensors().items()}
         if bias is not None:
             self._tensors["bias"] = bias.float().contiguous()
-        halves = packed.scales if packed.super_scales is None else packed.super_scales
         self._structure = _Weight(
             rows=self.outputs,
             inputs=inputs,
             bits=packed.bits,
-            parts=packed.parts,
-            zero=packed.zero,
-            brain=halves.dtype == torch.bfloat16,
+            **_scaling(packed),
             **{name: tensor.data_ptr() for name, tensor in self._tensors.items()},
         )
         self.address = ctypes.addressof(self._structure)
+        self.number = next(_numbers)
+        described[self.number] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A copy points into its own tensors."""
+        """A copy has a structure that points into its own tensors."""
         return DescribedWeight, (self.packed, self.bias)
 
 
-def kernel() -> Kernel | None:
-    """The kernel, compiled at the first call; None where it cannot be used (`unavailable`)."""
-    found = _kernel_or_reason()
-    return found if isinstance(found, Kernel) else None
+_numbers = itertools.count()
+described: WeakValueDictionary[int, DescribedWeight] = WeakValueDictionary()
+"""Weights by their numbers, which are the same in every run, as addresses are not."""
 
 
-def unavailable() -> str | None:
-    """Say in a sentence why the kernel cannot be used here; None where it can."""
-    found = _kernel_or_reason()
-    return found if isinstance(found, str) else None
+def _scaling(weight: Weight) -> dict[str, int]:
+    """How codes become values, as the structure says it."""
+    if isinstance(weight, BfloatWeight):
+        return {}
+    halves = weight.scales if weight.super_scales is None else weight.super_scales
+    brain = halves.dtype == torch.bfloat16
+    return {"parts": weight.parts, "zero": weight.zero, "brain": brain}
 
 
 @functools.cache
-def _kernel_or_reason() -> Kernel | str:
+def kernel(bits: int = 4) -> Kernel | None:
+    """The kernel, compiled at the first call; None where it cannot be used (`unavailable`).
+
+    Args:
+        bits: of the weights.
+    """
+    return None if unavailable(bits) else _loaded()
+
+
+@functools.cache
+def unavailable(bits: int = 4) -> str | None:
+    """Say in a few words why the kernel cannot be used here; None where it can.
+
+    Args:
+        bits: of the weights: 4 to 8, or 16.
+    """
     try:
-        found = Kernel(load_library(SOURCE))
+        found = _loaded()
     except KernelError as error:
         return str(error)
-    if not found.is_fast:
-        return "this processor has no AVX-512 VNNI instructions, which packed weights are read with"
-    return found
+    if found.is_fast(bits):
+        return None
+    needed = "AVX-512 BF16" if bits == 16 else "AVX-512 VNNI"
+    return f"this processor has no {needed} instructions, which weights of {bits} bits need"
+
+
+@functools.cache
+def _loaded() -> Kernel:
+    return Kernel(load_library(SOURCE))

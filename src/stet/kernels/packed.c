@@ -1,17 +1,20 @@
-/* Weights of 4, 5, 6 or 8 bits times activations of 8 bits, summed in integers.
+/* Weights of 4, 5, 6 or 8 bits times activations of 8 bits, summed in integers; and bfloat16 times
+ * bfloat16, summed in float32.
  *
- * w[o, i] = scale * (u - zero) - min, with u an unsigned code, a scale for each 32 (or 16) inputs
+ * Below 16 bits w[o, i] = scale * (u - zero) - min, with u an unsigned code, a scale for each 32 (or 16) inputs
  * of a row and a min for each 32. Activations are rounded to int8 with a scale of their own for
  * each token and each 32 inputs, so that a group of 32 products is an exact integer sum:
  *
  *     y[t, o] = sum over groups g of  a[t, g] * s[o, g] * dot[t, o, g] - min[o, g] * total[t, g]
  *
- * in this order, with the same roundings whatever else the call computes. So an output does not
- * depend on the number of tokens, on threads, or on which of the paths below computed it: the
- * portable one is the definition, and a fast one must give the same bits.
+ * in this order, with the same roundings whatever else the call computes. Products of bfloat16 are
+ * added one after the other, of each two inputs the second first, with one rounding each. So an
+ * output does not depend on the number of tokens, on threads, or on which of the paths below
+ * computed it: the portable one is the definition, and a fast one must give the same bits (but for
+ * subnormal numbers, which count as zeros where the processor multiplies bfloat16).
  *
  * Layout. Rows come in tiles of 32, whose codes lie group after group (see planes.py): 64 bytes
- * hold 4 neighbouring inputs of 16 rows, which is what one vpdpbusd takes.
+ * hold 4 neighbouring inputs of 16 rows, which is what one vpdpbusd takes, or 2 for a vdpbf16ps.
  */
 
 #include <stddef.h>
@@ -24,7 +27,7 @@
 #define QUADS 8    /* pieces of 4 inputs in a group */
 #define BLOCK 8    /* groups that share a super-scale */
 #define TOKENS 32  /* the most that meet a tile at once */
-#define AHEAD 4096 /* bytes of codes that are asked for before they are needed */
+#define AHEAD 8192 /* bytes of codes that are fetched into the second cache before they are needed */
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
@@ -32,7 +35,8 @@
 /* A packed weight. Arrays have a last dimension of the 32 rows of a tile. */
 typedef struct {
     const uint8_t *codes;         /* [tiles, groups, bits * 128] */
-    const void *scales;           /* [tiles, groups * parts, 32] halves, or int8 below super-scales */
+    const void *scales;           /* [tiles, groups * parts, 32] halves, or int8 below super-scales;
+                                     NULL for 16 bits, as all that follow but the bias */
     const void *mins;             /* [tiles, groups, 32], as scales; or NULL */
     const uint16_t *super_scales; /* [tiles, blocks, 32] halves, or NULL */
     const uint16_t *super_mins;   /* [tiles, blocks, 32] halves, or NULL */
@@ -45,11 +49,14 @@ typedef struct {
 } Weight;
 
 /* A group of 32 inputs of one token. */
-typedef struct {
-    int8_t q[GROUP];
-    float scale;
-    float total;      /* scale * the sum of q */
-    int32_t start[2]; /* -zero * the sum of q, of all of it or of each half */
+typedef union {
+    struct {
+        int8_t q[GROUP];
+        float scale;
+        float total;      /* scale * the sum of q */
+        int32_t start[2]; /* -zero * the sum of q, of all of it or of each half */
+    };
+    uint16_t brain[GROUP]; /* for weights of 16 bits */
 } Input;
 
 INLINE int64_t up(int64_t value, int64_t unit) { return (value + unit - 1) / unit; }
@@ -85,6 +92,11 @@ INLINE uint16_t brain_of(float value) {
 }
 
 /* Activations */
+
+INLINE void brain_group(const float *x, Input *to) {
+    for (int i = 0; i < GROUP; i++)
+        to->brain[i] = brain_of(x[i]);
+}
 
 /* A group with a value that is no number gets a scale of NaN, which reaches all of the token's
  * outputs; one too small to be divided by counts as zeros. */
@@ -122,18 +134,18 @@ INLINE void read_values(const void *x, int brain, int64_t first, int64_t count, 
         values[i] = as_float((uint32_t)((const uint16_t *)x)[first + i] << 16);
 }
 
-/* One token's groups, `step` places apart; the last is filled up with zeros. */
-static void quantise(const Weight *w, const void *x, int brain, Input *to, int64_t step) {
+/* Write one token's groups, `step` places apart; the last is filled up with zeros. */
+static void prepare(const Weight *w, const void *x, int brain, Input *to, int64_t step) {
     float values[GROUP];
     int64_t first = 0;
     for (; first + GROUP <= w->inputs; first += GROUP, to += step) {
         read_values(x, brain, first, GROUP, values);
-        quantise_group(values, w, to);
+        w->bits == 16 ? brain_group(values, to) : quantise_group(values, w, to);
     }
     if (first < w->inputs) {
         memset(values, 0, sizeof values);
         read_values(x, brain, first, w->inputs - first, values);
-        quantise_group(values, w, to);
+        w->bits == 16 ? brain_group(values, to) : quantise_group(values, w, to);
     }
 }
 
@@ -157,9 +169,29 @@ INLINE float header(const void *values, const uint16_t *supers, int brain, int64
     return widened(((const uint16_t *)values)[at], brain);
 }
 
+static void portable_brain(const Weight *w, int64_t tile, const Input *input, int tokens,
+                           float sums[][ROWS]) {
+    int64_t groups = up(w->inputs, GROUP);
+    for (int t = 0; t < tokens; t++)
+        for (int row = 0; row < ROWS; row++) {
+            float sum = 0;
+            for (int64_t i = 0; i < groups * GROUP; i++) {
+                int64_t pair = i / 2, odd = 1 - i % 2; /* the second first */
+                uint16_t code;
+                memcpy(&code, w->codes + (tile * groups * 16 + pair) * WORD + row * 4 + odd * 2, 2);
+                const Input *in = input + i / GROUP * tokens + t;
+                float value = widened(in->brain[pair * 2 % GROUP + odd], 1);
+                sum = __builtin_fmaf(widened(code, 1), value, sum);
+            }
+            sums[t][row] = sum;
+        }
+}
+
 /* Sums of a tile of rows for `tokens` tokens, whose groups lie [groups, tokens]. */
 static void portable(const Weight *w, int64_t tile, const Input *input, int tokens,
                      float sums[][ROWS]) {
+    if (w->bits == 16)
+        return portable_brain(w, tile, input, tokens, sums);
     int64_t groups = up(w->inputs, GROUP), blocks = up(groups, BLOCK);
     for (int t = 0; t < tokens; t++)
         for (int row = 0; row < ROWS; row++) {
@@ -242,7 +274,7 @@ INLINE void multiply(const Weight *w, int64_t tile, const Input *in, int tokens,
     memset(sums, 0, (size_t)tokens * sizeof *sums);
     for (int64_t g = 0; g < groups; g++, codes += bits * WORD, row += ROWS) {
         UNROLL for (int i = 0; i < bits * WORD; i += 64)
-            _mm_prefetch((const char *)codes + AHEAD + i, _MM_HINT_T0);
+            _mm_prefetch((const char *)codes + AHEAD + i, _MM_HINT_T1);
         __m512i u[QUADS][2];
         __m512 scale[2][2], min[2];
         UNROLL for (int h = 0; h < 2; h++) {
@@ -306,6 +338,40 @@ KERNEL(block6, 6, 2, 1, 0)
 #define FAST 0
 #endif
 
+#if FAST && defined(__AVX512BF16__)
+#define FAST_BRAIN 1
+
+/* As `portable_brain`; half a group's codes are in registers at a time. */
+static void brain16(const Weight *w, int64_t tile, const Input *input, int tokens,
+                    float sums[][ROWS]) {
+    int64_t groups = up(w->inputs, GROUP);
+    const uint8_t *codes = w->codes + tile * groups * 16 * WORD;
+    memset(sums, 0, (size_t)tokens * sizeof *sums);
+    for (int64_t piece = 0; piece < groups * 2; piece++, codes += 8 * WORD) {
+        const Input *in = input + piece / 2 * tokens;
+        __m512bh pair[8][2];
+        UNROLL for (int i = 0; i < 8 * WORD; i += 64)
+            _mm_prefetch((const char *)codes + AHEAD + i, _MM_HINT_T1);
+        UNROLL for (int i = 0; i < 8; i++)
+            UNROLL for (int h = 0; h < 2; h++)
+                pair[i][h] = (__m512bh)_mm512_loadu_si512(codes + i * WORD + h * 64);
+        for (int t = 0; t < tokens; t++, in++) {
+            __m512 sum[2];
+            UNROLL for (int h = 0; h < 2; h++) sum[h] = _mm512_loadu_ps(sums[t] + h * 16);
+            UNROLL for (int i = 0; i < 8; i++) {
+                int32_t two;
+                memcpy(&two, in->brain + piece % 2 * 16 + i * 2, sizeof two);
+                UNROLL for (int h = 0; h < 2; h++)
+                    sum[h] = _mm512_dpbf16_ps(sum[h], pair[i][h], (__m512bh)_mm512_set1_epi32(two));
+            }
+            UNROLL for (int h = 0; h < 2; h++) _mm512_storeu_ps(sums[t] + h * 16, sum[h]);
+        }
+    }
+}
+#else
+#define FAST_BRAIN 0
+#endif
+
 typedef void Kernel(const Weight *, int64_t, const Input *, int, float[][ROWS]);
 
 static Kernel *kernel_for(const Weight *w) {
@@ -318,11 +384,14 @@ static Kernel *kernel_for(const Weight *w) {
     if (w->bits == 6 && w->parts == 2 && blocks && !min) return block6;
     if (w->bits == 8 && w->parts == 1 && !blocks && !min) return flat8;
 #endif
+#if FAST_BRAIN
+    if (w->bits == 16) return brain16;
+#endif
     (void)w;
     return portable;
 }
 
-/* A call: threads take tokens to quantise, then tiles to multiply, until none are left. */
+/* A call: threads take runs of tokens to prepare, then tiles to multiply, until none are left. */
 
 typedef struct {
     const Weight *weight;
@@ -334,7 +403,7 @@ typedef struct {
     int64_t runs;  /* of up to TOKENS tokens, of nearly equal lengths */
     int64_t chunk; /* tiles taken at once */
     int brain;     /* x and y are bfloat16, not float32 */
-    int64_t next_token, quantised, next_tile;
+    int64_t next_run, prepared, next_tile;
 } Call;
 
 /* The first token of a run. */
@@ -368,14 +437,14 @@ static void work(void *shared) {
     int64_t groups = up(w->inputs, GROUP), tiles = up(w->rows, ROWS);
     size_t row_size = (size_t)w->inputs * (call->brain ? sizeof(uint16_t) : sizeof(float));
     int64_t run;
-    while ((run = __atomic_fetch_add(&call->next_token, 1, __ATOMIC_RELAXED)) < call->runs) {
+    while ((run = __atomic_fetch_add(&call->next_run, 1, __ATOMIC_RELAXED)) < call->runs) {
         int64_t start = run_start(call, run), length = run_start(call, run + 1) - start;
         for (int64_t t = 0; t < length; t++)
-            quantise(w, (const char *)call->x + (size_t)(start + t) * row_size, call->brain,
-                     call->input + start * groups + t, length);
-        __atomic_fetch_add(&call->quantised, 1, __ATOMIC_RELEASE);
+            prepare(w, (const char *)call->x + (size_t)(start + t) * row_size, call->brain,
+                    call->input + start * groups + t, length);
+        __atomic_fetch_add(&call->prepared, 1, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&call->quantised, __ATOMIC_ACQUIRE) < call->runs) {
+    while (__atomic_load_n(&call->prepared, __ATOMIC_ACQUIRE) < call->runs) {
     }
     int64_t first;
     while ((first = __atomic_fetch_add(&call->next_tile, call->chunk, __ATOMIC_RELAXED)) < tiles) {
@@ -401,9 +470,9 @@ static Parallel *parallel;
 
 void stet_packed_threads(Parallel *entry) { parallel = entry; }
 
-int stet_packed_is_fast(void) { return FAST; }
+int stet_packed_is_fast(int bits) { return bits == 16 ? FAST_BRAIN : FAST; }
 
-/* Bytes of working memory that a call needs for each token and group. */
+/* Bytes of working memory that a call needs for each token and group of inputs. */
 int stet_packed_input_size(void) { return (int)sizeof(Input); }
 
 /* y[tokens, rows] = x[tokens, inputs] times the weight, plus its bias. */

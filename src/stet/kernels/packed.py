@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch.nn.functional import pad
@@ -153,16 +154,16 @@ def pack(
         bits=bits,
         shape=(codes.shape[0], inputs),
         zero=zero,
-        codes=_tiled(encode(codes, bits)),
-        scales=_tiled(scales),
-        mins=None if mins is None else _tiled(mins),
-        super_scales=None if super_scales is None else _tiled(super_scales),
-        super_mins=None if super_mins is None else _tiled(super_mins),
+        codes=tiled(encode(codes, bits)),
+        scales=tiled(scales),
+        mins=None if mins is None else tiled(mins),
+        super_scales=None if super_scales is None else tiled(super_scales),
+        super_mins=None if super_mins is None else tiled(super_mins),
     )
 
 
-def _tiled(rows: torch.Tensor) -> torch.Tensor:
-    """`[rows, ...]` to `[tiles, ..., 32]`."""
+def tiled(rows: torch.Tensor) -> torch.Tensor:
+    """Bring rows `[rows, ...]` into tiles `[tiles, ..., 32]`, filled up with zeros."""
     missing = -rows.shape[0] % ROWS
     if missing:
         rows = pad(rows, [0, 0] * (rows.dim() - 1) + [0, missing])
@@ -170,7 +171,28 @@ def _tiled(rows: torch.Tensor) -> torch.Tensor:
     return tiles
 
 
-def concatenate(weights: Sequence[PackedWeight]) -> PackedWeight:
+class Tiled(Protocol):
+    """A weight in tiles of rows."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Outputs, inputs."""
+        ...
+
+    @property
+    def format(self) -> tuple[object, ...]:
+        """What weights have in common that can be concatenated."""
+        ...
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """Every tensor by its name; their first dimension is that of the tiles."""
+        ...
+
+
+W = TypeVar("W", bound=Tiled)
+
+
+def concatenate(weights: Sequence[W]) -> W:
     """Put weights of one format and one number of inputs below each other, along the outputs.
 
     Raises:
@@ -182,11 +204,11 @@ def concatenate(weights: Sequence[PackedWeight]) -> PackedWeight:
             raise ValueError("packed weights of different formats or inputs cannot be concatenated")
     if any(weight.shape[0] % ROWS for weight in weights[:-1]):
         raise ValueError(f"packed weights are concatenated in whole tiles of {ROWS} outputs")
-    joined = {
+    joined: dict[str, Any] = {
         name: torch.cat([weight.tensors()[name] for weight in weights]) for name in first.tensors()
     }
     outputs = sum(weight.shape[0] for weight in weights)
-    return PackedWeight(first.bits, (outputs, first.shape[1]), first.zero, **joined)
+    return replace(first, shape=(outputs, first.shape[1]), **joined)  # type: ignore[type-var]
 
 
 def row_chunks(outputs: int, inputs: int) -> Iterator[slice]:
