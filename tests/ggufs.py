@@ -209,7 +209,7 @@ def write(
         name = (
             path if parts == 1 else path.with_name(path.name.replace("00001-", f"{part + 1:05}-"))
         )
-        writer = gguf.GGUFWriter(name, family)
+        writer = gguf.GGUFWriter(name, named.pop("general.architecture", family))
         if parts > 1:
             writer.add_uint16("split.no", part)
             writer.add_uint16("split.count", parts)

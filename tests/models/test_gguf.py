@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -315,6 +316,57 @@ def test_device_map_is_refused(tmp_path: Path) -> None:
     path = ggufs.write(tmp_path / "it.gguf", ggufs.build("qwen2"), "qwen2")
     with pytest.raises(LoadError, match="one device"):
         load(path, device_map="auto")
+
+
+# What is refused
+
+
+def refused(path: Path, family: str, kind: str = "F32", **changes: Any) -> str:
+    """The sentence that a file is refused with."""
+    ggufs.write(path, ggufs.build(family), family, kind, **changes)
+    with pytest.raises(LoadError) as caught:
+        load(path)
+    sentence = str(caught.value)
+    assert sentence.startswith(("The tokenizer of", "The settings of", str(path)))
+    assert sentence.endswith(".")
+    assert "\n" not in sentence
+    return sentence
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"general__architecture": "mamba"}, "'mamba' model, and of GGUF files Stet reads llama"),
+        ({"llama__expert_count": 8}, "mixture of experts"),
+        ({"llama__block_count": 3}, "lacks 9 of its weights, such as model.layers.2"),
+        ({"llama__block_count": 1}, "its settings ask for none"),
+        ({"llama__block_count": 2**31 - 1}, "has '2147483647' for the setting llama.block_count"),
+        ({"llama__context_length": None}, "lacks the setting llama.context_length"),
+        ({"llama__embedding_length": 512}, "its settings ask for one of"),
+        ({"llama__attention__head_count": "8"}, "has '8' for the setting"),
+        ({"llama__attention__head_count": 7}, "make no llama model"),
+        ({"llama__attention__value_length": 16}, "keys and values of different sizes"),
+        ({"llama__rope__scaling__type": "new"}, "in the way 'new'"),
+        ({"tokenizer__ggml__model": "bert"}, "a tokenizer of the kind 'bert'"),
+        ({"tokenizer__ggml__pre": "new"}, "names the rule 'new' for splitting texts"),
+        ({"tokenizer__ggml__pre": None}, "names the rule 'None' for splitting texts"),
+        ({"tokenizer__ggml__tokens": None}, "no tokenizer's vocabulary"),
+        ({"tokenizer__ggml__merges": ["q zz"]}, "could not be built"),
+        ({"tokenizer__ggml__merges": None}, "could not be built"),
+        ({"extra": {"blk.0.mystery.weight": np.ones(3, np.float32)}}, "'blk.0.mystery.weight'"),
+    ],
+)
+def test_what_is_refused(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+    assert sentence in refused(tmp_path / "it.gguf", "llama", **changes)
+
+
+def test_rare_formats_need_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = ggufs.write(tmp_path / "it.gguf", ggufs.build("llama"), "llama", "IQ2_XS")
+    monkeypatch.setitem(sys.modules, "gguf.quants", None)
+    with pytest.raises(LoadError, match=r"IQ2_XS need the gguf package: .*decoding\[gguf\]"):
+        load(path)
+    path = ggufs.write(tmp_path / "it.gguf", ggufs.build("llama"), "llama", "Q4_K")
+    assert load(path).vocab_size
 
 
 # Published files

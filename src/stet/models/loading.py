@@ -36,7 +36,9 @@ from stet.models.gguf.file import GgufFile
 from stet.models.gguf.loading import unpacked_model
 from stet.models.gguf.packing import is_kept, packed_model
 from stet.models.head import split_head
+from stet.models.hub import without_waiting
 from stet.models.selfcheck import check_faithful
+from stet.models.stores import place_of
 from stet.models.tokenizers import token_count
 
 _DTYPES = {
@@ -62,10 +64,12 @@ def load_model(
 
     Weights are read from safetensors and GGUF files only. Those of a GGUF file are unpacked.
     Quantised checkpoints of transformers are loaded by their own configuration. Set
-    `HF_HUB_OFFLINE=1` to use only files that were downloaded before.
+    `HF_HUB_OFFLINE=1` to use only files that were downloaded before; so does a hub that does not
+    answer.
 
     Args:
-        name_or_path: a folder, a GGUF file, or a name on the Hugging Face hub.
+        name_or_path: a folder, a GGUF file, a name on the Hugging Face hub, or a model of
+            Ollama's or LM Studio's store ("ollama:NAME:TAG", "lmstudio:PUBLISHER/MODEL").
         role: target or draft, for messages and traces.
         dtype: "auto" (as in the checkpoint; bfloat16 where its weights are packed), "float32",
             "bfloat16" or "float16".
@@ -86,50 +90,16 @@ def load_model(
     name = str(name_or_path)
     kind = dtype_of(dtype)
     place = device_of(device)
-    packed = gguf_of(name)
+    found = place_of(name)
+    packed = gguf_of(found)
+    identity = None
     if packed is not None:
         model, tokenizer = _from_gguf(packed, name, kind, place, device_map, max_length)
-        return prepare_model(
-            model,
-            tokenizer,
-            name=name,
-            role=role,
-            max_length=max_length,
-            self_check=self_check,
+    else:
+        common = {"revision": revision, "trust_remote_code": trust_remote_code}
+        model, tokenizer, identity = _from_transformers(
+            folder_of(found), name, kind, place, device_map, max_length, common
         )
-    folder = folder_of(name)
-    adapter = adapter_of(name, folder, revision)
-    source = name if folder is None else str(folder)
-    common: dict[str, Any] = {"revision": revision, "trust_remote_code": trust_remote_code}
-    tokens = source
-    if adapter is not None:
-        check_peft(name)
-        source, folder = adapter.base, folder_of(adapter.base)
-        tokens = str(adapter.folder) if adapter.brings_tokenizer else source
-        if folder != adapter.folder:
-            common["revision"] = None  # the revision was that of the adapter
-    config = config_of(source, name, common)
-    check_config(config, name, max_length)
-    known = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING
-    if known:
-        check_class(cast("type[Any]", MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]), name)
-    elif not (trust_remote_code and hasattr(config, "auto_map")):
-        raise CompatibilityError(
-            f"{name} is a {getattr(config, 'model_type', 'unknown')} model, which transformers "
-            "does not know as a causal language model; choose a decoder-only language model."
-        )
-    if folder is not None and device_map is None:
-        size = sum(loaded_bytes(file, config, kind) for file in weight_files(folder))
-        check_room(size, name, place)
-    with without_adapter(source, adapter) as view:
-        model = _weights(view, name, config, kind, device_map, common)
-    if adapter is not None:
-        # Before it is moved, so that it is the same model on any device, to the last bit.
-        model = merge(model, adapter)
-    # A quantised model is already on its device and refuses to be moved.
-    if device_map is None and getattr(model, "hf_quantizer", None) is None:
-        cast(nn.Module, model).to(place)
-    tokenizer = tokenizer_of(tokens, name, common)
     return prepare_model(
         model,
         tokenizer,
@@ -138,8 +108,57 @@ def load_model(
         revision=revision,
         max_length=max_length,
         self_check=self_check,
-        adapter=None if adapter is None else adapter.identity,
+        adapter=identity,
     )
+
+
+def _from_transformers(
+    folder: Path | None,
+    name: str,
+    dtype: str | torch.dtype,
+    device: torch.device,
+    device_map: Any,
+    max_length: int | None,
+    common: dict[str, Any],
+) -> tuple[PreTrainedModel, Any, str | None]:
+    """The model and the tokenizer of a folder or of the hub, and its adapter's hash."""
+    with without_waiting(folder):
+        adapter = adapter_of(name, folder, common["revision"])
+    tokens = source = name if folder is None else str(folder)
+    if adapter is not None:
+        check_peft(name)
+        source, folder = adapter.base, folder_of(adapter.base)
+        tokens = str(adapter.folder) if adapter.brings_tokenizer else source
+        if folder != adapter.folder:
+            common = {**common, "revision": None}  # the revision was that of the adapter
+    with without_waiting(folder):
+        config = config_of(source, name, common)
+        check_config(config, name, max_length)
+        _check_known(config, name, common["trust_remote_code"])
+        if folder is not None and device_map is None:
+            size = sum(loaded_bytes(file, config, dtype) for file in weight_files(folder))
+            check_room(size, name, device)
+        with without_adapter(source, adapter) as view:
+            model = _weights(view, name, config, dtype, device_map, common)
+        tokenizer = tokenizer_of(tokens, name, common)
+    if adapter is not None:
+        # Before it is moved, so that it is the same model on any device, to the last bit.
+        model = merge(model, adapter)
+    # A quantised model is already on its device and refuses to be moved.
+    if device_map is None and getattr(model, "hf_quantizer", None) is None:
+        cast(nn.Module, model).to(device)
+    return model, tokenizer, None if adapter is None else adapter.identity
+
+
+def _check_known(config: Any, name: str, trust_remote_code: bool) -> None:
+    """Refuse a configuration of no causal language model that transformers knows."""
+    if type(config) in MODEL_FOR_CAUSAL_LM_MAPPING:
+        check_class(cast("type[Any]", MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]), name)
+    elif not (trust_remote_code and hasattr(config, "auto_map")):
+        raise CompatibilityError(
+            f"{name} is a {getattr(config, 'model_type', 'unknown')} model, which transformers "
+            "does not know as a causal language model; choose a decoder-only language model."
+        )
 
 
 def _from_gguf(

@@ -117,7 +117,7 @@ def architecture_of(header: Header) -> Architecture:
     name = header.settings.get("general.architecture")
     found = ARCHITECTURES.get(name) if isinstance(name, str) else None
     if found is None:
-        what = f"a {name[:40]} model" if isinstance(name, str) else "no model that names its kind"
+        what = f"a {name[:40]!r} model" if isinstance(name, str) else "no model that names its kind"
         raise CompatibilityError(
             f"{header.name} holds {what}, and of GGUF files Stet reads {', '.join(ARCHITECTURES)}; "
             "give the folder or hub name of the transformers model that it was made from."

@@ -26,6 +26,7 @@ _NUMBERS[12] = "d"
 _STRING, _ARRAY = 8, 9
 _LENGTH = struct.Struct("<Q")
 _MOST_ENTRIES = 2**22  # of an array: vocabularies and merges have some hundred thousand
+_LONGEST_NAME = 200
 _LONGEST = 2**24  # bytes of a text: chat templates have some ten thousand
 _MOST_DIMENSIONS = 4
 _ALIGNMENT = 32
@@ -108,24 +109,26 @@ def _parse(name: str, content: Tensor) -> Header:
     found: dict[str, Any] = {}
     for _ in range(settings):
         key = reader.text()
+        if len(key) > _LONGEST_NAME:
+            raise _Damaged(f"it has a setting whose name has {len(key)} characters")
         if key in found:
-            raise _Damaged(f"it has {key} twice")
+            raise _Damaged(f"it has {key!r} twice")
         found[key] = reader.value(reader.number("I"))
     reader.check_count(tensors, 32)  # a name's length, a dimension, a type and an offset
     entries = [_entry(reader) for _ in range(tensors)]
     alignment = found.get("general.alignment", _ALIGNMENT)
     # A multiple of 8, so that numbers of any size lie where they can be viewed.
     if not isinstance(alignment, int) or not 8 <= alignment <= 2**20 or alignment % 8:
-        raise _Damaged(f"its alignment is {alignment!r}")
+        raise _Damaged(f"its alignment is {str(alignment)[:40]!r}")
     data = -(-reader.place // alignment) * alignment
     places: dict[str, TensorPlace] = {}
     for tensor, kind, shape, offset in entries:
         if tensor in places:
-            raise _Damaged(f"it has {tensor} twice")
+            raise _Damaged(f"it has {tensor!r} twice")
         rows, width = prod(shape[:-1]), kind.row_bytes(shape[-1])
         begin, end = data + offset, data + offset + rows * width
         if offset % alignment or end > content.numel():
-            raise _Damaged(f"{tensor} lies outside the file")
+            raise _Damaged(f"{tensor!r} lies outside the file")
         places[tensor] = TensorPlace(tensor, kind, shape, content[begin:end].view(rows, width))
     return Header(name, found, places)
 
@@ -133,16 +136,18 @@ def _parse(name: str, content: Tensor) -> Header:
 def _entry(reader: _Reader) -> tuple[str, GgmlType, tuple[int, ...], int]:
     """Name, format, shape and offset of a tensor."""
     name = reader.text()
+    if len(name) > _LONGEST_NAME:
+        raise _Damaged(f"it has a tensor whose name has {len(name)} characters")
     dimensions = reader.number("I")
     if not 1 <= dimensions <= _MOST_DIMENSIONS:
-        raise _Damaged(f"{name} has {dimensions} dimensions")
+        raise _Damaged(f"{name!r} has {dimensions} dimensions")
     shape = tuple(reversed([reader.number("Q") for _ in range(dimensions)]))
     number = reader.number("I")
     kind = TYPES.get(number)
     if kind is None:
-        raise _Damaged(f"{name} has the unknown type {number}")
+        raise _Damaged(f"{name!r} has the unknown type {number}")
     if not all(shape) or shape[-1] % kind.block:
-        raise _Damaged(f"{name} has the shape {list(shape)}, which {kind.name} cannot have")
+        raise _Damaged(f"{name!r} has the shape {list(shape)}, which {kind.name} cannot have")
     return name, kind, shape, reader.number("Q")
 
 

@@ -75,12 +75,15 @@ def config_of(header: Header, architecture: Architecture) -> Any:
     if architecture.name in _LARGEST_GEMMAS:
         largest = settings["num_hidden_layers"] == _LARGEST_GEMMAS[architecture.name]
         settings["query_pre_attn_scalar"] = width // heads if largest else head_size
-    if architecture.name in ("gemma2", "gemma3", "phi3"):
+    if architecture.name == "phi3":
         settings["sliding_window"] = reader.integer("attention.sliding_window", 0) or None
     if architecture.name == "gemma2":
+        # Early files leave it to llama.cpp.
+        settings["sliding_window"] = reader.integer("attention.sliding_window", 4096)
         settings["attn_logit_softcapping"] = reader.number("attn_logit_softcapping", 50.0)
         settings["final_logit_softcapping"] = reader.number("final_logit_softcapping", 30.0)
     if architecture.name == "gemma3":
+        settings["sliding_window"] = reader.integer("attention.sliding_window")
         settings["sliding_window_pattern"] = _EVERY_GEMMA_3
         local = {"rope_type": "default", "rope_theta": reader.number("rope.freq_base_swa", 1e4)}
         rotary = {"full_attention": rotary, "sliding_attention": local}
@@ -186,5 +189,5 @@ class _Reader:
         """The error for a setting that is missing or cannot be."""
         key = f"{self.prefix}.{name}"
         value = self.header.settings.get(key)
-        what = "lacks the setting" if value is None else f"has {str(value)[:40]} for the setting"
+        what = "lacks the setting" if value is None else f"has {str(value)[:40]!r} for the setting"
         return LoadError(f"{self.header.name} {what} {key}; get the file again.")
