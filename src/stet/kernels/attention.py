@@ -94,6 +94,8 @@ class NativePass:
         self.width = width
         self._seen = width * len(rows) * max(ends)
         counts = [end - start for start, end in zip(starts, ends, strict=True)]
+        if not (0 <= min(counts) <= max(counts) <= width and min(rows) >= 0 <= min(starts)):
+            raise ValueError(f"rows {rows} take no {counts} tokens of {width} from {starts} on")
         self._held = torch.tensor([rows, starts, counts])
         size = self._held.stride(0) * self._held.itemsize
         first = self._held.data_ptr()
