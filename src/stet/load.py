@@ -45,11 +45,12 @@ def load_pair(
     Two models whose tokenizers differ make a pair too, for step policies only: they exchange text.
 
     Args:
-        target: folder or hub name of the larger model; a `RemoteTarget` for one behind an endpoint;
-            None for the bundled pair.
-        draft: folder or hub name of the smaller model, or "lookup" to copy from the text so far.
-        dtype: "auto" (as stored; float32 for the bundled pair), "float32", "bfloat16",
-            "float16", or a torch dtype.
+        target: the larger model: a folder, a GGUF file, a hub name, "ollama:NAME:TAG" or
+            "lmstudio:PUBLISHER/MODEL"; a `RemoteTarget` for one behind an endpoint; None for the
+            bundled pair.
+        draft: the smaller model, named likewise, or "lookup" to copy from the text so far.
+        dtype: "auto" (as stored, bfloat16 for packed GGUF files, float32 for the bundled pair),
+            "float32", "bfloat16", "float16", or a torch dtype.
         device: "auto" takes CUDA where there is one.
         revision: git revision of the target on the hub.
         draft_revision: git revision of the draft on the hub.

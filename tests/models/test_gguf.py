@@ -214,6 +214,45 @@ def test_words_that_are_tokens_are_whole(tmp_path: Path) -> None:
     assert ours.convert_ids_to_tokens(ours.encode("the")) == ["<|endoftext|>", "the"]
 
 
+PIECES = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+PIECES += ["▁", "a", "b", "c", "▁a", "ab", "▁ab", "abc", "▁b"]
+SENTENCEPIECE = {
+    "model": "llama",
+    "pre": "default",
+    "tokens": PIECES,
+    "scores": [0.0] * 259 + [-1000.0] * 4 + [-1.0, -2.0, -3.0, -4.0, -5.0],
+    "token_type": [2, 3, 3] + [6] * 256 + [1] * 9,
+    "merges": None,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "padding_token_id": 0,
+    "add_bos_token": None,
+}
+
+
+@pytest.mark.parametrize("space", [None, True, False])
+def test_sentencepiece(tmp_path: Path, space: bool | None) -> None:
+    settings = {f"tokenizer__ggml__{key}": value for key, value in SENTENCEPIECE.items()}
+    settings["tokenizer__ggml__add_space_prefix"] = space
+    model = ggufs.build("llama", vocab_size=len(PIECES))
+    path = ggufs.write(tmp_path / "it.gguf", model, "llama", **settings)
+    ours = load(path).tokenizer
+    assert ours.tokenize("ab é") == [
+        *(["▁ab"] if space is not False else ["ab"]),
+        *["▁", "<0xC3>", "<0xA9>"],
+    ]
+    reference = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
+    for text in ("ab abc b", "é\n a", "  a", "<s>a</s>"):
+        ids = ours.encode(text)
+        assert ids[0] == 1
+        if space is False:
+            assert ours.decode(ids[1:]) == text
+        else:
+            assert ids == reference.encode(text)
+            assert ours.decode(ids) == reference.decode(ids)
+    assert load(path).model.generation_config.eos_token_id == [2]
+
+
 def test_rows_without_a_token_are_cut_off(tmp_path: Path) -> None:
     path = ggufs.write(tmp_path / "it.gguf", ggufs.build("qwen2"), "qwen2")
     found = load(path)

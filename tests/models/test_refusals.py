@@ -103,6 +103,22 @@ def test_broken_weights(tmp_path: Path) -> None:
     refuse(LoadError, "could not be loaded .*complete", config_only(tmp_path, config("llama")))
 
 
+@pytest.mark.parametrize(
+    ("method", "package"),
+    [
+        ("gptq", "pip install optimum gptqmodel, or"),
+        ("awq", "pip install gptqmodel, or"),
+        ("hqq", "pip install hqq, or"),
+        ("aqlm", "; give"),
+    ],
+)
+def test_packages_of_quantised_weights(tmp_path: Path, method: str, package: str) -> None:
+    """The sentence names them, whatever transformers makes of their absence."""
+    settings = {"quant_method": method, "bits": 4, "group_size": 128}
+    folder = edit(save(tmp_path), quantization_config=settings)
+    refuse(LoadError, f"is quantised with {method}, .*{package} .*as a GGUF file", folder)
+
+
 def test_missing_weights(tmp_path: Path) -> None:
     folder = edit(save(tmp_path), num_hidden_layers=4)
     refuse(LoadError, "lacks 9 of its weights, such as model.layers.3", folder)

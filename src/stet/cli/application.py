@@ -26,8 +26,8 @@ EXAMPLES = """
   Is this pair worth using here, and with how many drafted tokens?
     [cyan]stet doctor -t BIG -d SMALL --prompts prompts.jsonl[/cyan]
 
-Models are folders or Hugging Face hub names; without --target, the small
-bundled pair is used, and nothing is downloaded.
+Models are folders, GGUF files or Hugging Face hub names; without --target,
+the small bundled pair is used, and nothing is downloaded.
 
 Exit codes: 0 fine, 1 `stet doctor` advises against the pair or a request
 failed, 2 a mistake in what was asked for, or something could not be read or

@@ -46,8 +46,9 @@ class ModelOptions(OptionGroup):
         typer.Option(
             "--target",
             "-t",
-            help="The larger model: a folder, a hub name, or the address of a completions "
-            "endpoint. Without it: the bundled pair.",
+            help="The larger model: a folder, a GGUF file, a hub name, ollama:NAME:TAG, "
+            "lmstudio:PUBLISHER/MODEL, or the address of a completions endpoint. Without it: the "
+            "bundled pair.",
             show_default=False,
         ),
     ] = None
@@ -56,13 +57,13 @@ class ModelOptions(OptionGroup):
         typer.Option(
             "--draft",
             "-d",
-            help='The smaller model, or "lookup" to draft from the prompt itself.',
+            help='The smaller model, named likewise, or "lookup" to draft from the prompt itself.',
             show_default=False,
         ),
     ] = None
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: as saved.")] = (
-        "auto"
-    )
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16, or auto: as saved (GGUF: bfloat16).")
+    ] = "auto"
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, or auto.")] = "auto"
     revision: Annotated[
         str | None, typer.Option(help="Revision of the target on the hub.", show_default=False)

@@ -37,6 +37,7 @@ from stet.models.gguf.loading import unpacked_model
 from stet.models.gguf.packing import is_kept, packed_model
 from stet.models.head import split_head
 from stet.models.hub import without_waiting
+from stet.models.quantised import advice, method_of
 from stet.models.selfcheck import check_faithful
 from stet.models.stores import place_of
 from stet.models.tokenizers import token_count
@@ -358,6 +359,12 @@ def _weights(
         if "trust_remote_code" in str(error):
             raise CompatibilityError(
                 f"{name} brings its own code; read it, then pass trust_remote_code=True to run it."
+            ) from error
+        method = method_of(config)
+        if method is not None:
+            raise LoadError(
+                f"{name} is quantised with {method}, and could not be loaded "
+                f"({first_line(error)}); {advice(method)}"
             ) from error
         raise LoadError(
             f"The weights of {name} could not be loaded ({first_line(error)}); check that its "

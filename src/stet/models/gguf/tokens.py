@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tokenizers import normalizers, pre_tokenizers
+from tokenizers import decoders, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.integrations.gguf.gguf_tokenizer_mapping import (
     GGUF_PRE_TOKENIZER_SPLITS,
@@ -94,6 +94,10 @@ def tokenizer_of(header: Header) -> Any:
             backend.pre_tokenizer = pre_tokenizers.Sequence([digits, rest])
         if rule in _WHOLE_WORDS and by_bytes:
             backend.model.ignore_merges = True
+        if settings.get("add_space_prefix") is False and _adds_a_space(backend):
+            backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="never", split=False)
+            spaces = decoders.Replace("▁", " ")
+            backend.decoder = decoders.Sequence([spaces, decoders.ByteFallback(), decoders.Fuse()])
         return PreTrainedTokenizerFast(
             tokenizer_object=backend,
             chat_template=template if isinstance(template, str) else None,
@@ -109,6 +113,12 @@ def tokenizer_of(header: Header) -> Any:
             f"The tokenizer of {header.name} could not be built ({first_line(error)}); get the "
             "file again."
         ) from error
+
+
+def _adds_a_space(backend: Any) -> bool:
+    """Whether a tokenizer puts a space before each text, as sentencepiece's usually do."""
+    rule = backend.pre_tokenizer
+    return isinstance(rule, pre_tokenizers.Metaspace) and rule.prepend_scheme != "never"
 
 
 _ROLES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
