@@ -39,8 +39,8 @@ class PackedLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
         self.described = DescribedWeight(weight, bias)
         self._plain: torch.Tensor | None = None
-        if kernel(weight.bits) is None:
-            reason = unavailable(weight.bits)
+        if kernel() is None:
+            reason = unavailable()
             _warn_once(f"Packed weights are unpacked, which takes time and memory: {reason}.")
             self._plain = weight.dequantise(dtype)
 
@@ -76,7 +76,7 @@ class PackedLinear(nn.Module):
 
 
 def _multiply(x: torch.Tensor, weight: DescribedWeight) -> torch.Tensor:
-    found = kernel(weight.packed.bits)
+    found = kernel()
     assert found is not None
     return found.matmul(weight, x)
 
