@@ -1,9 +1,9 @@
 /* Weights of 4, 5, 6 or 8 bits times activations of 8 bits, summed in integers; and bfloat16 times
  * bfloat16, summed in float32.
  *
- * Below 16 bits w[o, i] = scale * (u - zero) - min, with u an unsigned code, a scale for each 32 (or 16) inputs
- * of a row and a min for each 32. Activations are rounded to int8 with a scale of their own for
- * each token and each 32 inputs, so that a group of 32 products is an exact integer sum:
+ * Below 16 bits w[o, i] = scale * (u - zero) - min, with u an unsigned code, a scale for each 32 (or
+ * 16) inputs of a row and a min for each 32. Activations are rounded to int8 with a scale of their
+ * own for each token and each 32 inputs, so that a group of 32 products is an exact integer sum:
  *
  *     y[t, o] = sum over groups g of  a[t, g] * s[o, g] * dot[t, o, g] - min[o, g] * total[t, g]
  *
@@ -27,7 +27,7 @@
 #define QUADS 8    /* pieces of 4 inputs in a group */
 #define BLOCK 8    /* groups that share a super-scale */
 #define TOKENS 32  /* the most that meet a tile at once */
-#define AHEAD 8192 /* bytes of codes that are fetched into the second cache before they are needed */
+#define AHEAD 8192 /* bytes of codes that are in the second cache before they are needed */
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
@@ -203,7 +203,8 @@ static void portable(const Weight *w, int64_t tile, const Input *input, int toke
                 float scaled = 0;
                 for (int part = 0; part < w->parts; part++) {
                     int32_t dot = in->start[part];
-                    for (int i = part * GROUP / 2; i < GROUP - (w->parts - 1 - part) * GROUP / 2; i++)
+                    int width = GROUP / w->parts;
+                    for (int i = part * width; i < (part + 1) * width; i++)
                         dot += code(codes, w->bits, i / 4, row * 4 + i % 4) * in->q[i];
                     int64_t at = ((tile * groups + g) * w->parts + part) * ROWS + row;
                     float scale = header(w->scales, w->super_scales, w->brain, at, block);
@@ -369,7 +370,7 @@ INLINE void multiply(const Weight *w, int64_t tile, const Input *in, int tokens,
         }
         Ints u[QUADS][PIECES];
         Floats scale[2][PIECES], min[PIECES];
-        /* Piece by piece: in the order of addresses, 8 and 16 bits were slower by a tenth to a half. */
+        /* Piece by piece: in the order of addresses, 8 bits were slower by up to a half. */
         EACH_PIECE UNROLL for (int quad = 0; quad < QUADS; quad++)
             u[quad][p] = unpacked(codes + p * LANES * 4, bits, quad);
         UNROLL for (int part = 0; part < parts; part++)
@@ -377,7 +378,8 @@ INLINE void multiply(const Weight *w, int64_t tile, const Input *in, int tokens,
                 headers(w->scales, row * parts + part * ROWS + p * LANES, super[p], two_level,
                         w->brain);
         if (has_min)
-            EACH_PIECE min[p] = headers(w->mins, row + p * LANES, super_min[p], two_level, w->brain);
+            EACH_PIECE min[p] =
+                headers(w->mins, row + p * LANES, super_min[p], two_level, w->brain);
         for (int t = 0; t < tokens; t++, in++) {
             Floats scaled[PIECES];
             UNROLL for (int part = 0; part < parts; part++) {
@@ -485,7 +487,7 @@ static Kernel *kernel_for(const Weight *w) {
     return portable;
 }
 
-/* A call: threads take runs of tokens to prepare, then tiles to multiply, until none are left. */
+/* A call: threads take tokens to prepare, then tiles to multiply, until none are left. */
 
 typedef struct {
     const Weight *weight;
@@ -497,13 +499,19 @@ typedef struct {
     int64_t runs;  /* of up to TOKENS tokens, of nearly equal lengths */
     int64_t chunk; /* tiles taken at once */
     int brain;     /* x and y are bfloat16, not float32 */
-    int64_t next_run, prepared, next_tile;
+    int64_t next_token, prepared, next_tile;
 } Call;
 
 /* The first token of a run. */
 INLINE int64_t run_start(const Call *call, int64_t run) {
     int64_t longer = call->tokens % call->runs;
     return run * (call->tokens / call->runs) + (run < longer ? run : longer);
+}
+
+INLINE int64_t run_of(const Call *call, int64_t token) {
+    int64_t length = call->tokens / call->runs, longer = call->tokens % call->runs;
+    int64_t rest = token - longer * (length + 1);
+    return rest < 0 ? token / (length + 1) : longer + rest / length;
 }
 
 INLINE void write(const Call *call, int64_t token, int64_t tile, const float sums[ROWS]) {
@@ -530,21 +538,20 @@ static void work(void *shared) {
     const Weight *w = call->weight;
     int64_t groups = up(w->inputs, GROUP), tiles = up(w->rows, ROWS);
     size_t row_size = (size_t)w->inputs * (call->brain ? sizeof(uint16_t) : sizeof(float));
-    int64_t run;
-    while ((run = __atomic_fetch_add(&call->next_run, 1, __ATOMIC_RELAXED)) < call->runs) {
-        int64_t start = run_start(call, run), length = run_start(call, run + 1) - start;
-        for (int64_t t = 0; t < length; t++)
-            prepare(w, (const char *)call->x + (size_t)(start + t) * row_size, call->brain,
-                    call->input + start * groups + t, length);
+    int64_t token;
+    while ((token = __atomic_fetch_add(&call->next_token, 1, __ATOMIC_RELAXED)) < call->tokens) {
+        int64_t run = run_of(call, token), start = run_start(call, run);
+        prepare(w, (const char *)call->x + (size_t)token * row_size, call->brain,
+                call->input + start * groups + token - start, run_start(call, run + 1) - start);
         __atomic_fetch_add(&call->prepared, 1, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&call->prepared, __ATOMIC_ACQUIRE) < call->runs) {
+    while (__atomic_load_n(&call->prepared, __ATOMIC_ACQUIRE) < call->tokens) {
     }
     int64_t first;
     while ((first = __atomic_fetch_add(&call->next_tile, call->chunk, __ATOMIC_RELAXED)) < tiles) {
         int64_t last = first + call->chunk < tiles ? first + call->chunk : tiles;
         for (int64_t tile = first; tile < last; tile++)
-            for (run = 0; run < call->runs; run++) {
+            for (int64_t run = 0; run < call->runs; run++) {
                 float sums[TOKENS][ROWS];
                 int64_t start = run_start(call, run), end = run_start(call, run + 1);
                 call->kernel(w, tile, call->input + start * groups, (int)(end - start), sums);
