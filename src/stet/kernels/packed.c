@@ -1,8 +1,8 @@
 /* Weights of 4, 5, 6 or 8 bits times activations of 8 bits, summed in integers; and bfloat16 times
  * bfloat16, summed in float32.
  *
- * Below 16 bits w[o, i] = scale * (u - zero) - min, with u an unsigned code, a scale for each 32 (or
- * 16) inputs of a row and a min for each 32. Activations are rounded to int8 with a scale of their
+ * Below 16 bits w[o, i] = scale * (u - zero) - min, with u an unsigned code, a scale for each 32
+ * (or 16) inputs of a row and a min for each 32. Activations are rounded to int8 with a scale of their
  * own for each token and each 32 inputs, so that a group of 32 products is an exact integer sum:
  *
  *     y[t, o] = sum over groups g of  a[t, g] * s[o, g] * dot[t, o, g] - min[o, g] * total[t, g]
