@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=64)
     parser.add_argument("--shape", choices=SHAPES, help="this one alone")
     options = parser.parse_args()
-    if (reason := unavailable(4) or unavailable(16)) is not None:
+    if (reason := unavailable()) is not None:
         raise SystemExit(reason)
     torch.set_num_threads(options.threads)
     rows: list[dict[str, Any]] = []

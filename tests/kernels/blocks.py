@@ -8,12 +8,20 @@ import pytest
 import torch
 
 from stet.kernels import BfloatWeight, PackedWeight, arrange, pack_ggml
-from stet.kernels.build import load_library
+from stet.kernels.build import FLAGS, load_library
 from stet.kernels.ggml import TYPES
 from stet.kernels.native import SOURCE, DescribedWeight, Kernel, kernel, unavailable
 
 KINDS = list(TYPES)
 ALL = [*KINDS, "bfloat16"]
+PATHS: dict[str, tuple[str, ...]] = {
+    "native": (),
+    "portable": (),
+    "AVX2": ("-march=haswell",),
+    "no bfloat16": ("-mno-avx512bf16",),
+}
+"""Ways through the kernel, by what the compiler is told: every processor with a fast path has the
+instructions of all of them."""
 HALVES = {"Q4_1": (0, 2), "Q5_1": (0, 2), "Q4_K": (0, 2), "Q5_K": (0, 2), "Q6_K": (208,)}
 """Where a block has its halves; in the others it is the first two bytes."""
 
@@ -40,12 +48,12 @@ def random_weight(
 
 
 @functools.cache
-def compiled(bits: int = 4, *, fast: bool = True) -> Kernel:
-    """The kernel, with its fast or its portable path; skips the test where there is none."""
-    if kernel(bits) is None:
-        pytest.skip(f"needs the compiled kernel: {unavailable(bits)}")
-    return Kernel(load_library(SOURCE), fast=fast)
+def compiled(path: str = "native") -> Kernel:
+    """The kernel, with one of its `PATHS`; skips the test where there is none."""
+    if kernel() is None:
+        pytest.skip(f"needs the compiled kernel: {unavailable()}")
+    return Kernel(load_library(SOURCE, (*FLAGS, *PATHS[path])), fast=path != "portable")
 
 
-def multiply(weight, x: torch.Tensor, bias=None, *, fast: bool = True) -> torch.Tensor:
-    return compiled(weight.bits, fast=fast).matmul(DescribedWeight(weight, bias), x)
+def multiply(weight, x: torch.Tensor, bias=None, path: str = "native") -> torch.Tensor:
+    return compiled(path).matmul(DescribedWeight(weight, bias), x)

@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from kernels.blocks import ALL, KINDS, compiled, multiply, random_weight
+from kernels.blocks import ALL, KINDS, PATHS, compiled, multiply, random_weight
 from stet.kernels import PackedLinear, arrange, quantise
 
 INPUTS = {kind: 512 if kind.endswith("_K") else 544 for kind in ALL}
@@ -62,13 +62,14 @@ def test_the_product_with_bfloat16():
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("outputs", [1, 31, 96])
-def test_the_fast_path_gives_the_bits_of_the_portable_one(kind, dtype, outputs):
+@pytest.mark.parametrize("path", [path for path in PATHS if path != "portable"])
+def test_a_fast_path_gives_the_bits_of_the_portable_one(kind, dtype, outputs, path):
     weight = random_weight(kind, outputs, INPUTS[kind])
     x = tokens(35, INPUTS[kind], dtype)
     bias = torch.randn(outputs)
-    fast = multiply(weight, x, bias)
+    fast = multiply(weight, x, bias, path)
     assert fast.dtype == dtype
-    assert torch.equal(fast, multiply(weight, x, bias, fast=False))
+    assert torch.equal(fast, multiply(weight, x, bias, "portable"))
 
 
 @pytest.mark.parametrize("kind", ALL)
@@ -123,7 +124,7 @@ def test_odd_shapes(inputs, bits):
     x = tokens(3, inputs)
     found = multiply(weight, x)
     expected = x @ weight.dequantise().T
-    assert torch.equal(found, multiply(weight, x, fast=False))
+    assert torch.equal(found, multiply(weight, x, path="portable"))
     assert (found - expected).abs().max() <= 0.02 * x.abs().max() * weight.dequantise().abs().sum(
         1
     ).max()
@@ -137,8 +138,8 @@ def test_what_is_no_number_stays_none(kind, value, dtype):
     x = tokens(4, 512, dtype)
     clean = multiply(weight, x)
     x[2, 300] = value
-    for fast in (True, False):
-        found = multiply(weight, x, fast=fast)
+    for path in PATHS:
+        found = multiply(weight, x, path=path)
         assert not found[2].isfinite().any()
         assert torch.equal(found[[0, 1, 3]], clean[[0, 1, 3]])
 
@@ -150,7 +151,7 @@ def test_zeros_and_the_smallest_numbers_give_zeros_and_the_largest_do_not_fail()
     x[2, ::7] = 3e38
     found = multiply(weight, x)
     assert (found[:2] == 0).all()
-    assert torch.equal(found, multiply(weight, x, fast=False))
+    assert torch.equal(found, multiply(weight, x, path="portable"))
 
 
 @pytest.mark.parametrize("inputs", [1, 31, 33, 300])
@@ -160,7 +161,7 @@ def test_odd_shapes_of_bfloat16(inputs):
     assert torch.equal(weight.dequantise(torch.bfloat16), plain)
     assert torch.equal(weight.rows(torch.tensor([[4, 0]]))[0], plain[[4, 0]].float())
     x = tokens(3, inputs, torch.bfloat16)
-    assert torch.equal(multiply(weight, x), multiply(weight, x, fast=False))
+    assert torch.equal(multiply(weight, x), multiply(weight, x, path="portable"))
 
 
 def test_no_tokens():

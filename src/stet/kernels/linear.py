@@ -40,8 +40,8 @@ class PackedLinear(nn.Module):
         self.described = DescribedWeight(weight, bias)
         _register(self, weight, bias)
         self._plain: torch.Tensor | None = None
-        if kernel(weight.bits) is None:
-            reason = unavailable(weight.bits)
+        if kernel() is None:
+            reason = unavailable()
             _warn_once(f"Packed weights are unpacked, which takes time and memory: {reason}.")
             self._plain = weight.dequantise(dtype)
 
@@ -105,7 +105,7 @@ def _register(module: nn.Module, weight: Weight, bias: torch.Tensor | None) -> N
 
 
 def _multiply(x: torch.Tensor, weight: DescribedWeight) -> torch.Tensor:
-    found = kernel(weight.packed.bits)
+    found = kernel()
     assert found is not None
     return found.matmul(weight, x)
 

@@ -52,7 +52,7 @@ class Kernel:
     """
 
     def __init__(self, library: ctypes.CDLL, *, fast: bool = True) -> None:
-        self._library, self._fast = library, fast
+        self._fast = fast
         self._matmul = library.stet_packed_matmul
         pointer, number = ctypes.c_void_p, ctypes.c_int
         self._matmul.argtypes = (
@@ -60,14 +60,11 @@ class Kernel:
             *(ctypes.c_int64, number, number, number),
         )
         self._matmul.restype = None
+        self.is_fast = bool(library.stet_packed_is_fast())
         self.input_size = int(library.stet_packed_input_size())
         entry = parallel_entry()
         if entry is not None:
             library.stet_packed_threads(ctypes.c_void_p(entry))
-
-    def is_fast(self, bits: int) -> bool:
-        """Whether there is a fast path for weights of so many bits on this processor."""
-        return bool(self._library.stet_packed_is_fast(bits))
 
     def matmul(self, weight: DescribedWeight, x: torch.Tensor) -> torch.Tensor:
         """Multiply activations with a weight.
@@ -148,30 +145,19 @@ def _scaling(weight: Weight) -> dict[str, int]:
 
 
 @functools.cache
-def kernel(bits: int = 4) -> Kernel | None:
-    """The kernel, compiled at the first call; None where it cannot be used (`unavailable`).
-
-    Args:
-        bits: of the weights.
-    """
-    return None if unavailable(bits) else _loaded()
+def kernel() -> Kernel | None:
+    """The kernel, compiled at the first call; None where it cannot be used (`unavailable`)."""
+    return None if unavailable() else _loaded()
 
 
 @functools.cache
-def unavailable(bits: int = 4) -> str | None:
-    """Say in a few words why the kernel cannot be used here; None where it can.
-
-    Args:
-        bits: of the weights: 4 to 8, or 16.
-    """
+def unavailable() -> str | None:
+    """Say in a few words why the kernel cannot be used here; None where it can."""
     try:
         found = _loaded()
     except KernelError as error:
         return str(error)
-    if found.is_fast(bits):
-        return None
-    needed = "AVX-512 BF16" if bits == 16 else "AVX-512 VNNI"
-    return f"this processor has no {needed} instructions, which weights of {bits} bits need"
+    return None if found.is_fast else "this processor has neither AVX2 nor AVX-512 instructions"
 
 
 @functools.cache

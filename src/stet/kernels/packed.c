@@ -1,9 +1,9 @@
 /* Weights of 4, 5, 6 or 8 bits times activations of 8 bits, summed in integers; and bfloat16 times
  * bfloat16, summed in float32.
  *
- * Below 16 bits w[o, i] = scale * (u - zero) - min, with u an unsigned code, a scale for each 32 (or 16) inputs
- * of a row and a min for each 32. Activations are rounded to int8 with a scale of their own for
- * each token and each 32 inputs, so that a group of 32 products is an exact integer sum:
+ * Below 16 bits w[o, i] = scale * (u - zero) - min, with u an unsigned code, a scale for each 32
+ * (or 16) inputs of a row and a min for each 32. Activations are rounded to int8 with a scale of their
+ * own for each token and each 32 inputs, so that a group of 32 products is an exact integer sum:
  *
  *     y[t, o] = sum over groups g of  a[t, g] * s[o, g] * dot[t, o, g] - min[o, g] * total[t, g]
  *
@@ -14,7 +14,7 @@
  * subnormal numbers, which count as zeros where the processor multiplies bfloat16).
  *
  * Layout. Rows come in tiles of 32, whose codes lie group after group (see planes.py): 64 bytes
- * hold 4 neighbouring inputs of 16 rows, which is what one vpdpbusd takes, or 2 for a vdpbf16ps.
+ * hold 4 neighbouring inputs of 16 rows, which is what one vpdpbusd takes, or 2 for one vdpbf16ps.
  */
 
 #include <stddef.h>
@@ -27,7 +27,7 @@
 #define QUADS 8    /* pieces of 4 inputs in a group */
 #define BLOCK 8    /* groups that share a super-scale */
 #define TOKENS 32  /* the most that meet a tile at once */
-#define AHEAD 8192 /* bytes of codes that are fetched into the second cache before they are needed */
+#define AHEAD 8192 /* bytes of codes that are in the second cache before they are needed */
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 16")
@@ -203,7 +203,8 @@ static void portable(const Weight *w, int64_t tile, const Input *input, int toke
                 float scaled = 0;
                 for (int part = 0; part < w->parts; part++) {
                     int32_t dot = in->start[part];
-                    for (int i = part * GROUP / 2; i < GROUP - (w->parts - 1 - part) * GROUP / 2; i++)
+                    int width = GROUP / w->parts;
+                    for (int i = part * width; i < (part + 1) * width; i++)
                         dot += code(codes, w->bits, i / 4, row * 4 + i % 4) * in->q[i];
                     int64_t at = ((tile * groups + g) * w->parts + part) * ROWS + row;
                     float scale = header(w->scales, w->super_scales, w->brain, at, block);
@@ -220,101 +221,189 @@ static void portable(const Weight *w, int64_t tile, const Input *input, int toke
         }
 }
 
-/* The fast path: sixteen rows in a register */
+/* The fast path: the rows of a tile lie side by side in PIECES registers of LANES numbers */
 
 #if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VNNI__)
-#define FAST 1
 #include <immintrin.h>
+#define FAST 1
+#define LANES 16
+#define V(name) _mm512_##name
 
-INLINE __m512 halves(const uint16_t *from, int brain) {
-    __m256i bits = _mm256_loadu_si256((const __m256i *)from);
-    if (brain)
-        return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-    return _mm512_cvtph_ps(bits);
-}
+typedef __m512i Ints;
+typedef __m512 Floats;
 
-INLINE __m512 headers(const void *values, int64_t at, __m512 super, int two_level, int brain) {
-    if (!two_level)
-        return halves((const uint16_t *)values + at, brain);
-    __m128i bytes = _mm_loadu_si128((const __m128i *)((const int8_t *)values + at));
-    return _mm512_mul_ps(super, _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)));
-}
+INLINE Ints load(const uint8_t *from) { return _mm512_loadu_si512(from); }
 
-INLINE __m512i moved(__m512i bits, int left) {
-    return left >= 0 ? _mm512_slli_epi16(bits, left) : _mm512_srli_epi16(bits, -left);
+INLINE Ints masked(Ints bits, int mask) {
+    return _mm512_and_si512(bits, _mm512_set1_epi8((char)mask));
 }
 
 /* `low`, with the bits of `high` that `mask` has. */
-INLINE __m512i with_bits(__m512i low, __m512i high, int mask) {
+INLINE Ints with_bits(Ints low, Ints high, int mask) {
     return _mm512_ternarylogic_epi32(low, high, _mm512_set1_epi8((char)mask), 0xf8);
 }
 
-INLINE __m512i unpacked(const uint8_t *codes, int bits, int quad) {
+INLINE Floats halves(const uint16_t *from, int brain) {
+    __m256i bits = _mm256_loadu_si256((const __m256i *)from);
+    return brain ? _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16))
+                 : _mm512_cvtph_ps(bits);
+}
+
+INLINE Floats small(const int8_t *from) {
+    __m128i bytes = _mm_loadu_si128((const __m128i *)from);
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+}
+
+/* Four products of bytes added to each number. */
+INLINE Ints dot4(Ints sum, Ints u, Ints q, int bits) {
+    (void)bits;
+    return _mm512_dpbusd_epi32(sum, u, q);
+}
+
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#include <immintrin.h>
+#define FAST 1
+#define LANES 8
+#define V(name) _mm256_##name
+
+typedef __m256i Ints;
+typedef __m256 Floats;
+
+INLINE Ints load(const uint8_t *from) { return _mm256_loadu_si256((const __m256i *)from); }
+
+INLINE Ints masked(Ints bits, int mask) {
+    return _mm256_and_si256(bits, _mm256_set1_epi8((char)mask));
+}
+
+INLINE Ints with_bits(Ints low, Ints high, int mask) {
+    return _mm256_or_si256(low, masked(high, mask));
+}
+
+INLINE Floats halves(const uint16_t *from, int brain) {
+    __m128i bits = _mm_loadu_si128((const __m128i *)from);
+    return brain ? _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16))
+                 : _mm256_cvtph_ps(bits);
+}
+
+INLINE Floats small(const int8_t *from) {
+    __m128i bytes = _mm_loadl_epi64((const __m128i *)from);
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+}
+
+#ifdef __AVXVNNI__
+INLINE Ints dot4(Ints sum, Ints u, Ints q, int bits) {
+    (void)bits;
+    return _mm256_dpbusd_avx_epi32(sum, u, q);
+}
+#else
+/* Pairs of products are added in 16 bits, which those of 8-bit codes are too large for: they are
+ * multiplied as u - 128, as size and sign, and sums start without what would take 128 off. */
+#define SIGNED_BYTES 1
+
+INLINE Ints dot4(Ints sum, Ints u, Ints q, int bits) {
+    if (bits == 8) {
+        u = _mm256_xor_si256(u, _mm256_set1_epi8((char)128));
+        q = _mm256_sign_epi8(q, u);
+        u = _mm256_abs_epi8(u);
+    }
+    Ints pairs = _mm256_madd_epi16(_mm256_maddubs_epi16(u, q), _mm256_set1_epi16(1));
+    return _mm256_add_epi32(sum, pairs);
+}
+#endif
+#else
+#define FAST 0
+#endif
+
+#ifndef SIGNED_BYTES
+#define SIGNED_BYTES 0
+#endif
+
+#if FAST
+#define PIECES (ROWS / LANES)
+#define EACH_PIECE UNROLL for (int p = 0; p < PIECES; p++)
+
+INLINE Floats headers(const void *values, int64_t at, Floats super, int two_level, int brain) {
+    if (!two_level)
+        return halves((const uint16_t *)values + at, brain);
+    return V(mul_ps)(super, small((const int8_t *)values + at));
+}
+
+INLINE Ints moved(Ints bits, int left) {
+    return left >= 0 ? V(slli_epi16)(bits, left) : V(srli_epi16)(bits, -left);
+}
+
+INLINE Ints unpacked(const uint8_t *codes, int bits, int quad) {
     const uint8_t *high = codes + 4 * WORD;
     if (bits == 8)
-        return _mm512_loadu_si512(codes + quad * WORD);
-    __m512i low = moved(_mm512_loadu_si512(codes + quad % 4 * WORD), quad / 4 * -4);
-    low = _mm512_and_si512(low, _mm512_set1_epi8(15));
+        return load(codes + quad * WORD);
+    Ints low = masked(moved(load(codes + quad % 4 * WORD), quad / 4 * -4), 15);
     if (bits == 5)
-        return with_bits(low, moved(_mm512_loadu_si512(high), 4 - quad), 0x10);
+        return with_bits(low, moved(load(high), 4 - quad), 0x10);
     if (bits == 6)
-        return with_bits(low, moved(_mm512_loadu_si512(high + quad / 4 * WORD), 4 - quad % 4 * 2), 0x30);
+        return with_bits(low, moved(load(high + quad / 4 * WORD), 4 - quad % 4 * 2), 0x30);
     return low;
 }
 
-/* As `portable`, expanded for each format. A group's codes are unpacked once, into registers, and
- * meet one token after the other. Two halves of a tile go side by side, since the processor
- * multiplies twice as fast as it can load activations. */
+INLINE void fetch_ahead(const uint8_t *codes, int bytes) {
+    UNROLL for (int i = 0; i < bytes; i += 64)
+        _mm_prefetch((const char *)codes + AHEAD + i, _MM_HINT_T1);
+}
+
+/* As `portable`, expanded for each format. A group's codes are unpacked once and meet one token
+ * after the other. All pieces of a tile go side by side, since processors multiply twice as fast
+ * as they can load activations. */
 INLINE void multiply(const Weight *w, int64_t tile, const Input *in, int tokens,
                      float sums[][ROWS], int bits, int parts, int two_level, int has_min) {
     int64_t groups = up(w->inputs, GROUP), blocks = up(groups, BLOCK);
     const uint8_t *codes = w->codes + tile * groups * bits * WORD;
     int64_t row = tile * groups * ROWS, block = tile * blocks * ROWS;
-    __m512 super[2] = {0}, super_min[2] = {0};
+    Floats super[PIECES], super_min[PIECES];
+    EACH_PIECE super[p] = super_min[p] = V(setzero_ps)();
     memset(sums, 0, (size_t)tokens * sizeof *sums);
     for (int64_t g = 0; g < groups; g++, codes += bits * WORD, row += ROWS) {
-        UNROLL for (int i = 0; i < bits * WORD; i += 64)
-            _mm_prefetch((const char *)codes + AHEAD + i, _MM_HINT_T1);
-        __m512i u[QUADS][2];
-        __m512 scale[2][2], min[2];
-        UNROLL for (int h = 0; h < 2; h++) {
-            if (two_level && g % BLOCK == 0) {
-                super[h] = halves(w->super_scales + block + h * 16, w->brain);
-                if (has_min)
-                    super_min[h] = halves(w->super_mins + block + h * 16, w->brain);
-            }
-            UNROLL for (int q = 0; q < QUADS; q++) u[q][h] = unpacked(codes + h * 64, bits, q);
-            UNROLL for (int part = 0; part < parts; part++)
-                scale[part][h] = headers(w->scales, (row * parts + part * ROWS) + h * 16, super[h],
-                                         two_level, w->brain);
+        fetch_ahead(codes, bits * WORD);
+        if (two_level && g % BLOCK == 0) {
+            EACH_PIECE super[p] = halves(w->super_scales + block + p * LANES, w->brain);
             if (has_min)
-                min[h] = headers(w->mins, row + h * 16, super_min[h], two_level, w->brain);
-        }
-        if (two_level && g % BLOCK == 0)
+                EACH_PIECE super_min[p] = halves(w->super_mins + block + p * LANES, w->brain);
             block += ROWS;
+        }
+        Ints u[QUADS][PIECES];
+        Floats scale[2][PIECES], min[PIECES];
+        /* Piece by piece: in the order of addresses, 8 bits were slower by up to a half. */
+        EACH_PIECE UNROLL for (int quad = 0; quad < QUADS; quad++)
+            u[quad][p] = unpacked(codes + p * LANES * 4, bits, quad);
+        UNROLL for (int part = 0; part < parts; part++)
+            EACH_PIECE scale[part][p] =
+                headers(w->scales, row * parts + part * ROWS + p * LANES, super[p], two_level,
+                        w->brain);
+        if (has_min)
+            EACH_PIECE min[p] =
+                headers(w->mins, row + p * LANES, super_min[p], two_level, w->brain);
         for (int t = 0; t < tokens; t++, in++) {
-            __m512 scaled[2];
+            Floats scaled[PIECES];
             UNROLL for (int part = 0; part < parts; part++) {
-                __m512i dot[2];
-                UNROLL for (int h = 0; h < 2; h++) dot[h] = has_min ? _mm512_setzero_si512() : _mm512_set1_epi32(in->start[part]);
-                UNROLL for (int q = part * QUADS / parts; q < (part + 1) * QUADS / parts; q++) {
+                Ints dot[PIECES];
+                int from_zero = has_min || (SIGNED_BYTES && bits == 8);
+                EACH_PIECE dot[p] = V(set1_epi32)(from_zero ? 0 : in->start[part]);
+                UNROLL for (int i = 0; i < QUADS / parts; i++) {
+                    int quad = part * QUADS / parts + i;
                     int32_t four;
-                    memcpy(&four, in->q + q * 4, sizeof four);
-                    UNROLL for (int h = 0; h < 2; h++)
-                        dot[h] = _mm512_dpbusd_epi32(dot[h], u[q][h], _mm512_set1_epi32(four));
+                    memcpy(&four, in->q + quad * 4, sizeof four);
+                    EACH_PIECE dot[p] = dot4(dot[p], u[quad][p], V(set1_epi32)(four), bits);
                 }
-                UNROLL for (int h = 0; h < 2; h++) {
-                    __m512 product = _mm512_cvtepi32_ps(dot[h]);
-                    scaled[h] = part ? _mm512_fmadd_ps(product, scale[part][h], scaled[h])
-                                     : _mm512_mul_ps(product, scale[part][h]);
+                EACH_PIECE {
+                    Floats product = V(cvtepi32_ps)(dot[p]);
+                    scaled[p] = part ? V(fmadd_ps)(product, scale[part][p], scaled[p])
+                                     : V(mul_ps)(product, scale[part][p]);
                 }
             }
-            UNROLL for (int h = 0; h < 2; h++) {
-                __m512 sum = _mm512_loadu_ps(sums[t] + h * 16);
-                sum = _mm512_fmadd_ps(scaled[h], _mm512_set1_ps(in->scale), sum);
+            EACH_PIECE {
+                Floats sum = V(loadu_ps)(sums[t] + p * LANES);
+                sum = V(fmadd_ps)(scaled[p], V(set1_ps)(in->scale), sum);
                 if (has_min)
-                    sum = _mm512_fnmadd_ps(min[h], _mm512_set1_ps(in->total), sum);
-                _mm512_storeu_ps(sums[t] + h * 16, sum);
+                    sum = V(fnmadd_ps)(min[p], V(set1_ps)(in->total), sum);
+                V(storeu_ps)(sums[t] + p * LANES, sum);
             }
         }
     }
@@ -334,12 +423,26 @@ KERNEL(flat8, 8, 1, 0, 0)
 KERNEL(block4_min, 4, 1, 1, 1)
 KERNEL(block5_min, 5, 1, 1, 1)
 KERNEL(block6, 6, 2, 1, 0)
-#else
-#define FAST 0
-#endif
 
-#if FAST && defined(__AVX512BF16__)
-#define FAST_BRAIN 1
+/* Two products of bfloat16 added to each number, the second of a pair first. */
+#if LANES == 16 && defined(__AVX512BF16__)
+INLINE Floats dot2(Floats sum, Ints pair, Ints two) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)pair, (__m512bh)two);
+}
+#else
+#define CAST(bits) ((Floats)(bits))
+
+INLINE Floats upper(Ints pair) {
+    return CAST(V(slli_epi32)(V(srli_epi32)(pair, 16), 16));
+}
+
+INLINE Floats lower(Ints pair) { return CAST(V(slli_epi32)(pair, 16)); }
+
+INLINE Floats dot2(Floats sum, Ints pair, Ints two) {
+    sum = V(fmadd_ps)(upper(pair), upper(two), sum);
+    return V(fmadd_ps)(lower(pair), lower(two), sum);
+}
+#endif
 
 /* As `portable_brain`; half a group's codes are in registers at a time. */
 static void brain16(const Weight *w, int64_t tile, const Input *input, int tokens,
@@ -347,29 +450,24 @@ static void brain16(const Weight *w, int64_t tile, const Input *input, int token
     int64_t groups = up(w->inputs, GROUP);
     const uint8_t *codes = w->codes + tile * groups * 16 * WORD;
     memset(sums, 0, (size_t)tokens * sizeof *sums);
-    for (int64_t piece = 0; piece < groups * 2; piece++, codes += 8 * WORD) {
-        const Input *in = input + piece / 2 * tokens;
-        __m512bh pair[8][2];
-        UNROLL for (int i = 0; i < 8 * WORD; i += 64)
-            _mm_prefetch((const char *)codes + AHEAD + i, _MM_HINT_T1);
-        UNROLL for (int i = 0; i < 8; i++)
-            UNROLL for (int h = 0; h < 2; h++)
-                pair[i][h] = (__m512bh)_mm512_loadu_si512(codes + i * WORD + h * 64);
+    for (int64_t half = 0; half < groups * 2; half++, codes += 8 * WORD) {
+        const Input *in = input + half / 2 * tokens;
+        fetch_ahead(codes, 8 * WORD);
+        Ints pair[8][PIECES];
+        EACH_PIECE UNROLL for (int i = 0; i < 8; i++)
+            pair[i][p] = load(codes + i * WORD + p * LANES * 4);
         for (int t = 0; t < tokens; t++, in++) {
-            __m512 sum[2];
-            UNROLL for (int h = 0; h < 2; h++) sum[h] = _mm512_loadu_ps(sums[t] + h * 16);
+            Floats sum[PIECES];
+            EACH_PIECE sum[p] = V(loadu_ps)(sums[t] + p * LANES);
             UNROLL for (int i = 0; i < 8; i++) {
                 int32_t two;
-                memcpy(&two, in->brain + piece % 2 * 16 + i * 2, sizeof two);
-                UNROLL for (int h = 0; h < 2; h++)
-                    sum[h] = _mm512_dpbf16_ps(sum[h], pair[i][h], (__m512bh)_mm512_set1_epi32(two));
+                memcpy(&two, in->brain + half % 2 * 16 + i * 2, sizeof two);
+                EACH_PIECE sum[p] = dot2(sum[p], pair[i][p], V(set1_epi32)(two));
             }
-            UNROLL for (int h = 0; h < 2; h++) _mm512_storeu_ps(sums[t] + h * 16, sum[h]);
+            EACH_PIECE V(storeu_ps)(sums[t] + p * LANES, sum[p]);
         }
     }
 }
-#else
-#define FAST_BRAIN 0
 #endif
 
 typedef void Kernel(const Weight *, int64_t, const Input *, int, float[][ROWS]);
@@ -382,16 +480,14 @@ static Kernel *kernel_for(const Weight *w) {
     if (w->bits == 5 && w->parts == 1 && blocks == min) return blocks ? block5_min : flat5;
     if (w->bits == 5 && w->parts == 1 && min) return flat5_min;
     if (w->bits == 6 && w->parts == 2 && blocks && !min) return block6;
-    if (w->bits == 8 && w->parts == 1 && !blocks && !min) return flat8;
-#endif
-#if FAST_BRAIN
+    if (w->bits == 8 && w->parts == 1 && w->zero == 128 && !blocks && !min) return flat8;
     if (w->bits == 16) return brain16;
 #endif
     (void)w;
     return portable;
 }
 
-/* A call: threads take runs of tokens to prepare, then tiles to multiply, until none are left. */
+/* A call: threads take tokens to prepare, then tiles to multiply, until none are left. */
 
 typedef struct {
     const Weight *weight;
@@ -403,13 +499,19 @@ typedef struct {
     int64_t runs;  /* of up to TOKENS tokens, of nearly equal lengths */
     int64_t chunk; /* tiles taken at once */
     int brain;     /* x and y are bfloat16, not float32 */
-    int64_t next_run, prepared, next_tile;
+    int64_t next_token, prepared, next_tile;
 } Call;
 
 /* The first token of a run. */
 INLINE int64_t run_start(const Call *call, int64_t run) {
     int64_t longer = call->tokens % call->runs;
     return run * (call->tokens / call->runs) + (run < longer ? run : longer);
+}
+
+INLINE int64_t run_of(const Call *call, int64_t token) {
+    int64_t length = call->tokens / call->runs, longer = call->tokens % call->runs;
+    int64_t rest = token - longer * (length + 1);
+    return rest < 0 ? token / (length + 1) : longer + rest / length;
 }
 
 INLINE void write(const Call *call, int64_t token, int64_t tile, const float sums[ROWS]) {
@@ -436,21 +538,20 @@ static void work(void *shared) {
     const Weight *w = call->weight;
     int64_t groups = up(w->inputs, GROUP), tiles = up(w->rows, ROWS);
     size_t row_size = (size_t)w->inputs * (call->brain ? sizeof(uint16_t) : sizeof(float));
-    int64_t run;
-    while ((run = __atomic_fetch_add(&call->next_run, 1, __ATOMIC_RELAXED)) < call->runs) {
-        int64_t start = run_start(call, run), length = run_start(call, run + 1) - start;
-        for (int64_t t = 0; t < length; t++)
-            prepare(w, (const char *)call->x + (size_t)(start + t) * row_size, call->brain,
-                    call->input + start * groups + t, length);
+    int64_t token;
+    while ((token = __atomic_fetch_add(&call->next_token, 1, __ATOMIC_RELAXED)) < call->tokens) {
+        int64_t run = run_of(call, token), start = run_start(call, run);
+        prepare(w, (const char *)call->x + (size_t)token * row_size, call->brain,
+                call->input + start * groups + token - start, run_start(call, run + 1) - start);
         __atomic_fetch_add(&call->prepared, 1, __ATOMIC_RELEASE);
     }
-    while (__atomic_load_n(&call->prepared, __ATOMIC_ACQUIRE) < call->runs) {
+    while (__atomic_load_n(&call->prepared, __ATOMIC_ACQUIRE) < call->tokens) {
     }
     int64_t first;
     while ((first = __atomic_fetch_add(&call->next_tile, call->chunk, __ATOMIC_RELAXED)) < tiles) {
         int64_t last = first + call->chunk < tiles ? first + call->chunk : tiles;
         for (int64_t tile = first; tile < last; tile++)
-            for (run = 0; run < call->runs; run++) {
+            for (int64_t run = 0; run < call->runs; run++) {
                 float sums[TOKENS][ROWS];
                 int64_t start = run_start(call, run), end = run_start(call, run + 1);
                 call->kernel(w, tile, call->input + start * groups, (int)(end - start), sums);
@@ -470,7 +571,7 @@ static Parallel *parallel;
 
 void stet_packed_threads(Parallel *entry) { parallel = entry; }
 
-int stet_packed_is_fast(int bits) { return bits == 16 ? FAST_BRAIN : FAST; }
+int stet_packed_is_fast(void) { return FAST; }
 
 /* Bytes of working memory that a call needs for each token and group of inputs. */
 int stet_packed_input_size(void) { return (int)sizeof(Input); }
