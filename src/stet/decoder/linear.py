@@ -17,6 +17,9 @@ from stet.kernels.packed import ROWS
 Linear = Callable[[Tensor], Tensor]
 """A projection: [N, in] to [N, out]."""
 
+_LARGE = 1 << 22
+"""Bytes of a weight beside which the cost of an operation is nothing."""
+
 
 @dataclass(slots=True, eq=False)
 class Dense:
@@ -39,12 +42,17 @@ class Dense:
 
 @dataclass(slots=True, eq=False)
 class Several:
+<<<<<<< ours
     """Projections of one input whose weights cannot be put together.
+=======
+    """Projections of one input whose weights stay apart; their outputs follow each other.
+>>>>>>> theirs
 
     Attributes:
         parts: the projections.
     """
 
+<<<<<<< ours
     parts: list[Linear]
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -54,10 +62,27 @@ class Several:
 
 def joined(linears: Sequence[nn.Linear | PackedLinear]) -> Linear:
     """The projection to the outputs of several, one after the other.
+=======
+    parts: list[Dense]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Project [N, in] to [N, out]."""
+        return torch.cat([part(x) for part in self.parts], -1)
+
+
+def joined(linears: Sequence[nn.Linear]) -> Linear:
+    """The projection to the outputs of several, one after the other.
+
+    Their parameters become views of one tensor, so that nothing is held twice: they keep their
+    values, shapes and names, and whoever writes to one of them writes to the joined weight. Large
+    ones stay as they are on a CPU: there an operation more costs nothing beside them, and memory
+    that is only mapped from a file would have to be read and copied.
+>>>>>>> theirs
 
     Args:
         linears: at least one, with equal inputs; all have a bias or none has.
     """
+<<<<<<< ours
     parts: list[Linear] = []
     for kind, some in groupby(linears, key=_kind):
         members = list(some)
@@ -91,6 +116,16 @@ def _dense(linears: Sequence[nn.Linear]) -> Dense:
     Their parameters become views of one tensor, so that nothing is held twice: they keep their
     values, shapes and names, and whoever writes to one of them writes to the joined weight.
     """
+=======
+    weights = [linear.weight for linear in linears]
+    large = weights[0].is_cpu and sum(weight.nbytes for weight in weights) > _LARGE
+    if large and not _is_joined(weights):
+        return Several([_dense([linear]) for linear in linears])
+    return _dense(linears)
+
+
+def _dense(linears: Sequence[nn.Linear]) -> Dense:
+>>>>>>> theirs
     biased: Any = linears[0].bias
     return Dense(
         _join([linear.weight for linear in linears]).t(),
