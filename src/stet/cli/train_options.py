@@ -110,13 +110,9 @@ class OutputOptions(OptionGroup):
     output: Annotated[
         Path, typer.Option("--output", "--out", "-o", help="Folder of the trained policy.")
     ] = Path("policy")
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of branches and rounds; an interrupted training goes on there.",
-            show_default="training/OUTPUT",
-        ),
-    ] = None
+    folder: Annotated[Path | None, fit_options.work_folder("training", "branches and rounds")] = (
+        None
+    )
 
     @property
     def place(self) -> Path:
