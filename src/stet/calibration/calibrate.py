@@ -25,8 +25,9 @@ from stet.calibration.result import Calibration
 from stet.calibration.risk import first_error_kept
 from stet.calibration.rollouts import Rollouts, with_room
 from stet.core.errors import StetError, TokenizerMismatch
-from stet.core.files import read_text, write_text
 from stet.core.machine import machine, versions
+from stet.core.reading import read_text
+from stet.core.writing import write_text
 from stet.evaluation.contenders import Contender, contender
 from stet.evaluation.records import Results
 from stet.evaluation.run import Comparison, Plan

@@ -19,7 +19,7 @@ from stet.cli.train_options import (
     TaskOptions,
 )
 from stet.core.errors import OptionError
-from stet.core.files import check_writable
+from stet.core.writing import check_writable
 
 if TYPE_CHECKING:
     from stet.evaluation.tasks.base import LoadedTask

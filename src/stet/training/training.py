@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 from stet.arbiter import Arbiter, Network
 from stet.calibration.rollouts import with_room
 from stet.core.errors import StetError, TokenizerMismatch
-from stet.core.files import append_lines, drop_torn_line, json_line, read_text, write_text
 from stet.core.machine import machine, versions
+from stet.core.reading import read_text
+from stet.core.writing import append_lines, drop_torn_line, json_line, write_text
 from stet.requests.seeds import mixed
 from stet.training.branches import Brancher, Branches
 from stet.training.fitting import fit
