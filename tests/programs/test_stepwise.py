@@ -42,7 +42,8 @@ from stet.policies import (
     parameters,
 )
 from stet.programs.target_side import CUT_SHORT
-from stet.requests.jobs import Job, method_of
+from stet.requests.jobs import Job
+from stet.requests.methods import method_of
 
 VOCAB, COUNT, ROOM = 40, 32, 240
 TARGET = tiny.llama(vocab=VOCAB, layers=1, seed=47)

@@ -22,7 +22,7 @@ from stet.core.step_policy import StepPolicy
 from stet.evaluation.records import PolicyEntry
 from stet.policies import Policy, available, parameters, resolve
 from stet.policies.artefact import SUFFIX, read_artefact
-from stet.requests.jobs import method_of
+from stet.requests.methods import method_of
 
 ALONE = ("target", "draft")
 """Names for decoding with one model alone."""
