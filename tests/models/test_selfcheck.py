@@ -135,28 +135,24 @@ def no_cap(model, patch: pytest.MonkeyPatch) -> None:
 
 
 def stale_keys(model, patch: pytest.MonkeyPatch) -> None:
+    stay(patch, "keys", 3)
+
+
+def stale_values(model, patch: pytest.MonkeyPatch) -> None:
+    stay(patch, "values", 5)
+
+
+def stay(patch: pytest.MonkeyPatch, part: str, layer: int) -> None:
     """What was written once stays: a rewind shows it."""
     update = attention.CacheView.update
 
     def wrong(self, key, value, layer_idx, *rest):
-        before = self.keys[layer_idx].clone()
-        keys, values = update(self, key, value, layer_idx, *rest)
-        if layer_idx == 3:
-            keys.copy_(torch.where(before != 0, before, keys))
-        return keys, values
-
-    patch.setattr(attention.CacheView, "update", wrong)
-
-
-def stale_values(model, patch: pytest.MonkeyPatch) -> None:
-    update = attention.CacheView.update
-
-    def wrong(self, key, value, layer_idx, *rest):
-        before = self.values[layer_idx].clone()
-        keys, values = update(self, key, value, layer_idx, *rest)
-        if layer_idx == 5:
-            values.copy_(torch.where(before != 0, before, values))
-        return keys, values
+        before = getattr(self, part)[layer_idx].clone()
+        written = update(self, key, value, layer_idx, *rest)
+        if layer_idx == layer:
+            found = written[("keys", "values").index(part)]
+            found.copy_(torch.where(before != 0, before, found))
+        return written
 
     patch.setattr(attention.CacheView, "update", wrong)
 

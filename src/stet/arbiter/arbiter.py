@@ -20,10 +20,10 @@ from stet.arbiter.features import measure, named, needs_of
 from stet.arbiter.network import Network, PlainNetwork
 from stet.arbiter.position import Position, Spot
 from stet.core.errors import LoadError, OptionError
-from stet.core.files import write_text
 from stet.core.needs import Need
 from stet.core.parsing import first_problem
 from stet.core.upgrades import NAMES
+from stet.core.writing import write_text
 
 SETTINGS, WEIGHTS = "arbiter.json", "arbiter.safetensors"
 """The files in an arbiter's folder."""

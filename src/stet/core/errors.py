@@ -37,3 +37,7 @@ class OptionError(StetError):
 
 class MemoryPlanError(LoadError):
     """The models and their caches do not fit into the memory of the device."""
+
+
+class FileError(StetError):
+    """A file that cannot be read or written, or whose content is not what it should be."""

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stet.arbiter import Arbiter
-from stet.core.files import FileError, read_text
+from stet.core.errors import FileError
 from stet.core.parsing import first_problem
+from stet.core.reading import read_text
 from stet.core.upgrades import upgrade
 from stet.policies.arbiter_inference import Above
 from stet.training.rollout_policy import Rollout, RolloutPolicy, roll_out
