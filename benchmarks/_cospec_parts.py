@@ -14,7 +14,6 @@ from _record import RESULTS
 
 from stet import load_pair
 from stet.arbiter import DEFAULT, Arbiter, Network
-from stet.calibration.label_source import with_own_answers
 from stet.evaluation import records
 from stet.evaluation.contenders import Contender, contender
 from stet.evaluation.run import Comparison, Plan
@@ -169,15 +168,8 @@ def trainings(settings: Settings) -> None:
 
 def judge(settings: Settings) -> None:
     """Train AutoJudge: an arbiter that is to leave the target's own answers as they are."""
-    pair, folder = settings.load(), settings.folder / "autojudge"
-    folder.mkdir(parents=True, exist_ok=True)
-    request = request_of(settings, 0)
-    task, validation = (
-        with_own_answers(pair, t, folder / f"{name}-own.jsonl", settings.batch, tell)
-        for name, t in (("task", request.task), ("validation", request.validation))
-    )
-    request = replace(request, task=task, validation=validation, labels="target", method="none")
-    train(pair, request, folder, tell)
+    request = replace(request_of(settings, 0), labels="target", method="none")
+    train(settings.load(), request, settings.folder / "autojudge", tell)
 
 
 def aim(settings: Settings) -> None:

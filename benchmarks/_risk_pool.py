@@ -14,9 +14,10 @@ from typing import Any
 
 from stet.calibration.risk import Solution, first_errors
 from stet.calibration.rollouts import Rollouts, prompt_of
-from stet.core.files import append_lines, drop_torn_line, json_line, json_lines
+from stet.core.reading import json_lines
 from stet.core.result import Result
 from stet.core.steps import LoopGuard
+from stet.core.writing import append_lines, drop_torn_line, json_line
 from stet.evaluation.tasks.base import LoadedTask, Question
 from stet.pair import Pair
 from stet.policies import SpecGuard

@@ -22,7 +22,7 @@ from _record import write
 
 from stet import load_pair
 from stet.bundled import DRAFT, TARGET
-from stet.core.files import json_lines
+from stet.core.reading import json_lines
 from stet.evaluation.statistics import mcnemar_p
 from stet.evaluation.tasks import load_task
 from stet.requests.options import PINNED

@@ -39,7 +39,7 @@ from stet.evaluation.summary import Estimate, PolicySummary, Summary
 from stet.evaluation.tasks import load_task
 from stet.pair import Pair
 from stet.policies import SpecGuard
-from stet.requests.jobs import rows_of
+from stet.requests.methods import rows_of
 from stet.requests.options import PINNED
 from stet.signals import SIGNALS
 

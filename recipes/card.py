@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stet.bundled import DEFAULT_DIFFICULTY, DRAFT, FAMILIES, SPLITS, TARGET, template_names
-from stet.core.files import json_lines
+from stet.core.reading import json_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -10,7 +10,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from stet.core.files import json_lines
+from stet.core.reading import json_lines
 
 
 def plot(runs: list[Path], place: Path) -> None:

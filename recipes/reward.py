@@ -42,7 +42,7 @@ from reward_model import (
 
 import stet
 import stet.bundled as bundled
-from stet.core.files import append_lines, json_line
+from stet.core.writing import append_lines, json_line
 from stet.rewards.head import HeadNet, RewardHead
 
 HEAD = "head"

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import stet.bundled as bundled
-from stet.core.files import append_lines, json_line, json_of, lines_of, write_text
+from stet.core.reading import json_of, lines_of
 from stet.core.steps import StepReader, ends_of
+from stet.core.writing import append_lines, json_line, write_text
 from stet.pair import Pair
 from stet.requests.options import PINNED
 from stet.requests.seeds import mixed

@@ -37,7 +37,7 @@ from torch.nn import functional
 
 import data as problems_data
 import stet.bundled as bundled
-from stet.core.files import append_lines, json_line
+from stet.core.writing import append_lines, json_line
 
 CHANGEABLE = ("layers", "width", "inner", "problems", "batch_tokens", "seed")
 PLACES = {"target": bundled.TARGET, "draft": bundled.DRAFT}

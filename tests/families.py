@@ -22,6 +22,8 @@ from transformers import (
     Qwen3Config,
 )
 
+import tiny
+
 VOCAB = 67
 CONTEXT = 640
 WINDOW = 7
@@ -126,3 +128,13 @@ def save(folder: Path, family: str = "llama", model: PreTrainedModel | None = No
     (model or build(family)).save_pretrained(folder)
     tokenizer().save_pretrained(folder)
     return folder
+
+
+def save_pair(place: Path, *, noise: float = 0.05, vocab: int = VOCAB) -> dict[str, Path]:
+    """The folders of a target and of a draft that often agrees with it, by role."""
+    large = tiny.llama(vocab=vocab, layers=3)
+    small = tiny.near(large, noise)
+    return {
+        "target": save(place / "target", model=large),
+        "draft": save(place / "draft", model=small),
+    }

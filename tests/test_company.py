@@ -5,9 +5,8 @@ import json
 import pytest
 
 import stet
-from families import VOCAB, save
+from families import save_pair
 from stet.load import load_pair
-from tiny import llama, near
 
 PROMPTS = ["how many", "a b c d e f g h i", "e", "c d"]
 SETTINGS = {"max_new_tokens": 24, "ignore_eos": True, "draft_length": 4, "logprobs": 2}
@@ -30,12 +29,9 @@ POLICIES = [
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    place = tmp_path_factory.mktemp("company")
-    large = llama(vocab=VOCAB, layers=3)
-    for role, model in (("target", large), ("draft", near(large, 0.05))):
-        save(place / role, model=model)
+    folders = save_pair(tmp_path_factory.mktemp("company"))
     settings = {"max_batch": 16, "max_rows": 40, "max_length": 128, "compile": False}
-    with load_pair(place / "target", place / "draft", **settings) as pair:
+    with load_pair(**folders, **settings) as pair:
         yield pair
 
 

@@ -10,20 +10,10 @@ from dataclasses import dataclass
 import pytest
 from pydantic import TypeAdapter
 
-from stet.core import files
-from stet.core.files import (
-    FileError,
-    append_lines,
-    check_writable,
-    drop_torn_line,
-    json_line,
-    json_lines,
-    json_of,
-    lines_of,
-    read_records,
-    read_text,
-    write_text,
-)
+from stet.core import writing
+from stet.core.errors import FileError
+from stet.core.reading import json_lines, json_of, lines_of, read_records, read_text
+from stet.core.writing import append_lines, check_writable, drop_torn_line, json_line, write_text
 
 SEPARATORS = "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e"
 """All that `str.splitlines` ends a line at, beside line feeds and carriage returns."""
@@ -187,13 +177,13 @@ def test_a_link_stays_a_link(tmp_path):
 def test_lines_that_cannot_be_added_leave_no_half(tmp_path, monkeypatch, failure):
     path = tmp_path / "records.jsonl"
     append_lines(path, ["one"])
-    real = files._write
+    real = writing._write
 
     def half(file, content):
         real(file, content[: len(content) // 2])
         raise failure
 
-    monkeypatch.setattr(files, "_write", half)
+    monkeypatch.setattr(writing, "_write", half)
     with pytest.raises((FileError, KeyboardInterrupt)):
         append_lines(path, ["a long line", "another"])
     assert path.read_text() == "one\n"
@@ -205,7 +195,7 @@ def test_a_system_that_takes_a_part_at_a_time_gets_all(tmp_path):
             return super().write(content[:3])
 
     with Slow(tmp_path / "file", "w") as file:
-        files._write(file, b"more than three")
+        writing._write(file, b"more than three")
     assert (tmp_path / "file").read_bytes() == b"more than three"
 
 
@@ -244,7 +234,7 @@ def test_a_file_in_a_folder_that_takes_no_other_cannot_be_replaced(tmp_path, mon
     def refused(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("stet.core.files.tempfile.TemporaryFile", refused)
+    monkeypatch.setattr("stet.core.writing.tempfile.TemporaryFile", refused)
     with pytest.raises(FileError, match="file cannot be written .Permission denied"):
         check_writable(path)
     check_writable(path, lines=True)  # nothing takes its place
@@ -264,7 +254,7 @@ def test_a_killed_writer_leaves_whole_records(tmp_path):
     path = tmp_path / "records.jsonl"
     code = (
         "import sys; from pathlib import Path\n"
-        "from stet.core.files import append_lines, json_line\n"
+        "from stet.core.writing import append_lines, json_line\n"
         "n = 0\n"
         "while True:\n"
         "    append_lines(Path(sys.argv[1]), [json_line({'text': 'x' * 5000 + str(n)})] * 3)\n"

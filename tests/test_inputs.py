@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from families import VOCAB, save, tokenizer
+from families import save_pair, tokenizer
 from stet.core.errors import OptionError, StetError
 from stet.load import load_pair
 from stet.requests.inputs import prompt_of, prompts_of
-from tiny import llama, near
 
 TEMPLATE = (
     "{{ '<s>' }}{% for m in messages %}"
@@ -25,15 +24,13 @@ MOST = 60
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    large = llama(vocab=VOCAB, layers=3)
-    place = tmp_path_factory.mktemp("inputs")
-    for role, model in (("target", large), ("draft", near(large, 0.05))):
-        save(place / role, model=model)
+    folders = save_pair(tmp_path_factory.mktemp("inputs"))
+    for folder in folders.values():
         tok = tokenizer()
         tok.add_special_tokens({"bos_token": "<s>"})
         tok.chat_template = TEMPLATE
-        tok.save_pretrained(place / role)
-    return load_pair(place / "target", place / "draft", max_batch=4, max_length=MOST)
+        tok.save_pretrained(folder)
+    return load_pair(**folders, max_batch=4, max_length=MOST)
 
 
 def ids(pair, text):

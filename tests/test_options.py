@@ -9,11 +9,10 @@ import pytest
 import torch
 
 import stet
-from families import VOCAB, save
+from families import VOCAB, save_pair
 from stet.core.errors import OptionError, StetError
 from stet.load import load_pair
 from stet.requests.options import Asked, Options, read_options
-from tiny import llama, near
 
 PROMPT = "how many"
 NUMBERS = {"temperature", "top_p", "min_p", "repetition_penalty", "timeout"}
@@ -82,11 +81,8 @@ FINE = {
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    place = tmp_path_factory.mktemp("options")
-    large = llama(vocab=VOCAB, layers=3)
-    for role, model in (("target", large), ("draft", near(large, 0.05))):
-        save(place / role, model=model)
-    return load_pair(place / "target", place / "draft", max_batch=4, max_length=100)
+    folders = save_pair(tmp_path_factory.mktemp("options"))
+    return load_pair(**folders, max_batch=4, max_length=100)
 
 
 @pytest.mark.parametrize("name", list(Options.__annotations__))

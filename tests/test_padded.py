@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import stet
-from families import WORDS, save
+from families import WORDS, save, save_pair
 from stet.core.errors import OptionError
 from stet.pair import Pair
 from tiny import llama, near
@@ -51,11 +51,8 @@ def pair(request, tmp_path_factory: pytest.TempPathFactory) -> Pair:
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     """The models without any padding."""
-    place = tmp_path_factory.mktemp("bare")
-    large = llama(vocab=TOKENS, layers=3)
-    save(place / "target", model=large)
-    save(place / "draft", model=near(large, 0.05))
-    return stet.load_pair(place / "target", place / "draft", max_length=400, compile=False)
+    folders = save_pair(tmp_path_factory.mktemp("bare"), vocab=TOKENS)
+    return stet.load_pair(**folders, max_length=400, compile=False)
 
 
 POLICIES = ["exact", "block", "target", "draft", "ensemble", "fly"]

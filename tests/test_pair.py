@@ -9,13 +9,13 @@ import torch
 from jsonschema import Draft202012Validator
 
 import stet
-from families import WORDS, save, tokenizer
+from families import WORDS, save, save_pair, tokenizer
 from stet.core import trace
 from stet.core.errors import CapacityError, LoadError, OptionError, StetError, TokenizerMismatch
 from stet.engine.runner import Runner
 from stet.load import load_pair
 from stet.pair import COMPILE_AFTER
-from tiny import greedy, llama, near
+from tiny import greedy, llama
 
 PROMPT = "how many"
 VOCAB = len(WORDS)
@@ -23,13 +23,7 @@ VOCAB = len(WORDS)
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    place = tmp_path_factory.mktemp("pair")
-    large = llama(vocab=VOCAB, layers=3)
-    folders = {}
-    for role, model in (("target", large), ("draft", near(large, 0.05))):
-        folders[role] = place / role
-        save(folders[role], model=model)
-    return folders
+    return save_pair(tmp_path_factory.mktemp("pair"), vocab=VOCAB)
 
 
 @pytest.fixture(scope="module")

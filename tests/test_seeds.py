@@ -3,22 +3,18 @@
 import pytest
 import torch
 
-from families import VOCAB, save
+from families import save_pair
 from stet.core.errors import OptionError
 from stet.engine.uniforms import uniforms
 from stet.load import load_pair
 from stet.requests.options import read_options
 from stet.requests.seeds import drawn, mixed
-from tiny import llama, near
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    place = tmp_path_factory.mktemp("seeds")
-    large = llama(vocab=VOCAB, layers=3)
-    for role, model in (("target", large), ("draft", near(large, 0.05))):
-        save(place / role, model=model)
-    return load_pair(place / "target", place / "draft", max_batch=16, max_length=100)
+    folders = save_pair(tmp_path_factory.mktemp("seeds"))
+    return load_pair(**folders, max_batch=16, max_length=100)
 
 
 SAMPLED = {"temperature": 1.0, "max_new_tokens": 12, "draft_length": 3}

@@ -4,10 +4,9 @@ import asyncio
 
 import pytest
 
-from families import VOCAB, WORDS, save, tokenizer
+from families import WORDS, save_pair, tokenizer
 from stet.load import load_pair
 from stet.policies import SpecGuard
-from tiny import llama, near
 
 PROMPT = "how many"
 SETTINGS = {"max_new_tokens": 60, "ignore_eos": True}
@@ -17,10 +16,7 @@ SETTINGS = {"max_new_tokens": 60, "ignore_eos": True}
 def pair(tmp_path_factory):
     """A pair for which the token that comes most often but one is special."""
     place = tmp_path_factory.mktemp("stops")
-    large = llama(vocab=VOCAB, layers=3)
-    for role, model in (("target", large), ("draft", near(large, 0.05))):
-        save(place / role, model=model)
-    plain = load_pair(place / "target", place / "draft", max_length=200)
+    plain = load_pair(**save_pair(place), max_length=200)
     written = plain.generate(PROMPT, **SETTINGS).token_ids
     chosen = next(
         t

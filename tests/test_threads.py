@@ -14,11 +14,10 @@ import pytest
 import torch
 
 import stet
-from families import VOCAB, save
+from families import save_pair
 from stet.core.errors import OptionError, StetError
 from stet.load import load_pair
 from stet.policies import RewardGuided
-from tiny import llama, near
 
 PROMPT = "how many"
 LONG = {"max_new_tokens": 150, "ignore_eos": True}
@@ -26,13 +25,7 @@ LONG = {"max_new_tokens": 150, "ignore_eos": True}
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    place = tmp_path_factory.mktemp("threads")
-    large = llama(vocab=VOCAB, layers=3)
-    found = {}
-    for role, model in (("target", large), ("draft", near(large, 0.05))):
-        found[role] = place / role
-        save(found[role], model=model)
-    return found
+    return save_pair(tmp_path_factory.mktemp("threads"))
 
 
 @pytest.fixture(scope="module")

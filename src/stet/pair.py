@@ -156,11 +156,13 @@ class Pair:
         self.close()
 
     def close(self) -> None:
-        """End the running requests and the threads of the pair; a closed pair generates no more.
+        """End the running requests, the threads and the connections of the pair, for good.
 
         Running requests end with the text they have, and with an error that says so. Closing twice
         does no harm, and a program that ends without closing ends cleanly too.
         """
+        if self._client is not None:
+            self._client.close()  # before its event loop ends with the thread
         self._thread.close()
         # The work there is short, and somebody waits for it.
         self._helpers.shutdown(wait=False)

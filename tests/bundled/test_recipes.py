@@ -1,16 +1,14 @@
 """The recipes: training goes on where it stopped, and measures what it says."""
 
-import importlib
-import sys
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
+from recipe_modules import recipe_modules
 from stet.bundled import TARGET, generate
 
 pytestmark = pytest.mark.unit
@@ -21,14 +19,8 @@ NAMES = ("config", "data", "model", "optim", "checkpoint", "decode", "tokenizer"
 
 @pytest.fixture(scope="module")
 def recipes():
-    """The modules of the recipes folder, which is no package."""
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in NAMES})
-    finally:
-        sys.path.remove(str(ROOT / "recipes"))
-        for name in NAMES:
-            sys.modules.pop(name, None)
+    with recipe_modules(*NAMES) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

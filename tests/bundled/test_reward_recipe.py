@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,6 +12,7 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 import stet
+from recipe_modules import recipe_modules
 from stet import bundled
 from stet.rewards import ModelReward, RewardHead, load_reward
 
@@ -24,14 +23,8 @@ HELPERS = ("checkpoint", "config", "optim", "muon", "parallel")
 
 @pytest.fixture(scope="module")
 def recipes():
-    """The modules of the recipes folder, which is no package."""
-    sys.path.insert(0, str(ROOT / "recipes"))
-    try:
-        yield SimpleNamespace(**{name: importlib.import_module(name) for name in NAMES})
-    finally:
-        sys.path.remove(str(ROOT / "recipes"))
-        for name in (*NAMES, *HELPERS):
-            sys.modules.pop(name, None)
+    with recipe_modules(*NAMES, helpers=HELPERS) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")

@@ -79,7 +79,8 @@ def test_by_step_every_step_has_a_label():
 
 def test_labelled_steps_go_on_behind_what_a_crash_cut_short(tmp_path):
     from stet.calibration import samples
-    from stet.core.files import FileError, drop_torn_line
+    from stet.core.errors import FileError
+    from stet.core.writing import drop_torn_line
 
     path = tmp_path / "steps.jsonl"
     first, second = (samples.ProblemSample(f"q\u2028{n}", True) for n in range(2))

@@ -1,18 +1,10 @@
 """The page of a calibration in a real browser: nothing in the console, nothing cut off."""
 
-import pytest
-
 from calibration.report_example import example
 from evaluation import browser
 from stet.calibration.report import write_page
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        browser.find() is None,
-        reason="no headless browser found: install chromium, or name one in STET_BROWSER",
-    ),
-]
+pytestmark = browser.NEEDED
 
 
 def test_page(tmp_path):

@@ -1,12 +1,14 @@
 """`stet train` from the command line."""
 
 import json
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
 from stet.cli import app
-from stet.cli.train import _request
+from stet.cli.chat import ChatOptions
+from stet.cli.train_options import TaskOptions
 from stet.evaluation.tasks import load_task
 from stet.policies import CoSpec
 
@@ -39,26 +41,29 @@ def test_one_split_is_divided_into_questions_to_learn_from_and_to_judge_by(tmp_p
     lines = [json.dumps({"question": f"What is {i}?", "answer": str(i)}) for i in range(40)]
     file = tmp_path / "mine.jsonl"
     file.write_text("\n".join(lines))
-    request = _request(
-        task=(str(file), None, None, 22, 12),
-        options={"seed": 3, "grader": "number"},
-        longest=17,
-        features=None,
-        hidden="0",
-        method="none",
-        sweeps=1,
-        rounds=0,
-        cost=0.01,
-        within=0.005,
-        batch=8,
-        seed=3,
+    task = TaskOptions(
+        task=str(file), grader="number", problems=22, validation=12, max_new_tokens=17
     )
-    learnt, checked = ({q.id for q in t.questions} for t in (request.task, request.validation))
+    loaded = task.load(ChatOptions(), seed=3)
+    learnt, checked = ({q.id for q in part.questions} for part in loaded)
     assert (len(learnt), len(checked)) == (22, 12)
     assert not learnt & checked
-    assert request.task.max_new_tokens == request.validation.max_new_tokens == 17
+    assert [part.max_new_tokens for part in loaded] == [17, 17]
     again = load_task(str(file), count=22, seed=3, grader="number")
     assert {q.id for q in again.questions} == learnt
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize("validation", [30, 31])
+def test_one_split_with_too_few_questions_for_both_is_refused(tmp_path, monkeypatch, validation):
+    monkeypatch.chdir(tmp_path)
+    lines = [json.dumps({"question": f"What is {i}?", "answer": str(i)}) for i in range(30)]
+    Path("mine.jsonl").write_text("\n".join(lines))
+    result = call("--task", "mine.jsonl", "--grader", "number", "--validation", validation)
+    assert result.exit_code == 2
+    said = " ".join(result.output.split())
+    assert f"Task 'mine' has 30 questions, and --validation takes {validation} of them" in said
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.jsonl"]
 
 
 @pytest.mark.slow

@@ -58,7 +58,8 @@ def test_weights_are_shared_and_stay_what_they_were(kind: str) -> None:
     for layer in loaded.body.layers:
         for part in (layer.qkv, layer.out, layer.gate_up, layer.down):
             assert part.weight.untyped_storage().data_ptr() in behind
-    assert loaded.body.embedding.data_ptr() == model.get_input_embeddings().weight.data_ptr()
+    (embedding,) = loaded.body.embedding.args
+    assert embedding.data_ptr() == model.get_input_embeddings().weight.data_ptr()
 
 
 def test_the_module_goes_on_to_work_by_itself() -> None:

@@ -129,14 +129,20 @@ def test_a_pass_with_attention_capture_is_compiled_too_and_has_the_same_weights(
                 torch.testing.assert_close(found[floor], wanted[floor], atol=1e-4, rtol=0)
 
 
+def asking(monkeypatch: pytest.MonkeyPatch) -> tuple[Runner, list]:
+    """A runner, and the passes that it asks to have compiled, which none ever is."""
+    loaded = prepare_model(build("llama"), self_check=False)
+    runner = Runner(loaded, max_rows=1, max_length=64, compile=True)
+    requested: list = []
+    monkeypatch.setattr(runner._compiled, "request", lambda *key: requested.append(key))
+    return runner, requested
+
+
 @pytest.mark.unit
 def test_passes_with_attention_capture_are_asked_for_by_themselves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    loaded = prepare_model(build("llama"), self_check=False)
-    runner = Runner(loaded, max_rows=1, max_length=64, compile=True)
-    requested = []
-    monkeypatch.setattr(runner._compiled, "request", lambda *key: requested.append(key))
+    runner, requested = asking(monkeypatch)
     row = runner.allocate()
     token = torch.zeros((1, 1), dtype=torch.long)
     for at in range(12):
@@ -204,10 +210,7 @@ def test_eager_passes_serve_until_the_compiled_one_is_ready(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A pass is asked for only after it was wanted a few times, and nobody waits for it."""
-    loaded = prepare_model(build("llama"), self_check=False)
-    runner = Runner(loaded, max_rows=1, max_length=64, compile=True)
-    requested = []
-    monkeypatch.setattr(runner._compiled, "request", lambda *key: requested.append(key))
+    runner, requested = asking(monkeypatch)
     row = runner.allocate()
     prompt = torch.zeros((1, compiled.WIDEST + 1), dtype=torch.long)
     for _ in range(5):

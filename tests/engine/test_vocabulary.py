@@ -116,7 +116,7 @@ def test_a_head_that_is_not_known_is_asked_about_one_position(
 ) -> None:
     """A chunk of a prompt needs no logits; a model can be asked for no fewer than one row."""
     known = prepare_model(tiny.llama(), name="tiny", self_check=False)
-    model = replace(known, head=None)
+    model = replace(known, head=None, body=None)
     seen = heads(known, monkeypatch)
     tokens = torch.tensor([[1, 2, 3, 4], [4, 3, 2, 1]])
 

@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 NAMES = (
     "chromium-headless-shell",
     "chromium",
@@ -33,6 +35,16 @@ OUTSIDE = """[...document.querySelectorAll('.plot svg')].flatMap(s => {
 def find() -> str | None:
     """The path of a browser, from STET_BROWSER or the usual names."""
     return os.environ.get("STET_BROWSER") or next(filter(None, map(shutil.which, NAMES)), None)
+
+
+NEEDED = [
+    pytest.mark.browser,
+    pytest.mark.skipif(
+        find() is None,
+        reason="no headless browser found: install chromium, or name one in STET_BROWSER",
+    ),
+]
+"""Marks of tests that need a browser."""
 
 
 class Page:

@@ -6,13 +6,7 @@ from evaluation import browser
 from evaluation.report_example import example
 from stet.evaluation.report import write_report
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(
-        browser.find() is None,
-        reason="no headless browser found: install chromium, or name one in STET_BROWSER",
-    ),
-]
+pytestmark = browser.NEEDED
 
 SHOWN = "[...document.querySelectorAll('details.change')].filter(c => c.checkVisibility()).length"
 

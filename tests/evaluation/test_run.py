@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from families import VOCAB, save
+from families import save_pair
 from stet.core.errors import OptionError, StetError
 from stet.evaluation import records
 from stet.evaluation.contenders import contender, parse
@@ -18,7 +18,6 @@ from stet.evaluation.tasks.base import LoadedTask, Question
 from stet.evaluation.voting import Grade, grade
 from stet.load import load_pair
 from stet.requests.chat import Chat, Rendered
-from tiny import llama, near
 
 WORDS = ("a", "b", "c d", "e f", "how many", "g h", "b b")
 
@@ -39,11 +38,8 @@ class FirstLetter(Grader):
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory):
-    place = tmp_path_factory.mktemp("pair")
-    large = llama(vocab=VOCAB, layers=3)
-    for role, model in (("target", large), ("draft", near(large, 0.1))):
-        save(place / role, model=model)
-    return load_pair(place / "target", place / "draft", max_batch=16, max_length=200)
+    folders = save_pair(tmp_path_factory.mktemp("pair"), noise=0.1)
+    return load_pair(**folders, max_batch=16, max_length=200)
 
 
 def task(count=7, graded=True):

@@ -12,10 +12,9 @@ import torch
 from transformers import AutoModelForCausalLM
 
 import stet
-from families import WORDS, save
+from families import WORDS, save_pair
 from stet.pair import Pair
 from stet.requests.options import PINNED
-from tiny import llama, near
 
 PROMPT = "how many"
 SET = {
@@ -31,12 +30,10 @@ SET = {
 
 
 def folders(place: Path, settings: dict) -> tuple[Path, Path]:
-    large = llama(vocab=len(WORDS), layers=3)
-    save(place / "target", model=large)
-    save(place / "draft", model=near(large, 0.05))
-    for role, more in (("target", settings), ("draft", {"repetition_penalty": 2.0})):
-        (place / role / "generation_config.json").write_text(json.dumps(more))
-    return place / "target", place / "draft"
+    target, draft = save_pair(place, vocab=len(WORDS)).values()
+    for folder, more in ((target, settings), (draft, {"repetition_penalty": 2.0})):
+        (folder / "generation_config.json").write_text(json.dumps(more))
+    return target, draft
 
 
 def load(place: Path, settings: dict) -> Pair:

@@ -30,7 +30,7 @@ from stet.policies import (
 )
 from stet.policies.exact import greedy_match, rejection_sampling
 from stet.policies.mismatches import find_mismatches
-from stet.requests.jobs import method_of
+from stet.requests.methods import method_of
 
 TARGET = tiny.llama(vocab=30, layers=1)
 DRAFT = tiny.near(TARGET, 0.1)

@@ -34,7 +34,7 @@ from stet.policies import (
     parameters,
     resolve,
 )
-from stet.requests.jobs import method_of
+from stet.requests.methods import method_of
 from stet.rewards import RewardHead
 from stet.rewards.head import HeadNet
 

@@ -22,7 +22,7 @@ from stet.engine.request import Request
 from stet.engine.runner import Runner
 from stet.load import load_pair
 from stet.policies import Exact, SpecReason, StepPolicy, available, resolve
-from stet.requests.jobs import method_of
+from stet.requests.methods import method_of
 
 VOCAB = len(families.WORDS)
 TARGET = tiny.llama(vocab=VOCAB, layers=1, seed=12)

@@ -36,7 +36,7 @@ from stet.policies import (
     parameters,
     resolve,
 )
-from stet.requests.jobs import method_of
+from stet.requests.methods import method_of
 from stet.signals import SIGNALS, centrality
 
 

@@ -17,6 +17,7 @@ import torch
 import stet
 import tiny
 import tongues
+from feeding import Fed
 from stet.core import trace
 from stet.core.draft_length import FixedLength
 from stet.core.errors import OptionError, TokenizerMismatch
@@ -25,7 +26,6 @@ from stet.core.sequence import TokenSequence
 from stet.core.step_policy import StepPolicy
 from stet.core.steps import LoopGuard, StepReader, ends_of
 from stet.engine.drafting import OVERLAP
-from stet.engine.runner import Runner
 from stet.models.defaults import GenerationDefaults
 from stet.models.loading import prepare_model
 from stet.models.tokenizers import difference
@@ -515,31 +515,6 @@ def test_behind_a_step_that_the_draft_cannot_read_the_target_writes_alone():
 # What it costs
 
 
-@dataclass
-class Fed:
-    """Tokens that a runner was fed, pads apart, and in how many passes."""
-
-    target: int = 0
-    draft: int = 0
-    drafts: int = 0
-
-
-@pytest.fixture
-def fed(monkeypatch: pytest.MonkeyPatch) -> Fed:
-    found = Fed()
-    forward = Runner.forward
-
-    def counting(self: Runner, rows: Any, tokens: Any, starts: Any, counts: Any = None, **more):
-        role = self.model.role
-        count = tokens.numel() if counts is None else sum(counts)
-        setattr(found, role, getattr(found, role) + count)
-        found.drafts += role == "draft" and more.get("logits") == "last" and tokens.shape[1] > 1
-        return forward(self, rows, tokens, starts, counts, **more)
-
-    monkeypatch.setattr(Runner, "forward", counting)
-    return found
-
-
 @names
 def test_accepted_steps_cost_the_target_nothing_and_the_draft_reads_each_token_once(
     kinds: tuple[str, str], fed: Fed
@@ -612,8 +587,6 @@ def test_a_rejected_step_opens_the_rewrite_and_changes_no_text():
 
 # Records
 
-SCHEMA = json.loads((Path(stet.__file__).parent / "core/trace.schema.json").read_text())
-
 
 @names
 @pytest.mark.parametrize("policy", [SOMETIMES, BAND, VOTING], ids="sbv")
@@ -653,7 +626,7 @@ def test_records_say_what_happened(kinds: tuple[str, str], policy: SpecGuard, tm
         )
     trace.write([r.trace for r in results], tmp_path / "trace.jsonl")
     for line in (tmp_path / "trace.jsonl").read_text().splitlines():
-        jsonschema.validate(json.loads(line), SCHEMA)
+        jsonschema.validate(json.loads(line), trace.json_schema())
 
 
 # Failures and refusals

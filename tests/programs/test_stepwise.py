@@ -15,8 +15,8 @@ import jsonschema
 import pytest
 import torch
 
-import stet
 import tiny
+from feeding import Fed
 from stet.core import trace
 from stet.core.draft_length import AdaptiveLength, FixedLength
 from stet.core.errors import OptionError, StetError
@@ -30,7 +30,6 @@ from stet.engine.drafting import OVERLAP
 from stet.engine.engine import Engine
 from stet.engine.kv_cache import KVCache
 from stet.engine.request import Request
-from stet.engine.runner import Runner
 from stet.pair import Pair
 from stet.policies import (
     BlockVerification,
@@ -42,7 +41,8 @@ from stet.policies import (
     parameters,
 )
 from stet.programs.target_side import CUT_SHORT
-from stet.requests.jobs import Job, method_of
+from stet.requests.jobs import Job
+from stet.requests.methods import method_of
 
 VOCAB, COUNT, ROOM = 40, 32, 240
 TARGET = tiny.llama(vocab=VOCAB, layers=1, seed=47)
@@ -185,32 +185,6 @@ def drain(machine: Engine) -> None:
         machine.step()
     assert not machine.busy
     assert all(runner.rows_in_use == 0 for runner in machine.runners.values())
-
-
-@dataclass
-class Fed:
-    """Tokens that a runner was fed, pads apart."""
-
-    target: int = 0
-    draft: int = 0
-    drafts: int = 0
-
-
-@pytest.fixture
-def fed(monkeypatch: pytest.MonkeyPatch) -> Fed:
-    """Counts from now on what every runner is fed, and the stretches of drafting."""
-    found = Fed()
-    forward = Runner.forward
-
-    def counting(self: Runner, rows: Any, tokens: Any, starts: Any, counts: Any = None, **more):
-        role = "draft" if self.model.name.endswith("draft") else "target"
-        count = tokens.numel() if counts is None else sum(counts)
-        setattr(found, role, getattr(found, role) + count)
-        found.drafts += role == "draft" and more.get("logits") == "last" and tokens.shape[1] > 1
-        return forward(self, rows, tokens, starts, counts, **more)
-
-    monkeypatch.setattr(Runner, "forward", counting)
-    return found
 
 
 # Texts
@@ -751,7 +725,6 @@ SETTINGS = trace.Settings(
     {},
     "",
 )
-SCHEMA = json.loads((Path(stet.__file__).parent / "core/trace.schema.json").read_text())
 
 
 @pytest.mark.parametrize(
@@ -816,7 +789,7 @@ def test_records_say_what_happened(policy: SpecGuard, tmp_path: Path):
     traces = [job.result().trace for job in jobs]
     trace.write(traces, tmp_path / "trace.jsonl")
     for line in (tmp_path / "trace.jsonl").read_text().splitlines():
-        jsonschema.validate(json.loads(line), SCHEMA)
+        jsonschema.validate(json.loads(line), trace.json_schema())
     read = trace.read(tmp_path / "trace.jsonl")
     assert [t.steps for t in read] == [s.steps for s in sequences]
 

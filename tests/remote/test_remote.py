@@ -9,11 +9,13 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import stet
@@ -402,6 +404,32 @@ def test_a_request_that_runs_out_of_time_ends_at_once(server: Server, prompts: l
     assert (result.finish_reason, result.error) == ("timeout", None)
     assert len(result.trace.steps) == 1
     assert time.monotonic() - began < 4.5
+
+
+def connections(server: Server) -> int:
+    """How many connections to the server this process holds."""
+    found = psutil.Process().net_connections("tcp")
+    return sum(bool(c.raddr) and c.raddr.port == server.port for c in found)
+
+
+def test_a_closed_pair_holds_no_connections(server: Server, prompts: list[list[int]]):
+    with server.pair() as pair:
+        assert pair.generate(prompts[0], REWRITE, max_new_tokens=20).error is None
+        assert connections(server) > 0
+    assert connections(server) == 0
+    # Nor where an answer is on its way, which nobody waits for any more.
+    server.tell(slow=10.0)
+    pair = server.pair()
+    with ThreadPoolExecutor(1) as asking:
+        asked = asking.submit(pair.generate, [prompts[0]], REWRITE)
+        while not connections(server):
+            time.sleep(0.05)
+        began = time.monotonic()
+        pair.close()
+        (result,) = asked.result(timeout=60)
+    assert time.monotonic() - began < 8.0
+    assert "closed before this request had ended" in (result.error or "")
+    assert connections(server) == 0
 
 
 def test_a_proxy_is_not_asked_for_this_machine(

@@ -66,6 +66,25 @@ def test_an_error_reaches_only_who_asked_for_it():
     assert isinstance(bad.__cause__, ValueError)
 
 
+def test_a_function_that_exits_fails_and_goes_on_answering():
+    def leave(batch: list[int]) -> list[int]:
+        if -1 in batch:
+            raise SystemExit(3)
+        return batch
+
+    batcher = Batcher(leave, 16, "it")
+
+    async def main() -> list:
+        waiting = [asyncio.create_task(batcher.ask([number])) for number in (1, -1, 2)]
+        return await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), WAIT)
+
+    first, bad, other = asyncio.run(main())
+    assert (first, other) == ([1], [2])
+    assert isinstance(bad, StetError)
+    assert str(bad) == "it failed (SystemExit: 3)."
+    assert asyncio.run(batcher.ask([4])) == [4]
+
+
 def test_who_has_gone_is_not_answered():
     worker = Worker()
     batcher = Batcher(worker, 16, "it")

@@ -125,6 +125,18 @@ def test_a_function_that_fails_says_so():
     async def two(prompt: str, steps: str) -> float:
         return 1.0
 
-    for function, words in ((plain, "KeyError"), (waiting, "KeyError"), (two, "TypeError")):
+    def leaves(*_: str) -> float:
+        raise SystemExit("enough")
+
+    async def leaves_later(*_: str) -> float:
+        raise SystemExit("enough")
+
+    for function, words in (
+        (plain, "KeyError"),
+        (waiting, "KeyError"),
+        (two, "TypeError"),
+        (leaves, "SystemExit"),
+        (leaves_later, "SystemExit"),
+    ):
         with pytest.raises(StetError, match=f"The reward '.*' failed .{words}"):
             rated(function, [4])

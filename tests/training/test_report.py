@@ -1,13 +1,12 @@
-"""The page of a training: whole, escaped, the same each time, and sound in a browser."""
+"""The page of a training: whole, escaped, and the same each time."""
 
 import html
 
 import pytest
 
-from evaluation import browser
 from stet.arbiter import DEFAULT, FEATURES, Network
 from stet.training.importance import importance
-from stet.training.report import page, write_page
+from stet.training.report import page
 from training.record_example import example
 from training.test_learning import world
 
@@ -45,21 +44,3 @@ def test_importance_is_what_shuffling_loses():
     assert found[0] == pytest.approx(25, abs=4)
     assert found[1] == 0
     assert importance(made, world(2000, 0), [2], 0.0)[0] == pytest.approx(found[0], abs=3)
-
-
-@pytest.mark.browser
-@pytest.mark.skipif(
-    browser.find() is None,
-    reason="no headless browser found: install chromium, or name one in STET_BROWSER",
-)
-def test_page_in_a_browser(tmp_path):
-    path = tmp_path / "page.html"
-    write_page(example(), path)
-    with browser.Page(path) as shown:
-        assert shown.run("document.querySelectorAll('.plot svg').length") == 4
-        for width in (1280, 390):
-            shown.resize(width)
-            assert shown.run("document.documentElement.scrollWidth - innerWidth") <= 0
-        shown.resize(1280)
-        assert shown.run(browser.OUTSIDE) == []
-        assert shown.errors == []

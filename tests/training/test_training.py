@@ -232,6 +232,16 @@ def test_a_folder_is_tied_to_its_settings(pair, task, validation, tmp_path):
             train(pair, other, tmp_path, quiet)
 
 
+def test_a_folder_that_is_refused_is_left_as_it_was(pair, task, validation, tmp_path):
+    (tmp_path / "settings.json").write_text("{}\n")
+    (tmp_path / "log.jsonl").write_text('{"stage": "bra')
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    for labels in ("answers", "target"):
+        with pytest.raises(StetError, match="holds another training"):
+            train(pair, small(task, validation, labels=labels), tmp_path, quiet)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_what_was_collected_can_be_looked_at(pair, task, validation, tmp_path):
     with pytest.raises(StetError, match="holds no training"):
         inspect_folder(tmp_path)
@@ -252,6 +262,7 @@ def test_hidden_states_can_be_looked_at(pair, task, validation, tmp_path):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
+        ({"labels": "gut"}, "labels is 'gut'; choose from answers, target"),
         ({"method": "luck"}, "method is 'luck'"),
         ({"features": ()}, "at least one feature"),
         ({"features": ("mood",)}, "There is no feature 'mood'"),

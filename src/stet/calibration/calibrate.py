@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
@@ -24,8 +23,8 @@ from stet.calibration.request import CalibrateRequest
 from stet.calibration.result import Calibration
 from stet.calibration.risk import first_error_kept
 from stet.calibration.rollouts import Rollouts, with_room
-from stet.core.errors import StetError, TokenizerMismatch
-from stet.core.files import read_text, write_text
+from stet.core.errors import TokenizerMismatch
+from stet.core.folders import claim_folder
 from stet.core.machine import machine, versions
 from stet.evaluation.contenders import Contender, contender
 from stet.evaluation.records import Results
@@ -61,7 +60,7 @@ def calibrate(pair: Pair, request: CalibrateRequest, folder: Path, report: Repor
         )
     request = replace(request, task=with_room(pair, request.task.suited(pair)))
     fitting, choosing = _divide(request)
-    _claim_folder(folder, pair, request, fitting)
+    claim_folder(folder, _settings(pair, request, fitting), "calibration")
     label_source = request.label_source
     if label_source is not ANSWERS:
         own = folder / "own.jsonl"
@@ -133,35 +132,24 @@ def _rollouts(pair: Pair, request: CalibrateRequest, task: LoadedTask) -> Rollou
     )
 
 
-def _claim_folder(folder: Path, pair: Pair, request: CalibrateRequest, fitting: LoadedTask) -> None:
-    """Claim the folder for these settings; one that was begun with others is refused.
+def _settings(pair: Pair, request: CalibrateRequest, fitting: LoadedTask) -> dict[str, Any]:
+    """All settings that a folder's results depend on.
 
-    Steps that were labelled for another division may be from problems on which the threshold is now
-    chosen, and the bound on risk would not hold.
+    The questions to fit on are among them: steps that were labelled for another division may be
+    from problems on which the threshold is now chosen, and the bound on risk would not hold.
     """
-    path = folder / "settings.json"
-    settings = json.dumps(
-        {
-            "pair": pair.fingerprint,
-            "task": request.task.name,
-            "questions": [q.id for q in fitting.questions],
-            "chat": None if request.task.chat is None else asdict(request.task.chat),
-            "max_new_tokens": request.task.max_new_tokens,
-            "policy": parameters(request.base),
-            "signals": list(request.signals),
-            "yardstick": request.label_source.name,
-            "rollouts": request.rollouts,
-            "seed": request.seed,
-        },
-        indent=1,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        write_text(path, settings + "\n")
-    elif read_text(path) != settings + "\n":
-        raise StetError(
-            f"{folder} holds another calibration; choose another folder, or delete that one."
-        )
+    return {
+        "pair": pair.fingerprint,
+        "task": request.task.name,
+        "questions": [q.id for q in fitting.questions],
+        "chat": None if request.task.chat is None else asdict(request.task.chat),
+        "max_new_tokens": request.task.max_new_tokens,
+        "policy": parameters(request.base),
+        "signals": list(request.signals),
+        "yardstick": request.label_source.name,
+        "rollouts": request.rollouts,
+        "seed": request.seed,
+    }
 
 
 def _divide(request: CalibrateRequest) -> tuple[LoadedTask, LoadedTask]:

@@ -12,7 +12,7 @@ from stet.calibration.labels import ByAnswer, Labeller, Proposal
 from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
 from stet.calibration.samples import ProblemSample, StepSample
 from stet.core.errors import OptionError
-from stet.core.files import drop_torn_line
+from stet.core.writing import drop_torn_line
 from stet.requests.options import PINNED, Options
 from stet.requests.seeds import mixed
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from stet.calibration.rollouts import prompt_of, with_room
 from stet.core.errors import StetError
-from stet.core.files import append_lines, drop_torn_line, json_line, read_records
+from stet.core.reading import read_records
 from stet.core.steps import normalise
+from stet.core.writing import append_lines, drop_torn_line, json_line
 from stet.evaluation.graders import Grader
 from stet.requests.options import PINNED
 

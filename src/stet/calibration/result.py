@@ -12,9 +12,9 @@ from stet.calibration.label_source import LABEL_SOURCES, LabelSource
 from stet.calibration.quality import Quality
 from stet.calibration.reliability import Reliability
 from stet.core.errors import OptionError
-from stet.core.files import json_line, write_text
 from stet.core.parsing import first_problem
 from stet.core.upgrades import upgrade
+from stet.core.writing import json_line, write_text
 
 VERSION = 2
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from stet.core.files import append_lines, json_line, read_records
+from stet.core.reading import read_records
+from stet.core.writing import append_lines, json_line
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,8 @@ from stet.cli.groups import with_groups
 from stet.cli.output import out, print_json, stages
 from stet.cli.parsing import command_line
 from stet.core.errors import OptionError
-from stet.core.files import check_writable
+from stet.core.folders import SETTINGS
+from stet.core.writing import check_writable
 
 if TYPE_CHECKING:
     from stet.calibration.request import CalibrateRequest
@@ -54,7 +55,7 @@ def command(
 
         _show(Calibration.load(report.source), page, report.as_json)
         return
-    for path in (output.output, output.place / "settings.json"):
+    for path in (output.output, output.place / SETTINGS):
         check_writable(path, parents=True)
     request = _make_request(task, chat, goal, run)
     found = _calibrate(models, request, output.place)

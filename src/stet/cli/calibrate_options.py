@@ -134,11 +134,7 @@ class OutputOptions(OptionGroup):
         Path, typer.Option("--output", "-o", help="The calibrated policy, as JSON.")
     ] = Path("specguard.json")
     folder: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of labelled steps and runs; an interrupted calibration goes on there.",
-            show_default="calibration/OUTPUT",
-        ),
+        Path | None, fit_options.work_folder("calibration", "labelled steps and runs")
     ] = None
 
     @property

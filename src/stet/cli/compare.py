@@ -17,7 +17,7 @@ from stet.cli.groups import with_groups
 from stet.cli.output import a_table, err, number, out, plain, print_json
 from stet.cli.parsing import command_line
 from stet.core.errors import OptionError
-from stet.core.files import check_writable
+from stet.core.writing import check_writable
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -1,10 +1,10 @@
-"""Options of the commands that fit a policy to a pair and a task: its questions and its report."""
+"""Options of the commands that fit a policy to a pair and a task: questions, folder, report."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -34,6 +34,19 @@ class TaskOptions(OptionGroup):
     def choose_split(self, given: str | None, bundled: str) -> str | None:
         """The split that the user named, or the one that a bundled task has for this."""
         return given or (bundled if self.task in BUNDLED else None)
+
+
+def work_folder(run: str, holds: str) -> Any:
+    """The option `--folder`: where a run keeps what it has done.
+
+    Args:
+        run: what may be interrupted; by default its folder is in one of this name.
+        holds: what is kept there.
+    """
+    return typer.Option(
+        help=f"Folder of {holds}; an interrupted {run} goes on there.",
+        show_default=f"{run}/OUTPUT",
+    )
 
 
 @dataclass(frozen=True, slots=True)

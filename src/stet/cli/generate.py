@@ -28,8 +28,8 @@ from stet.cli.output import (
 )
 from stet.cli.sampling import RequestOptions
 from stet.core.errors import StetError
-from stet.core.files import check_writable
 from stet.core.trace import Counters
+from stet.core.writing import check_writable
 
 if TYPE_CHECKING:
     from stet.core.result import Result

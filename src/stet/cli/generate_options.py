@@ -15,7 +15,7 @@ from stet.cli.options import OUTPUT, AsJson, RemoteModelOptions
 from stet.cli.parsing import parse_draft_length, parse_policy
 from stet.cli.prompts import read_prompts, read_stdin
 from stet.core.errors import OptionError
-from stet.core.files import decode, has_halves
+from stet.core.reading import decode, has_halves
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,7 +204,7 @@ def load(
     compile = compile_default if models.compile is None else models.compile
     with err.status(f"Loading {what} ..."):
         import stet
-        from stet.requests.jobs import rows_of
+        from stet.requests.methods import rows_of
 
         each = max((rows_of(policy) for policy in policies), default=1)
         pair = stet.load_pair(

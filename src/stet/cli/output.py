@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from stet.core.errors import StetError
-from stet.core.files import has_halves
+from stet.core.reading import has_halves
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from stet.core.errors import OptionError
-from stet.core.files import FileError, decode, json_of, lines_of
+from stet.core.errors import FileError, OptionError
+from stet.core.reading import decode, json_of, lines_of
 
 LONGEST_PROMPT = 2**24
 """The most bytes of a prompt that are read."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stet.cli import options as o
 from stet.cli.chat import ChatOptions, announce
@@ -19,10 +19,10 @@ from stet.cli.train_options import (
     TaskOptions,
 )
 from stet.core.errors import OptionError
-from stet.core.files import check_writable
+from stet.core.folders import SETTINGS
+from stet.core.writing import check_writable
 
 if TYPE_CHECKING:
-    from stet.evaluation.tasks.base import LoadedTask
     from stet.training.request import TrainRequest
     from stet.training.training import Trained
 
@@ -48,25 +48,11 @@ def command(
         _inspect(output.place, report.as_json)
         return
     page = report.choose_page(output.output)
-    for path in (output.place / "settings.json", output.output / "arbiter.json", page):
+    for path in (output.place / SETTINGS, output.output / "arbiter.json", page):
         if path is not None:
             check_writable(path, parents=True)
-    chosen = task.choose_split(task.split, "policy_train")
-    validated = task.choose_split(task.validation_split, "validation")
-    request = _request(
-        task=(task.task, chosen, validated, task.problems, task.validation),
-        options={
-            "path": task.task_file,
-            "seed": run.seed,
-            "grader": task.grader,
-            **chat.task_settings(),
-        },
-        longest=task.max_new_tokens,
-        batch=run.batch,
-        seed=run.seed,
-        **asdict(learning),
-    )
-    found = _train(models, request, learning.labels, output.place)
+    request = _make_request(task, chat, learning, run)
+    found = _train(models, request, output.place)
     found.arbiter.save(output.output)
     if page is not None:
         from stet.training.report import write_page
@@ -83,48 +69,29 @@ def command(
     )
 
 
-def _request(
-    *,
-    task: tuple[str, str | None, str | None, int, int],
-    options: dict[str, Any],
-    longest: int | None,
-    batch: int,
-    seed: int,
-    **learning: Any,
+def _make_request(
+    task: TaskOptions, chat: ChatOptions, learning: LearningOptions, run: RunOptions
 ) -> TrainRequest:
-    """Load the questions and make the request.
-
-    Args:
-        task: name of the task, split to learn from and split to validate on, and the number of
-            questions of each.
-        options: further options of `load_task`.
-        longest: the longest answer in tokens; None: as long as the task says.
-        batch: answers at a time.
-        seed: seed of questions, weights and decisions.
-        **learning: fields of `LearningOptions`.
-    """
     from stet.arbiter import DEFAULT
     from stet.training.fitting import FitSettings
     from stet.training.gradient import GradientSettings
     from stet.training.request import TrainRequest
 
-    how = LearningOptions(**learning)
-    widths = _parse_widths(how.hidden)
-    learnt, checked = _load_tasks(*task, options)
-    if longest is not None:
-        learnt, checked = (replace(t, max_new_tokens=longest) for t in (learnt, checked))
+    widths = _parse_widths(learning.hidden)
+    learnt, checked = task.load(chat, run.seed)
     return TrainRequest(
         learnt,
         checked,
-        features=tuple(how.features) if how.features else DEFAULT,
-        fit=FitSettings(hidden=widths, cost=max(how.cost, 0.001)),
-        gradient=GradientSettings(cost=how.cost),
-        method=how.method,  # type: ignore[arg-type]
-        sweeps=how.sweeps,
-        rounds=how.rounds,
-        within=how.within,
-        batch=batch,
-        seed=seed,
+        labels=learning.labels,  # type: ignore[arg-type]
+        features=tuple(learning.features) if learning.features else DEFAULT,
+        fit=FitSettings(hidden=widths, cost=max(learning.cost, 0.001)),
+        gradient=GradientSettings(cost=learning.cost),
+        method=learning.method,  # type: ignore[arg-type]
+        sweeps=learning.sweeps,
+        rounds=learning.rounds,
+        within=learning.within,
+        batch=run.batch,
+        seed=run.seed,
         command=command_line(),
     )
 
@@ -136,31 +103,7 @@ def _parse_widths(text: str) -> tuple[int, ...]:
         raise OptionError(f"hidden is {text!r}; give widths such as 32 or 64,32.") from error
 
 
-def _load_tasks(
-    name: str,
-    split: str | None,
-    validation_split: str | None,
-    count: int,
-    validation: int,
-    options: dict[str, Any],
-) -> tuple[LoadedTask, LoadedTask]:
-    """Load the questions to learn from and those to validate on, which may be of one split."""
-    from stet.evaluation.tasks import load_task
-
-    if split != validation_split:
-        return (
-            load_task(name, split=split, count=count, **options),
-            load_task(name, split=validation_split, count=validation, **options),
-        )
-    whole = load_task(name, split=split, count=count + validation, **options)
-    asked = max(len(whole.questions) - validation, 0)
-    return (
-        replace(whole, questions=whole.questions[:asked]),
-        replace(whole, questions=whole.questions[asked:]),
-    )
-
-
-def _train(models: o.ModelOptions, request: TrainRequest, labels: str, place: Path) -> Trained:
+def _train(models: o.ModelOptions, request: TrainRequest, place: Path) -> Trained:
     from stet.training.training import train
 
     pair = o.load(models, max_batch=request.batch, compile_default=False)
@@ -168,26 +111,8 @@ def _train(models: o.ModelOptions, request: TrainRequest, labels: str, place: Pa
     request = replace(request, **suited)
     if request.task.chat is not None:
         announce(pair)
-    request = _with_labels(pair, request, labels, place)
     with stages() as tell:
         return train(pair, request, place, tell)
-
-
-def _with_labels(pair: Any, request: Any, labels: str, folder: Path) -> Any:
-    """The request with the target's own answers as its label source, if that is asked for."""
-    from stet.calibration.label_source import with_own_answers
-
-    if labels not in ("answers", "target"):
-        raise OptionError(f"labels is {labels!r}; choose from answers, target.")
-    if labels == "answers":
-        return request
-    folder.mkdir(parents=True, exist_ok=True)
-    with stages() as tell:
-        task, validation = (
-            with_own_answers(pair, t, folder / f"{name}-own.jsonl", request.batch, tell)
-            for name, t in (("task", request.task), ("validation", request.validation))
-        )
-    return replace(request, task=task, validation=validation, labels=labels)
 
 
 def _show(found: Trained) -> None:

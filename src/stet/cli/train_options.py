@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stet.cli import fit_options
+from stet.cli.chat import ChatOptions
 from stet.cli.groups import After, OptionGroup
+from stet.core.errors import OptionError
+
+if TYPE_CHECKING:
+    from stet.evaluation.tasks.base import LoadedTask
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,49 @@ class TaskOptions(fit_options.TaskOptions):
         typer.Option(min=10, help="Questions for early stopping and for the threshold."),
         After("problems"),
     ] = 400
+
+    def load(self, chat: ChatOptions, seed: int) -> tuple[LoadedTask, LoadedTask]:
+        """Load the questions to learn from and those to validate on, which may be of one split.
+
+        Raises:
+            StetError: for a task, a file or a setting that does not exist or fit, or one split with
+                too few questions for both.
+        """
+        from stet.evaluation.tasks import load_task
+
+        learnt = self.choose_split(self.split, "policy_train")
+        validated = self.choose_split(self.validation_split, "validation")
+
+        def load(split: str | None, count: int) -> LoadedTask:
+            loaded = load_task(
+                self.task,
+                split=split,
+                count=count,
+                path=self.task_file,
+                seed=seed,
+                grader=self.grader,
+                **chat.task_settings(),
+            )
+            longest = self.max_new_tokens
+            return loaded if longest is None else replace(loaded, max_new_tokens=longest)
+
+        if learnt == validated:
+            return self._divide(load(learnt, self.problems + self.validation))
+        return load(learnt, self.problems), load(validated, self.validation)
+
+    def _divide(self, whole: LoadedTask) -> tuple[LoadedTask, LoadedTask]:
+        """Divide the questions of one split; the last ones are for validation."""
+        left = len(whole.questions) - self.validation
+        if left <= 0:
+            raise OptionError(
+                f"Task {whole.name!r} has {len(whole.questions)} questions, and --validation takes "
+                f"{self.validation} of them, so that none are left to learn from; take fewer, or "
+                "name another --validation-split."
+            )
+        return (
+            replace(whole, questions=whole.questions[:left]),
+            replace(whole, questions=whole.questions[left:]),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +158,9 @@ class OutputOptions(OptionGroup):
     output: Annotated[
         Path, typer.Option("--output", "--out", "-o", help="Folder of the trained policy.")
     ] = Path("policy")
-    folder: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of branches and rounds; an interrupted training goes on there.",
-            show_default="training/OUTPUT",
-        ),
-    ] = None
+    folder: Annotated[Path | None, fit_options.work_folder("training", "branches and rounds")] = (
+        None
+    )
 
     @property
     def place(self) -> Path:

@@ -42,3 +42,7 @@ class MemoryPlanError(LoadError):
 def first_line(error: BaseException) -> str:
     """The first line of another library's error, short enough for a sentence."""
     return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
+
+
+class FileError(StetError):
+    """A file that cannot be read or written, or whose content is not what it should be."""

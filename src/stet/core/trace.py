@@ -15,8 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from stet.core.files import append_lines, json_line, read_records
+from stet.core.reading import read_records
 from stet.core.upgrades import upgrade_trace
+from stet.core.writing import append_lines, json_line
 
 VERSION = 3
 

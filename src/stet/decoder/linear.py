@@ -42,51 +42,34 @@ class Dense:
 
 @dataclass(slots=True, eq=False)
 class Several:
-<<<<<<< ours
-    """Projections of one input whose weights cannot be put together.
-=======
     """Projections of one input whose weights stay apart; their outputs follow each other.
->>>>>>> theirs
 
     Attributes:
         parts: the projections.
     """
 
-<<<<<<< ours
     parts: list[Linear]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Project [N, in] to the outputs of all, one after the other."""
-        return torch.cat([part(x) for part in self.parts], 1)
-
-
-def joined(linears: Sequence[nn.Linear | PackedLinear]) -> Linear:
-    """The projection to the outputs of several, one after the other.
-=======
-    parts: list[Dense]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Project [N, in] to [N, out]."""
         return torch.cat([part(x) for part in self.parts], -1)
 
 
-def joined(linears: Sequence[nn.Linear]) -> Linear:
+def joined(linears: Sequence[nn.Linear | PackedLinear]) -> Linear:
     """The projection to the outputs of several, one after the other.
 
     Their parameters become views of one tensor, so that nothing is held twice: they keep their
     values, shapes and names, and whoever writes to one of them writes to the joined weight. Large
     ones stay as they are on a CPU: there an operation more costs nothing beside them, and memory
     that is only mapped from a file would have to be read and copied.
->>>>>>> theirs
 
     Args:
         linears: at least one, with equal inputs; all have a bias or none has.
     """
-<<<<<<< ours
     parts: list[Linear] = []
     for kind, some in groupby(linears, key=_kind):
         members = list(some)
-        parts.append(_packed(members) if kind else _dense(members))  # type: ignore[arg-type]
+        parts += _packed(members) if kind else _plain(members)  # type: ignore[arg-type]
     return parts[0] if len(parts) == 1 else Several(parts)
 
 
@@ -95,11 +78,10 @@ def _kind(linear: nn.Linear | PackedLinear) -> object:
     return linear.packed.format if isinstance(linear, PackedLinear) else None
 
 
-def _packed(linears: Sequence[PackedLinear]) -> Linear:
-    """The joined projection of packed weights; the linears become views of it."""
+def _packed(linears: Sequence[PackedLinear]) -> list[Linear]:
+    """The joined projection of packed weights, whose linears become views of it."""
     if len(linears) == 1 or any(one.out_features % ROWS for one in linears[:-1]):
-        parts: list[Linear] = [linear.forward for linear in linears]
-        return parts[0] if len(parts) == 1 else Several(parts)
+        return [linear.forward for linear in linears]
     whole: Weight = concatenate([linear.packed for linear in linears])
     biases = [one.described.bias for one in linears]
     bias = torch.cat([b for b in biases if b is not None]) if biases[0] is not None else None
@@ -107,25 +89,19 @@ def _packed(linears: Sequence[PackedLinear]) -> Linear:
     for linear, own in zip(linears, biases, strict=True):
         linear.put(whole.part(start, start + linear.out_features), own)
         start += linear.out_features
-    return PackedLinear(whole, bias).forward
+    return [PackedLinear(whole, bias).forward]
 
 
-def _dense(linears: Sequence[nn.Linear]) -> Dense:
-    """The joined projection of plain weights.
-
-    Their parameters become views of one tensor, so that nothing is held twice: they keep their
-    values, shapes and names, and whoever writes to one of them writes to the joined weight.
-    """
-=======
+def _plain(linears: Sequence[nn.Linear]) -> list[Linear]:
+    """The joined projection of plain weights; large ones stay apart on a CPU."""
     weights = [linear.weight for linear in linears]
     large = weights[0].is_cpu and sum(weight.nbytes for weight in weights) > _LARGE
     if large and not _is_joined(weights):
-        return Several([_dense([linear]) for linear in linears])
-    return _dense(linears)
+        return [_dense([linear]) for linear in linears]
+    return [_dense(linears)]
 
 
 def _dense(linears: Sequence[nn.Linear]) -> Dense:
->>>>>>> theirs
     biased: Any = linears[0].bias
     return Dense(
         _join([linear.weight for linear in linears]).t(),

@@ -191,15 +191,10 @@ def _attention(attention: Any, shape: LayerShape) -> tuple[Linear, Linear, Norm 
     whole = hasattr(attention, "qkv_proj")
     names = ["qkv_proj"] if whole else ["q_proj", "k_proj", "v_proj"]
     parts = _parts(attention, {*names, "o_proj"}, frozenset({"q_norm", "k_norm"}))
-<<<<<<< ours
     linears = [parts[name] for name in names]
     qkv = _joined(linears)
     heads = shape.query_heads + 2 * shape.key_heads
     outputs = sum(linear.out_features for linear in linears)
-=======
-    outputs = sum(parts[name].out_features for name in names)
-    heads = shape.query_heads + 2 * shape.key_heads
->>>>>>> theirs
     if shape.key_size != shape.value_size or outputs != heads * shape.key_size:
         raise UnknownPart("heads of several sizes")
     qkv = _joined([parts[name] for name in names])
@@ -225,11 +220,7 @@ def _mlp(mlp: Any) -> tuple[Linear, Linear, Callable[[Tensor], Tensor]]:
     return _joined([parts[name] for name in names]), joined([parts["down_proj"]]), function
 
 
-<<<<<<< ours
 def _joined(linears: list[nn.Linear | PackedLinear]) -> Linear:
-=======
-def _joined(linears: list[nn.Linear]) -> Linear:
->>>>>>> theirs
     if len({linear.bias is None for linear in linears}) > 1:
         raise UnknownPart("a bias of some projections alone")
     return joined(linears)

@@ -265,17 +265,13 @@ def _attend(
     view: CacheView,
     layer: int | None,
 ) -> Tensor:
-<<<<<<< ours
-    """Attend by the kernel, or span by span; [B, T, query heads, value size]."""
-    if view.native is not None:
-        return view.native(query, key, value, scaling, window, softcap)
-=======
-    """Attend span by span; [B, T, query heads, value size].
+    """Attend by the kernel, or span by span; [B, T, query heads, value size].
 
     What a span reads is cut out of the layer's whole keys and values, unless it was before; a
     transformers model does not say which layer it is in.
     """
->>>>>>> theirs
+    if view.native is not None:
+        return view.native(query, key, value, scaling, window, softcap)
     parts: list[Tensor] = []
     for span in view.spans:
         if layer is not None and span.read is not None:

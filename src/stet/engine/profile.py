@@ -16,8 +16,8 @@ from typing import Any
 
 from stet.core.cache import cache_folder
 from stet.core.errors import StetError
-from stet.core.files import write_text
 from stet.core.machine import machine, versions
+from stet.core.writing import write_text
 from stet.engine.costs import Costs
 
 VERSION = 1

@@ -15,14 +15,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from stet.core.errors import OptionError, StetError
-from stet.core.files import FileError, read_text
+from stet.core.errors import FileError, OptionError, StetError
 from stet.core.parsing import value_of
+from stet.core.reading import read_text
 from stet.core.step_policy import StepPolicy
 from stet.evaluation.records import PolicyEntry
 from stet.policies import Policy, available, parameters, resolve
 from stet.policies.artefact import SUFFIX, read_artefact
-from stet.requests.jobs import method_of
+from stet.requests.methods import method_of
 
 ALONE = ("target", "draft")
 """Names for decoding with one model alone."""

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from stet.core.errors import StetError
-from stet.core.files import json_line, read_records, read_text
 from stet.core.parsing import first_problem
+from stet.core.reading import read_records, read_text
 from stet.core.trace import Counters
 from stet.core.upgrades import upgrade, upgrade_parameters
+from stet.core.writing import json_line
 
 VERSION = 2
 

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stet.core.errors import OptionError, StetError
-from stet.core.files import append_lines, drop_torn_line, json_line, write_text
 from stet.core.machine import machine, versions
+from stet.core.writing import append_lines, drop_torn_line, json_line, write_text
 from stet.evaluation import records
 from stet.evaluation.contenders import Contender
 from stet.evaluation.records import Answer, QuestionEntry, Results, Run

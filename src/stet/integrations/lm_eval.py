@@ -36,7 +36,7 @@ from stet.core.trace import Counters
 from stet.integrations.loglikelihood import Continuation, LogLikelihood, score
 from stet.load import load_pair
 from stet.pair import Pair
-from stet.requests.jobs import method_of
+from stet.requests.methods import method_of
 from stet.requests.options import PINNED, Options
 from stet.requests.seeds import mixed
 

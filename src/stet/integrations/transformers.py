@@ -16,7 +16,7 @@ from stet.integrations.borrowed import borrowed_pair
 from stet.integrations.generation_settings import check_inputs, options_of
 from stet.pair import LOOKUP
 from stet.policies import Policy
-from stet.requests.jobs import method_of
+from stet.requests.methods import method_of
 
 
 def custom_generate(

@@ -326,13 +326,18 @@ def config_of(source: str, name: str, common: dict[str, Any]) -> Any:
         config: Any = AutoConfig.from_pretrained(source, **common)  # pyright: ignore
         return config  # pyright: ignore
     except Exception as error:
-        if "trust_remote_code" in str(error):
-            raise CompatibilityError(
-                f"{name} brings its own code; read it, then pass trust_remote_code=True to run it."
-            ) from error
+        _refuse_own_code(name, error)
         raise LoadError(
             f"The configuration of {name} could not be read ({first_line(error)}); check the "
             "name, the revision and the network, or give a local folder."
+        ) from error
+
+
+def _refuse_own_code(name: str, error: Exception) -> None:
+    """Raise a `CompatibilityError` where transformers failed because a model has its own code."""
+    if "trust_remote_code" in str(error):
+        raise CompatibilityError(
+            f"{name} brings its own code; read it, then pass trust_remote_code=True to run it."
         ) from error
 
 
@@ -356,10 +361,7 @@ def _weights(
             **common,
         )
     except Exception as error:
-        if "trust_remote_code" in str(error):
-            raise CompatibilityError(
-                f"{name} brings its own code; read it, then pass trust_remote_code=True to run it."
-            ) from error
+        _refuse_own_code(name, error)
         method = method_of(config)
         if method is not None:
             raise LoadError(

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from stet.core.files import write_text
+from stet.core.writing import write_text
 from stet.pages.drawing import Picture
 from stet.pages.words import plural, settings_text
 

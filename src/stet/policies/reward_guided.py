@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Generator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from stet.core.errors import OptionError
 from stet.core.needs import Need
 from stet.core.operations import Operation
-from stet.core.sampling import SamplingParams
-from stet.core.step_policy import Candidate, Step, StepDecision, StepPolicy
+from stet.core.step_policy import Step, StepDecision
 from stet.core.steps import LOOP, Delimiter
-from stet.policies.checks import check_drafting
+from stet.policies.rated import RatedPolicy
 from stet.policies.registry import register
 from stet.rewards import FunctionReward, Reward, as_reward
-from stet.signals import agreeing
-
-KEPT, REWRITTEN = "step rewarded", "step rewritten"
 
 
 @register
 @dataclass(frozen=True)
-class RewardGuided(StepPolicy):
+class RewardGuided(RatedPolicy):
     """A process reward model rates the draft's step; below a threshold the target rewrites it.
 
     What the target writes is not rated. Source: Liao et al., "Reward-Guided Speculative Decoding
@@ -61,6 +57,8 @@ class RewardGuided(StepPolicy):
 
     name: ClassVar[str] = "reward-guided"
     lossless: ClassVar[bool] = False
+    _kept: ClassVar[str] = "step rewarded"
+    _most: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -68,9 +66,6 @@ class RewardGuided(StepPolicy):
         Raises:
             OptionError: naming the parameter.
         """
-        given: Any = self.delimiter
-        if isinstance(given, list):  # as JSON has it
-            object.__setattr__(self, "delimiter", tuple(given))
         if callable(self.reward) and not isinstance(self.reward, Reward):
             object.__setattr__(self, "reward", FunctionReward(self.reward))
         if not isinstance(self.reward, (str, Reward)):
@@ -78,9 +73,7 @@ class RewardGuided(StepPolicy):
                 f"reward is {self.reward!r}; give a name or folder, a reward, or a function of "
                 "prompt, steps and candidate."
             )
-        check_drafting(self)
-        if not 0 <= self.threshold <= 1:
-            raise OptionError(f"threshold is {self.threshold}; it must be between 0 and 1.")
+        super().__post_init__()
 
     @property
     def _rater(self) -> Reward:
@@ -107,28 +100,7 @@ class RewardGuided(StepPolicy):
         """What the engine must keep of the draft's passes."""
         return self._rater.needs
 
-    def sampling(self, base: SamplingParams) -> SamplingParams:
-        """How candidates are sampled: as the request asks, but for this policy's own parameters."""
-        return replace(base, temperature=self.temperature, top_p=self.top_p)
-
-    def select(self, candidates: Sequence[Candidate]) -> int:
-        """Select the text that most of the target's candidates share; they are not rated."""
-        shares = agreeing([c.text for c in candidates])
-        return max(range(len(candidates)), key=lambda i: (shares[i], -i))
-
     def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         """Rate the candidates; accept or reject the one with the largest reward."""
         rewards = yield from self._rater.rate(step)
-        chosen = max(range(len(rewards)), key=lambda i: (rewards[i], -i))
-        best = rewards[chosen]
-        accepted = best >= self.threshold
-        return StepDecision(
-            chosen=chosen,
-            accepted=accepted,
-            reason=KEPT if accepted else REWRITTEN,
-            signals={"reward": best},
-            normalised={"reward": best},
-            score=best,
-            threshold=self.threshold,
-            details=[{"reward": reward} for reward in rewards],
-        )
+        return self.decide("reward", [{"reward": reward} for reward in rewards])

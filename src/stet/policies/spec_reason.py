@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -12,15 +12,12 @@ from stet.core.block import EMPTY
 from stet.core.errors import OptionError
 from stet.core.needs import Need
 from stet.core.operations import Join, Operation, Score
-from stet.core.sampling import SamplingParams
 from stet.core.sequence import TokenSequence
-from stet.core.step_policy import Candidate, Step, StepDecision, StepPolicy
+from stet.core.step_policy import Step, StepDecision
 from stet.core.steps import LOOP, Delimiter
-from stet.policies.checks import check_drafting
+from stet.policies.rated import RatedPolicy
 from stet.policies.registry import register
-from stet.signals import agreeing
 
-KEPT, REWRITTEN = "step found useful", "step rewritten"
 SCORINGS = ("expected", "likeliest")
 DIGITS = "0123456789"
 
@@ -32,7 +29,7 @@ QUESTION = (
 
 @register
 @dataclass(frozen=True)
-class SpecReason(StepPolicy):
+class SpecReason(RatedPolicy):
     """The target rates the draft's step from 0 to 9 with one token; below 7 it rewrites the step.
 
     A question is appended to the step as a side query, and the target's probabilities of the ten
@@ -76,6 +73,8 @@ class SpecReason(StepPolicy):
 
     name: ClassVar[str] = "spec-reason"
     lossless: ClassVar[bool] = False
+    _kept: ClassVar[str] = "step found useful"
+    _most: ClassVar[int] = 9
     needs: ClassVar[frozenset[Need]] = frozenset()
     asks_target: ClassVar[bool] = True
 
@@ -85,12 +84,7 @@ class SpecReason(StepPolicy):
         Raises:
             OptionError: naming the parameter.
         """
-        given: Any = self.delimiter
-        if isinstance(given, list):  # as JSON has it
-            object.__setattr__(self, "delimiter", tuple(given))
-        check_drafting(self)
-        if not 0 <= self.threshold <= 9:
-            raise OptionError(f"threshold is {self.threshold}; it must be between 0 and 9.")
+        super().__post_init__()
         if self.scoring not in SCORINGS:
             listed = ", ".join(SCORINGS)
             raise OptionError(f"scoring is {self.scoring!r}; choose from {listed}.")
@@ -103,15 +97,6 @@ class SpecReason(StepPolicy):
         """Tokens of the question, for which room is reserved after every text."""
         return len(_tokenize_question(tokenizer, self.question).tokens)
 
-    def sampling(self, base: SamplingParams) -> SamplingParams:
-        """How candidates are sampled: as the request asks, but for this policy's own parameters."""
-        return replace(base, temperature=self.temperature, top_p=self.top_p)
-
-    def select(self, candidates: Sequence[Candidate]) -> int:
-        """Select the text that most of the target's candidates share; they are not rated."""
-        shares = agreeing([c.text for c in candidates])
-        return max(range(len(candidates)), key=lambda i: (shares[i], -i))
-
     def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         """Let the target rate the candidates; accept or reject the best rated one."""
         asked = _tokenize_question(_tokenizer_of(step), self.question)
@@ -123,19 +108,7 @@ class SpecReason(StepPolicy):
                 details.append((yield from self._rate(step.sequence, asked, c.target_tokens)))
         else:
             details = yield Join([self._rate(c.sequence, asked) for c in step.candidates])
-        ratings = [signals["utility"] for signals in details]
-        chosen = max(range(len(ratings)), key=lambda i: (ratings[i], -i))
-        accepted = ratings[chosen] >= self.threshold
-        return StepDecision(
-            chosen=chosen,
-            accepted=accepted,
-            reason=KEPT if accepted else REWRITTEN,
-            signals=details[chosen],
-            normalised={"utility": ratings[chosen] / 9},
-            score=ratings[chosen],
-            threshold=self.threshold,
-            details=details,
-        )
+        return self.decide("utility", details)
 
     def _rate(
         self, text: TokenSequence, asked: _Question, candidate: Sequence[int] = ()

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
-from stet.core.block import EMPTY, Block
 from stet.core.draft_length import LONGEST
-from stet.core.operations import Operation, Score
 from stet.core.sequence import TokenSequence
-from stet.core.step_policy import Candidate, StepPolicy
-from stet.core.steps import Ends, StepReader
+from stet.core.step_policy import Candidate
 from stet.policies.exact import Exact
-from stet.programs.parts import append
-from stet.programs.target_side import Opening, TargetSide
+from stet.programs.autoregressive import autoregressive
+from stet.programs.parts import append, is_whole, read_step
+from stet.programs.target_side import Rewrite, TargetSide, Writing, open_step
 from stet.text.codec import Codec
 
 UNTRANSLATABLE = "step cannot be said in the target's tokens"
@@ -122,43 +119,19 @@ class CrossTokenizerTarget(TargetSide):
         if candidate.sequence.finish_reason == "stop":
             sequence.close("stop")
 
-    def write(
-        self,
-        sequence: TokenSequence,
-        fork: TokenSequence,
-        policy: StepPolicy,
-        ends: Ends,
-        opening: Opening | None,
-    ) -> Generator[Operation, Any, tuple[Candidate, int]]:
+    def write(self, sequence: TokenSequence, fork: TokenSequence, task: Rewrite) -> Writing:
         """The target writes a step on a fork, token by token.
 
         The rejected candidate is verified as one block, before the target goes on by itself. Its
         tokens are fixed, so they leave the target's distribution as it is.
-
-        Returns:
-            The step, and the number of its tokens.
         """
-        first: list[int] = []
-        if opening is not None and opening.acceptance is not None:
-            sequence.lend_cache(fork, "target")
-            fork.commit(opening.acceptance)
-        elif opening is not None:
+        if (opening := task.opening) is not None:
             first = (opening.candidate.translated or [])[: min(LONGEST, fork.room - 1)]
-        assert fork.decoder is not None
-        reader = StepReader(fork.decoder, ends, policy.step_tokens)
-        block = Block(len(first), known=first)
-        while not (fork.finished or reader.read(fork.answer) is not None):
-            fork.commit((yield Score(fork, block, Exact())))
-            block = EMPTY
-        if reader.read(fork.answer) is not None:
-            assert reader.length is not None
-            fork.truncate(reader.length)
+            yield from open_step(sequence, fork, opening, first)
+        reader = read_step(fork, task.policy, task.ends)
+        yield from autoregressive(fork, Exact(), lambda f: reader.read(f.answer) is not None)
+        if (length := reader.read(fork.answer)) is not None:
+            fork.truncate(length)
         # The draft is given the step as text, so it ends with a whole character.
-        while not fork.finished and _ends_inside_character(fork, self.target):
-            fork.commit((yield Score(fork, EMPTY, Exact())))
-        candidate = Candidate(fork, fork.text())
-        return candidate, len(candidate.tokens)
-
-
-def _ends_inside_character(fork: TokenSequence, codec: Codec) -> bool:
-    return codec.text_after(fork.tokens, fork.prompt_length) is None
+        yield from autoregressive(fork, Exact(), lambda f: is_whole(f, self.target))
+        return Candidate(fork, fork.text()), len(fork.answer)

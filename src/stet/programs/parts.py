@@ -19,14 +19,20 @@ from stet.core.sequence import TokenSequence
 from stet.core.step_policy import Candidate, StepDecision, StepPolicy
 from stet.core.steps import Ends, StepReader
 from stet.core.trace import CandidateRecord, Counters, Origin, StepRecord
+from stet.text.codec import Codec
+
+
+def read_step(fork: TokenSequence, policy: StepPolicy, ends: Ends) -> StepReader:
+    """Make the reader of a step that is written on a fork."""
+    assert fork.decoder is not None
+    return StepReader(fork.decoder, ends, policy.step_tokens)
 
 
 def draft_step(
     sequence: TokenSequence, policy: StepPolicy, ends: Ends
 ) -> Generator[Operation, Any, Candidate]:
     """The draft writes a step on a fork."""
-    assert sequence.decoder is not None
-    reader = StepReader(sequence.decoder, ends, policy.step_tokens)
+    reader = read_step(sequence, policy, ends)
     parts: list[_Part] = []
     logprobs: list[float] = []
     capture, doubt = policy.capture, policy.doubt(sequence.sampling)
@@ -121,6 +127,16 @@ def _join_attention(parts: list[Tensor], sequence: TokenSequence) -> Tensor:
         return parts[0][:, :count, :width]
     padded = [pad(p[..., :width], (0, max(width - p.shape[2], 0))) for p in parts]
     return torch.cat(padded, 1)[:, :count]
+
+
+def is_whole(sequence: TokenSequence, codec: Codec) -> bool:
+    """Whether an answer ends with a whole character.
+
+    Args:
+        sequence: the answer.
+        codec: converts its tokens.
+    """
+    return codec.text_after(sequence.tokens, sequence.prompt_length) is not None
 
 
 def pick_candidate(place: int, candidates: list[Candidate], policy: StepPolicy) -> Candidate:

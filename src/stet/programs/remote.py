@@ -10,10 +10,11 @@ from stet.core.acceptance import Acceptance
 from stet.core.errors import StetError
 from stet.core.operations import Await, Operation, Program
 from stet.core.sequence import TokenSequence
-from stet.core.step_policy import Candidate, StepPolicy
+from stet.core.step_policy import Candidate
 from stet.core.steps import SENTENCE, Delimiter, Ends
+from stet.programs.parts import is_whole
 from stet.programs.remote_writer import RemoteText, RemoteWriter
-from stet.programs.target_side import Opening, TargetSide
+from stet.programs.target_side import Rewrite, TargetSide, Writing
 
 CUT = "step ends inside a character"
 """Why the target writes a step that the policy would have accepted: a part of a character cannot be
@@ -44,8 +45,7 @@ class EndpointTarget(TargetSide):
         return super().refusal(candidate) if self._is_whole(candidate) else CUT
 
     def _is_whole(self, candidate: Candidate) -> bool:
-        fork = candidate.sequence
-        return self.writer.codec.text_after(fork.tokens, fork.prompt_length) is not None
+        return is_whole(candidate.sequence, self.writer.codec)
 
     def read(
         self, sequence: TokenSequence, candidate: Candidate
@@ -58,26 +58,18 @@ class EndpointTarget(TargetSide):
         del sequence, candidate
         raise StetError("This policy has the target read steps, which a remote target cannot.")
 
-    def write(
-        self,
-        sequence: TokenSequence,
-        fork: TokenSequence,
-        policy: StepPolicy,
-        ends: Ends,
-        opening: Opening | None,
-    ) -> Generator[Operation, Any, tuple[Candidate, int]]:
-        """Ask the target for a step, and put it on a fork.
+    def write(self, sequence: TokenSequence, fork: TokenSequence, task: Rewrite) -> Writing:
+        """Ask the target for a step, and put it on a fork; its tokens are as the server counts.
 
-        Returns:
-            The step, and its tokens as the server counted them.
+        A remote target cannot begin with a rejected candidate.
         """
-        del opening  # a remote target cannot begin with a rejected candidate
+        policy = task.policy
         text = self.writer.so_far(sequence)
         most = min(policy.step_tokens, fork.remaining)
         stops = _strings(policy.delimiter)
         # The request's own, too: some are seen by the server alone, such as special tokens.
         asked = fork.limits.stop_strings[: _MOST_STOPS - len(stops)]
-        ends = _either(ends, _first_of(asked))
+        ends = _either(task.ends, _first_of(asked))
         written: RemoteText = yield Await(
             self.writer.write(text, ends, (*stops, *asked), most, fork.sampling)
         )

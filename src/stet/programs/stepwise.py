@@ -13,7 +13,7 @@ from stet.core.steps import Ends, LoopGuard, ends_of
 from stet.policies.exact import Exact
 from stet.programs.autoregressive import autoregressive
 from stet.programs.parts import conclude, draft_step, pick_candidate, record_of
-from stet.programs.target_side import Opening, Reader, TargetSide
+from stet.programs.target_side import Opening, Reader, Rewrite, TargetSide
 
 
 def stepwise(sequence: TokenSequence, policy: StepPolicy, side: TargetSide) -> Program:
@@ -73,6 +73,6 @@ def _step(
     else:
         acceptance = reader.take(chosen if opens else None)
         opening = Opening(chosen, acceptance) if opens else None
-        text = yield from side.rewrite(sequence, policy, ends, record, opening)
+        text = yield from side.rewrite(sequence, Rewrite(policy, ends, opening), record)
     conclude(sequence, record, before, accepted)
     return text, accepted

@@ -36,6 +36,26 @@ class Opening:
     acceptance: Acceptance | None
 
 
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """What the target is to write in place of a step of the draft's.
+
+    Attributes:
+        policy: the policy that rejected that step; says how long one may be.
+        ends: where the step ends.
+        opening: the rejected candidate, where the step begins with it.
+    """
+
+    policy: StepPolicy
+    ends: Ends
+    opening: Opening | None
+
+
+Writing = Generator[Operation, Any, tuple[Candidate, int]]
+"""A part of a program that writes a step; it returns the step, and how many tokens the target
+wrote."""
+
+
 class TargetSide(ABC):
     """The target's side of `stepwise`.
 
@@ -124,31 +144,25 @@ class TargetSide(ABC):
         del sequence, candidate
 
     def rewrite(
-        self,
-        sequence: TokenSequence,
-        policy: StepPolicy,
-        ends: Ends,
-        record: StepRecord,
-        opening: Opening | None,
+        self, sequence: TokenSequence, task: Rewrite, record: StepRecord
     ) -> Generator[Operation, Any, str]:
         """The target writes the step; of several candidates the policy selects one.
 
         Args:
             sequence: the answer.
-            policy: the policy that rejected the draft's step.
-            ends: where the step ends.
+            task: what to write.
             record: is given the target's candidates.
-            opening: the rejected candidate, where the step begins with it.
 
         Returns:
             The text of the step.
         """
+        policy = task.policy
         count = policy.target_candidates
         sampling = policy.sampling(sequence.sampling) if count > 1 else None
         # What is chosen from is whole; a single one need not be written beyond the answer's end.
         with sequence.fork(count, sampling, bounded=count == 1) as forks:
             found: list[tuple[Candidate, int]] = yield Join(
-                [self.write(sequence, f, policy, ends, opening) for f in forks]
+                [self.write(sequence, fork, task) for fork in forks]
             )
             candidates = [candidate for candidate, _ in found]
             place = yield from select_candidate(policy, candidates)
@@ -162,26 +176,33 @@ class TargetSide(ABC):
         return chosen.text
 
     @abstractmethod
-    def write(
-        self,
-        sequence: TokenSequence,
-        fork: TokenSequence,
-        policy: StepPolicy,
-        ends: Ends,
-        opening: Opening | None,
-    ) -> Generator[Operation, Any, tuple[Candidate, int]]:
+    def write(self, sequence: TokenSequence, fork: TokenSequence, task: Rewrite) -> Writing:
         """The target writes a step on a fork.
 
         Args:
             sequence: the answer.
             fork: a fork of it.
-            policy: says how long a step may be.
-            ends: where the step ends.
-            opening: the rejected candidate, where the step begins with it.
-
-        Returns:
-            The step, and how many tokens the target wrote.
+            task: what to write.
         """
+
+
+def open_step(
+    sequence: TokenSequence, fork: TokenSequence, opening: Opening, first: list[int]
+) -> Generator[Operation, Any, None]:
+    """Commit what the exact rule accepts of a rejected candidate as a fork's first block.
+
+    Args:
+        sequence: the answer.
+        fork: a fork of it.
+        opening: the candidate.
+        first: its beginning in the target's tokens, which is verified where it was not read yet.
+    """
+    acceptance = opening.acceptance
+    if acceptance is None:
+        acceptance = yield Score(fork, Block(len(first), known=first), Exact())
+    else:
+        sequence.lend_cache(fork, "target")
+    fork.commit(acceptance)
 
 
 class Reader:

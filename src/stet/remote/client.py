@@ -61,6 +61,9 @@ class RemoteClient:
         self.target = target
         self._client: httpx2.AsyncClient | None = None
         self._gate = asyncio.Semaphore(target.concurrency)
+        self._calls: set[asyncio.Task[Any]] = set()
+        self._closer: weakref.finalize[..., Any] | None = None
+        self._closed = False
         self._words: set[str] = set()
 
     async def complete(
@@ -98,8 +101,20 @@ class RemoteClient:
             body["seed"] = seed
         if stop:
             body["stop"] = list(stop)
-        async with self._gate:
-            return await self._retry(body)
+        call = asyncio.current_task()
+        assert call is not None
+        self._calls.add(call)
+        try:
+            async with self._gate:
+                return await self._retry(body)
+        finally:
+            self._calls.discard(call)
+
+    def close(self) -> None:
+        """Close the connections as soon as the calls under way have ended; from any thread."""
+        self._closed = True
+        if self._closer is not None:
+            self._closer()
 
     async def _retry(self, body: dict[str, Any]) -> Completion:
         """Try until there is an answer, or the tries or the time are used up."""
@@ -195,6 +210,8 @@ class RemoteClient:
         return bytes(content)
 
     def _open(self) -> httpx2.AsyncClient:
+        if self._closed:
+            raise RemoteError("The pair was closed before this request had ended.")
         if self._client is None:
             headers = {"Accept-Encoding": "identity"}
             if self.target.key is not None:
@@ -207,7 +224,8 @@ class RemoteClient:
                 # No proxy for this machine's own addresses.
                 trust_env=not self.target.is_local,
             )
-            weakref.finalize(self, _close, self._client, asyncio.get_running_loop())
+            loop = asyncio.get_running_loop()
+            self._closer = weakref.finalize(self, _close_soon, self._client, self._calls, loop)
         return self._client
 
     @property
@@ -223,10 +241,18 @@ class RemoteClient:
         return repr(text[:200])
 
 
-def _close(client: httpx2.AsyncClient, loop: asyncio.AbstractEventLoop) -> None:
+def _close_soon(
+    client: httpx2.AsyncClient, calls: set[asyncio.Task[Any]], loop: asyncio.AbstractEventLoop
+) -> None:
     """Close the connections, in the loop that they belong to."""
     if loop.is_running():
-        asyncio.run_coroutine_threadsafe(client.aclose(), loop)
+        asyncio.run_coroutine_threadsafe(_close(client, calls), loop)
+
+
+async def _close(client: httpx2.AsyncClient, calls: set[asyncio.Task[Any]]) -> None:
+    while calls:
+        await asyncio.wait(calls)
+    await client.aclose()
 
 
 def _parse(content: bytes) -> Any:

@@ -23,7 +23,8 @@ from stet.models.defaults import GenerationDefaults
 from stet.policies import Policy
 from stet.remote.target import RemoteTarget
 from stet.requests.chat import Rendered
-from stet.requests.jobs import Job, Method, method_of
+from stet.requests.jobs import Job
+from stet.requests.methods import Method, method_of
 from stet.requests.options import Asked, read_options
 from stet.requests.prompts import Prompts
 

@@ -83,7 +83,7 @@ class Batcher(Generic[Q, A]):
             answers = self._run([question for question, _ in batch])
             if len(answers) != len(batch):
                 raise StetError(f"{len(answers)} answers came to {len(batch)} questions.")
-        except Exception as error:
+        except BaseException as error:  # whoever asked waits, also where the function exits
             if len(batch) == 1:
                 batch[0][1].set_exception(self._explain(error))
                 return
@@ -93,7 +93,7 @@ class Batcher(Generic[Q, A]):
         for (_, future), answer in zip(batch, answers, strict=True):
             future.set_result(answer)
 
-    def _explain(self, error: Exception) -> StetError:
+    def _explain(self, error: BaseException) -> StetError:
         if isinstance(error, StetError):
             return error
         explained = StetError(failure(self._name, error))
@@ -101,6 +101,6 @@ class Batcher(Generic[Q, A]):
         return explained
 
 
-def failure(what: str, error: Exception) -> str:
+def failure(what: str, error: BaseException) -> str:
     """The message that a function or model of the user failed, with the reason."""
     return f"{what} failed ({type(error).__name__}: {error})."

@@ -58,7 +58,7 @@ class FunctionReward:
             else:
                 found = await self._batcher.ask(shown)
             # A plain function may return an awaitable, too.
-            return list(await asyncio.gather(*(_await_value(value) for value in found)))
+            return list(await asyncio.gather(*(self._await_value(value) for value in found)))
         except StetError:
             raise
         except Exception as error:
@@ -70,11 +70,14 @@ class FunctionReward:
     def _call(self, passage: Passage) -> Any:
         return self.function(passage.prompt, passage.steps, passage.candidate)
 
+    async def _await_value(self, value: Any) -> Any:
+        try:
+            return await value if inspect.isawaitable(value) else value
+        except (KeyboardInterrupt, SystemExit) as error:
+            # These would end the event loop, and with it all that others await there.
+            raise StetError(failure(f"The reward {self.name!r}", error)) from error
+
 
 def _is_async(function: Any) -> bool:
     called = getattr(function, "__call__", None)  # noqa: B004 - an object may be a function too
     return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(called)
-
-
-async def _await_value(value: Any) -> Any:
-    return await value if inspect.isawaitable(value) else value

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from stet.core.errors import LoadError, OptionError
-from stet.core.files import write_text
 from stet.core.needs import Need
 from stet.core.operations import Operation
 from stet.core.parsing import first_problem
 from stet.core.tensors import upload
+from stet.core.writing import write_text
 
 if TYPE_CHECKING:
     from stet.core.step_policy import Step

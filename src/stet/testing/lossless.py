@@ -43,7 +43,7 @@ def check_lossless(policy: TokenPolicy, *, rows: int = 8192, alpha: float = 1e-6
                 seed = 100 * number + 10 * length
                 world = make_world(kind, length=COUNT, temperature=temperature, seed=seed)
                 blocks = draft_blocks(world, policy, torch.full((rows,), length), seed + 1)
-                counts = emit(world, blocks, policy.verify(blocks), seed + 2)
+                counts = emit(world, blocks, policy.verify(blocks), COUNT, seed + 2)
                 value = p_value((counts, world.law(COUNT)))
                 assert value > alpha / cases, (
                     f"{policy.name} is not lossless: with a draft of the kind {kind!r}, blocks of "
@@ -53,17 +53,27 @@ def check_lossless(policy: TokenPolicy, *, rows: int = 8192, alpha: float = 1e-6
         _check_greedy(policy, make_world(kind, length=COUNT, seed=number), kind)
 
 
-def emit(world: World, blocks: Blocks, verification: Verification, seed: int) -> Counter[Prefix]:
-    """Count the first tokens of each row, continued from the target's law where it is short."""
+def emit(
+    world: World, blocks: Blocks, verification: Verification, count: int, seed: int
+) -> Counter[Prefix]:
+    """Count the first tokens of each row, continued from the target's law where it is short.
+
+    Args:
+        world: the models.
+        blocks: blocks that its draft wrote.
+        verification: what a policy decided of them.
+        count: number of tokens.
+        seed: seed of what is continued.
+    """
     rows = len(blocks.lengths)
-    random = np.random.default_rng(seed).random((rows, COUNT)).tolist()
+    random = np.random.default_rng(seed).random((rows, count)).tolist()
     cumulative = {prefix: (p.cumsum() / p.sum()).tolist() for prefix, p in world.p.items()}
     drafted, following = blocks.drafted.tolist(), verification.next_token.tolist()
     counts: Counter[Prefix] = Counter()
     for row, accepted in enumerate(verification.accepted.tolist()):
         next_token = [following[row]] if following[row] >= 0 else []
-        tokens: Prefix = (*drafted[row][:accepted], *next_token)[:COUNT]
-        while len(tokens) < COUNT:
+        tokens: Prefix = (*drafted[row][:accepted], *next_token)[:count]
+        while len(tokens) < count:
             tokens = (*tokens, bisect(cumulative[tokens], random[row][len(tokens)]))
         counts[tokens] += 1
     return counts

@@ -10,6 +10,7 @@ import numpy as np
 from scipy.stats import rankdata
 
 from stet.core.errors import StetError
+from stet.core.folders import SETTINGS
 from stet.training.branches import Branches
 
 
@@ -41,7 +42,7 @@ def inspect_folder(folder: Path) -> list[Inspected]:
         StetError: the folder holds no training, or no branches yet.
     """
     try:
-        settings = json.loads((folder / "settings.json").read_text(encoding="utf-8"))
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         names = list(settings["features"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StetError(f"{folder} holds no training.") from error

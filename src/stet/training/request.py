@@ -13,6 +13,9 @@ from stet.training.gradient import GradientSettings
 if TYPE_CHECKING:
     from stet.evaluation.tasks.base import LoadedTask
 
+Labels = Literal["answers", "target"]
+LABELS = ("answers", "target")
+
 Method = Literal["groups", "flips", "none"]
 METHODS = ("groups", "flips", "none")
 
@@ -28,8 +31,8 @@ class TrainRequest:
         task: the training questions.
         validation: the validation questions, for early stopping and the choice of a threshold; none
             of `task`.
-        labels: the label source of `task` and `validation`: "answers", or "target" for the
-            target's own answers.
+        labels: the label source: "answers", the right ones of `task` and `validation`, or "target",
+            the target's own in their place.
         features: the features of the arbiter.
         fit: settings of the warm start.
         gradient: settings of policy gradient.
@@ -49,7 +52,7 @@ class TrainRequest:
 
     task: LoadedTask
     validation: LoadedTask
-    labels: str = "answers"
+    labels: Labels = "answers"
     features: tuple[str, ...] = DEFAULT
     fit: FitSettings = field(default_factory=FitSettings)
     gradient: GradientSettings = field(default_factory=GradientSettings)
@@ -73,6 +76,8 @@ class TrainRequest:
         needs_of(self.features)  # refuses unknown names
         if not self.features:
             raise OptionError("An arbiter needs at least one feature.")
+        if self.labels not in LABELS:
+            raise OptionError(f"labels is {self.labels!r}; choose from {', '.join(LABELS)}.")
         if self.method not in METHODS:
             raise OptionError(f"method is {self.method!r}; choose from {', '.join(METHODS)}.")
         if self.sweeps < 1:

@@ -18,10 +18,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from stet.arbiter import Arbiter, Network
+from stet.calibration.label_source import with_own_answers
 from stet.calibration.rollouts import with_room
 from stet.core.errors import StetError, TokenizerMismatch
-from stet.core.files import append_lines, drop_torn_line, json_line, read_text, write_text
+from stet.core.folders import claim_folder
 from stet.core.machine import machine, versions
+from stet.core.writing import append_lines, drop_torn_line, json_line, write_text
 from stet.requests.seeds import mixed
 from stet.training.branches import Brancher, Branches
 from stet.training.fitting import fit
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 Report = Callable[[str, int, int], None]
 """A progress callback: it is called with a title, the number done, and the total."""
 
-LOG, SETTINGS, RESULT = "log.jsonl", "settings.json", "training.json"
+LOG, RESULT = "log.jsonl", "training.json"
 WARM, POLICY = "warm", "policy"
 STATE = "gradient.safetensors"
 
@@ -75,7 +77,8 @@ def train(pair: Pair, request: TrainRequest, folder: Path, report: Report) -> Tr
         report: called with the progress.
 
     Raises:
-        StetError: the folder holds another training, or there were no mismatches.
+        StetError: the folder holds another training, there were no mismatches, or the target's own
+            answers are asked for and cannot be read.
         TokenizerMismatch: the models have different vocabularies.
     """
     if pair.difference is not None:
@@ -88,16 +91,30 @@ def train(pair: Pair, request: TrainRequest, folder: Path, report: Report) -> Tr
         task=with_room(pair, request.task.suited(pair)),
         validation=with_room(pair, request.validation.suited(pair)),
     )
+    claim_folder(folder, request.settings(pair.fingerprint), "training")
+    if request.labels == "target":
+        request = _with_own_answers(pair, request, folder, report)
     return Trainer(pair, request, folder, report).run()
 
 
+def _with_own_answers(
+    pair: Pair, request: TrainRequest, folder: Path, report: Report
+) -> TrainRequest:
+    """The request with the target's own answers in place of the right ones."""
+    task, validation = (
+        with_own_answers(pair, part, folder / f"{name}-own.jsonl", request.batch, report)
+        for name, part in (("task", request.task), ("validation", request.validation))
+    )
+    return replace(request, task=task, validation=validation)
+
+
 class Trainer:
-    """A training and its folder."""
+    """A training and its folder, which is claimed for it."""
 
     def __init__(self, pair: Pair, request: TrainRequest, folder: Path, report: Report) -> None:
         self.pair, self.request = pair, request
         self.folder, self.report = folder, report
-        self._claim()
+        drop_torn_line(folder / LOG)
 
     def run(self) -> Trained:
         """Run all stages; results that are in the folder already are read from it."""
@@ -139,19 +156,6 @@ class Trainer:
         }
         write_text(self.folder / RESULT, json_line(record, indent=1) + "\n")
         return Trained(arbiter, cells, warm_curve, final, target, rounds, record)
-
-    def _claim(self) -> None:
-        """Claim the folder for these settings; one that was begun with others is refused."""
-        path = self.folder / SETTINGS
-        text = json.dumps(self.request.settings(self.pair.fingerprint), indent=1) + "\n"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        drop_torn_line(self.folder / LOG)
-        if not path.exists():
-            write_text(path, text)
-        elif read_text(path) != text:
-            raise StetError(
-                f"{self.folder} holds another training; choose another folder, or delete that one."
-            )
 
     def _log(self, **entry: Any) -> None:
         append_lines(self.folder / LOG, [json_line(entry)])

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stet.core.files import write_bytes, write_text
+from stet.core.writing import write_bytes, write_text
 from stet.evaluation.records import Results
 from stet.evaluation.report.markdown import markdown
 from stet.evaluation.summary import Estimate, PolicySummary, Summary

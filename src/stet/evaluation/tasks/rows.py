@@ -10,7 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from stet.core.files import FileError, decode, json_of
+from stet.core.errors import FileError
+from stet.core.reading import decode, json_of
 from stet.evaluation.tasks.base import TaskError
 
 Row = Mapping[str, Any]
