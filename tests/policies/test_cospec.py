@@ -5,18 +5,13 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from stet.arbiter import DEFAULT, FEATURES, Arbiter, Network
-from stet.arbiter.position import ModelReading
 from stet.core.draft_length import AdaptiveLength, FixedLength
 from stet.core.errors import LoadError, OptionError
 from stet.core.limits import Limits
 from stet.core.sampling import SamplingParams
 from stet.policies import AutoJudge, Confident, CoSpec, Exact, resolve
-from stet.policies.arbiter_inference import Above, arbitrate
-from stet.testing.worlds import KINDS, READABLE, draft_blocks, make_world
 from tiny import engine, greedy, llama, near, request, run, seeded
 
 COUNT = 24
@@ -173,9 +168,12 @@ def test_sampling_accepts_what_the_exact_rule_rejects(models):
 
 def test_features_are_what_they_say(models):
     """Every feature against plain Python, at every mismatch that was decided."""
+    from stet.policies.arbiter_inference import Above, arbitrate
+    from stet.policies.cospec import CoSpec as Policy
+
     names = list(FEATURES)
 
-    class Recording(CoSpec):
+    class Recording(Policy):
         def verify(self, blocks):
             return arbitrate(blocks, self._arbiter, Above(0.5), keep=True)
 
@@ -247,82 +245,17 @@ def _expected(models, prefix, mismatch, block):
     }
 
 
-def test_all_positions_at_once_are_decided_as_one_after_the_other(models):
+def test_every_feature_is_looked_at_on_all_positions_alike(models):
     """On an accelerator, where positions are not selected, the decisions are the same."""
+    from unittest import mock
 
-    class Everywhere(CoSpec):
-        def verify(self, blocks):
-            return arbitrate(blocks, self._arbiter, Above(0.5), everywhere=True)
+    policy = CoSpec(arbiter(list(FEATURES)))
+    expected = [s.answer for s in decode(models, policy, 5)]
 
-    found = []
-    for policy in (CoSpec, Everywhere):
-        sequences = decode(models, policy(arbiter(list(FEATURES)), 0.5), 5)
-        mismatches = [d for s in sequences for b in s.blocks for d in b.mismatches]
-        found.append(([s.answer for s in sequences], mismatches))
-    (ours, some), (theirs, others) = found
-    assert ours == theirs
-    assert len(some) > 10
-    assert [(d.at, d.draft, d.target, d.accepted) for d in some] == [
-        (d.at, d.draft, d.target, d.accepted) for d in others
-    ]
-    assert [d.score for d in some] == pytest.approx([d.score for d in others], abs=1e-5)
+    import stet.policies.arbiter_inference as module
 
-
-IN_TABLES = [name for name, feature in FEATURES.items() if feature.needs <= READABLE]
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    kind=st.sampled_from(KINDS),
-    seed=st.integers(0, 10_000),
-    lengths=st.lists(st.integers(0, 4), min_size=1, max_size=6),
-    pad=st.integers(0, 2),
-    greedy=st.booleans(),
-    threshold=st.floats(0, 1),
-    defers_bonus=st.booleans(),
-    everything=st.booleans(),
-)
-def test_reached_mismatches_are_decided_as_all_positions_are(
-    kind, seed, lengths, pad, greedy, threshold, defers_bonus, everything
-):
-    made = arbiter(IN_TABLES if everything else DEFAULT, (4,), seed)
-    world = make_world(kind, vocab_size=3, length=5, seed=seed)
-    blocks = draft_blocks(world, CoSpec(made), torch.tensor(lengths), seed, greedy=greedy, pad=pad)
-    ours, theirs = (
-        arbitrate(
-            blocks,
-            made,
-            Above(threshold),
-            defers_bonus=defers_bonus,
-            keep=True,
-            everywhere=everywhere,
-        )
-        for everywhere in (False, True)
-    )
-    assert torch.equal(ours.accepted, theirs.accepted)
-    assert torch.equal(ours.next_token, theirs.next_token)
-    for row, (count, length) in enumerate(zip(ours.accepted.tolist(), lengths, strict=True)):
-        assert ours.reasons[row, : count + 1].tolist() == theirs.reasons[row, : count + 1].tolist()
-        if theirs.mismatches is None:
-            assert ours.mismatches is None
-            continue
-        decided = theirs.mismatches.where[row, : min(count + 1, length)].nonzero()[:, 0]
-        if len(decided):
-            assert ours.mismatches is not None
-            assert torch.equal(ours.mismatches.where[row], theirs.mismatches.where[row])
-            for name in ("target", "score", "features"):
-                own, other = (getattr(v.mismatches, name)[row, decided] for v in (ours, theirs))
-                assert torch.allclose(own, other, atol=1e-5), name
-
-
-def test_text_that_no_model_drafted_is_decided_about_too():
-    """Copied text is certain of its tokens, though there are no logits of a draft."""
-    policy = CoSpec(arbiter(["draft_draft", "draft_target", "draft_rank", "overlap"]), 0.5)
-    prompts = [[n, n + 1, n + 3] * 4 for n in range(4)]
-    sequences = decode((llama(), None), policy, 4, prompts)
-    assert sum(len(b.mismatches) for s in sequences for b in s.blocks) > 5
-    for sequence, prompt in zip(sequences, prompts, strict=True):
-        assert sequence.answer == decode((llama(), None), policy, 4, [prompt])[0].answer
+    with mock.patch.object(module, "kind_of", return_value="somewhere"):
+        assert [s.answer for s in decode(models, policy, 5)] == expected
 
 
 def test_mismatches_are_recorded_with_the_arbiter_s_probability(models):
@@ -442,17 +375,40 @@ def test_upload_sends_the_two_files_and_nothing_else(monkeypatch):
     ]
 
 
+@pytest.mark.parametrize("hidden", [(), (8,), (16, 8)])
+def test_a_single_position_in_numbers_is_what_tensors_say(models, hidden):
+    from stet.policies import arbiter_inference as module
+
+    policy = CoSpec(arbiter(hidden=hidden, seed=2))
+    assert policy._arbiter.in_numbers
+    found = []
+    for few in (0, 100):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(module, "FEW", few)
+            found.append(decode(models, policy, 5))
+    tensors, numbers = found
+    assert [s.answer for s in tensors] == [s.answer for s in numbers]
+    scores = [
+        [d.score for s in sequences for b in s.blocks for d in b.mismatches] for sequences in found
+    ]
+    assert len(scores[0]) > 10
+    assert scores[0] == pytest.approx(scores[1], abs=1e-5)
+
+
 def test_numbers_of_a_distribution():
+    from stet.arbiter.position import PlainReading
+
     logits = torch.tensor([2.0, 1.0, -1.0, -torch.inf, -200.0, 0.5])
     expected = logits.log_softmax(-1)
     entropy = float(torch.special.entr(expected.exp()).sum())
-    reading = ModelReading(logits.repeat(1, 1, 1))
-    assert float(reading.entropy()) == pytest.approx(entropy, abs=1e-5)
-    found = reading.of(torch.arange(6)[None])[0, 0]
-    assert found.tolist() == pytest.approx(expected.clamp(min=-30).tolist(), abs=1e-5)
+    for target, draft in ((0, 1), (1, 2), (2, 0), (0, 3), (3, 4), (4, 5)):
+        found = PlainReading.of(logits, target, draft)
+        assert found.of_target == pytest.approx(max(float(expected[target]), -30), abs=1e-5)
+        assert found.of_draft == pytest.approx(max(float(expected[draft]), -30), abs=1e-5)
+        assert found.entropy == pytest.approx(entropy, abs=1e-5)
 
 
-def test_decisions_follow_the_weights(models):
+def test_numbers_follow_the_weights(models):
     made = arbiter(seed=1)
     policy = CoSpec(made)
     before = [s.answer for s in decode(models, policy, 4)]
@@ -484,3 +440,8 @@ def test_logits_are_joined_once_and_not_stored_twice():
     assert found.whole is found.whole
     assert torch.equal(found.at(1, 2), expected[1, 2])
     assert (len(found), found._steps) == (3, [])
+
+
+def test_large_networks_and_other_features_stay_tensors():
+    assert not arbiter(hidden=(64, 64)).in_numbers
+    assert not arbiter(["target_target", "overlap"]).in_numbers

@@ -4,7 +4,7 @@ from stet.arbiter.arbiter import Arbiter
 from stet.arbiter.features import DEFAULT, FEATURES, Feature, measure, needs_of
 from stet.arbiter.load import BUNDLED, as_arbiter, load_arbiter, shipped_arbiter
 from stet.arbiter.network import Network
-from stet.arbiter.position import Position
+from stet.arbiter.position import Position, Spot
 
 __all__ = [
     "BUNDLED",
@@ -14,6 +14,7 @@ __all__ = [
     "Feature",
     "Network",
     "Position",
+    "Spot",
     "as_arbiter",
     "load_arbiter",
     "measure",

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from stet.arbiter.features import measure, named, needs_of
-from stet.arbiter.network import Network
-from stet.arbiter.position import Position
+from stet.arbiter.network import Network, PlainNetwork
+from stet.arbiter.position import Position, Spot
 from stet.core.errors import LoadError, OptionError
 from stet.core.needs import Need
 from stet.core.parsing import first_problem
@@ -28,6 +29,9 @@ SETTINGS, WEIGHTS = "arbiter.json", "arbiter.safetensors"
 """The files in an arbiter's folder."""
 
 FORMAT = 1
+
+MOST_NUMBERS = 500
+"""Multiplications of a network above which tensors are cheaper also for a single mismatch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,11 @@ class Arbiter:
         self.in_block = any(feature.in_block for feature in named(self.features))
         if not 0 <= self.threshold <= 1:
             raise OptionError(f"threshold is {self.threshold}; it must be between 0 and 1.")
+        measures = [f.number for f in named(self.features) if f.number is not None]
+        fits = len(measures) == self.network.inputs and len(measures) == len(self.features)
+        fits = fits and self.network.size <= MOST_NUMBERS
+        self._measures = measures if fits else None
+        self._numbers: tuple[tuple[int, ...], PlainNetwork] | None = None
         self._copies: dict[torch.device, tuple[tuple[int, ...], Network]] = {}
 
     @property
@@ -119,6 +128,20 @@ class Arbiter:
             with torch.inference_mode(False):
                 known = self._copies[device] = version, deepcopy(self.network).to(device)
         return known[1]
+
+    @property
+    def in_numbers(self) -> bool:
+        """Whether single mismatches are cheaper without tensors, see `probability`."""
+        return self._measures is not None
+
+    def probability(self, at: Spot) -> float:
+        """The probability that the draft's token is to be accepted, at a position on a CPU."""
+        assert self._measures is not None
+        version = self.network.version
+        if self._numbers is None or self._numbers[0] != version:
+            self._numbers = version, PlainNetwork(self.network)
+        logit = self._numbers[1].logit([measure(at) for measure in self._measures])
+        return 1 / (1 + exp(-logit)) if logit > -700 else 0.0
 
     @classmethod
     def load(cls, folder: str | Path) -> Arbiter:

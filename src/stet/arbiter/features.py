@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stet.arbiter.position import DRAFT, TARGET, Position
+from stet.arbiter.position import DRAFT, TARGET, Position, Spot
 from stet.core.errors import OptionError
 from stet.core.needs import Need
 
@@ -27,6 +27,8 @@ class Feature:
         name: its name in an arbiter's settings.
         measure: computes it at N positions, [N] or [N, D] float32.
         says: a description for people.
+        number: computes it at a single position on a CPU, where that is cheaper; None: no such
+            function.
         needs: what the engine must keep of the models' passes for it.
         in_block: whether it depends on where blocks begin and end; the text then does, too.
     """
@@ -36,6 +38,7 @@ class Feature:
     says: str
     needs: frozenset[Need] = frozenset()
     in_block: bool = False
+    number: Callable[[Spot], float] | None = None
 
 
 _DRAFT = frozenset({Need.DRAFT_LOGPROBS})
@@ -70,12 +73,45 @@ def _states(hidden: Tensor, at: Position, shift: int = 0) -> Tensor:
 
 
 _ALL = (
-    Feature("target_target", lambda at: at.models[TARGET].of_target, "log p_target(t)"),
-    Feature("target_draft", lambda at: at.models[TARGET].of_draft, "log p_target(d)"),
-    Feature("draft_draft", lambda at: at.models[DRAFT].of_draft, "log p_draft(d)", _DRAFT),
-    Feature("draft_target", lambda at: at.models[DRAFT].of_target, "log p_draft(t)", _DRAFT),
-    Feature("target_entropy", lambda at: at.models[TARGET].entropy, "entropy of the target"),
-    Feature("draft_entropy", lambda at: at.models[DRAFT].entropy, "entropy of the draft", _DRAFT),
+    Feature(
+        "target_target",
+        lambda at: at.models[TARGET].of_target,
+        "log p_target(t)",
+        number=lambda at: at.target.of_target,
+    ),
+    Feature(
+        "target_draft",
+        lambda at: at.models[TARGET].of_draft,
+        "log p_target(d)",
+        number=lambda at: at.target.of_draft,
+    ),
+    Feature(
+        "draft_draft",
+        lambda at: at.models[DRAFT].of_draft,
+        "log p_draft(d)",
+        _DRAFT,
+        number=lambda at: at.draft.of_draft,
+    ),
+    Feature(
+        "draft_target",
+        lambda at: at.models[DRAFT].of_target,
+        "log p_draft(t)",
+        _DRAFT,
+        number=lambda at: at.draft.of_target,
+    ),
+    Feature(
+        "target_entropy",
+        lambda at: at.models[TARGET].entropy,
+        "entropy of the target",
+        number=lambda at: at.target.entropy,
+    ),
+    Feature(
+        "draft_entropy",
+        lambda at: at.models[DRAFT].entropy,
+        "entropy of the draft",
+        _DRAFT,
+        number=lambda at: at.draft.entropy,
+    ),
     Feature(
         "target_rank",
         lambda at: at.both.rank(TARGET, at.draft).float().log1p(),

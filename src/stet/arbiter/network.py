@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import tanh
+from operator import mul
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +48,37 @@ class Network(nn.Module):
         return logits
 
     @property
+    def size(self) -> int:
+        """Multiplications for one mismatch."""
+        return sum(a * b for a, b in pairwise((self.inputs, *self.hidden, 1)))
+
+    @property
     def version(self) -> tuple[int, ...]:
         """A version of the weights, which differs after every change to them."""
         weights = (*self.parameters(), *self.buffers())
         return tuple(0 if w.is_inference() else w._version for w in weights)
+
+
+class PlainNetwork:
+    """A copy of a network in plain numbers, to run on a single mismatch without tensors.
+
+    Args:
+        network: the network whose weights are copied.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._mean: list[float] = network.mean.tolist()
+        self._scale: list[float] = network.scale.tolist()
+        self._layers: list[tuple[list[list[float]], list[float]]] = []
+        for layer in network.layers:
+            assert isinstance(layer, nn.Linear)
+            self._layers.append((layer.weight.tolist(), layer.bias.tolist()))
+
+    def logit(self, features: Sequence[float]) -> float:
+        """The logit for F features."""
+        x = [(v - m) * s for v, m, s in zip(features, self._mean, self._scale, strict=True)]
+        *between, last = self._layers
+        for weights, bias in between:
+            x = [tanh(b + sum(map(mul, row, x))) for row, b in zip(weights, bias, strict=True)]
+        found: float = last[1][0] + sum(map(mul, last[0][0], x))
+        return found

@@ -1,9 +1,10 @@
-"""The positions that an arbiter is run on, and what both models say there."""
+"""Positions that an arbiter is run on: several at once as tensors, or a single one in numbers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import isnan, log
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,27 +37,19 @@ class Position:
 
     @cached_property
     def both(self) -> ModelReading:
-        """The target's distributions at the positions, then the draft's if it is read.
+        """The target's distributions at the positions, then the draft's if its logits were kept.
 
         Both are read together: at these sizes the number of operations determines the cost.
         """
-        blocks, target = self.blocks, self.blocks.raw_target_logits
-        shape = (1 + blocks.reads_draft_logits, len(self.rows), target.shape[2])
+        blocks = self.blocks
+        models = [blocks.raw_target_logits]
+        if blocks.has_draft_logits:
+            models.append(blocks.raw_draft_logits)
+        shape = (len(models), len(self.rows), models[0].shape[2])
         out = torch.empty(shape, device=self.rows.device)
-        torch.index_select(target.flatten(0, 1), 0, self._flat(target), out=out[0])
-        if blocks.reads_draft_logits:
-            self._copy_draft_logits(out[1])
+        for model, logits in enumerate(models):
+            torch.index_select(logits.flatten(0, 1), 0, self._flat(logits), out=out[model])
         return ModelReading(out)
-
-    def _copy_draft_logits(self, out: Tensor) -> None:
-        """Copy the draft's logits at the positions to `out`, [N, V]."""
-        if out.device.type == "cpu":
-            # One by one: taken together, those of the whole block would be joined first.
-            for number, at in enumerate(zip(self.rows.tolist(), self.places.tolist(), strict=True)):
-                out[number] = self.blocks.draft_row(*at)
-        else:
-            logits = self.blocks.raw_draft_logits
-            torch.index_select(logits.flatten(0, 1), 0, self._flat(logits), out=out)
 
     @cached_property
     def models(self) -> list[ModelNumbers]:
@@ -144,3 +137,60 @@ class ModelReading:
 
 TARGET, DRAFT = 0, 1
 """Indices of the models in a `ModelReading` of both."""
+
+
+class Spot:
+    """A single position on a CPU, in numbers.
+
+    Between two passes of the models the code of tensor operations is no longer in the processor's
+    cache, and each costs several times what it costs in a loop. So none are used here except over
+    the vocabulary.
+
+    Attributes:
+        target: log-probabilities of both tokens under the target, and its entropy.
+        draft: log-probabilities of both tokens under the draft, and its entropy.
+    """
+
+    def __init__(self, blocks: Blocks, row: int, place: int, draft: int, target: int) -> None:
+        self._blocks, self._at, self._tokens = blocks, (row, place), (target, draft)
+
+    @cached_property
+    def target(self) -> PlainReading:
+        """Log-probabilities of both tokens under the target, and its entropy."""
+        return PlainReading.of(self._blocks.raw_target_logits[self._at], *self._tokens)
+
+    @cached_property
+    def draft(self) -> PlainReading:
+        """Log-probabilities of both tokens under the draft, and its entropy."""
+        return PlainReading.of(self._blocks.draft_row(*self._at), *self._tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class PlainReading:
+    """One model's numbers at a position.
+
+    Attributes:
+        of_target: log-probability of the target's token, at least -30 nats.
+        of_draft: log-probability of the draft's token, at least -30 nats.
+        entropy: entropy of the distribution, in nats.
+    """
+
+    of_target: float
+    of_draft: float
+    entropy: float
+
+    @classmethod
+    def of(cls, logits: Tensor, target: int, draft: int) -> PlainReading:
+        """Compute the numbers from a model's logits [V]."""
+        probs = logits.softmax(-1)
+        mean = float(probs.dot(logits))
+        if isnan(mean):  # tokens of probability 0
+            mean = float(probs.dot(logits.clamp(min=-1e30)))
+        p = [float(probs[target]), float(probs[draft])]
+        token, surest = (target, p[0]) if p[0] >= p[1] else (draft, p[1])
+        if surest < 1e-30:
+            token = int(probs.argmax())
+            surest = float(probs[token])
+        total = float(logits[token]) - log(surest)
+        of_target, of_draft = (max(log(value), -30.0) if value > 0 else -30.0 for value in p)
+        return cls(of_target, of_draft, total - mean)

@@ -8,16 +8,19 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from stet.arbiter import Arbiter, Position
+from stet.arbiter import Arbiter, Position, Spot
 from stet.core.blocks import Blocks
-from stet.core.verification import Mismatches, ScoredMismatches, Verification
-from stet.policies.mismatches import find_mismatches, settle
+from stet.core.verification import DEFERRED, Mismatches, ScoredMismatches, Verification
+from stet.policies.mismatches import find_mismatches, reasons_of, settle
+
+FEW = 3
+"""Up to so many mismatches are decided one by one rather than as a batch."""
 
 
 class Rule(Protocol):
     """Turns probabilities into decisions: whether the draft's tokens are accepted."""
 
-    def accepts(self, score: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+    def many(self, score: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         """The decisions for N positions, [N] bool.
 
         Args:
@@ -25,6 +28,10 @@ class Rule(Protocol):
             rows: [N], the block of each position.
             places: [N], the position in the block.
         """
+        ...
+
+    def one(self, score: float, row: int, place: int) -> bool:
+        """The decision for one position, on the host; arguments as in `many`."""
         ...
 
 
@@ -38,18 +45,17 @@ class Above:
 
     threshold: float
 
-    def accepts(self, score: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+    def many(self, score: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         """The decisions for N positions, [N] bool; see `Rule`."""
         del rows, places
-        return score > self._bar
+        if self.threshold == 0:
+            return torch.ones_like(score, dtype=torch.bool)
+        return score > self.threshold
 
-    def accepts_one(self, score: float) -> bool:
-        """The decision for one position, by its recorded probability."""
-        return score > self._bar
-
-    @property
-    def _bar(self) -> float:
-        return self.threshold or -1.0
+    def one(self, score: float, row: int = 0, place: int = 0) -> bool:
+        """The decision for one position, on the host; see `Rule`."""
+        del row, place
+        return self.threshold == 0 or score > self.threshold
 
 
 def arbitrate(
@@ -59,9 +65,13 @@ def arbitrate(
     *,
     defers_bonus: bool = True,
     keep: bool = False,
-    everywhere: bool | None = None,
 ) -> Verification:
     """Verify a batch of blocks: the arbiter accepts or rejects the draft's token at each mismatch.
+
+    On an accelerator it is run on every position at once: to select some, the host would have to
+    wait for the device. On a CPU it is run only on mismatches that are reached: the first of every
+    block, then the next of those blocks whose token was accepted; positions after a rejected token
+    are never computed. The decisions are the same.
 
     Args:
         blocks: the blocks.
@@ -69,90 +79,115 @@ def arbitrate(
         rule: turns a probability into a decision.
         defers_bonus: defer the bonus token, see `settle`.
         keep: also keep the features that were computed, for the record.
-        everywhere: run it on every position at once rather than only on mismatches that are
-            reached. The decisions are the same. None: on an accelerator, where the host would have
-            to wait for the device to select some.
     """
     mismatches = find_mismatches(blocks)
-    where = (~mismatches.agree) & blocks.present
-    if everywhere is None:
-        everywhere = where.device.type != "cpu"
-    if not blocks.drafted.shape[1] or not (everywhere or where.any()):
+    if not blocks.drafted.shape[1]:
         return settle(blocks, mismatches, mismatches.agree, defers_bonus=defers_bonus)
-    inference = _Inference(blocks, mismatches, where, arbiter, rule, keep)
-    if everywhere:
-        inference.run_everywhere()
-    else:
-        inference.run_where_reached()
-    return settle(
-        blocks,
-        mismatches,
-        inference.accepted,
-        defers_bonus=defers_bonus,
-        scored=inference.scored,
+    if kind_of(blocks.drafted) == "cpu":
+        return _HostInference(blocks, mismatches, arbiter, rule, defers_bonus, keep).verify()
+    shape, device = mismatches.agree.shape, mismatches.agree.device
+    rows = torch.arange(shape[0], device=device).repeat_interleave(shape[1])
+    places = (torch.ones_like(mismatches.agree).cumsum(1) - 1).flatten()
+    target = mismatches.target[:, :-1]
+    at = Position(blocks, mismatches, rows, places, blocks.drafted.flatten(), target.flatten())
+    features = arbiter.describe(at)
+    score = arbiter.logits_of(features).sigmoid()
+    scored = ScoredMismatches(
+        (~mismatches.agree) & blocks.present,
+        target,
+        score.view(shape),
+        features.view(*shape, -1) if keep else None,
     )
+    accepted = rule.many(score, rows, places).view(shape)
+    return settle(blocks, mismatches, accepted, defers_bonus=defers_bonus, scored=scored)
 
 
-class _Inference:
-    """The arbiter's decisions about a batch of blocks, filled in position by position.
-
-    Attributes:
-        accepted: [B, K] bool, where it was decided that the draft's token is accepted.
-        scored: the mismatches, with the probabilities that were computed.
-    """
+class _HostInference:
+    """Arbiter inference on a CPU, with few tensor operations (see `stet.arbiter.Spot` for why)."""
 
     def __init__(
         self,
         blocks: Blocks,
         mismatches: Mismatches,
-        where: Tensor,
         arbiter: Arbiter,
         rule: Rule,
+        defers_bonus: bool,
         keep: bool,
     ) -> None:
         self._blocks, self._mismatches, self._arbiter = blocks, mismatches, arbiter
-        self._rule = rule
-        self.accepted = torch.zeros_like(where)
-        score = torch.zeros(where.shape, device=where.device)
-        inputs = arbiter.network.inputs
-        features = torch.zeros(*where.shape, inputs, device=where.device) if keep else None
-        self.scored = ScoredMismatches(where, mismatches.target[:, :-1], score, features)
+        self._rule, self._defers_bonus = rule, defers_bonus
+        self._drafted: list[list[int]] = blocks.drafted.tolist()
+        self._target: list[list[int]] = mismatches.target.tolist()
+        self._lengths: list[int] = blocks.lengths.tolist()
+        count, width = mismatches.agree.shape
+        self._scores = [[0.0] * width for _ in range(count)]
+        self._features = torch.zeros(count, width, arbiter.network.inputs) if keep else None
 
-    def run_everywhere(self) -> None:
-        """Decide at every position."""
-        count, width = self.accepted.shape
-        device = self.accepted.device
-        rows = torch.arange(count, device=device).repeat_interleave(width)
-        self._decide(rows, torch.arange(width, device=device).repeat(count))
-
-    def run_where_reached(self) -> None:
-        """Decide at the first mismatch of every block, then at the next of those accepted there.
-
-        Positions after a rejected token are never computed.
-        """
-        waiting = [
-            (row, ahead)
-            for row, differs in enumerate(self.scored.where.tolist())
-            if (ahead := [place for place, differ in enumerate(differs) if differ])
+    def verify(self) -> Verification:
+        """Verify the batch of blocks."""
+        accepted = list(self._lengths)
+        agree: list[list[bool]] = self._mismatches.agree.tolist()
+        waiting = {
+            row: places
+            for row, length in enumerate(self._lengths)
+            if (places := [place for place in range(length) if not agree[row][place]])
+        }
+        scored = None
+        if waiting:
+            self._decide(waiting, accepted)
+            scored = ScoredMismatches(
+                ~self._mismatches.agree
+                if self._blocks.full
+                else (~self._mismatches.agree) & self._blocks.present,
+                self._mismatches.target[:, :-1],
+                torch.tensor(self._scores),
+                self._features,
+            )
+        own = [
+            DEFERRED if self._defers_bonus and 0 < length == n else tokens[n]
+            for tokens, n, length in zip(self._target, accepted, self._lengths, strict=True)
         ]
-        while waiting:
-            rows, places = torch.tensor([(row, ahead.pop(0)) for row, ahead in waiting]).unbind(1)
-            accepted = self._decide(rows, places).tolist()
-            waiting = [
-                (row, ahead)
-                for (row, ahead), goes_on in zip(waiting, accepted, strict=True)
-                if goes_on and ahead
-            ]
+        reasons = reasons_of(agree, accepted, self._lengths) if scored is not None else None
+        return Verification(torch.tensor(accepted), torch.tensor(own), reasons, scored)
 
-    def _decide(self, rows: Tensor, places: Tensor) -> Tensor:
-        """Decide at N positions, given by the block and the place in it; the decisions, [N]."""
-        draft, target = self._blocks.drafted[rows, places], self.scored.target[rows, places]
+    def _decide(self, waiting: dict[int, list[int]], accepted: list[int]) -> None:
+        """Decide the mismatches of each row in turn, up to the first that is rejected.
+
+        Args:
+            waiting: the mismatches of each row, consumed.
+            accepted: for each row how many tokens are accepted; lowered where one is rejected.
+        """
+        while waiting:
+            asked = [(row, places.pop(0)) for row, places in waiting.items()]
+            few = self._features is None and self._arbiter.in_numbers and len(asked) <= FEW
+            decided = [self._decide_one(*at) for at in asked] if few else self._decide_many(asked)
+            for (row, place), (probability, wins) in zip(asked, decided, strict=True):
+                self._scores[row][place] = probability
+                if not wins:
+                    accepted[row] = place
+                if not (wins and waiting[row]):
+                    del waiting[row]
+
+    def _decide_one(self, row: int, place: int) -> tuple[float, bool]:
+        """Compute the arbiter's probability at one position, and the decision."""
+        tokens = self._drafted[row][place], self._target[row][place]
+        probability = self._arbiter.probability(Spot(self._blocks, row, place, *tokens))
+        return probability, self._rule.one(probability, row, place)
+
+    def _decide_many(self, asked: list[tuple[int, int]]) -> list[tuple[float, bool]]:
+        """Compute the arbiter's probability and the decision at each of several positions."""
+        rows, places, draft, target = torch.tensor(
+            [(r, p, self._drafted[r][p], self._target[r][p]) for r, p in asked]
+        ).unbind(1)
         at = Position(self._blocks, self._mismatches, rows, places, draft, target)
         features = self._arbiter.describe(at)
+        if self._features is not None:
+            self._features[rows, places] = features
         score = self._arbiter.logits_of(features).sigmoid()
-        accepted = self._rule.accepts(score, rows, places)
-        self.scored.score[rows, places] = score
-        self.accepted[rows, places] = accepted
-        if self.scored.features is not None:
-            self.scored.features[rows, places] = features
-        return accepted
+        won = self._rule.many(score, rows, places)
+        return list(zip(score.tolist(), won.tolist(), strict=True))
+
+
+def kind_of(tensor: Tensor) -> str:
+    """The type of the device that a tensor is on, such as "cpu" or "cuda"."""
+    return tensor.device.type

@@ -133,6 +133,14 @@ def settle(
     return Verification(accepted, following, reasons, scored)
 
 
+def reasons_of(agree: list[list[bool]], accepted: list[int], lengths: list[int]) -> Tensor:
+    """The reasons that `settle` gives, [B, K + 1], from numbers on the host."""
+    reasons = [[0 if same else _ACCEPTED_MISMATCH for same in row] + [0] for row in agree]
+    for row, count, length in zip(reasons, accepted, lengths, strict=True):
+        row[count] = 2 if count == length else 1
+    return torch.tensor(reasons)
+
+
 def defer_bonus(blocks: Blocks, accepted: Tensor, following: Tensor) -> Tensor:
     """The next tokens [B], `DEFERRED` after a whole block; after an empty one they are kept."""
     return following.masked_fill((accepted == blocks.lengths) & (blocks.lengths > 0), DEFERRED)

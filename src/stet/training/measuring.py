@@ -105,7 +105,7 @@ class Measuring:
             right=sum(g.right for g in rollouts),
             tokens_per_pass=tokens / max(passes, 1),
             mismatches=len(decided),
-            accepted_mismatches=sum(Above(threshold).accepts_one(score) for score in decided),
+            accepted_mismatches=sum(Above(threshold).one(score) for score in decided),
         )
 
     def rollouts(self, threshold: float) -> list[Rollout]:
@@ -123,7 +123,7 @@ class Measuring:
 
     def _known(self, place: int, threshold: float) -> Rollout | None:
         for rollout in self._rolled_out.get(place, ()):
-            if all(Above(threshold).accepts_one(d.score) == d.accepted for d in rollout.mismatches):
+            if all(Above(threshold).one(d.score) == d.accepted for d in rollout.mismatches):
                 return rollout
         return None
 

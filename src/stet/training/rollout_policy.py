@@ -74,9 +74,13 @@ class ByChance:
 
     uniforms: Tensor
 
-    def accepts(self, score: Tensor, rows: Tensor, places: Tensor) -> Tensor:
+    def many(self, score: Tensor, rows: Tensor, places: Tensor) -> Tensor:
         """The decisions for N positions, [N] bool; see `stet.policies.arbiter_inference.Rule`."""
         return self.uniforms[rows, places] < score
+
+    def one(self, score: float, row: int, place: int) -> bool:
+        """The decision for one position; see `stet.policies.arbiter_inference.Rule`."""
+        return float(self.uniforms[row, place]) < score
 
 
 @dataclass(frozen=True, slots=True)
