@@ -11,7 +11,7 @@ from contextlib import closing
 from functools import cached_property, partial
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
-from stet.core.draft_length import AdaptiveLength
+from stet.core.draft_length import SHARED, AdaptiveLength
 from stet.core.errors import OptionError
 from stet.core.model import LoadedModel
 from stet.core.result import Chunk, Result
@@ -131,7 +131,6 @@ class Pair:
         self.engine = Engine(
             self._target_runner, drafter, max_batch=max_batch, max_rows=self.max_rows
         )
-        self.engine.costs = self._costs
         self._thread = EngineThread(
             self.engine,
             compile_after=COMPILE_AFTER if compile == "auto" else float("inf"),
@@ -333,9 +332,10 @@ class Pair:
     ) -> AdaptiveLength:
         """The rule behind `draft_length="auto"`, with this pair's costs frozen in it.
 
-        For block-invariant greedy text the rule uses measured costs, and the engine fits blocks to
-        rounds that several requests share (`stet.engine.lengths`). Other texts depend on where
-        blocks end; there an estimate of the costs from the models' sizes keeps the text repeatable.
+        For block-invariant greedy text the rule uses measured costs and the number of requests
+        that share a round: in a batch a long block makes the others wait for it, alone it pays.
+        Other texts depend on where blocks end; there an estimate of the costs from the models'
+        sizes keeps the text repeatable.
 
         Args:
             greedy: whether the requests are at temperature 0.
@@ -353,7 +353,7 @@ class Pair:
         return AdaptiveLength(
             draft_cost=_round_cost(self.costs.draft_cost),
             position_cost=_round_cost(self.costs.position_cost),
-            longest=WIDEST - 1,
+            longest=WIDEST - 1 if self.max_batch == 1 else SHARED,
             by_confidence=look,
             prior_weight=1.0,
             may_rest=lossless,

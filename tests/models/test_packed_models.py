@@ -33,7 +33,9 @@ def file_of(folder: Path, family: str, seed: int = 0, **changes) -> Path:
 def test_logits_do_not_depend_on_the_other_tokens_of_a_pass(
     tmp_path: Path, family: str, dtype: str
 ) -> None:
-    model = load_model(file_of(tmp_path, family), role="target", dtype=dtype, max_length=100)
+    model = load_model(
+        file_of(tmp_path, family), role="target", dtype=dtype, max_length=100, packed=True
+    )
     assert any(isinstance(part, PackedLinear) for part in model.model.modules())
     assert isinstance(model.model.get_input_embeddings(), (PackedEmbedding, torch.nn.Embedding))
     tokens = torch.randint(0, 250, (2, 60), generator=torch.Generator().manual_seed(1))
@@ -61,7 +63,7 @@ def test_greedy_speculation_gives_the_targets_own_text_to_the_last_token(
 ) -> None:
     target, draft = file_of(tmp_path, "llama"), file_of(tmp_path, "llama", 1)
     options = {"max_new_tokens": 60, "ignore_eos": True, "logprobs": 1}
-    with load_pair(target, draft, dtype=dtype, compile=False, max_length=100) as pair:
+    with load_pair(target, draft, dtype=dtype, compile=False, max_length=100, packed=True) as pair:
         prompts = ["the 12 in", "12 12 the the in"]
         alone = [pair.generate(prompt, "target", **options) for prompt in prompts]
         for length in (1, 4, 9):
@@ -75,7 +77,7 @@ def test_greedy_speculation_gives_the_targets_own_text_to_the_last_token(
 
 def test_a_packed_model_takes_the_memory_of_its_file(tmp_path: Path) -> None:
     path = file_of(tmp_path, "llama")
-    kept = load_model(path, role="target", dtype="float32", max_length=64)
+    kept = load_model(path, role="target", dtype="float32", max_length=64, packed=True)
     plain = load_model(path, role="target", dtype="float16", max_length=64, self_check=False)
     assert kept.parameter_bytes < 0.5 * plain.parameter_bytes
 
@@ -84,7 +86,7 @@ def test_what_is_packed_has_the_files_values(tmp_path: Path) -> None:
     from stet.models.gguf.file import GgufFile
 
     path = file_of(tmp_path, "qwen2")
-    model = load_model(path, role="target", dtype="float32", max_length=64).model
+    model = load_model(path, role="target", dtype="float32", max_length=64, packed=True).model
     parts = dict(model.named_modules())
     seen = 0
     for weight in GgufFile.open(path).weights():

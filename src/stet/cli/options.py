@@ -85,6 +85,10 @@ class ModelOptions(OptionGroup):
             help="Compare each layer's output in Stet with its output in transformers.",
         ),
     ] = True
+    packed: Annotated[
+        bool,
+        typer.Option("--packed", help="Keep the matrices of GGUF files packed, on a CPU."),
+    ] = False
     max_length: Annotated[
         int | None,
         typer.Option(
@@ -219,6 +223,7 @@ def load(
             draft_revision=models.draft_revision,
             trust_remote_code=models.trust_remote_code,
             self_check=models.self_check,
+            packed=models.packed,
             max_length=models.max_length,
         )
     _leave_small_models_on_one_thread(pair)

@@ -167,6 +167,11 @@ class LoadedModel:
         return device_of(self.model.get_input_embeddings())
 
     @property
+    def packed(self) -> bool:
+        """Whether its matrices are kept packed, so that passes go through kernels."""
+        return any(getattr(part, "packed", None) is not None for part in self.model.modules())
+
+    @property
     def dtype(self) -> torch.dtype:
         """The dtype of the computation."""
         return self.layers[0].dtype

@@ -95,7 +95,9 @@ class Runner:
             self.cache = KVCache(model.layers, rows=max_rows, max_length=max_length, grow=grow)
             self._slots = torch.arange(max_length, device=self.device)
         self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
-        self._native = serves(model.layers)
+        # Torch's attention is as fast, but a query's result there depends on its pass; that matters
+        # where all other results do not.
+        self._native = model.packed and serves(model.layers)
         self._compiled: CompiledPasses | None = None
         if compile:
             self.start_compiling()

@@ -238,6 +238,11 @@ INLINE void attend(const Pass *pass, const Layer *layer, int64_t b, int64_t head
         }
     }
 
+    /* What pads get must at least be numbers: whether all are finite is looked at later. */
+    for (int64_t t = count; t < pass->width; t++) {
+        int64_t to = ((b * pass->width + t) * layer->heads + head * groups) * size;
+        memset((char *)layer->out + to * width, 0, (size_t)(groups * size * width));
+    }
     for (int64_t n = 0; n < queries; n++) {
         int64_t to = ((b * pass->width + n / groups) * layer->heads + head * groups + n % groups) * size;
         for (int64_t i = 0; i < size; i++) {

@@ -123,7 +123,7 @@ class NativePass:
             softcap: scores are squashed to (-softcap, softcap) by tanh; None: no cap.
 
         Returns:
-            [B, T, heads, size]; what pads get means nothing.
+            [B, T, heads, size]; zeros for pads.
 
         Raises:
             CapacityError: there is no memory.

@@ -60,10 +60,12 @@ def load_model(
     device_map: Any = None,
     max_length: int | None = None,
     self_check: bool = True,
+    packed: bool = False,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
-    Weights are read from safetensors and GGUF files only. Those of a GGUF file are unpacked.
+    Weights are read from safetensors and GGUF files only. Those of a GGUF file are unpacked, unless
+    they are to stay `packed`.
     Quantised checkpoints of transformers are loaded by their own configuration. Set
     `HF_HUB_OFFLINE=1` to use only files that were downloaded before; so does a hub that does not
     answer.
@@ -80,6 +82,7 @@ def load_model(
         device_map: as in transformers, to spread a model over several devices; replaces `device`.
         max_length: the longest sequence that will be run, in tokens; None: the model's context.
         self_check: compare each layer's output through Stet's cache with its output by itself.
+        packed: keep the matrices of a GGUF file packed, where this processor has a kernel for that.
 
     Returns:
         The model, ready for a `Runner`.
@@ -92,10 +95,10 @@ def load_model(
     kind = dtype_of(dtype)
     place = device_of(device)
     found = place_of(name)
-    packed = gguf_of(found)
+    gguf = gguf_of(found)
     identity = None
-    if packed is not None:
-        model, tokenizer = _from_gguf(packed, name, kind, place, device_map, max_length)
+    if gguf is not None:
+        model, tokenizer = _from_gguf(gguf, name, kind, place, device_map, max_length, packed)
     else:
         common = {"revision": revision, "trust_remote_code": trust_remote_code}
         model, tokenizer, identity = _from_transformers(
@@ -169,6 +172,7 @@ def _from_gguf(
     device: torch.device,
     device_map: Any,
     max_length: int | None,
+    packed: bool,
 ) -> tuple[Any, Any]:
     """The model and the tokenizer of a GGUF file."""
     if device_map is not None:
@@ -177,7 +181,7 @@ def _from_gguf(
     config = file.config()
     check_config(config, name, max_length)
     wanted = dtype if isinstance(dtype, torch.dtype) else file.dtype()
-    keep = device.type == "cpu" and wanted != torch.float16 and unavailable() is None
+    keep = packed and device.type == "cpu" and wanted != torch.float16 and unavailable() is None
     check_room(file.bytes_of(wanted, kept=is_kept if keep else None), name, device)
     tokenizer = file.tokenizer()
     if keep:
