@@ -246,12 +246,15 @@ def cospec_overhead() -> str:
             f"{entry['milliseconds_of_the_arbiter']:.2f} ms",
             f"{entry['share_of_a_round']:.1%}",
             f"{entry['share_of_the_target']:.1%}",
+            f"{entry['milliseconds_everywhere']:.2f} ms",
+            f"{entry['share_of_a_round_everywhere']:.1%}",
             f"{entry['share_of_a_round_same_twice']:+.1%}",
         ]
         for entry in found["pairs"]["bundled"]["overhead"]
     ]
     heading = ["pair", "rounds", "decided", "a round", "the target's half", "the arbiter"]
-    heading += ["of a round", "of the target's half", "`exact` against itself"]
+    heading += ["of a round", "of the target's half", "asked at all positions", "of a round"]
+    heading += ["`exact` against itself"]
     return table(heading, rows) + source(found, "cospec", "../")
 
 

@@ -78,7 +78,7 @@ def arbitrate(
     if everywhere is None:
         everywhere = where.device.type != "cpu"
     if not blocks.drafted.shape[1] or not (everywhere or where.any()):
-        return settle(blocks, mismatches, mismatches.agree, defers_bonus=defers_bonus)
+        return settle(blocks, mismatches, None, defers_bonus=defers_bonus)
     inference = _Inference(blocks, mismatches, where, arbiter, rule, keep)
     if everywhere:
         inference.run_everywhere()

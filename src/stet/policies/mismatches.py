@@ -104,7 +104,7 @@ def at_mismatches(
 def settle(
     blocks: Blocks,
     mismatches: Mismatches,
-    accept: Tensor,
+    accept: Tensor | None,
     *,
     defers_bonus: bool = True,
     scored: ScoredMismatches | None = None,
@@ -117,18 +117,21 @@ def settle(
     Args:
         blocks: the blocks.
         mismatches: where the models mismatch, and the target's tokens.
-        accept: [B, K] bool, where the drafted token is accepted if it is a mismatch.
+        accept: [B, K] bool, where the drafted token is accepted if it is a mismatch; None: nowhere.
         defers_bonus: False for rules that are published without deferring; the target's own token
             then follows a whole block as the bonus token.
         scored: the mismatches with their scores, for the record.
     """
-    accepted = prefix_length((mismatches.agree | accept) & blocks.present)
+    agree = mismatches.agree
+    accepted = prefix_length((agree if accept is None else agree | accept) & blocks.present)
     own = mismatches.target.gather(1, accepted[:, None]).squeeze(1)
+    following = defer_bonus(blocks, accepted, own) if defers_bonus else own
+    if accept is None:  # the reasons are those that are given by default
+        return Verification(accepted, following, mismatches=scored)
     whole = accepted == blocks.lengths
     reasons = torch.zeros_like(mismatches.target)
-    reasons[:, :-1] = torch.where(mismatches.agree, 0, _ACCEPTED_MISMATCH)
+    reasons[:, :-1] = torch.where(agree, 0, _ACCEPTED_MISMATCH)
     reasons.scatter_(1, accepted[:, None], torch.where(whole, 2, 1)[:, None])
-    following = defer_bonus(blocks, accepted, own) if defers_bonus else own
     return Verification(accepted, following, reasons, scored)
 
 
@@ -160,5 +163,5 @@ class MismatchPolicy(TokenPolicy):
     def verify(self, blocks: Blocks) -> Verification:
         """Verify a batch of blocks."""
         mismatches = find_mismatches(blocks)
-        accept = self.accepts(blocks, mismatches) if blocks.drafted.shape[1] else mismatches.agree
+        accept = self.accepts(blocks, mismatches) if blocks.drafted.shape[1] else None
         return settle(blocks, mismatches, accept, defers_bonus=self.defers_bonus)
