@@ -116,8 +116,10 @@ def test_the_bundled_pair_in_half_precision_parts_by_rounding_alone() -> None:
         for policy in ("target", "exact")
     )
     found = differences(pair, prompts, plain, other, batch=24)
-    assert found, "without a single one this test shows nothing"
-    assert all(each.is_rounding for each in found), found
+    # One may not be found again: in half precision a pass rounds otherwise in a larger batch, too.
+    seen = [each for each in found if each.margin is not None]
+    assert seen, "without a single one this test shows nothing"
+    assert all(each.is_rounding for each in seen), found
 
 
 def problems(count: int) -> list[Any]:

@@ -70,6 +70,7 @@ def test_model_options_reach_the_loader(run, loader):
         "draft_revision": "r2",
         "trust_remote_code": True,
         "self_check": False,
+        "packed": False,
         "max_length": 99,
         "max_batch": 1,
         "max_rows": 1,

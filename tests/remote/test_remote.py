@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
@@ -413,23 +414,25 @@ def connections(server: Server) -> int:
 
 
 def test_a_closed_pair_holds_no_connections(server: Server, prompts: list[list[int]]):
+    gc.collect()  # pairs of other tests, which were not closed, hold some until they are freed
+    before = connections(server)
     with server.pair() as pair:
         assert pair.generate(prompts[0], REWRITE, max_new_tokens=20).error is None
-        assert connections(server) > 0
-    assert connections(server) == 0
+        assert connections(server) > before
+    assert connections(server) <= before
     # Nor where an answer is on its way, which nobody waits for any more.
     server.tell(slow=10.0)
     pair = server.pair()
     with ThreadPoolExecutor(1) as asking:
         asked = asking.submit(pair.generate, [prompts[0]], REWRITE)
-        while not connections(server):
+        while connections(server) <= before and not asked.done():
             time.sleep(0.05)
         began = time.monotonic()
         pair.close()
         (result,) = asked.result(timeout=60)
     assert time.monotonic() - began < 8.0
     assert "closed before this request had ended" in (result.error or "")
-    assert connections(server) == 0
+    assert connections(server) <= before
 
 
 def test_a_proxy_is_not_asked_for_this_machine(
