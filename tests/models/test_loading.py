@@ -135,7 +135,7 @@ def test_longrope_factors_follow_the_configured_length(
 ) -> None:
     """Chosen once: neither the text's length nor batch-mates change them."""
     loaded = prepare_model(build("phi3-longrope"), max_length=max_length)
-    rotary = loaded.body.rotary_emb
+    rotary = loaded.model.base_model.rotary_emb
     wanted = torch.tensor(config("phi3-longrope").rope_parameters[f"{factors}_factor"])
     base = 10000.0 ** (torch.arange(0, 8, 2) / 8)
     torch.testing.assert_close(rotary.inv_freq, 1 / (wanted * base))

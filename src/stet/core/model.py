@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ Role = Literal["target", "draft"]
 
 @dataclass(frozen=True, slots=True)
 class LayerShape:
-    """What one attention layer of a model caches per token.
+    """What one attention layer of a model caches per token, and how it attends.
 
     Attributes:
         query_heads: number of query heads.
@@ -26,6 +26,8 @@ class LayerShape:
         dtype: dtype of keys and values.
         device: device on which the layer runs.
         window: length of its sliding window; None for full attention.
+        scaling: factor of the scores; 1 / sqrt(key_size) when None.
+        softcap: scores are squashed to (-softcap, softcap) by tanh; None for no cap.
     """
 
     query_heads: int
@@ -35,11 +37,30 @@ class LayerShape:
     dtype: torch.dtype
     device: torch.device
     window: int | None = None
+    scaling: float | None = None
+    softcap: float | None = None
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes of cache for one token of one row."""
         return self.key_heads * (self.key_size + self.value_size) * self.dtype.itemsize
+
+
+class Body(Protocol):
+    """A model without its head."""
+
+    def reserve(self, length: int) -> None:
+        """Prepare for sequences of up to `length` tokens, before the first of them."""
+
+    def __call__(self, tokens: Tensor, positions: Tensor, view: Any) -> Tensor:
+        """Compute the last hidden state, [B, T, D].
+
+        Args:
+            tokens: [B, T] int64.
+            positions: [B or 1, T] int64.
+            view: the `CacheView` of the pass, which takes its keys and values.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +113,11 @@ class LoadedModel:
         vocab_size: number of tokens that it can read and write and its tokenizer knows, which is
             the width of its logits here. Many models pad their vocabulary; such rows mean nothing.
         rows: ids for which there is a row both in its embedding and in its head.
-        body: the model without its head, when `head` is known; otherwise None.
+        body: the model without its head, when `head` is known; otherwise None. It is Stet's own
+            decoder, on the weights of `model`, or transformers' module.
         head: the head by itself; None when only the whole model gives right logits.
+        foreign: why passes go through transformers' module; None where Stet's own decoder runs
+            them.
         adapter: hash of the adapter that was merged into its weights; None without one.
     """
 
@@ -106,8 +130,9 @@ class LoadedModel:
     layers: tuple[LayerShape, ...]
     vocab_size: int
     rows: int
-    body: Any
+    body: Body | None
     head: LogitHead | None
+    foreign: str | None
     adapter: str | None = None
 
     def resized(self, size: int) -> LoadedModel:

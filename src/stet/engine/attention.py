@@ -173,6 +173,37 @@ class CacheView:
 
 
 def attend(
+    view: CacheView,
+    layer: int,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+) -> Tensor:
+    """Write new keys and values into the cache, and attend to it.
+
+    Args:
+        view: the view of the cache of this forward pass.
+        layer: index of the layer.
+        query: [B, query heads, T, size], rotated.
+        key: [B, key heads, T, size], rotated.
+        value: [B, key heads, T, value size].
+        scaling: factor of the scores; 1 / sqrt(size) when None.
+        window: see `additive_mask`.
+        softcap: scores are squashed to (-softcap, softcap) by tanh.
+
+    Returns:
+        [B, T, query heads, value size].
+    """
+    keys, values = view.update(key, value, layer)
+    if view.recorder is not None:
+        view.recorder.add(layer, query, scaling, window, softcap)
+    return _attend(query, keys, values, scaling, window, softcap, view)
+
+
+def attend_in_transformers(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -215,26 +246,29 @@ def attend(
     if stet_view.recorder is not None:
         layer: Any = module.layer_idx
         stet_view.recorder.add(layer, query, scaling, sliding_window, softcap)
-    spans = stet_view.spans
+    return _attend(query, key, value, scaling, sliding_window, softcap, stet_view), None
+
+
+def _attend(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+    window: int | None,
+    softcap: float | None,
+    view: CacheView,
+) -> Tensor:
+    """Attend span by span; [B, T, query heads, value size]."""
+    spans = view.spans
     if len(spans) == 1:
-        return _attend_span(
-            query, key, value, scaling, sliding_window, softcap, stet_view, spans[0]
-        ), None
-    return torch.cat(
-        [
-            _attend_span(
-                query[span.first : span.last],
-                key,
-                value,
-                scaling,
-                sliding_window,
-                softcap,
-                stet_view,
-                span,
-            )
-            for span in spans
-        ]
-    ), None
+        return _attend_span(query, key, value, scaling, window, softcap, view, spans[0])
+    parts = [
+        _attend_span(
+            query[span.first : span.last], key, value, scaling, window, softcap, view, span
+        )
+        for span in spans
+    ]
+    return torch.cat(parts)
 
 
 def _attend_span(
@@ -290,4 +324,4 @@ def _attend_capped(
     return torch.matmul(torch.softmax(scores, -1, dtype=torch.float32).to(query.dtype), value)
 
 
-AttentionInterface.register(NAME, attend)  # pyright: ignore[reportUnknownMemberType]
+AttentionInterface.register(NAME, attend_in_transformers)  # pyright: ignore[reportUnknownMemberType]

@@ -214,8 +214,9 @@ class CompiledPasses:
 
     def _build(self, key: Key) -> Pass:
         several, width, capture = key
-        model, masks = self.model, self._masks
-        layers = len(model.layers)
+        body, masks = self.model.body, self._masks
+        assert body is not None
+        layers = len(self.model.layers)
         reserved = self.cache.capacity
         # A single query sees all slots up to its own, unless lengths are rounded up.
         unmasked = not several and width == 1 and not self._windows and not self._cuda
@@ -252,14 +253,7 @@ class CompiledPasses:
                 recorder=recorder,
                 symbolic=True,
             )
-            hidden: Tensor = model.body(
-                input_ids=tokens,
-                position_ids=positions,
-                past_key_values=view,
-                use_cache=True,
-                stet_view=view,
-            ).last_hidden_state
-            return hidden
+            return body(tokens, positions, view)
 
         def step(*arguments: Any) -> tuple[Tensor, list[Tensor]]:
             recorder = Recorder(capture, layers, describes=False)

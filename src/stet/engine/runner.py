@@ -89,6 +89,8 @@ class Runner:
         self.passes = 0
         grow = self.device.type == "cpu"
         with torch.inference_mode():
+            if model.body is not None:
+                model.body.reserve(max_length)
             self.cache = KVCache(model.layers, rows=max_rows, max_length=max_length, grow=grow)
             self._slots = torch.arange(max_length, device=self.device)
         self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
@@ -329,9 +331,9 @@ class Runner:
     ) -> Forward:
         view, positions = self._view(rows, tokens.shape[1], starts, counts, ends)
         view.recorder = recorder
-        if self.model.head is None:
+        if self.model.body is None:
             return self._whole(tokens, positions, view, counts, logits, hidden)
-        return self._finish(self._body(tokens, positions, view), counts, logits, hidden)
+        return self._finish(self.model.body(tokens, positions, view), counts, logits, hidden)
 
     def _check(
         self,
@@ -366,18 +368,6 @@ class Runner:
         """The view of the cache for a pass, and its position ids, [B or 1, T]."""
         place = Place(self.cache, self._masks, self._slots, [row.index for row in rows])
         return view_of(place, width, starts, counts, ends, self._span_cost)
-
-    def _body(self, tokens: Tensor, positions: Tensor, view: CacheView) -> Tensor:
-        """Compute the last hidden state."""
-        out = self.model.body(
-            input_ids=tokens,
-            position_ids=positions,
-            past_key_values=view,
-            use_cache=True,
-            stet_view=view,
-        )
-        state: Tensor = out.last_hidden_state
-        return state
 
     def _whole(
         self,

@@ -159,7 +159,8 @@ def _load(model: PreTrainedModel, role: Role) -> LoadedModel:
             f"{name} scales its positions by longrope, which Stet changes permanently; load it "
             "with stet.load_pair."
         )
-    checked = prepare_model(model, _NoText(), name=name, role=role)
+    # Through its own module: its owner may change parts of it between two calls.
+    checked = prepare_model(model, _NoText(), name=name, role=role, lean=False)
     # The body and the head do not refer to the whole model, so only the whole is held weakly.
     loaded = roles[role] = replace(checked, model=weakref.proxy(model))
     return loaded

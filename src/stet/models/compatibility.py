@@ -264,6 +264,8 @@ def _record(
             dtype=key.dtype,
             device=key.device,
             window=arguments.get("sliding_window"),
+            scaling=arguments.get("scaling"),
+            softcap=arguments.get("softcap"),
         )
     )
     batch, _, count, _ = query.shape

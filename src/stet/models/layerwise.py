@@ -106,10 +106,24 @@ class Check:
         hidden = kwargs.get("hidden_states", args[0] if args else None)
         if not (isinstance(hidden, Tensor) and hidden.dim() == 3 and hidden.is_floating_point()):
             hidden = None
-        place, self.entered = self.entered, self.entered + 1
         if self.parts is None:
             self.layers.append(Layer(hidden))
             return None
+        given = self.replaced(hidden)
+        if given is None:
+            return None
+        if "hidden_states" in kwargs:
+            return args, {**kwargs, "hidden_states": given}
+        return (given, *args[1:]), kwargs
+
+    def replaced(self, hidden: Tensor | None) -> Tensor | None:
+        """The recorded input, [B, T, D], of the layer that is entered next; None if there is none.
+
+        What would have been its input is compared with it in the first layer, and in all layers of
+        Stet's own decoder: there, rounding of the layers before adds up.
+        """
+        assert self.parts is not None
+        place, self.entered = self.entered, self.entered + 1
         wanted = self.layers[place].hidden
         if hidden is None or wanted is None:
             return None
@@ -119,10 +133,14 @@ class Check:
             new = wanted[part.source, part.places].to(given.device)
             if not place and part.foreign is None:
                 self.refuse("inputs of layer 0", apart(own, new, -1))
+            elif self.loaded.foreign is None and part.foreign is None:
+                error = (own.float() - new.float()).square().mean(-1)
+                error = error / new.float().square().mean(-1).clamp_min(1e-30)
+                self.refuse(
+                    f"inputs of layer {place}", float(error.median().sqrt()), 3 * self.limit
+                )
             given[b, : part.count] = new
-        if "hidden_states" in kwargs:
-            return args, {**kwargs, "hidden_states": given}
-        return (given, *args[1:]), kwargs
+        return given
 
     def record(
         self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **rest: Any
@@ -156,7 +174,7 @@ class Check:
         assert self.parts is not None
         place, self.attended = self.attended, self.attended + 1
         layer = self.layers[place]
-        out, _ = attention.attend(module, query, key, value, mask, **rest)
+        out, _ = attention.attend_in_transformers(module, query, key, value, mask, **rest)
         passed = out.clone()
         for b, part in enumerate(self.parts):
             at, text, end = part.places, part.text, part.start + part.count

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,7 +19,9 @@ from transformers import (
 )
 
 from stet.core.errors import CompatibilityError, LoadError
-from stet.core.model import LoadedModel, Role
+from stet.core.model import Body, LayerShape, LoadedModel, Role
+from stet.decoder.foreign import ForeignBody
+from stet.decoder.reading import UnknownPart, read_decoder
 from stet.models.adapters import adapter_of, check_peft, merge, without_adapter
 from stet.models.compatibility import (
     check_class,
@@ -129,12 +134,25 @@ def prepare_model(
     max_length: int | None = None,
     self_check: bool = True,
     adapter: str | None = None,
+    lean: bool = True,
 ) -> LoadedModel:
     """Check a transformers model that is already in memory and set Stet's attention in it.
 
-    The model is changed: its attention implementation, gradients and dropout are set, and the
-    factors of `longrope` scaling are fixed. See `load_model` for the arguments; `adapter` is the
-    hash of an adapter that was merged into the weights.
+    The model is changed: its attention implementation, gradients and dropout are set, the factors
+    of `longrope` scaling are fixed, and weights that share an input are put together in memory.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer; None where none is needed.
+        name: see `load_model`, as for what is not named here.
+        role: see `load_model`.
+        revision: see `load_model`.
+        max_length: see `load_model`.
+        self_check: see `load_model`.
+        adapter: hash of an adapter that was merged into the weights.
+        lean: run the passes through Stet's own decoder, where it knows all parts of the model.
+            Passes then see weights that are written to, but not modules that are put in the place
+            of others.
 
     Raises:
         CompatibilityError: the model cannot be run faithfully.
@@ -146,7 +164,8 @@ def prepare_model(
     model.requires_grad_(False)
     fix_rotary_factors(model, config, max_length)
     layers, attending = probe_layers(model, name)
-    body, head, width = split_head(model)
+    module, head, width = split_head(model)
+    body, foreign = _body(module, layers, lean)
     rows = min(width, int(cast(Any, model.get_input_embeddings()).weight.shape[0]))
     loaded = LoadedModel(
         model=model,
@@ -161,12 +180,45 @@ def prepare_model(
         adapter=adapter,
         body=body,
         head=head,
+        foreign=foreign,
     )
     size = min(rows, token_count(tokenizer, rows))
     if size < width:
         loaded = loaded.resized(size)
-    if self_check:
+    return _checked(loaded, module, attending) if self_check else loaded
+
+
+def _body(module: Any, layers: Sequence[LayerShape], lean: bool) -> tuple[Body | None, str | None]:
+    """What runs the passes of a model, and why it is not Stet's own decoder."""
+    if module is None:
+        return None, "how it computes logits is not known"
+    if not lean:
+        return ForeignBody(module), "it was asked for"
+    try:
+        return read_decoder(module, layers), None
+    except UnknownPart as part:
+        return ForeignBody(module), str(part)
+
+
+def _checked(loaded: LoadedModel, module: Any, attending: Sequence[nn.Module]) -> LoadedModel:
+    """Check that a model is run faithfully; by transformers, where Stet's own decoder does not.
+
+    Raises:
+        CompatibilityError: it is not run faithfully by transformers either.
+    """
+    try:
         check_faithful(loaded, attending)
+    except CompatibilityError as error:
+        if loaded.foreign is not None:
+            raise
+        loaded = replace(loaded, body=ForeignBody(module), foreign="it gave other numbers")
+        check_faithful(loaded, attending)
+        warnings.warn(
+            f"{loaded.name} runs through transformers' own module, which is slower: Stet's decoder "
+            f"gave other numbers ({error}).",
+            RuntimeWarning,
+            stacklevel=3,
+        )
     return loaded
 
 

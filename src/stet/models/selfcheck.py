@@ -27,8 +27,10 @@ from torch import Tensor, nn
 
 from stet.core.errors import CapacityError, CompatibilityError
 from stet.core.model import LoadedModel
+from stet.decoder.decoder import Decoder
 from stet.models.layerwise import CHECKED, REFERENCE, Check, Layer, Part
-from stet.models.shortened import WINDOW, cut_windows, skip, skippable
+from stet.models.shortened import WINDOW, cut_windows, repeated, skip, skippable
+from stet.models.watched import watched
 
 LENGTH = 16
 """Tokens of each of the two texts."""
@@ -58,6 +60,11 @@ def check_faithful(loaded: LoadedModel, modules: Sequence[nn.Module]) -> None:
         for linear in skippable(loaded.model, modules):
             stack.enter_context(skip(linear))
         own = _own_pass(check, tokens, stack)
+        if isinstance(loaded.body, Decoder):
+            cut = [layer.arguments.get("sliding_window") for layer in check.layers]
+            short = None if cut == [layer.window for layer in loaded.layers] else WINDOW
+            again = repeated(loaded.model, modules)
+            stack.enter_context(watched(loaded.body, check, again, short))
         ours = _stet_passes(check, tokens)
     check.compare_projections()
     for error in _final_errors(ours, own):
@@ -76,7 +83,7 @@ def _own_pass(check: Check, tokens: Tensor, stack: ExitStack) -> Tensor:
                 out: Tensor = loaded.model(input_ids=tokens, use_cache=False).logits
                 out = out[..., : loaded.vocab_size]
             else:
-                out = loaded.body(input_ids=tokens, use_cache=False).last_hidden_state
+                out = loaded.model.base_model(input_ids=tokens, use_cache=False).last_hidden_state
         return out
 
     windows = [layer.window for layer in loaded.layers]

@@ -13,22 +13,40 @@ WINDOW = 5
 """Longer sliding windows are cut to this, since no short text would fill them."""
 
 
+def repeated(model: Any, modules: Sequence[nn.Module]) -> list[bool]:
+    """For each attention layer, whether its decoder layer is like one before it.
+
+    Args:
+        model: the model.
+        modules: its attention layers.
+    """
+    first: dict[tuple[type[nn.Module], ...], nn.Module] = {}
+    found: list[bool] = []
+    for layer in _decoder_layers(model, modules):
+        kind = () if layer is None else tuple(type(part) for part in layer.modules())
+        found.append(layer is not None and first.setdefault(kind, layer) is not layer)
+    return found
+
+
 def skippable(model: Any, modules: Sequence[nn.Module]) -> Iterator[nn.Module]:
     """Matrices outside attention, in decoder layers that are not the first of their kind."""
-    attending = set(modules)
-    layers: list[nn.Module] = []
-    for stack in model.modules():
-        if isinstance(stack, nn.ModuleList):
-            found = [layer for layer in stack if attending.intersection(layer.modules())]
-            layers += found if len(found) > 1 else []
-    kinds = [tuple(type(part) for part in layer.modules()) for layer in layers]
-    for place, layer in enumerate(layers):
-        if kinds.index(kinds[place]) == place:
-            continue
-        inside = {part for module in attending for part in module.modules()}
-        for part in layer.modules():
+    inside = {part for module in modules for part in module.modules()}
+    layers = zip(_decoder_layers(model, modules), repeated(model, modules), strict=True)
+    for layer, again in layers:
+        for part in layer.modules() if layer is not None and again else ():
             if isinstance(part, nn.Linear | Conv1D) and part not in inside:
                 yield part
+
+
+def _decoder_layers(model: Any, modules: Sequence[nn.Module]) -> list[nn.Module | None]:
+    """The decoder layer that each attention layer is in; None where it was not found."""
+    holders: dict[nn.Module, nn.Module] = {}
+    attending = set(modules)
+    for stack in model.modules():
+        if isinstance(stack, nn.ModuleList):
+            found = {inner: layer for layer in stack for inner in attending & set(layer.modules())}
+            holders.update(found if len(set(found.values())) > 1 else {})
+    return [holders.get(module) for module in modules]
 
 
 @contextmanager

@@ -1,0 +1,79 @@
+"""Projections: what multiplies by a weight, and one tensor of the weights that share an input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Linear = Callable[[Tensor], Tensor]
+"""A projection: [N, in] to [N, out]."""
+
+
+@dataclass(slots=True, eq=False)
+class Dense:
+    """A projection by a weight in the model's own dtype.
+
+    Attributes:
+        weight: [out, in].
+        bias: [out]; None where there is none.
+    """
+
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Project [N, in] to [N, out]."""
+        return F.linear(x, self.weight, self.bias)
+
+
+def joined(linears: Sequence[nn.Linear]) -> Dense:
+    """The projection to the outputs of several, one after the other.
+
+    Their parameters become views of one tensor, so that nothing is held twice: they keep their
+    values, shapes and names, and whoever writes to one of them writes to the joined weight.
+
+    Args:
+        linears: at least one, with equal inputs; all have a bias or none has.
+    """
+    biased: Any = linears[0].bias
+    return Dense(
+        _join([linear.weight for linear in linears]),
+        None if biased is None else _join([linear.bias for linear in linears]),
+    )
+
+
+@torch.no_grad()
+def _join(parameters: Sequence[Tensor]) -> Tensor:
+    """One tensor of parameters, along their first dimension; they become views of it."""
+    first = parameters[0].detach()
+    if len(parameters) == 1:
+        return first
+    rows = sum(parameter.shape[0] for parameter in parameters)
+    shape = (rows, *first.shape[1:])
+    if not _is_joined(parameters):
+        whole = torch.cat([parameter.detach() for parameter in parameters])
+        pieces = whole.split([parameter.shape[0] for parameter in parameters])
+        for parameter, piece in zip(parameters, pieces, strict=True):
+            parameter.data = piece
+        return whole
+    return first.as_strided(shape, first.stride(), first.storage_offset())
+
+
+def _is_joined(parameters: Sequence[Tensor]) -> bool:
+    """Whether parameters already follow each other in memory: the model was prepared before."""
+    end = parameters[0].data_ptr()
+    storage = parameters[0].untyped_storage().data_ptr()
+    for parameter in parameters:
+        if (
+            parameter.data_ptr() != end
+            or parameter.untyped_storage().data_ptr() != storage
+            or not parameter.is_contiguous()
+        ):
+            return False
+        end += parameter.nbytes
+    return True
