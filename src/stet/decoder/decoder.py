@@ -73,18 +73,17 @@ class Layer:
         """Add the layer's part to the residual stream, [N, D] for N tokens of `batch` rows."""
         heads, turned = self.heads, self.heads + self.key_heads
         qkv = self.qkv(self.before_attention(x))
-        qkv = qkv.view(batch, -1, turned + self.key_heads, self.size)
-        rotated = qkv[:, :, :turned]
+        qkv = qkv.view(batch, -1, turned + self.key_heads, self.size).transpose(1, 2)
+        rotated = qkv.narrow(1, 0, turned)
         if self.heads_norm is not None:
             rotated = self.heads_norm(rotated)
         rotate(rotated, factors)
-        rotated = rotated.transpose(1, 2)
         mixed = self.attend(
             view,
             self.index,
-            rotated[:, :heads],
-            rotated[:, heads:],
-            qkv[:, :, turned:].transpose(1, 2),
+            rotated.narrow(1, 0, heads),
+            rotated.narrow(1, heads, self.key_heads),
+            qkv.narrow(1, turned, self.key_heads),
             self.scaling,
             self.window,
             self.softcap,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 Linear = Callable[[Tensor], Tensor]
@@ -19,7 +18,7 @@ class Dense:
     """A projection by a weight in the model's own dtype.
 
     Attributes:
-        weight: [out, in].
+        weight: [in, out], a view of [out, in].
         bias: [out]; None where there is none.
     """
 
@@ -28,7 +27,9 @@ class Dense:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Project [N, in] to [N, out]."""
-        return F.linear(x, self.weight, self.bias)
+        if self.bias is None:
+            return torch.mm(x, self.weight)
+        return torch.addmm(self.bias, x, self.weight)
 
 
 def joined(linears: Sequence[nn.Linear]) -> Dense:
@@ -42,7 +43,7 @@ def joined(linears: Sequence[nn.Linear]) -> Dense:
     """
     biased: Any = linears[0].bias
     return Dense(
-        _join([linear.weight for linear in linears]),
+        _join([linear.weight for linear in linears]).t(),
         None if biased is None else _join([linear.bias for linear in linears]),
     )
 

@@ -13,31 +13,38 @@ from torch import Tensor
 class Norm:
     """Scales the last dimension to a root mean square of one, then by a weight.
 
-    The mean is taken in float32. In half precision families differ in what is rounded when; the
-    dtype of the weight says which: with the model's own, numbers are rounded before they are
-    multiplied by it (Llama), with float32 after (Gemma).
+    All of it is computed in float32. In half precision families differ in what is rounded when:
+    numbers before they are multiplied by the weight (Llama), or only the result (Gemma).
 
     Attributes:
-        weight: [size], or [heads, size] where heads have weights of their own.
+        weight: [size], or [heads, 1, size] where heads have weights of their own; float32 unless
+            numbers are rounded to its dtype before they are multiplied by it.
         epsilon: added to the mean square.
     """
 
     weight: Tensor
     epsilon: float
+    _rounds: bool = field(init=False)
+    _scaled: Tensor = field(init=False)
     _floor: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
-        self._floor = torch.full((1,), self.epsilon, device=self.weight.device)
+        size = self.weight.shape[-1]
+        self._rounds = self.weight.dtype is not torch.float32
+        self._scaled = self.weight * size**0.5
+        self._floor = torch.full((1,), (size * self.epsilon) ** 0.5, device=self.weight.device)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Scale [..., size]."""
-        weight, size = self.weight, x.shape[-1]
+        size = x.shape[-1]
         if x.is_cuda:
-            scaled = F.rms_norm(x.to(weight.dtype), (size,), None, self.epsilon)
-        else:
-            # A CPU has no kernel for all of it, and the norm, squared again, is the cheapest way to
-            # the mean square.
-            norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-            factor = torch.addcmul(self._floor, norm, norm, value=1 / size).rsqrt_()
-            scaled = (x * factor).to(weight.dtype)
-        return scaled.mul_(weight).to(x.dtype)
+            wide = x.to(self.weight.dtype)
+            return F.rms_norm(wide, (size,), None, self.epsilon).mul_(self.weight).to(x.dtype)
+        # A CPU has no kernel for the whole. Dividing by the length, with a floor for epsilon, takes
+        # the fewest operations; that it is larger than the root mean square is in the weight.
+        length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        length = length.hypot_(self._floor)
+        if self._rounds:
+            return (x / length.mul_(size**-0.5)).to(x.dtype).mul_(self.weight)
+        scaled = (x / length).mul_(self._scaled)
+        return scaled if x.dtype is torch.float32 else scaled.to(x.dtype)

@@ -115,6 +115,7 @@ def _check_plain(module: Any, name: str, family: str) -> None:
         or own["_forward_hooks"]
         or own["_forward_pre_hooks"]
         or own["_parameters"].keys() - {"weight", "bias"}
+        or own["_buffers"].keys() - own["_non_persistent_buffers_set"]
     ):
         raise UnknownPart(f"a changed {kind.__name__} at {name}")
 
@@ -188,7 +189,7 @@ def _attention(attention: Any, shape: LayerShape) -> tuple[Dense, Dense, Norm | 
     parts = _parts(attention, {*names, "o_proj"}, frozenset({"q_norm", "k_norm"}))
     qkv = _joined([parts[name] for name in names])
     heads = shape.query_heads + 2 * shape.key_heads
-    if shape.key_size != shape.value_size or qkv.weight.shape[0] != heads * shape.key_size:
+    if shape.key_size != shape.value_size or qkv.weight.shape[1] != heads * shape.key_size:
         raise UnknownPart("heads of several sizes")
     norm = None
     if "q_norm" in parts:
@@ -196,7 +197,7 @@ def _attention(attention: Any, shape: LayerShape) -> tuple[Dense, Dense, Norm | 
         if queries.epsilon != keys.epsilon:
             raise UnknownPart("norms that differ")
         weights = [queries.weight] * shape.query_heads + [keys.weight] * shape.key_heads
-        norm = Norm(torch.stack(weights), queries.epsilon)
+        norm = Norm(torch.stack(weights).unsqueeze(1), queries.epsilon)
     return qkv, joined([parts["o_proj"]]), norm
 
 

@@ -41,8 +41,8 @@ class Rotary:
         return torch.stack((cos[0], torch.cat((-first, second), -1)[0]), 1).unsqueeze(2)
 
     def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """The factors of positions [B, T], for `rotate`: [B, T, 1, size] each."""
-        cos, sin = self._table[positions].unbind(2)
+        """The factors of positions [B, T], for `rotate`: [B, 1, T, size] each."""
+        cos, sin = self._table[positions].transpose(1, 3).unbind(2)
         return cos, sin
 
 
@@ -50,7 +50,7 @@ def rotate(heads: Tensor, factors: tuple[Tensor, Tensor]) -> None:
     """Rotate vectors by their positions, in place.
 
     Args:
-        heads: [B, T, heads, size]; what is beyond the size of the rotation stays as it is.
+        heads: [B, heads, T, size]; what is beyond the size of the rotation stays as it is.
         factors: from `Rotary.at`.
     """
     cos, sin = factors

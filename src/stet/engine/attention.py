@@ -43,6 +43,8 @@ class Span:
         aligned: all rows end at `length`, without pads, so that one mask serves all rows and
             depends only on T.
         gather: [B] cache rows to copy together, for rows that are not neighbours.
+        read: keys and values of the span, per layer, where they were cut out of the cache at once.
+        masks: the masks made in this pass.
     """
 
     first: int
@@ -52,6 +54,7 @@ class Span:
     positions: Tensor | None
     aligned: bool
     gather: Tensor | None = None
+    read: tuple[list[Tensor], list[Tensor]] | None = None
     masks: dict[tuple[int | None, int], Tensor | None] = field(default_factory=lambda: {})
 
 
@@ -66,10 +69,10 @@ class CacheView:
         spans: the rows of the batch, divided into spans.
         masks: source of the masks of aligned spans.
         slots: [S] int64, 0 .. S-1, at least as long as the longest span.
-        block: (first cache row, one past the last, first slot, one past the last) when the new
-            keys fill a rectangle of the cache; otherwise None.
-        rows: [B, 1] int64 cache rows; used when `block` is None.
-        columns: [B, T] int64 slots that the new keys go to; used when `block` is None.
+        written: where the new keys and values go, per layer, when they fill a rectangle of the
+            cache; otherwise None.
+        rows: [B, 1] int64 cache rows; used when `written` is None.
+        columns: [B, T] int64 slots that the new keys go to; used when `written` is None.
         recorder: keeps the queries of the pass; None where they are not needed.
         symbolic: the pass is being traced by a compiler for all lengths, so that nothing may depend
             on the lengths it is traced with. The view holds this flag because whether a compiler
@@ -80,7 +83,6 @@ class CacheView:
     is_sliding: tuple[bool, ...] = ()
 
     __slots__ = (
-        "block",
         "columns",
         "keys",
         "masks",
@@ -90,6 +92,7 @@ class CacheView:
         "spans",
         "symbolic",
         "values",
+        "written",
     )
 
     def __init__(
@@ -100,7 +103,7 @@ class CacheView:
         masks: AlignedMasks,
         slots: Tensor,
         *,
-        block: tuple[int, int, int, int] | None = None,
+        written: tuple[list[Tensor], list[Tensor]] | None = None,
         rows: Tensor | None = None,
         columns: Tensor | None = None,
         recorder: Recorder | None = None,
@@ -111,7 +114,7 @@ class CacheView:
         self.spans = spans
         self.masks = masks
         self.slots = slots
-        self.block = block
+        self.written = written
         self.rows = rows
         self.columns = columns
         self.recorder = recorder
@@ -122,11 +125,9 @@ class CacheView:
     ) -> tuple[Tensor, Tensor]:
         """Write new keys and values ([B, heads, T, size]); return the layer's whole tensors."""
         keys, values = self.keys[layer_idx], self.values[layer_idx]
-        block = self.block
-        if block is not None:
-            first, last, start, stop = block
-            keys[first:last, :, start:stop] = key
-            values[first:last, :, start:stop] = value
+        if self.written is not None:
+            self.written[0][layer_idx].copy_(key)
+            self.written[1][layer_idx].copy_(value)
         else:
             # On the whole tensor: writing through a slice of the rows makes a compiled graph copy
             # the cache.
@@ -200,7 +201,7 @@ def attend(
     keys, values = view.update(key, value, layer)
     if view.recorder is not None:
         view.recorder.add(layer, query, scaling, window, softcap)
-    return _attend(query, keys, values, scaling, window, softcap, view)
+    return _attend(query, keys, values, scaling, window, softcap, view, layer)
 
 
 def attend_in_transformers(
@@ -246,7 +247,7 @@ def attend_in_transformers(
     if stet_view.recorder is not None:
         layer: Any = module.layer_idx
         stet_view.recorder.add(layer, query, scaling, sliding_window, softcap)
-    return _attend(query, key, value, scaling, sliding_window, softcap, stet_view), None
+    return _attend(query, key, value, scaling, sliding_window, softcap, stet_view, None), None
 
 
 def _attend(
@@ -257,18 +258,25 @@ def _attend(
     window: int | None,
     softcap: float | None,
     view: CacheView,
+    layer: int | None,
 ) -> Tensor:
     """Attend span by span; [B, T, query heads, value size]."""
-    spans = view.spans
-    if len(spans) == 1:
-        return _attend_span(query, key, value, scaling, window, softcap, view, spans[0])
-    parts = [
-        _attend_span(
-            query[span.first : span.last], key, value, scaling, window, softcap, view, span
-        )
-        for span in spans
-    ]
-    return torch.cat(parts)
+    parts: list[Tensor] = []
+    for span in view.spans:
+        if layer is not None and span.read is not None:
+            keys, values = span.read[0][layer], span.read[1][layer]
+        else:
+            keys, values = _cut(key, span), _cut(value, span)
+        of_span = query if len(view.spans) == 1 else query[span.first : span.last]
+        parts.append(_attend_span(of_span, keys, values, scaling, window, softcap, view, span))
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _cut(whole: Tensor, span: Span) -> Tensor:
+    """The part of a layer's keys or values that a span reads."""
+    if span.gather is not None:
+        return whole[:, :, : span.length].index_select(0, span.gather.to(whole.device))
+    return whole[span.row : span.row + span.last - span.first, :, : span.length]
 
 
 def _attend_span(
@@ -282,14 +290,6 @@ def _attend_span(
     span: Span,
 ) -> Tensor:
     batch, heads, count, size = query.shape
-    if span.gather is None:
-        row = span.row
-        key = key[row : row + batch, :, : span.length]
-        value = value[row : row + batch, :, : span.length]
-    else:
-        gather = span.gather.to(key.device)
-        key = key[:, :, : span.length].index_select(0, gather)
-        value = value[:, :, : span.length].index_select(0, gather)
     key_heads = key.shape[1]
     groups = heads // key_heads
     mask = view.mask(span, count, groups, window)

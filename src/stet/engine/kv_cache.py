@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain, groupby
 
 import torch
 from torch import Tensor
@@ -10,13 +11,17 @@ from torch import Tensor
 from stet.core.errors import CapacityError
 from stet.core.model import LayerShape
 
+_STACKED = 8
+"""The most layers in one tensor, which is held twice while it grows."""
+
 
 class KVCache:
     """The keys and values of all rows of one model.
 
     Tensors are [rows, key heads, capacity + 1, size]; the last slot is reserved: pads are written
     there and nothing ever reads it. New memory is zeroed, since a NaN would get through a mask
-    (0 * NaN is NaN).
+    (0 * NaN is NaN). Those of neighbouring layers of one shape are parts of one tensor, so that few
+    operations cut the same slots out of all of them.
 
     Attributes:
         keys: the keys, one tensor per layer.
@@ -42,12 +47,26 @@ class KVCache:
         self.rows = rows
         self.max_length = max_length
         self.capacity = min(self.FIRST_CAPACITY, max_length) if grow else max_length
-        self.keys = [self._empty(s, s.key_size, self.capacity) for s in self.layers]
-        self.values = [self._empty(s, s.value_size, self.capacity) for s in self.layers]
+        stacks = _stacks(self.layers)
+        self._keys = [self._empty(n, s, s.key_size, self.capacity) for n, s in stacks]
+        self._values = [self._empty(n, s, s.value_size, self.capacity) for n, s in stacks]
+        self._shapes = [shape for _, shape in stacks]
+        self.keys = _layers(self._keys)
+        self.values = _layers(self._values)
 
-    def _empty(self, layer: LayerShape, size: int, capacity: int) -> Tensor:
-        shape = (self.rows, layer.key_heads, capacity + 1, size)
+    def _empty(self, count: int, layer: LayerShape, size: int, capacity: int) -> Tensor:
+        shape = (count, self.rows, layer.key_heads, capacity + 1, size)
         return torch.zeros(shape, dtype=layer.dtype, device=layer.device)
+
+    def cut(
+        self, first: int, last: int, start: int, stop: int
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The keys and the values, per layer, of rows [first, last) in the slots [start, stop)."""
+        keys, values = (
+            _layers([stack[:, first:last, :, start:stop] for stack in stacks])
+            for stacks in (self._keys, self._values)
+        )
+        return keys, values
 
     @property
     def nbytes(self) -> int:
@@ -75,12 +94,14 @@ class KVCache:
         old = capacity = self.capacity
         while capacity < length:
             capacity = min(2 * capacity, self.max_length)
-        for index, layer in enumerate(self.layers):
-            for tensors, size in ((self.keys, layer.key_size), (self.values, layer.value_size)):
-                larger = self._empty(layer, size, capacity)
+        for index, shape in enumerate(self._shapes):
+            for stacks, size in ((self._keys, shape.key_size), (self._values, shape.value_size)):
+                stack = stacks[index]
+                larger = self._empty(stack.shape[0], shape, size, capacity)
                 # Without the reserved slot, which becomes a normal slot.
-                larger[:, :, :old] = tensors[index][:, :, :old]
-                tensors[index] = larger
+                larger[..., :old, :] = stack[..., :old, :]
+                stacks[index] = larger
+                self.keys, self.values = _layers(self._keys), _layers(self._values)
         # Only now: a tensor that is larger than the capacity still holds the same content.
         self.capacity = capacity
         return True
@@ -98,3 +119,23 @@ class KVCache:
         """Zero the slots [start, stop) of a row; to the end, reserved slot included, if None."""
         for tensor in (*self.keys, *self.values):
             tensor[row, :, start:stop] = 0
+
+
+def _stacks(layers: Sequence[LayerShape]) -> list[tuple[int, LayerShape]]:
+    """Divide layers into neighbours of one shape: how many of each, and the first one."""
+    found: list[tuple[int, LayerShape]] = []
+    for _, alike in groupby(layers, _storage):
+        group = list(alike)
+        for start in range(0, len(group), _STACKED):
+            found.append((len(group[start : start + _STACKED]), group[start]))
+    return found
+
+
+def _storage(layer: LayerShape) -> tuple[object, ...]:
+    """What must be equal for layers to be parts of one tensor."""
+    return layer.key_heads, layer.key_size, layer.value_size, layer.dtype, layer.device
+
+
+def _layers(stacks: Sequence[Tensor]) -> list[Tensor]:
+    """The parts of tensors, layer by layer."""
+    return list(chain.from_iterable(stack.unbind(0) for stack in stacks))

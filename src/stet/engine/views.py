@@ -60,13 +60,15 @@ def view_of(
         )
     ):
         # Neighbours at the same positions: their keys fill a rectangle, and one mask serves all.
+        last = first + batch
+        read = place.cache.cut(first, last, 0, end)
         view = CacheView(
             place.cache.keys,
             place.cache.values,
-            [Span(0, batch, first, end, None, aligned=True)],
+            [Span(0, batch, first, end, None, aligned=True, read=read)],
             place.masks,
             place.slots,
-            block=(first, first + batch, start, end),
+            written=place.cache.cut(first, last, start, end),
         )
         return view, place.slots[start:end].unsqueeze(0)
     return _view_scattered(place, width, starts, counts, ends, cost)
@@ -94,6 +96,9 @@ def _view_scattered(
         # There copying keys costs less than the launches of so many spans.
         whole = Span(0, len(rows), 0, max(1, *ends), positions, aligned=False, gather=table[0])
         spans = [whole]
+    for span in spans:
+        if span.gather is None:
+            span.read = cache.cut(span.row, span.row + span.last - span.first, 0, span.length)
     view = CacheView(
         cache.keys, cache.values, spans, place.masks, slots, rows=where, columns=columns
     )
