@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -51,6 +52,10 @@ class Body(Protocol):
 
     def reserve(self, length: int) -> None:
         """Prepare for sequences of up to `length` tokens, before the first of them."""
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Tensors that passes read, and that a compiler has to be told stay where they are."""
+        ...
 
     def __call__(self, tokens: Tensor, positions: Tensor, view: Any) -> Tensor:
         """Compute the last hidden state, [B, T, D].

@@ -7,8 +7,9 @@ arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,6 +123,10 @@ class Decoder:
         for rotary in self.rotaries:
             rotary.reserve(length)
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything that passes read and that stays where it is."""
+        return _tensors(self)
+
     def __call__(self, tokens: Tensor, positions: Tensor, view: CacheView) -> Tensor:
         """Compute the last hidden state; see `stet.core.model.Body`."""
         batch, count = tokens.shape
@@ -132,3 +137,15 @@ class Decoder:
         for layer in self.layers:
             x = layer(x, factors[layer.rotary], view, batch)
         return self.norm(x).view(batch, count, -1)
+
+
+def _tensors(part: Any) -> Iterator[Tensor]:
+    """The tensors in a part of a decoder."""
+    if isinstance(part, Tensor):
+        yield part
+    elif isinstance(part, list):
+        for item in part:
+            yield from _tensors(item)
+    elif is_dataclass(part):
+        for entry in fields(part):
+            yield from _tensors(getattr(part, entry.name))

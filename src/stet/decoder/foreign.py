@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,10 @@ class ForeignBody:
 
     def reserve(self, length: int) -> None:
         """Do nothing: the module computes what it needs in each pass."""
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Nothing: a compiler knows that the parameters of modules stay where they are."""
+        return iter(())
 
     def __call__(self, tokens: Tensor, positions: Tensor, view: CacheView) -> Tensor:
         """Compute the last hidden state; see `stet.core.model.Body`."""

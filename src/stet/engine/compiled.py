@@ -86,8 +86,9 @@ class CompiledPasses:
         self._changed = threading.Condition()
         self._stopped = False
         if self._cuda:
-            # Captured graphs may then hold on to the addresses of the cache.
-            for tensor in (*cache.keys, *cache.values):
+            # Captured graphs may then hold on to their addresses; others they would copy each time.
+            weights = () if model.body is None else model.body.tensors()
+            for tensor in (*cache.keys, *cache.values, *weights):
                 torch._dynamo.mark_static_address(tensor)  # pyright: ignore
 
     @property
