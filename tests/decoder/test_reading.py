@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, CohereConfig, GPT2Config, OlmoCon
 import tiny
 from dense import DENSE, SIZES, dense
 from families import VOCAB, build
-from stet.decoder import decoder, norm, rotary
+from stet.decoder import decoder, linear, norm, rotary
 from stet.decoder.decoder import Decoder
 from stet.decoder.foreign import ForeignBody
 from stet.engine.runner import Runner
@@ -56,8 +56,8 @@ def test_weights_are_shared_and_stay_what_they_were(kind: str) -> None:
     )
     behind = {weight.untyped_storage().data_ptr() for weight in model.parameters()}
     for layer in loaded.body.layers:
-        for linear in (layer.qkv, layer.out, layer.gate_up, layer.down):
-            assert linear.weight.untyped_storage().data_ptr() in behind
+        for part in (layer.qkv, layer.out, layer.gate_up, layer.down):
+            assert part.weight.untyped_storage().data_ptr() in behind
     assert loaded.body.embedding.data_ptr() == model.get_input_embeddings().weight.data_ptr()
 
 
@@ -87,7 +87,22 @@ def test_a_model_that_is_prepared_twice_has_one_set_of_weights() -> None:
     assert torch.equal(logits(first), logits(second))
 
 
-def test_weights_that_are_written_to_are_seen() -> None:
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma2", "phi3"])
+def test_large_weights_stay_apart_on_a_cpu(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linear, "_LARGE", 0)
+    model = dense(kind)
+    places = [weight.data_ptr() for weight in model.parameters()]
+    loaded = prepare_model(model)
+    assert loaded.foreign is None
+    assert [weight.data_ptr() for weight in model.parameters()] == places
+    wanted = logits(prepare_model(dense(kind), lean=False))
+    torch.testing.assert_close(logits(loaded), wanted, atol=3e-4, rtol=0)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_weights_that_are_written_to_are_seen(apart: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if apart:
+        monkeypatch.setattr(linear, "_LARGE", 0)
     model = dense("llama")
     loaded = prepare_model(model)
     with torch.no_grad():
@@ -141,10 +156,10 @@ def further_weight(model: Any) -> None:
 
 
 def weight_in_a_buffer(model: Any) -> None:
-    linear = model.model.layers[0].mlp.up_proj
-    weight = linear.weight.detach()
-    del linear.weight
-    linear.register_buffer("weight", weight)
+    matrix = model.model.layers[0].mlp.up_proj
+    weight = matrix.weight.detach()
+    del matrix.weight
+    matrix.register_buffer("weight", weight)
 
 
 def some_biases(model: Any) -> None:

@@ -45,6 +45,8 @@ def test_a_middle_round_enters_the_files_that_the_design_lists(monkeypatch):
 
     paragraph = re.search(r"^A round in the middle .*$", DESIGN.read_text("utf-8"), re.M)
     assert paragraph is not None
-    listed = set(re.findall(r"`((?:core|engine|policies|programs)/\w+\.py)`", paragraph.group()))
+    listed = set(
+        re.findall(r"`((?:core|decoder|engine|policies|programs)/\w+\.py)`", paragraph.group())
+    )
     assert middle == listed
-    assert len(listed) == 24
+    assert len(listed) == 29

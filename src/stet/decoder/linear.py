@@ -12,6 +12,9 @@ from torch import Tensor, nn
 Linear = Callable[[Tensor], Tensor]
 """A projection: [N, in] to [N, out]."""
 
+_LARGE = 1 << 22
+"""Bytes of a weight beside which the cost of an operation is nothing."""
+
 
 @dataclass(slots=True, eq=False)
 class Dense:
@@ -32,15 +35,40 @@ class Dense:
         return torch.addmm(self.bias, x, self.weight)
 
 
-def joined(linears: Sequence[nn.Linear]) -> Dense:
+@dataclass(slots=True, eq=False)
+class Several:
+    """Projections of one input whose weights stay apart; their outputs follow each other.
+
+    Attributes:
+        parts: the projections.
+    """
+
+    parts: list[Dense]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Project [N, in] to [N, out]."""
+        return torch.cat([part(x) for part in self.parts], -1)
+
+
+def joined(linears: Sequence[nn.Linear]) -> Linear:
     """The projection to the outputs of several, one after the other.
 
     Their parameters become views of one tensor, so that nothing is held twice: they keep their
-    values, shapes and names, and whoever writes to one of them writes to the joined weight.
+    values, shapes and names, and whoever writes to one of them writes to the joined weight. Large
+    ones stay as they are on a CPU: there an operation more costs nothing beside them, and memory
+    that is only mapped from a file would have to be read and copied.
 
     Args:
         linears: at least one, with equal inputs; all have a bias or none has.
     """
+    weights = [linear.weight for linear in linears]
+    large = weights[0].is_cpu and sum(weight.nbytes for weight in weights) > _LARGE
+    if large and not _is_joined(weights):
+        return Several([_dense([linear]) for linear in linears])
+    return _dense(linears)
+
+
+def _dense(linears: Sequence[nn.Linear]) -> Dense:
     biased: Any = linears[0].bias
     return Dense(
         _join([linear.weight for linear in linears]).t(),

@@ -19,7 +19,7 @@ from transformers.activations import GELUActivation, GELUTanh, SiLUActivation
 
 from stet.core.model import LayerShape
 from stet.decoder.decoder import Decoder, Layer
-from stet.decoder.linear import Dense, joined
+from stet.decoder.linear import Linear, joined
 from stet.decoder.norm import Norm
 from stet.decoder.rotary import Rotary
 
@@ -182,15 +182,16 @@ def _layer(index: int, layer: Any, shape: LayerShape, rotary: int) -> Layer:
     )
 
 
-def _attention(attention: Any, shape: LayerShape) -> tuple[Dense, Dense, Norm | None]:
+def _attention(attention: Any, shape: LayerShape) -> tuple[Linear, Linear, Norm | None]:
     """Read the projections of attention, and the norm of queries and keys."""
     whole = hasattr(attention, "qkv_proj")
     names = ["qkv_proj"] if whole else ["q_proj", "k_proj", "v_proj"]
     parts = _parts(attention, {*names, "o_proj"}, frozenset({"q_norm", "k_norm"}))
-    qkv = _joined([parts[name] for name in names])
+    outputs = sum(parts[name].out_features for name in names)
     heads = shape.query_heads + 2 * shape.key_heads
-    if shape.key_size != shape.value_size or qkv.weight.shape[1] != heads * shape.key_size:
+    if shape.key_size != shape.value_size or outputs != heads * shape.key_size:
         raise UnknownPart("heads of several sizes")
+    qkv = _joined([parts[name] for name in names])
     norm = None
     if "q_norm" in parts:
         queries, keys = _norm(parts["q_norm"]), _norm(parts["k_norm"])
@@ -201,7 +202,7 @@ def _attention(attention: Any, shape: LayerShape) -> tuple[Dense, Dense, Norm | 
     return qkv, joined([parts["o_proj"]]), norm
 
 
-def _mlp(mlp: Any) -> tuple[Dense, Dense, Callable[[Tensor], Tensor]]:
+def _mlp(mlp: Any) -> tuple[Linear, Linear, Callable[[Tensor], Tensor]]:
     """Read the projections of the gated part and its activation."""
     whole = hasattr(mlp, "gate_up_proj")
     names = ["gate_up_proj"] if whole else ["gate_proj", "up_proj"]
@@ -213,7 +214,7 @@ def _mlp(mlp: Any) -> tuple[Dense, Dense, Callable[[Tensor], Tensor]]:
     return _joined([parts[name] for name in names]), joined([parts["down_proj"]]), function
 
 
-def _joined(linears: list[nn.Linear]) -> Dense:
+def _joined(linears: list[nn.Linear]) -> Linear:
     if len({linear.bias is None for linear in linears}) > 1:
         raise UnknownPart("a bias of some projections alone")
     return joined(linears)

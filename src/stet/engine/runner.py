@@ -331,9 +331,10 @@ class Runner:
     ) -> Forward:
         view, positions = self._view(rows, tokens.shape[1], starts, counts, ends)
         view.recorder = recorder
-        if self.model.body is None:
+        body = self.model.body
+        if body is None or self.model.head is None:
             return self._whole(tokens, positions, view, counts, logits, hidden)
-        return self._finish(self.model.body(tokens, positions, view), counts, logits, hidden)
+        return self._finish(body(tokens, positions, view), counts, logits, hidden)
 
     def _check(
         self,
