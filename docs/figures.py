@@ -542,6 +542,24 @@ def equality() -> str:
     return table(heading, rows) + source(found, "equality", "../")
 
 
+def decoder() -> str:
+    found = result("decoder")
+    rows = [
+        [
+            f"{row['model']}, {row['dtype']}",
+            str(row["batch"]),
+            str(row["width"]),
+            f"{row['milliseconds_transformers']['median']:.2f}",
+            f"{row['milliseconds_stet']['median']:.2f}",
+            f"{row['speed_up']['median']:.2f}x",
+        ]
+        for row in found["rows"]
+    ]
+    heading = ["processor's milliseconds of a pass, without head", "sequences", "tokens of each"]
+    heading += ["transformers' module", "Stet's decoder", "speed-up"]
+    return table(heading, rows) + source(found, "decoder", "../")
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "assisted": assisted,
     "bundled": bundled,
@@ -551,6 +569,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "cospec_inside": cospec_inside,
     "cospec_oracle": cospec_oracle,
     "cospec_primary": cospec_primary,
+    "decoder": decoder,
     "equality": equality,
     "plateau": plateau,
     "reward_guided": reward_guided,
