@@ -1,12 +1,17 @@
-"""Attention over the preallocated cache, called by transformers models in place of their own.
+"""Attention over the preallocated cache, for Stet's own decoder and for transformers' models.
 
-A forward pass hands the model one `CacheView`. The model passes it around under two names: as
-`past_key_values`, whose `update` writes the new keys and values into the cache, and as the keyword
-`stet_view`, which reaches `attend` and says which rows and how many slots of the cache to read.
+A forward pass hands the model one `CacheView`. Stet's decoder gives it to `attend`. A transformers
+model, which calls `attend_in_transformers` in place of its own attention, passes it around under
+two names: as `past_key_values`, whose `update` writes the new keys and values into the cache, and
+as the keyword `stet_view`, which says which rows and how many slots of the cache to read.
 
-The mask is built here, from positions and the layer's own `sliding_window`, because a mask made
-outside would be used for every layer alike and sliding-window models would come out wrong. For the
-same reason no mask function is registered with transformers.
+The mask is built here, from positions and the layer's own window, because a mask made outside would
+be used for every layer alike and sliding-window models would come out wrong. For the same reason no
+mask function is registered with transformers.
+
+Attention is captured here for signals (how much a token attends to the prompt): queries come in
+rotated, and a view with a recorder keeps those of its last layers. The weights are computed from
+them later, for these layers alone (`stet.engine.attention_capture`).
 """
 
 from __future__ import annotations
@@ -25,7 +30,7 @@ if TYPE_CHECKING:
     from stet.engine.attention_capture import Recorder
 
 NAME = "stet"
-"""Name of `attend` in transformers' `AttentionInterface`."""
+"""Name of `attend_in_transformers` in their `AttentionInterface`."""
 
 _NO_MASK = object()
 
@@ -221,10 +226,6 @@ def attend_in_transformers(
     Keyword arguments beyond the ones named here are looked at once, when a model is loaded, and a
     model that passes one which would change the result is refused there.
 
-    Attention is captured here for signals (how much a token attends to the prompt): queries come in
-    rotated, and a view with a recorder keeps those of its last layers. The weights are computed
-    from them later, for these layers alone (`stet.engine.attention_capture`).
-
     Args:
         module: the attention layer.
         query: [B, query heads, T, size], rotated.
@@ -260,7 +261,11 @@ def _attend(
     view: CacheView,
     layer: int | None,
 ) -> Tensor:
-    """Attend span by span; [B, T, query heads, value size]."""
+    """Attend span by span; [B, T, query heads, value size].
+
+    What a span reads is cut out of the layer's whole keys and values, unless it was before; a
+    transformers model does not say which layer it is in.
+    """
     parts: list[Tensor] = []
     for span in view.spans:
         if layer is not None and span.read is not None:

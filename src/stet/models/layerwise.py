@@ -162,19 +162,20 @@ class Check:
         return output.to(query.dtype)
 
     def compare(
-        self,
-        module: nn.Module,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        mask: Tensor | None,
-        **rest: Any,
+        self, module: nn.Module, out: Tensor, query: Tensor, key: Tensor, value: Tensor
     ) -> Tensor:
-        """Compute and compare Stet's attention; return the recorded output of the model's own."""
+        """Compare what Stet's attention returned; return the recorded output of the model's own.
+
+        Args:
+            module: the attention layer.
+            out: [B, T, query heads, value size].
+            query: [B, query heads, T, size].
+            key: [rows, key heads, slots, size], the whole cache of the layer.
+            value: [rows, key heads, slots, value size], the whole cache of the layer.
+        """
         assert self.parts is not None
         place, self.attended = self.attended, self.attended + 1
         layer = self.layers[place]
-        out, _ = attention.attend_in_transformers(module, query, key, value, mask, **rest)
         passed = out.clone()
         for b, part in enumerate(self.parts):
             at, text, end = part.places, part.text, part.start + part.count
@@ -268,8 +269,11 @@ def _record(*args: Any, stet_view: Any = None, **kwargs: Any) -> tuple[Tensor, N
     return _current.get().record(*args, **kwargs), None
 
 
-def _compare(*args: Any, **kwargs: Any) -> tuple[Tensor, None]:
-    return _current.get().compare(*args, **kwargs), None
+def _compare(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Any, **kwargs: Any
+) -> tuple[Tensor, None]:
+    out, _ = attention.attend_in_transformers(module, query, key, value, mask, **kwargs)
+    return _current.get().compare(module, out, query, key, value), None
 
 
 AttentionInterface.register(REFERENCE, _record)  # pyright: ignore[reportUnknownMemberType]

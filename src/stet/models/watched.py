@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor
 
 from stet.decoder.decoder import Decoder, Layer
 from stet.decoder.linear import Linear
+from stet.engine import attention
 from stet.engine.attention import CacheView
 from stet.models.layerwise import Check
 
@@ -46,28 +48,10 @@ def _watched(layer: Layer, check: Check) -> Layer:
         given = check.replaced(x.view(len(check.parts), -1, x.shape[-1]))
         return inner(x if given is None else given.view_as(x))
 
-    def attend(
-        view: CacheView,
-        index: int,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scaling: float | None,
-        window: int | None,
-        softcap: float | None,
-    ) -> Tensor:
-        keys, values = view.update(key, value, index)
-        return check.compare(
-            check.modules[index],
-            query,
-            keys,
-            values,
-            None,
-            scaling=scaling,
-            sliding_window=window,
-            softcap=softcap,
-            stet_view=view,
-        )
+    def attend(view: CacheView, index: int, query: Tensor, *rest: Any) -> Tensor:
+        out = attention.attend(view, index, query, *rest)
+        keys, values = view.keys[index], view.values[index]
+        return check.compare(check.modules[index], out, query, keys, values)
 
     return replace(layer, qkv=qkv, attend=attend)
 
