@@ -37,6 +37,7 @@ def test_logits_do_not_depend_on_the_other_tokens_of_a_pass(
         file_of(tmp_path, family), role="target", dtype=dtype, max_length=100, packed=True
     )
     assert any(isinstance(part, PackedLinear) for part in model.model.modules())
+    assert model.foreign is None
     assert isinstance(model.model.get_input_embeddings(), (PackedEmbedding, torch.nn.Embedding))
     tokens = torch.randint(0, 250, (2, 60), generator=torch.Generator().manual_seed(1))
     runner = Runner(model, max_rows=2, max_length=100)

@@ -49,6 +49,7 @@ _ACTIVATIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {
 }
 
 
+_PACKED = (PackedLinear, PackedEmbedding)
 _PLAIN = (nn.Linear, nn.Embedding, nn.ModuleList, nn.Dropout, PackedLinear, PackedEmbedding)
 
 
@@ -119,7 +120,7 @@ def _check_plain(module: Any, name: str, family: str) -> None:
         or own["_forward_hooks"]
         or own["_forward_pre_hooks"]
         or own["_parameters"].keys() - {"weight", "bias"}
-        or own["_buffers"].keys() - own["_non_persistent_buffers_set"]
+        or (own["_buffers"].keys() - own["_non_persistent_buffers_set"] and kind not in _PACKED)
     ):
         raise UnknownPart(f"a changed {kind.__name__} at {name}")
 
