@@ -7,17 +7,21 @@ BIN := $(VENV)/bin
 # The name holds a checksum of what the environment is made from: it is rebuilt when that changes, and only then.
 READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 
+# The oldest versions that pyproject.toml allows, in an environment of their own.
+OLDEST := .venv-oldest
+OLDEST_READY := $(OLDEST)/.ready-$(shell cat pyproject.toml constraints-oldest.txt | cksum | cut -d' ' -f1)
+
 # Idle threads sleep: spinning ones make a pass many times slower on a machine with other work.
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
 
 # Two processes of one thread each: tiny models gain nothing from a second thread.
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
 MODELS ?= .cache/models
 GSM8K ?=
-.PHONY: help demo test test-integrations check lint types bench real format docs setup clean
+.PHONY: help demo test test-oldest test-integrations check lint types bench real format docs setup clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +30,10 @@ demo: $(READY) ## solve bundled problems with and without speculation, and show 
 	@$(BIN)/stet demo
 
 test: $(READY) lint types docs ## lint, format check, types, documentation check and all tests
+	@$(PYTEST)
+
+test-oldest: BIN := $(OLDEST)/bin
+test-oldest: $(OLDEST_READY) ## all tests with the oldest versions allowed, in .venv-oldest (on Linux 7 GB: old torch comes with CUDA)
 	@$(PYTEST)
 
 test-integrations: $(READY) ## install lm-evaluation-harness (large) and run its tests too
@@ -61,15 +69,19 @@ format: $(READY) ## format the code and fix what ruff can fix
 setup: $(READY) ## build the environment in .venv
 
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(OLDEST) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
 
 # torch comes first and alone, so that the build which the index offers for this machine is taken,
 # and no later requirement replaces it.
-$(READY):
+$(READY): CONSTRAINTS := constraints.txt
+$(READY): EXTRAS := dev
+$(OLDEST_READY): CONSTRAINTS := constraints-oldest.txt
+$(OLDEST_READY): EXTRAS := dev,tasks,lm-eval
+$(READY) $(OLDEST_READY):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11 ...")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Setting up $(VENV) (once; some minutes) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' constraints.txt)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]" -c constraints.txt
-	@rm -f $(VENV)/.ready-*
+	@test -x $(@D)/bin/python || $(PYTHON) -m venv $(@D)
+	@echo "Setting up $(@D) (once; some minutes) ..."
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' $(CONSTRAINTS))"
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS)]" -c $(CONSTRAINTS)
+	@rm -f $(@D)/.ready-*
 	@touch $@

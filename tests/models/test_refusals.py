@@ -277,6 +277,19 @@ def test_attention_sinks() -> None:
         prepare_model(model, name="sinks")
 
 
+def test_keyword_arguments_that_are_kept_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As by a GPT-2 of transformers before 5.4."""
+    model = build("llama")
+    attend = model.model.layers[0].self_attn.forward
+
+    def kept(*arguments, stet_view=None, **rest):
+        return attend(*arguments, **rest)
+
+    monkeypatch.setattr(model.model.layers[0].self_attn, "forward", kept)
+    with pytest.raises(CompatibilityError, match=r"\(transformers \S+ gives .* no keyword"):
+        prepare_model(model)
+
+
 def test_layers_without_attention_of_their_own() -> None:
     model = build("llama")
     model.model.layers = model.model.layers[:2]

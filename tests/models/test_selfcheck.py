@@ -26,7 +26,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-from families import FAMILIES, build
+from families import FAMILIES, build, needs_gpt2
 from real import real_model
 from stet.core.errors import CompatibilityError
 from stet.engine import attention, kv_cache
@@ -47,6 +47,8 @@ SIZES = {
 def noisy(config: PreTrainedConfig, dtype: torch.dtype, seed: int = 0):
     """A random model whose rounding errors are as large as those of published ones."""
     torch.manual_seed(seed)
+    if config.model_type == "gpt2":
+        needs_gpt2()
     model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=torch.float32).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
@@ -238,7 +239,10 @@ def _record(
     """Attention function of the probe: records its arguments, refuses those that are not known."""
     probe = arguments.get("stet_view")
     if not isinstance(probe, _Probe):
-        raise CompatibilityError("keyword arguments do not reach its attention layers")
+        # So with a GPT-2 until transformers 5.4.
+        raise CompatibilityError(
+            f"transformers {transformers.__version__} gives its attention no keyword arguments"
+        )
     for name, argument in sorted(arguments.items()):
         # Flags such as output_attentions and is_causal only matter where they ask for something
         # else than causal attention.
