@@ -62,10 +62,15 @@ def config(family: str) -> PretrainedConfig:
     return FAMILIES[family]()
 
 
+def needs_transformers(version: str, what: str) -> None:
+    """Skip a test of what an older transformers does not do."""
+    if Version(transformers.__version__) < Version(version):
+        pytest.skip(f"{what} needs transformers {version} (here {transformers.__version__})")
+
+
 def needs_gpt2() -> None:
-    """Skip a test where transformers keeps keyword arguments from the attention of a GPT-2."""
-    if Version(transformers.__version__) < Version("5.4"):
-        pytest.skip(f"a GPT-2 needs transformers 5.4 (here {transformers.__version__})")
+    """Before, keyword arguments do not reach the attention of a GPT-2, and Stet refuses it."""
+    needs_transformers("5.4", "a GPT-2")
 
 
 FAMILIES = {

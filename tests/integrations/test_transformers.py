@@ -19,7 +19,7 @@ from transformers.generation import (
 )
 
 import stet
-from families import VOCAB, build
+from families import VOCAB, build, needs_transformers
 from stet.core.errors import CompatibilityError, OptionError, StetError
 from stet.integrations import borrowed
 from stet.policies import TokenPolicy
@@ -53,6 +53,8 @@ SEVERAL = padded([[5, 9, 31, 4, 17], [8], [12, 40, 3], [6, 6, 22, 51, 7, 33, 18,
 def both(models, inputs, policy="exact", **settings):
     """What `generate` returns by itself and with Stet, and Stet's callable."""
     model, draft = models
+    if settings.get("repetition_penalty", 1.0) != 1.0 and (inputs["input_ids"] == PAD).any():
+        needs_transformers("5.23", "a repetition penalty that leaves padding out")
     settings = {"max_new_tokens": 30, "pad_token_id": PAD, "eos_token_id": None, **settings}
     wanted = model.generate(**inputs, **settings)
     loop = stet.custom_generate(policy, assistant_model=draft)
@@ -244,6 +246,15 @@ def test_what_cannot_be_honoured_is_refused_by_name(models, settings, message):
     with pytest.raises(OptionError, match=message):
         model.generate(**ONE, custom_generate=loop, **settings)
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_penalty_that_counts_padding_is_refused(models):
+    """As transformers before 5.23 makes it of `repetition_penalty`."""
+    loop = stet.custom_generate(assistant_model=models[1])
+    penalty = [RepetitionPenaltyLogitsProcessor(1.5)]
+    settings = {"max_new_tokens": 5, "pad_token_id": PAD, "logits_processor": penalty}
+    with pytest.raises(OptionError, match="counts padding.*give prompts of one length"):
+        models[0].generate(**SEVERAL, custom_generate=loop, **settings)
 
 
 def test_every_field_is_either_honoured_or_refused(models):

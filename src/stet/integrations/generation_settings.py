@@ -199,7 +199,13 @@ def _usual(processor: Any, pads: Sequence[int]) -> bool:
         # Stet counts the whole prompt and no padding.
         ignored = processor.prompt_ignore_length
         if ignored is None or isinstance(ignored, int):
-            return not (any(pads) or ignored)
+            if any(pads) and not ignored:
+                raise OptionError(
+                    "This repetition penalty counts padding, which Stet's does not "
+                    "(transformers' own leaves padding out from 5.23 on); "
+                    "give prompts of one length, or one at a time."
+                )
+            return not ignored
         return bool(ignored.tolist() == list(pads))
     if getattr(processor, "filter_value", float("-inf")) != float("-inf"):
         return False
