@@ -399,6 +399,35 @@ def test_what_is_refused(tmp_path: Path, changes: dict[str, Any], sentence: str)
     assert sentence in refused(tmp_path / "it.gguf", "llama", **changes)
 
 
+def test_gemma_3_of_another_program(tmp_path: Path) -> None:
+    sentence = refused(tmp_path / "it.gguf", "gemma3", gemma3__rope__freq_base=None)
+    assert "lacks the setting gemma3.rope.freq_base" in sentence
+
+
+def test_rows_are_moved_packed_or_not(tmp_path: Path) -> None:
+    """For kernels that use weights as they are packed."""
+    model = ggufs.build("llama")
+    packed, plain = (
+        {weight.name: weight for weight in GgufFile.open(path).weights()}
+        for path in (
+            ggufs.write(tmp_path / "packed.gguf", model, "llama", "Q8_0"),
+            ggufs.write(tmp_path / "plain.gguf", model, "llama", "F32"),
+        )
+    )
+    moved = [name for name, weight in packed.items() if weight.order is not None]
+    assert len(moved) == 4
+    assert all(name.endswith(("q_proj.weight", "k_proj.weight")) for name in moved)
+    for name in moved:
+        weight = packed[name]
+        assert weight.type.name == "Q8_0"
+        assert weight.raw.shape == (weight.shape[0], weight.shape[1] // 32 * 34)
+        values, wanted = torch.empty(weight.shape), torch.empty(weight.shape)
+        unpack(weight.type, weight.ordered, values)
+        plain[name].unpack(wanted)
+        assert (values - wanted).abs().max() < 0.01
+        assert torch.equal(wanted, dict(model.named_parameters())[name])
+
+
 def test_rare_formats_need_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = ggufs.write(tmp_path / "it.gguf", ggufs.build("llama"), "llama", "IQ2_XS")
     monkeypatch.setitem(sys.modules, "gguf.quants", None)

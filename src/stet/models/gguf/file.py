@@ -144,7 +144,7 @@ class GgufFile:
         Raises:
             LoadError: a tensor is none that such a model has.
         """
-        config = self.config().get_text_config()
+        config = config_of(self.header, self.architecture)
         heads, key_heads = config.num_attention_heads, config.num_key_value_heads
         for place in self.header.tensors.values():
             if place.name in ROTARY_FACTORS:

@@ -17,6 +17,10 @@ from stet.models.gguf.unpacking import unpack
 _LARGEST_GEMMAS = {"gemma2": 46, "gemma3": 62}
 """Layers of the one model of each family (27B) that scales queries by its width."""
 
+_USUAL_BASE = dict.fromkeys(("llama", "qwen2", "qwen3", "gemma2", "phi3"), 10000.0)
+"""The base of rotary embeddings where a file does not say it. Files of Gemma 3 must: those that do
+not were made by another program than llama.cpp, which has settings of its own."""
+
 _EVERY_GEMMA_3 = 6  # of these layers, the last attends to everything
 
 
@@ -84,7 +88,9 @@ def config_of(header: Header, architecture: Architecture) -> Any:
         settings["final_logit_softcapping"] = reader.number("final_logit_softcapping", 30.0)
     if architecture.name == "gemma3":
         settings["sliding_window"] = reader.integer("attention.sliding_window")
-        settings["sliding_window_pattern"] = _EVERY_GEMMA_3
+        settings["sliding_window_pattern"] = reader.integer(
+            "attention.sliding_window_pattern", _EVERY_GEMMA_3
+        )
         local = {"rope_type": "default", "rope_theta": reader.number("rope.freq_base_swa", 1e4)}
         rotary = {"full_attention": rotary, "sliding_attention": local}
     if "original_max_position_embeddings" in rotary:
@@ -102,7 +108,8 @@ def config_of(header: Header, architecture: Architecture) -> Any:
 
 def _rotary(reader: _Reader, head_size: int, turned: int) -> dict[str, Any]:
     """The rotary embedding, as transformers describes it."""
-    base: dict[str, Any] = {"rope_theta": reader.number("rope.freq_base", 1e4)}
+    usual = _USUAL_BASE.get(reader.prefix)
+    base: dict[str, Any] = {"rope_theta": reader.number("rope.freq_base", usual)}
     if turned != head_size:
         base["partial_rotary_factor"] = turned / head_size
     if any(name in reader.header.tensors for name in ROTARY_FACTORS):
