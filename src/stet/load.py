@@ -15,6 +15,7 @@ from stet.core.model import LoadedModel
 from stet.models.defaults import GenerationDefaults, generation_defaults
 from stet.models.loading import load_model
 from stet.models.memory import plan_memory
+from stet.models.shortlist import with_shortlist
 from stet.models.tokenizers import check_text_exchange, difference
 from stet.pair import LOOKUP, SPARE_ROWS, Pair
 from stet.remote.target import RemoteTarget
@@ -40,6 +41,7 @@ def load_pair(
     self_check: bool = True,
     packed: bool = False,
     profile: bool = True,
+    shortlist: bool = True,
 ) -> Pair:
     """Load a target and a draft and check that they can decode together.
 
@@ -68,6 +70,8 @@ def load_pair(
             compiler; passes over few tokens are then several times as fast.
         profile: keep what passes cost on this machine in the user's cache, and use what is kept
             there, so that the same blocks are drafted in every process.
+        shortlist: let a draft with a large vocabulary choose among the frequent tokens only, where
+            the text does not depend on what it drafts (lossless policies at temperature 0).
 
     Raises:
         LoadError: missing or unreadable files.
@@ -108,6 +112,7 @@ def load_pair(
         apart = difference(large, small)
         if apart is None:
             small = small.resized(large.vocab_size)
+            small = with_shortlist(small) if shortlist else small
         else:
             check_text_exchange(large, small, apart)
     defaults = GenerationDefaults() if large is None else generation_defaults(large)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from stet.bundled import TARGET
+from stet.core.head import LogitHead, Shortlist
 
 Role = Literal["target", "draft"]
 
@@ -75,41 +76,6 @@ def device_of(layer: nn.Module) -> torch.device:
     return next(tensors).device
 
 
-@dataclass(frozen=True, slots=True)
-class LogitHead:
-    """How a model turns its last hidden state into logits.
-
-    Attributes:
-        linear: the output embedding.
-        factor: logits are multiplied by it.
-        softcap: logits are then squashed to (-softcap, softcap) by tanh.
-        size: logits from here on belong to no token and are cut off; None: all are kept.
-    """
-
-    linear: nn.Module
-    factor: float = 1.0
-    softcap: float | None = None
-    size: int | None = None
-
-    def __call__(self, hidden: Tensor) -> Tensor:
-        """Compute logits [..., V] of hidden states [..., D].
-
-        The hidden states are passed as a matrix: given a slice of a longer pass, whose strides do
-        not let its first dimensions be taken for one, `linear` would copy the whole weight for each
-        of its rows.
-        """
-        logits: Tensor = self.linear(hidden.reshape(-1, hidden.shape[-1]))
-        if self.size is not None:
-            # The product is cut, not the weight: accelerators are faster at even widths.
-            logits = logits[:, : self.size]
-        logits = logits.unflatten(0, hidden.shape[:-1])
-        if self.factor != 1.0:
-            logits = logits * self.factor
-        if self.softcap is not None:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
-        return logits
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedModel:
     """A checked model with its tokenizer; made by `load_model` or `prepare_model`.
@@ -131,6 +97,7 @@ class LoadedModel:
         foreign: why passes go through transformers' module; None where Stet's own decoder runs
             them.
         adapter: hash of the adapter that was merged into its weights; None without one.
+        shortlist: the tokens that it drafts where only speed depends on which; None: all.
     """
 
     model: Any
@@ -146,11 +113,12 @@ class LoadedModel:
     head: LogitHead | None
     foreign: str | None
     adapter: str | None = None
+    shortlist: Shortlist | None = None
 
     def resized(self, size: int) -> LoadedModel:
-        """Return this model with a vocabulary of another size, at most `rows`."""
+        """Return this model with a vocabulary of another size, at most `rows`, and no shortlist."""
         head = self.head if self.head is None else replace(self.head, size=size)
-        return replace(self, vocab_size=size, head=head)
+        return replace(self, vocab_size=size, head=head, shortlist=None)
 
     @property
     def identity(self) -> dict[str, Any]:

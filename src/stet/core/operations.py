@@ -30,6 +30,8 @@ class Draft:
         floor: drafting ends below this confidence in the block; None: as the sequence's rule says.
         needs: what to keep for the policy that decides.
         capture: which attention weights to keep for it; None: none.
+        shortlist: the text is the same whatever is drafted, and the draft may choose among the
+            shortlist of its tokens, if it has one.
         least: the text is the same whatever is drafted, and the engine may shorten the block to so
             many tokens where a round is full; None: it may not.
     """
@@ -41,6 +43,7 @@ class Draft:
     floor: float | None = None
     needs: frozenset[Need] = field(default_factory=frozenset[Need])
     capture: AttentionCapture | None = None
+    shortlist: bool = False
     least: int | None = None
 
 

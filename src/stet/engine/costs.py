@@ -12,7 +12,7 @@ import torch
 
 from stet.core.model import LoadedModel
 from stet.core.row import Role, Row
-from stet.engine.runner import Runner
+from stet.engine.runner import Logits, Runner
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,10 +361,12 @@ def _fill(runner: Runner, length: int, taken: list[tuple[Runner, Row]]) -> Row:
 
 
 def _make_pass(runner: Runner, row: Row, start: int, width: int) -> Callable[[], None]:
+    # A shortlist is what drafts choose among under most policies.
+    logits: Logits = "all" if runner.model.shortlist is None else "short"
     tokens = torch.zeros(1, width, dtype=torch.long, device=runner.device)
 
     def run() -> None:
-        runner.forward([row], tokens, [start])
+        runner.forward([row], tokens, [start], logits=logits)
         if runner.device.type == "cuda":
             torch.cuda.synchronize(runner.device)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from math import exp
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from stet.core.block import EMPTY, Block, DraftBatch, Steps
 from stet.core.blocks import DRAFT
 from stet.core.errors import StetError
+from stet.core.head import Shortlist
 from stet.core.needs import AttentionCapture, Need
 from stet.core.operations import Draft
 from stet.core.sampling import Sampler, SamplingParams, draw
@@ -60,11 +61,14 @@ class ModelDrafter:
         sequences = [d.sequence for d in drafts]
         rows = [s.rows["draft"] for s in sequences]
         longest = max(d.count for d in drafts)
-        sampler = Sampler(
-            *_fit_to_draft([(s.sampling, s.tokens) for s in sequences], runner.stand_in),
-            runner.vocab_size,
-            device,
-        )
+        short = self._shortlist_for(drafts, needs)
+        requests = [(s.sampling, s.tokens) for s in sequences]
+        if short is None:
+            fitted = _fit_to_draft(requests, runner.stand_in)
+        else:
+            fitted = _fit_to_shortlist(requests, short)
+        width = runner.vocab_size if short is None else short.size
+        sampler = Sampler(*fitted, width, device)
         random = None if sampler.all_greedy else _randomness(drafts, longest, device)
 
         tails = [s.tokens[-OVERLAP:] for s in sequences]
@@ -92,17 +96,18 @@ class ModelDrafter:
                 tokens,
                 starts,
                 counts,
-                logits="last",
+                logits="last" if short is None else "short",
                 hidden=Need.DRAFT_HIDDEN in needs,
                 recorder=recorder,
             )
             logits = sampler.edit(out.logits)
             if random is None:
-                token = peak(logits[:, 0])[1]
+                index = peak(logits[:, 0])[1]
             else:
                 distribution = sampler.probs(logits)[:, 0]
                 probs.append(distribution)
-                token = draw(distribution, random[:, step])
+                index = draw(distribution, random[:, step])
+            token = index if short is None else short.tokens(index)
             if Need.DRAFT_LOGPROBS in needs:
                 raw.append(out.logits)
             if out.hidden is not None:
@@ -112,10 +117,10 @@ class ModelDrafter:
                 lengths[row] += is_alive
                 alive[row] = is_alive and lengths[row] < drafts[row].count
             if stop is not None:
-                stop(alive, token, out.logits)
+                stop(alive, token, out.logits, index)
             if not any(alive):
                 break
-            sampler.mark_written(token)
+            sampler.mark_written(index)
             tokens = token[:, None]
             starts = [row.valid for row in rows]
             counts = [int(is_alive) for is_alive in alive]
@@ -131,9 +136,17 @@ class ModelDrafter:
             logprobs if logprobs[0] else None,
         )
 
+    def _shortlist_for(self, drafts: Sequence[Draft], needs: frozenset[Need]) -> Shortlist | None:
+        """The shortlist, if all of a batch of drafts may choose among its tokens."""
+        short, kept = self.runner.model.shortlist, {Need.DRAFT_LOGPROBS, Need.DRAFT_HIDDEN}
+        if short is None or self.runner.stand_in is not None or needs & kept:
+            return None
+        suits = all(d.shortlist and short.suits(d.sequence.tokens) for d in drafts)
+        return short if suits else None
+
     def _make_stop(
         self, drafts: Sequence[Draft], logprobs: list[list[float]]
-    ) -> Callable[[list[bool], Tensor, Tensor], None] | None:
+    ) -> Callable[[list[bool], Tensor, Tensor, Tensor], None] | None:
         """Make the function that ends drafts early; None where it would wait for the device.
 
         It ends a draft at a stop token, at low confidence, or where `Draft.until` or `Draft.doubt`
@@ -152,10 +165,10 @@ class ModelDrafter:
         doubts = [d.doubt for d in drafts]
         confident = any(floors) or any(doubt is not None for doubt in doubts)
 
-        def stop(alive: list[bool], token: Tensor, logits: Tensor) -> None:
+        def stop(alive: list[bool], token: Tensor, logits: Tensor, index: Tensor) -> None:
             values: list[int] = token.tolist()
             if confident:
-                found = logprobs_of(logits[:, 0], token[:, None])
+                found = logprobs_of(logits[:, 0], index[:, None])
                 for row, logprob in enumerate(found[:, 0].tolist()):
                     logprobs[row].append(logprob)
                     # A token that the target would not write may be accepted all the same.
@@ -187,6 +200,27 @@ def _fit_to_draft(
     return (
         [replace(p, logit_bias=bias) for p, bias in zip(params, biases, strict=True)],
         [[min(token, stand_in) for token in tokens] for tokens in histories],
+    )
+
+
+def _fit_to_shortlist(
+    requests: Sequence[tuple[SamplingParams, list[int]]], short: Shortlist
+) -> tuple[list[SamplingParams], list[list[int]]]:
+    """Fit parameters and histories to a draft that chooses among a shortlist."""
+    params = [p for p, _ in requests]
+    if not any(p.edits_logits for p in params):
+        return params, [[] for _ in requests]  # histories are not read
+
+    def places(tokens: Iterable[int]) -> list[int]:
+        return [place for token in tokens if (place := short.index(token)) is not None]
+
+    biases = [
+        {place: b for t, b in p.logit_bias.items() if (place := short.index(t)) is not None}
+        for p in params
+    ]
+    return (
+        [replace(p, logit_bias=bias) for p, bias in zip(params, biases, strict=True)],
+        [places(tokens) for _, tokens in requests],
     )
 
 

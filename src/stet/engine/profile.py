@@ -20,7 +20,7 @@ from stet.core.machine import machine, versions
 from stet.core.writing import write_text
 from stet.engine.costs import Costs
 
-VERSION = 1
+VERSION = 2
 
 
 class Profile:

@@ -28,13 +28,17 @@ if TYPE_CHECKING:
     from stet.engine.attention_capture import Recorder
 
 
+Logits = Literal["all", "last", "short", "none"]
+"""Of which tokens and positions a pass computes logits, see `Runner.forward`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Forward:
     """The result of a forward pass.
 
     Attributes:
         logits: float32; [B, T, V] for `logits="all"`, [B, 1, V] (at each row's last true token)
-            for "last", [B, 0, V] for "none".
+            for "last", [B, 1, S] of the model's shortlist for "short", [B, 0, V] for "none".
         hidden: [B, T, D] last hidden state, before the head; None unless asked for.
     """
 
@@ -181,7 +185,7 @@ class Runner:
         starts: Sequence[int],
         counts: Sequence[int] | None = None,
         *,
-        logits: Literal["all", "last", "none"] = "all",
+        logits: Logits = "all",
         hidden: bool = False,
         recorder: Recorder | None = None,
     ) -> Forward:
@@ -194,7 +198,7 @@ class Runner:
             starts: B positions, `starts[b] <= rows[b].valid`.
             counts: how many of each row's T tokens are true; the others are pads: they leave no
                 trace and their logits mean nothing. None: all are true.
-            logits: which logits to compute.
+            logits: which logits to compute; "short" is for models that have a shortlist.
             hidden: whether to return the last hidden state.
             recorder: is given the queries of the pass; None: they are not captured.
 
@@ -300,7 +304,7 @@ class Runner:
         starts: Sequence[int],
         counts: Sequence[int] | None,
         ends: Sequence[int],
-        logits: Literal["all", "last", "none"],
+        logits: Logits,
         hidden: bool,
         recorder: Recorder | None,
     ) -> Forward | None:
@@ -329,7 +333,7 @@ class Runner:
         starts: Sequence[int],
         counts: Sequence[int] | None,
         ends: Sequence[int],
-        logits: Literal["all", "last", "none"],
+        logits: Logits,
         hidden: bool,
         recorder: Recorder | None,
     ) -> Forward:
@@ -381,7 +385,7 @@ class Runner:
         positions: Tensor,
         view: CacheView,
         counts: Sequence[int] | None,
-        logits: Literal["all", "last", "none"],
+        logits: Logits,
         hidden: bool,
     ) -> Forward:
         """Run a model whose head is not known: its own logits; only the last ones if it can."""
@@ -407,7 +411,7 @@ class Runner:
         self,
         state: Tensor,
         counts: Sequence[int] | None,
-        logits: Literal["all", "last", "none"],
+        logits: Logits,
         hidden: bool,
     ) -> Forward:
         head = self.model.head
@@ -416,6 +420,10 @@ class Runner:
         if logits == "none":
             shape = (state.shape[0], 0, self.vocab_size)
             return Forward(state.new_empty(shape, dtype=torch.float32), kept)
+        if logits == "all":
+            return Forward(head(state).float(), kept)
+        state = select_last(state, counts)
         if logits == "last":
-            state = select_last(state, counts)
-        return Forward(head(state).float(), kept)
+            return Forward(head(state).float(), kept)
+        assert self.model.shortlist is not None
+        return Forward(self.model.shortlist.logits(state).float(), kept)

@@ -51,6 +51,11 @@ class PackedLinear(nn.Module):
         _register(self, weight, bias)
 
     @property
+    def is_native(self) -> bool:
+        """Whether the kernel multiplies; otherwise the weight was unpacked."""
+        return self._plain is None
+
+    @property
     def packed(self) -> Weight:
         """The weight."""
         return self.described.packed

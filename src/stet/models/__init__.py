@@ -1,6 +1,7 @@
 """Models: loading, checks, tokenizers, and how much memory they need."""
 
-from stet.core.model import LoadedModel, LogitHead, Role
+from stet.core.head import LogitHead
+from stet.core.model import LoadedModel, Role
 from stet.models.loading import load_model, prepare_model
 from stet.models.memory import MemoryPlan, ModelMemory, plan_memory
 from stet.models.tokenizers import check_same_tokenizer, tokenizer_hash

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPastAndCrossAttentions
 
-from stet.core.model import LogitHead, device_of
+from stet.core.head import LogitHead
+from stet.core.model import device_of
 from stet.engine import attention
 
 _STATES = 3

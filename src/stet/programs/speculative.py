@@ -36,7 +36,15 @@ def speculative(
     beyond = not (sequence.sampling.greedy and policy.block_invariant)
     adapts = isinstance(sequence.limits.draft_length, AdaptiveLength)
     least = int(not (bonus and policy.lossless)) if adapts and not beyond else None
+    shortlist = policy.lossless and sequence.sampling.greedy
     while not (sequence.finished or ended(sequence)):
         size = sequence.block_size(bonus=bonus, beyond=beyond)
-        block = yield Draft(sequence, size, until and until(), needs=policy.needs, least=least)
+        block = yield Draft(
+            sequence,
+            size,
+            until and until(),
+            needs=policy.needs,
+            shortlist=shortlist,
+            least=least,
+        )
         sequence.commit((yield Score(sequence, block, policy)))
