@@ -31,6 +31,7 @@ class FakeRunner:
         self.max_length = 200
         self.compiled_passes = 0
         self.compiling = False
+        self.shortlist = None
         self.held: list[Row] = []
         self.widths: list[int] = []
         self.broken = False

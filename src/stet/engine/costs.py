@@ -362,7 +362,7 @@ def _fill(runner: Runner, length: int, taken: list[tuple[Runner, Row]]) -> Row:
 
 def _make_pass(runner: Runner, row: Row, start: int, width: int) -> Callable[[], None]:
     # A shortlist is what drafts choose among under most policies.
-    logits: Logits = "all" if runner.model.shortlist is None else "short"
+    logits: Logits = "all" if runner.shortlist is None else "short"
     tokens = torch.zeros(1, width, dtype=torch.long, device=runner.device)
 
     def run() -> None:

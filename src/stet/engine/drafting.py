@@ -138,8 +138,8 @@ class ModelDrafter:
 
     def _shortlist_for(self, drafts: Sequence[Draft], needs: frozenset[Need]) -> Shortlist | None:
         """The shortlist, if all of a batch of drafts may choose among its tokens."""
-        short, kept = self.runner.model.shortlist, {Need.DRAFT_LOGPROBS, Need.DRAFT_HIDDEN}
-        if short is None or self.runner.stand_in is not None or needs & kept:
+        short = self.runner.shortlist
+        if short is None or needs & {Need.DRAFT_LOGPROBS, Need.DRAFT_HIDDEN}:
             return None
         suits = all(d.shortlist and short.suits(d.sequence.tokens) for d in drafts)
         return short if suits else None

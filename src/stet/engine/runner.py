@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from stet.core.errors import CapacityError
+from stet.core.head import Shortlist
 from stet.core.row import Row
 from stet.core.tensors import select_last
 from stet.engine.attention import CacheView
@@ -133,6 +134,11 @@ class Runner:
         """Compile nothing further, and end the compiling thread; compiled passes stay in use."""
         if self._compiled is not None:
             self._compiled.stop()
+
+    @property
+    def shortlist(self) -> Shortlist | None:
+        """The tokens that "short" logits are of; None where there are no such logits."""
+        return self.model.shortlist if self.stand_in is None else None
 
     @property
     def compiled_passes(self) -> int:
