@@ -131,6 +131,7 @@ class LoadedModel:
         foreign: why passes go through transformers' module; None where Stet's own decoder runs
             them.
         adapter: hash of the adapter that was merged into its weights; None without one.
+        native: whether attention of short passes goes through the compiled kernel, on a CPU.
     """
 
     model: Any
@@ -146,6 +147,7 @@ class LoadedModel:
     head: LogitHead | None
     foreign: str | None
     adapter: str | None = None
+    native: bool = False
 
     def resized(self, size: int) -> LoadedModel:
         """Return this model with a vocabulary of another size, at most `rows`."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +21,7 @@ from stet.core.model import Body, LayerShape, LoadedModel, Role
 from stet.decoder.foreign import ForeignBody
 from stet.decoder.reading import UnknownPart, read_decoder
 from stet.kernels import unavailable
+from stet.kernels.attention import serves
 from stet.models.adapters import adapter_of, check_peft, merge, without_adapter
 from stet.models.compatibility import (
     check_class,
@@ -38,7 +37,7 @@ from stet.models.gguf.packing import is_kept, packed_model
 from stet.models.head import split_head
 from stet.models.hub import without_waiting
 from stet.models.quantised import advice, method_of
-from stet.models.selfcheck import check_faithful
+from stet.models.selfcheck import checked
 from stet.models.stores import place_of
 from stet.models.tokenizers import token_count
 
@@ -200,6 +199,7 @@ def prepare_model(
     self_check: bool = True,
     adapter: str | None = None,
     lean: bool = True,
+    native: bool = True,
 ) -> LoadedModel:
     """Check a transformers model that is already in memory and set Stet's attention in it.
 
@@ -218,6 +218,8 @@ def prepare_model(
         lean: run the passes through Stet's own decoder, where it knows all parts of the model.
             Passes then see weights that are written to, but not modules that are put in the place
             of others.
+        native: attend by the compiled kernel in short passes on a CPU, where it can be had and
+            serves the shapes of all layers; else torch attends.
 
     Raises:
         CompatibilityError: the model cannot be run faithfully.
@@ -246,11 +248,12 @@ def prepare_model(
         body=body,
         head=head,
         foreign=foreign,
+        native=native and serves(layers),
     )
     size = min(rows, token_count(tokenizer, rows))
     if size < width:
         loaded = loaded.resized(size)
-    return _checked(loaded, module, attending) if self_check else loaded
+    return checked(loaded, module, attending) if self_check else loaded
 
 
 def _body(module: Any, layers: Sequence[LayerShape], lean: bool) -> tuple[Body | None, str | None]:
@@ -263,28 +266,6 @@ def _body(module: Any, layers: Sequence[LayerShape], lean: bool) -> tuple[Body |
         return read_decoder(module, layers), None
     except UnknownPart as part:
         return ForeignBody(module), str(part)
-
-
-def _checked(loaded: LoadedModel, module: Any, attending: Sequence[nn.Module]) -> LoadedModel:
-    """Check that a model is run faithfully; by transformers, where Stet's own decoder does not.
-
-    Raises:
-        CompatibilityError: it is not run faithfully by transformers either.
-    """
-    try:
-        check_faithful(loaded, attending)
-    except CompatibilityError as error:
-        if loaded.foreign is not None:
-            raise
-        loaded = replace(loaded, body=ForeignBody(module), foreign="it gave other numbers")
-        check_faithful(loaded, attending)
-        warnings.warn(
-            f"{loaded.name} runs through transformers' own module, which is slower: Stet's decoder "
-            f"gave other numbers ({error}).",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    return loaded
 
 
 def dtype_of(dtype: str | torch.dtype) -> str | torch.dtype:
