@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -20,7 +20,6 @@ from stet.core.errors import CompatibilityError, LoadError, first_line
 from stet.core.model import Body, LayerShape, LoadedModel, Role
 from stet.decoder.foreign import ForeignBody
 from stet.decoder.reading import UnknownPart, read_decoder
-from stet.kernels import unavailable
 from stet.kernels.attention import serves
 from stet.models.adapters import adapter_of, check_peft, merge, without_adapter
 from stet.models.compatibility import (
@@ -33,7 +32,7 @@ from stet.models.compatibility import (
 from stet.models.files import check_room, folder_of, gguf_of, loaded_bytes, weight_files
 from stet.models.gguf.file import GgufFile
 from stet.models.gguf.loading import unpacked_model
-from stet.models.gguf.packing import is_kept, packed_model
+from stet.models.gguf.packing import is_kept, packed_model, stays_packed
 from stet.models.head import split_head
 from stet.models.hub import without_waiting
 from stet.models.quantised import advice, method_of
@@ -59,15 +58,13 @@ def load_model(
     device_map: Any = None,
     max_length: int | None = None,
     self_check: bool = True,
-    packed: bool = False,
+    packed: bool | Literal["auto"] = "auto",
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
-    Weights are read from safetensors and GGUF files only. Those of a GGUF file are unpacked, unless
-    they are to stay `packed`.
-    Quantised checkpoints of transformers are loaded by their own configuration. Set
-    `HF_HUB_OFFLINE=1` to use only files that were downloaded before; so does a hub that does not
-    answer.
+    Weights are read from safetensors and GGUF files only. Quantised checkpoints of transformers are
+    loaded by their own configuration. Set `HF_HUB_OFFLINE=1` to use only files that were downloaded
+    before; so does a hub that does not answer.
 
     Args:
         name_or_path: a folder, a GGUF file, a name on the Hugging Face hub, or a model of
@@ -81,7 +78,8 @@ def load_model(
         device_map: as in transformers, to spread a model over several devices; replaces `device`.
         max_length: the longest sequence that will be run, in tokens; None: the model's context.
         self_check: compare each layer's output through Stet's cache with its output by itself.
-        packed: keep the matrices of a GGUF file packed, where this processor has a kernel for that.
+        packed: keep the matrices of a GGUF file packed, on a CPU with AVX2 or AVX-512 VNNI and a C
+            compiler; "auto": where that is possible, unless `dtype` asks for float32 or float16.
 
     Returns:
         The model, ready for a `Runner`.
@@ -171,7 +169,7 @@ def _from_gguf(
     device: torch.device,
     device_map: Any,
     max_length: int | None,
-    packed: bool,
+    packed: bool | Literal["auto"],
 ) -> tuple[Any, Any]:
     """The model and the tokenizer of a GGUF file."""
     if device_map is not None:
@@ -180,7 +178,8 @@ def _from_gguf(
     config = file.config()
     check_config(config, name, max_length)
     wanted = dtype if isinstance(dtype, torch.dtype) else file.dtype()
-    keep = packed and device.type == "cpu" and wanted != torch.float16 and unavailable() is None
+    exact = isinstance(dtype, torch.dtype)
+    keep = stays_packed(packed, file, name, device, wanted, exact=exact)
     check_room(file.bytes_of(wanted, kept=is_kept if keep else None), name, device)
     tokenizer = file.tokenizer()
     if keep:
