@@ -243,10 +243,6 @@ FAULTS: list[tuple[PreTrainedConfig, Fault, str]] = [
 ]
 
 
-TORCHS = (mask_off_by_one, wrong_positions)
-"""Faults of what torch's attention alone has."""
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("config", "fault", "where"), FAULTS, ids=[f"{c.model_type}-{f.__name__}" for c, f, _ in FAULTS]
@@ -255,11 +251,10 @@ def test_faults_are_caught(
     config: PreTrainedConfig, fault: Fault, where: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = noisy(config, DTYPES[dtype])
-    native = fault not in TORCHS
-    prepare_model(model, name="noisy", native=native)
+    prepare_model(model, name="noisy")
     fault(model, monkeypatch)
     with pytest.raises(CompatibilityError, match=rf"the {where}.* differ .*self_check=False"):
-        prepare_model(model, name="noisy", native=native)
+        prepare_model(model, name="noisy")
     prepare_model(model, name="noisy", self_check=False)
 
 
@@ -335,18 +330,18 @@ def test_a_faulty_kernel_is_not_used(
 ) -> None:
     """Torch attends in its place; nothing else is given up."""
     model = noisy(config, DTYPES[dtype])
-    before = prepare_model(model, name="noisy", lean=lean)
+    before = prepare_model(model, name="noisy", lean=lean, native=True)
     assert before.native
     monkeypatch.setattr(NativePass, "__call__", fault)
     with pytest.warns(
         RuntimeWarning, match="noisy runs through torch's attention, which is slower"
     ) as seen:
-        found = prepare_model(model, name="noisy", lean=lean)
+        found = prepare_model(model, name="noisy", lean=lean, native=True)
     assert "results of attention in layer" in str(seen[0].message)
     assert len(seen) == 1
     assert not found.native
     assert found.foreign == before.foreign
-    prepare_model(model, name="noisy", lean=lean, native=False)
+    assert not prepare_model(model, name="noisy", lean=lean).native
 
 
 KINDS: list[PreTrainedConfig] = [

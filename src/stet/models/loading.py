@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -198,7 +199,7 @@ def prepare_model(
     self_check: bool = True,
     adapter: str | None = None,
     lean: bool = True,
-    native: bool = True,
+    native: bool | None = None,
 ) -> LoadedModel:
     """Check a transformers model that is already in memory and set Stet's attention in it.
 
@@ -218,7 +219,9 @@ def prepare_model(
             Passes then see weights that are written to, but not modules that are put in the place
             of others.
         native: attend by the compiled kernel in short passes on a CPU, where it can be had and
-            serves the shapes of all layers; else torch attends.
+            serves the shapes of all layers. Torch's attention is faster, but a query's bits depend
+            on its pass there; that matters where all other bits do not, so None is for models with
+            packed matrices alone.
 
     Raises:
         CompatibilityError: the model cannot be run faithfully.
@@ -247,8 +250,9 @@ def prepare_model(
         body=body,
         head=head,
         foreign=foreign,
-        native=native and serves(layers),
     )
+    wanted = loaded.packed if native is None else native
+    loaded = replace(loaded, native=wanted and serves(layers))
     size = min(rows, token_count(tokenizer, rows))
     if size < width:
         loaded = loaded.resized(size)
