@@ -39,7 +39,7 @@ def load_pair(
     max_rows: int | None = None,
     compile: bool | Literal["auto"] = "auto",
     self_check: bool = True,
-    packed: bool = False,
+    packed: bool | Literal["auto"] = "auto",
     profile: bool = True,
     shortlist: bool = True,
 ) -> Pair:
@@ -66,8 +66,10 @@ def load_pair(
         compile: compile the forward passes: at once, never, or ("auto") after a minute of work.
         self_check: compare what each layer of a model does through Stet's cache with what it does
             by itself, and refuse a model whose layers differ.
-        packed: keep the matrices of GGUF files packed, on a CPU with AVX-512 VNNI or AVX2 and a C
-            compiler; passes over few tokens are then several times as fast.
+        packed: keep the matrices of GGUF files packed, on a CPU with AVX2 or AVX-512 VNNI and a C
+            compiler: they take a quarter of the memory, and passes over few tokens are several
+            times as fast. "auto": where that is possible, unless `dtype` asks for float32 or
+            float16.
         profile: keep what passes cost on this machine in the user's cache, and use what is kept
             there, so that the same blocks are drafted in every process.
         shortlist: let a draft with a large vocabulary choose among the frequent tokens only, where

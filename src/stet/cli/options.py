@@ -86,9 +86,13 @@ class ModelOptions(OptionGroup):
         ),
     ] = True
     packed: Annotated[
-        bool,
-        typer.Option("--packed", help="Keep the matrices of GGUF files packed, on a CPU."),
-    ] = False
+        bool | None,
+        typer.Option(
+            "--packed/--no-packed",
+            help="Keep the matrices of GGUF files packed. Default: on a CPU, where it is possible.",
+            show_default=False,
+        ),
+    ] = None
     max_length: Annotated[
         int | None,
         typer.Option(
@@ -223,7 +227,7 @@ def load(
             draft_revision=models.draft_revision,
             trust_remote_code=models.trust_remote_code,
             self_check=models.self_check,
-            packed=models.packed,
+            packed="auto" if models.packed is None else models.packed,
             max_length=models.max_length,
         )
     _leave_small_models_on_one_thread(pair)

@@ -98,6 +98,7 @@ class LoadedModel:
             them.
         adapter: hash of the adapter that was merged into its weights; None without one.
         shortlist: the tokens that it drafts where only speed depends on which; None: all.
+        native: whether attention of short passes goes through the compiled kernel, on a CPU.
     """
 
     model: Any
@@ -114,6 +115,7 @@ class LoadedModel:
     foreign: str | None
     adapter: str | None = None
     shortlist: Shortlist | None = None
+    native: bool = False
 
     def resized(self, size: int) -> LoadedModel:
         """Return this model with a vocabulary of another size, at most `rows`, and no shortlist."""

@@ -115,7 +115,7 @@ class NativePass:
         """Attend in one layer.
 
         Args:
-            query: [B, heads, T, size], rotated; neighbouring in its last dimension.
+            query: [B, heads, T, size], rotated.
             keys: [rows, key heads, slots, size], the cache, with the pass's own keys.
             values: likewise.
             scaling: factor of the scores; 1 / sqrt(size) when None.
@@ -127,7 +127,12 @@ class NativePass:
 
         Raises:
             CapacityError: there is no memory.
+            TypeError: queries and keys are of different types.
         """
+        if query.dtype != keys.dtype:
+            raise TypeError(f"queries of {query.dtype} cannot attend to keys of {keys.dtype}")
+        if query.stride(-1) != 1:
+            query = query.contiguous()
         batch, heads, width, size = query.shape
         out = torch.empty((batch, width, heads, size), dtype=query.dtype)
         layer = self._layer

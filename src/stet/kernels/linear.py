@@ -88,18 +88,36 @@ class PackedEmbedding(nn.Module):
     Args:
         weight: the weight, a row for each token.
         dtype: of what it returns.
+        scale: factor of the rows, rounded to `dtype`, as they are before and after.
     """
 
-    def __init__(self, weight: Weight, dtype: torch.dtype) -> None:
+    def __init__(self, weight: Weight, dtype: torch.dtype, scale: float = 1.0) -> None:
         super().__init__()
         self.num_embeddings, self.embedding_dim = weight.shape
-        self.packed = weight
+        self.described = DescribedWeight(weight, None)
         self.dtype = dtype
+        self.scale = float(torch.tensor(scale, dtype=dtype))
         _register(self, weight, None)
 
+    @property
+    def packed(self) -> Weight:
+        """The weight."""
+        return self.described.packed
+
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """The rows of some tokens, `[*ids.shape, inputs]`."""
-        return self.packed.rows(ids, self.dtype)
+        """The rows of some tokens, `[*ids.shape, inputs]`.
+
+        Raises:
+            IndexError: there is no row of a token.
+        """
+        if torch.compiler.is_dynamo_compiling():
+            flat: torch.Tensor = _traced_rows(
+                ids.flatten(), self.described.number, self.embedding_dim, self.dtype
+            )
+        else:
+            flat = _rows(ids.flatten(), self.described, self.dtype)
+        rows = flat.view(*ids.shape, self.embedding_dim)
+        return rows if self.scale == 1.0 else rows * self.scale
 
 
 def _register(module: nn.Module, weight: Weight, bias: torch.Tensor | None) -> None:
@@ -124,6 +142,24 @@ def _traced(x: torch.Tensor, weight: int, outputs: int) -> torch.Tensor:
 @_traced.register_fake
 def _shape(x: torch.Tensor, weight: int, outputs: int) -> torch.Tensor:
     return x.new_empty(x.shape[0], outputs)
+
+
+def _rows(ids: torch.Tensor, weight: DescribedWeight, dtype: torch.dtype) -> torch.Tensor:
+    found = kernel()
+    if found is None or dtype not in (torch.float32, torch.bfloat16):
+        return weight.packed.rows(ids, dtype)
+    return found.rows(weight, ids, dtype)
+
+
+@torch.library.custom_op("stet::packed_rows", mutates_args=())
+def _traced_rows(ids: torch.Tensor, weight: int, inputs: int, dtype: torch.dtype) -> torch.Tensor:
+    """As `_rows`, of a weight's number."""
+    return _rows(ids, described[weight], dtype)
+
+
+@_traced_rows.register_fake
+def _shape_of_rows(ids: torch.Tensor, weight: int, inputs: int, dtype: torch.dtype) -> torch.Tensor:
+    return ids.new_empty(ids.shape[0], inputs, dtype=dtype)
 
 
 @functools.cache

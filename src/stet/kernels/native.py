@@ -60,6 +60,8 @@ class Kernel:
             *(ctypes.c_int64, number, number, number),
         )
         self._matmul.restype = None
+        self._rows = library.stet_packed_rows
+        self._rows.argtypes = (pointer, pointer, ctypes.c_int64, pointer, pointer, number)
         self.is_fast = bool(library.stet_packed_is_fast())
         self.input_size = int(library.stet_packed_input_size())
         entry = parallel_entry()
@@ -90,6 +92,32 @@ class Kernel:
             threads,
             self._fast,
         )
+        return y
+
+    def rows(self, weight: DescribedWeight, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Compute some rows of a weight, as an embedding does.
+
+        Args:
+            weight: the weight.
+            ids: `[count]` int64, numbers of rows.
+            dtype: of the result, float32 or bfloat16.
+
+        Returns:
+            `[count, inputs]`.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        ids = ids.contiguous()
+        count, inputs = ids.numel(), weight.packed.shape[1]
+        y = torch.empty(count, inputs, dtype=dtype)
+        memory = torch.empty(inputs)
+        brain = dtype == torch.bfloat16
+        places = y.data_ptr(), memory.data_ptr()
+        if self._rows(weight.address, ids.data_ptr(), count, *places, brain):
+            raise IndexError(
+                f"ids of an embedding are below {weight.outputs}, and none is negative"
+            )
         return y
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -22,7 +21,7 @@ from stet.core.errors import CompatibilityError, LoadError, first_line
 from stet.core.model import Body, LayerShape, LoadedModel, Role
 from stet.decoder.foreign import ForeignBody
 from stet.decoder.reading import UnknownPart, read_decoder
-from stet.kernels import unavailable
+from stet.kernels.attention import serves
 from stet.models.adapters import adapter_of, check_peft, merge, without_adapter
 from stet.models.compatibility import (
     check_class,
@@ -34,11 +33,11 @@ from stet.models.compatibility import (
 from stet.models.files import check_room, folder_of, gguf_of, loaded_bytes, weight_files
 from stet.models.gguf.file import GgufFile
 from stet.models.gguf.loading import unpacked_model
-from stet.models.gguf.packing import is_kept, packed_model
+from stet.models.gguf.packing import is_kept, packed_model, stays_packed
 from stet.models.head import split_head
 from stet.models.hub import without_waiting
 from stet.models.quantised import advice, method_of
-from stet.models.selfcheck import check_faithful
+from stet.models.selfcheck import checked
 from stet.models.stores import place_of
 from stet.models.tokenizers import token_count
 
@@ -60,15 +59,13 @@ def load_model(
     device_map: Any = None,
     max_length: int | None = None,
     self_check: bool = True,
-    packed: bool = False,
+    packed: bool | Literal["auto"] = "auto",
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
-    Weights are read from safetensors and GGUF files only. Those of a GGUF file are unpacked, unless
-    they are to stay `packed`.
-    Quantised checkpoints of transformers are loaded by their own configuration. Set
-    `HF_HUB_OFFLINE=1` to use only files that were downloaded before; so does a hub that does not
-    answer.
+    Weights are read from safetensors and GGUF files only. Quantised checkpoints of transformers are
+    loaded by their own configuration. Set `HF_HUB_OFFLINE=1` to use only files that were downloaded
+    before; so does a hub that does not answer.
 
     Args:
         name_or_path: a folder, a GGUF file, a name on the Hugging Face hub, or a model of
@@ -82,7 +79,8 @@ def load_model(
         device_map: as in transformers, to spread a model over several devices; replaces `device`.
         max_length: the longest sequence that will be run, in tokens; None: the model's context.
         self_check: compare each layer's output through Stet's cache with its output by itself.
-        packed: keep the matrices of a GGUF file packed, where this processor has a kernel for that.
+        packed: keep the matrices of a GGUF file packed, on a CPU with AVX2 or AVX-512 VNNI and a C
+            compiler; "auto": where that is possible, unless `dtype` asks for float32 or float16.
 
     Returns:
         The model, ready for a `Runner`.
@@ -172,7 +170,7 @@ def _from_gguf(
     device: torch.device,
     device_map: Any,
     max_length: int | None,
-    packed: bool,
+    packed: bool | Literal["auto"],
 ) -> tuple[Any, Any]:
     """The model and the tokenizer of a GGUF file."""
     if device_map is not None:
@@ -181,7 +179,8 @@ def _from_gguf(
     config = file.config()
     check_config(config, name, max_length)
     wanted = dtype if isinstance(dtype, torch.dtype) else file.dtype()
-    keep = packed and device.type == "cpu" and wanted != torch.float16 and unavailable() is None
+    exact = isinstance(dtype, torch.dtype)
+    keep = stays_packed(packed, file, name, device, wanted, exact=exact)
     check_room(file.bytes_of(wanted, kept=is_kept if keep else None), name, device)
     tokenizer = file.tokenizer()
     if keep:
@@ -200,6 +199,7 @@ def prepare_model(
     self_check: bool = True,
     adapter: str | None = None,
     lean: bool = True,
+    native: bool | None = None,
 ) -> LoadedModel:
     """Check a transformers model that is already in memory and set Stet's attention in it.
 
@@ -218,6 +218,10 @@ def prepare_model(
         lean: run the passes through Stet's own decoder, where it knows all parts of the model.
             Passes then see weights that are written to, but not modules that are put in the place
             of others.
+        native: attend by the compiled kernel in short passes on a CPU, where it can be had and
+            serves the shapes of all layers. Torch's attention is faster, but a query's bits depend
+            on its pass there; that matters where all other bits do not, so None is for models with
+            packed matrices alone.
 
     Raises:
         CompatibilityError: the model cannot be run faithfully.
@@ -247,10 +251,12 @@ def prepare_model(
         head=head,
         foreign=foreign,
     )
+    wanted = loaded.packed if native is None else native
+    loaded = replace(loaded, native=wanted and serves(layers))
     size = min(rows, token_count(tokenizer, rows))
     if size < width:
         loaded = loaded.resized(size)
-    return _checked(loaded, module, attending) if self_check else loaded
+    return checked(loaded, module, attending) if self_check else loaded
 
 
 def _body(module: Any, layers: Sequence[LayerShape], lean: bool) -> tuple[Body | None, str | None]:
@@ -263,28 +269,6 @@ def _body(module: Any, layers: Sequence[LayerShape], lean: bool) -> tuple[Body |
         return read_decoder(module, layers), None
     except UnknownPart as part:
         return ForeignBody(module), str(part)
-
-
-def _checked(loaded: LoadedModel, module: Any, attending: Sequence[nn.Module]) -> LoadedModel:
-    """Check that a model is run faithfully; by transformers, where Stet's own decoder does not.
-
-    Raises:
-        CompatibilityError: it is not run faithfully by transformers either.
-    """
-    try:
-        check_faithful(loaded, attending)
-    except CompatibilityError as error:
-        if loaded.foreign is not None:
-            raise
-        loaded = replace(loaded, body=ForeignBody(module), foreign="it gave other numbers")
-        check_faithful(loaded, attending)
-        warnings.warn(
-            f"{loaded.name} runs through transformers' own module, which is slower: Stet's decoder "
-            f"gave other numbers ({error}).",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    return loaded
 
 
 def dtype_of(dtype: str | torch.dtype) -> str | torch.dtype:
