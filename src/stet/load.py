@@ -13,6 +13,7 @@ from stet.core.draft_length import LONGEST
 from stet.core.errors import OptionError
 from stet.core.model import LoadedModel
 from stet.models.defaults import GenerationDefaults, generation_defaults
+from stet.models.keeping import Quantize
 from stet.models.loading import load_model
 from stet.models.memory import plan_memory
 from stet.models.tokenizers import check_text_exchange, difference
@@ -39,6 +40,8 @@ def load_pair(
     compile: bool | Literal["auto"] = "auto",
     self_check: bool = True,
     packed: bool = False,
+    quantize: Quantize | None = None,
+    draft_quantize: Quantize | Literal["none"] | None = None,
     profile: bool = True,
 ) -> Pair:
     """Load a target and a draft and check that they can decode together.
@@ -66,6 +69,9 @@ def load_pair(
             by itself, and refuse a model whose layers differ.
         packed: keep the matrices of GGUF files packed, on a CPU with AVX-512 VNNI or AVX2 and a C
             compiler; passes over few tokens are then several times as fast.
+        quantize: round the weights of full-precision models on a CPU to "int8" or "int4" (embedding
+            and head to int8): faster, and less accurate.
+        draft_quantize: the same for the draft alone, or "none"; None: as the target.
         profile: keep what passes cost on this machine in the user's cache, and use what is kept
             there, so that the same blocks are drafted in every process.
 
@@ -101,9 +107,18 @@ def load_pair(
     if isinstance(target, RemoteTarget):
         whole: LoadedModel | RemoteTarget = target
     else:
-        whole = large = load_model(target, role="target", revision=revision, **shared)
+        whole = large = load_model(
+            target, role="target", revision=revision, quantize=quantize, **shared
+        )
     if draft != LOOKUP:
-        small = load_model(draft, role="draft", revision=draft_revision, **shared)
+        own = quantize if draft_quantize is None else draft_quantize
+        small = load_model(
+            draft,
+            role="draft",
+            revision=draft_revision,
+            quantize=None if own == "none" else own,
+            **shared,
+        )
     if large is not None and small is not None:
         apart = difference(large, small)
         if apart is None:
