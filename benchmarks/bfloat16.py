@@ -34,14 +34,14 @@ RATIOS = {
 }
 """Speed-up of the second over the first: the first one's seconds by the second one's."""
 
-LENGTHS = (3, 5, 8, 20)
+LENGTHS = (3, 5, 10)
 TRIED = 1
 """Prompts on which assisted generation is given each of these lengths."""
 
 Answer = tuple[list[int], float]
 
 
-def contestants(options: argparse.Namespace) -> tuple[dict[str, Callable[[str], Answer]], Any]:
+def contestants(options: argparse.Namespace) -> tuple[dict[str, Callable[..., Answer]], Any]:
     """The methods by name, and transformers' draft, whose settings choose the length."""
     places = [options.models / options.target, options.models / options.draft]
     pair = stet.load_pair(
@@ -56,16 +56,16 @@ def contestants(options: argparse.Namespace) -> tuple[dict[str, Callable[[str], 
     def chat(question: str) -> list[dict[str, str]]:
         return [{"role": "user", "content": question}]
 
-    def ours(policy: str) -> Callable[[str], Answer]:
-        def run(question: str) -> Answer:
+    def ours(policy: str) -> Callable[..., Answer]:
+        def run(question: str, limit: int = limit) -> Answer:
             began = time.perf_counter()
             result = pair.generate(chat(question), policy, max_new_tokens=limit, **PINNED)
             return result.token_ids, time.perf_counter() - began
 
         return run
 
-    def theirs(**more: Any) -> Callable[[str], Answer]:
-        def run(question: str) -> Answer:
+    def theirs(**more: Any) -> Callable[..., Answer]:
+        def run(question: str, limit: int = limit) -> Answer:
             began = time.perf_counter()
             inputs = pair.tokenizer.apply_chat_template(
                 chat(question), add_generation_prompt=True, return_tensors="pt", return_dict=True
@@ -110,7 +110,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     end = time.perf_counter() + 60 * options.minutes
     methods, draft = contestants(options)
     for run in methods.values():
-        run("What is 6 times 7?")
+        run("What is 6 times 7?", 8)
 
     def save() -> None:
         options.checkpoint.parent.mkdir(parents=True, exist_ok=True)
@@ -151,8 +151,8 @@ def main() -> None:
     parser.add_argument("--draft", default="coder-0.5b")
     parser.add_argument("--gsm8k", type=Path, default=Path(".cache/gsm8k"))
     parser.add_argument("--checkpoint", type=Path, default=Path(".cache/bfloat16.json"))
-    parser.add_argument("--prompts", type=int, default=12)
-    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--max-new-tokens", type=int, default=96)
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--fresh", action="store_true")
