@@ -35,15 +35,15 @@ from stet.requests.options import PINNED
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "bfloat16": ("folder", {}),
-    "int8": ("off_grid", {"quantize": "int8"}),
     "int4": ("off_grid", {"quantize": "int4"}),
     "Q4_K_M packed": ("file", {"packed": True}),
+    "int8": ("off_grid", {"quantize": "int8"}),
     "bfloat16, off the grid": ("off_grid", {}),
     "int4, on the file's grid": ("folder", {"quantize": "int4"}),
 }
 """Formats by name: which model, and how it is loaded."""
 
-GRADED = ("bfloat16", "int8", "int4", "Q4_K_M packed")
+GRADED = ("bfloat16", "int4", "Q4_K_M packed", "int8")
 """Those that also answer questions; the first is what others are compared with."""
 LENGTH = 768
 

@@ -210,3 +210,18 @@ def test_some_elements_of_an_arranged_weight() -> None:
     weight = torch.randn(70, 45).bfloat16()
     numbers = torch.randint(0, weight.numel(), (200,))
     assert torch.equal(arrange(weight).elements(numbers), weight.flatten()[numbers])
+
+
+def test_peft_refuses_exchanged_modules_and_merges_before_they_are(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    folder = folder_of(tmp_path / "model", "llama")
+    settings = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False)
+    with pytest.raises(ValueError, match="not supported"):
+        peft.get_peft_model(load(folder).model, settings)
+    torch.manual_seed(0)
+    peft.get_peft_model(plain(folder), settings).save_pretrained(tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(file.read_text().replace(str(folder), "../model"))
+    merged = load(tmp_path / "adapter").model.model.layers[0].self_attn.q_proj
+    assert isinstance(merged, PackedLinear)
+    assert not torch.equal(merged.weight, plain(folder).model.layers[0].self_attn.q_proj.weight)
