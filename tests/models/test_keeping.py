@@ -46,7 +46,10 @@ def plain(folder: Path):
 @pytest.mark.parametrize("family", KNOWN)
 def test_weights_are_arranged_and_keep_their_values(tmp_path: Path, family: str) -> None:
     folder = folder_of(tmp_path, family)
-    loaded, wanted = load(folder), plain(folder)
+    wanted = plain(folder)
+    if family == "gemma2" and not hasattr(wanted.get_input_embeddings(), "embed_scale"):
+        pytest.skip("Stet's decoder does not run a Gemma 2 of this transformers")
+    loaded = load(folder)
     assert loaded.foreign is None
     kept = [part for part in loaded.model.modules() if isinstance(part, PackedLinear)]
     assert kept
