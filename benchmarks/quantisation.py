@@ -65,33 +65,42 @@ def main() -> None:
     for number in range(options.rounds):
         for name in FORMATS:
             if time.perf_counter() < end:
-                measure(options, name, number)
+                measure(options, name, number, end)
     report(options)
 
 
-def unit_file(options: argparse.Namespace, name: str, number: int) -> Path:
+PARTS = ("texts", "answers")
+
+
+def part_file(options: argparse.Namespace, name: str, number: int, part: str) -> Path:
     word = "".join(c for c in name.lower() if c.isalnum())
-    return options.folder / f"{word}-{number}.json"
+    return options.folder / f"{word}-{number}-{part}.json"
 
 
-def measure(options: argparse.Namespace, name: str, number: int) -> None:
-    """A round's texts and questions in one format; kept in a file of its own."""
-    path = unit_file(options, name, number)
-    if path.exists():
+def measure(options: argparse.Namespace, name: str, number: int, end: float) -> None:
+    """A round's texts and questions in one format, each kept in a file of its own."""
+    files = {part: part_file(options, name, number, part) for part in PARTS}
+    left = [part for part, path in files.items() if not path.exists()]
+    if name not in GRADED:
+        left = [part for part in left if part == "texts"]
+    if not left:
         return
     began = time.perf_counter()
     with loaded(options, name) as pair:
-        seconds = {"load": time.perf_counter() - began}
-        began = time.perf_counter()
-        found: dict[str, Any] = {"bytes": pair.target.parameter_bytes}
-        found["texts"] = losses(pair, texts(options)[number * options.texts :][: options.texts])
-        seconds["texts"] = time.perf_counter() - began
-        began = time.perf_counter()
-        found["answers"] = answers(pair, options, number) if name in GRADED else {}
-        seconds["answers"] = time.perf_counter() - began
-    found["seconds"] = seconds
-    path.write_text(json.dumps(found), encoding="utf-8")
-    print(name, number, {k: round(v, 1) for k, v in seconds.items()}, flush=True)
+        print(name, number, "load", round(time.perf_counter() - began, 1), flush=True)
+        for part in left:
+            began = time.perf_counter()
+            if began > end:
+                return
+            if part == "texts":
+                some = texts(options)[number * options.texts :][: options.texts]
+                found: Any = losses(pair, some)
+            else:
+                found = answers(pair, options, number)
+            seconds = time.perf_counter() - began
+            kept = {"bytes": pair.target.parameter_bytes, "seconds": seconds, part: found}
+            files[part].write_text(json.dumps(kept), encoding="utf-8")
+            print(name, number, part, round(seconds, 1), flush=True)
 
 
 def loaded(options: argparse.Namespace, name: str) -> stet.Pair:
@@ -153,16 +162,15 @@ def report(options: argparse.Namespace) -> None:
         name: [
             json.loads(path.read_text(encoding="utf-8"))
             for number in range(options.rounds)
-            if (path := unit_file(options, name, number)).exists()
+            for part in PARTS
+            if (path := part_file(options, name, number, part)).exists()
         ]
         for name in FORMATS
     }
     base = done[GRADED[0]]
-    rows: list[dict[str, Any]] = []
-    for name, units in done.items():
-        if units:
-            rows.append(compared(name, units, base))
-            print(json.dumps(rows[-1]))
+    rows = [compared(name, units, base) for name, units in done.items() if units]
+    for row in rows:
+        print(json.dumps(row))
     figures: dict[str, float] = {}
     for row in rows:
         word = row["format"].replace(" ", "_").replace(",", "").replace("'", "").lower()
@@ -176,8 +184,8 @@ def report(options: argparse.Namespace) -> None:
 def compared(name: str, units: list[Any], base: list[Any]) -> dict[str, Any]:
     """A format's row: its own numbers, and differences to the first format's on the same texts."""
     resamples = Resamples()
-    own = [tuple(text) for unit in units for text in unit["texts"]]
-    theirs = [tuple(text) for unit in base for text in unit["texts"]]
+    own = [tuple(text) for unit in units for text in unit.get("texts", ())]
+    theirs = [tuple(text) for unit in base for text in unit.get("texts", ())]
     both = list(zip(own, theirs, strict=False))
     tokens = [text[1] for text, _ in both]
     more = ratio([a[0] - b[0] for a, b in both], tokens, resamples)
@@ -189,8 +197,8 @@ def compared(name: str, units: list[Any], base: list[Any]) -> dict[str, Any]:
         "perplexity": round(math.exp(sum(text[0] for text, _ in both) / sum(tokens)), 4),
         "nats_more_for_a_token": plain_numbers(more),
     }
-    right = {key: good for unit in units for key, good in unit["answers"].items()}
-    others = {key: good for unit in base for key, good in unit["answers"].items()}
+    right = {key: good for unit in units for key, good in unit.get("answers", {}).items()}
+    others = {key: good for unit in base for key, good in unit.get("answers", {}).items()}
     keys = [key for key in right if key in others]
     if keys:
         ones = [1] * len(keys)
