@@ -560,8 +560,70 @@ def decoder() -> str:
     return table(heading, rows) + source(found, "decoder", "../")
 
 
+def bfloat16() -> str:
+    found = result("bfloat16")
+    row, speeds = found["rows"][0], found["rows"][0]["tokens_per_second"]
+    names = (
+        ("generate", "transformers' `generate`"),
+        ("assisted", f"its assisted generation, {row['assisted_length']} drafted tokens"),
+        ("target", "Stet, target alone"),
+        ("exact", "Stet, `exact`"),
+    )
+    rows = [[words, f"{speeds[name]:.1f}"] for name, words in names]
+    figures = found["figures"]
+    heading = [f"{row['target']} with {row['draft']}, bfloat16", "tokens per second"]
+    return (
+        table(heading, rows) + f"\nPrompt by prompt, in the median: target over `generate` "
+        f"{figures['target_vs_generate_bf16_real']:.2f}x, `exact` over assisted generation "
+        f"{figures['exact_vs_assisted_bf16_real']:.2f}x, `exact` over the target "
+        f"{figures['exact_vs_target_bf16_real']:.2f}x ({row['prompts']} prompts of GSM8K, batch 1, "
+        f"up to {row['max_new_tokens']} tokens; `exact` wrote the target's own text on "
+        f"{row['same_exact_target']:.0%} of them).\n" + source(found, "bfloat16", "../")
+    )
+
+
+def quantisation() -> str:
+    found = result("quantisation")
+    rows = []
+    for row in found["rows"]:
+        nats = row["nats_more_for_a_token"]
+        cells = [
+            row["format"],
+            f"{row['gigabytes']:.2f}",
+            f"{row['perplexity']:.3f}",
+            "" if row is found["rows"][0] else bounds(nats, 1, 4),
+        ]
+        if "accuracy" in row:
+            cells += [share(row["accuracy"])]
+            cells += ["" if row is found["rows"][0] else bounds(row["gain"], 100, 1)]
+        else:
+            cells += ["-", "-"]
+        rows.append(cells)
+    first = found["rows"][0]
+    heading = [f"weights of {found['target']}", "GB", "perplexity", "nats a token more (95 %)"]
+    heading += ["right answers (95 %)", "points more (95 %)"]
+    return (
+        table(heading, rows)
+        + f"\n{first['tokens']} tokens of {first['texts']} texts and {first['questions']} "
+        "questions of GSM8K's train split, the same for all; batches of up to 32.\n"
+        + source(found, "quantisation", "../")
+    )
+
+
+def bounds(estimate: dict[str, Any], factor: float, places: int) -> str:
+    """A difference with its interval."""
+    value, low, high = (estimate[name] for name in ("value", "low", "high"))
+    if low is None:
+        return f"{factor * value:+.{places}f}"
+    return (
+        f"{factor * value:+.{places}f} ({factor * low:+.{places}f} to {factor * high:+.{places}f})"
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "assisted": assisted,
+    "bfloat16": bfloat16,
+    "quantisation": quantisation,
     "bundled": bundled,
     "compare": compare,
     "cospec": cospec,

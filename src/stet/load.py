@@ -13,6 +13,7 @@ from stet.core.draft_length import LONGEST
 from stet.core.errors import OptionError
 from stet.core.model import LoadedModel
 from stet.models.defaults import GenerationDefaults, generation_defaults
+from stet.models.keeping import Quantize
 from stet.models.loading import load_model
 from stet.models.memory import plan_memory
 from stet.models.shortlist import with_shortlist
@@ -40,6 +41,8 @@ def load_pair(
     compile: bool | Literal["auto"] = "auto",
     self_check: bool = True,
     packed: bool | Literal["auto"] = "auto",
+    quantize: Quantize | None = None,
+    draft_quantize: Quantize | Literal["none"] | None = None,
     profile: bool = True,
     shortlist: bool = True,
 ) -> Pair:
@@ -70,6 +73,9 @@ def load_pair(
             compiler: they take a quarter of the memory, and passes over few tokens are several
             times as fast. "auto": where that is possible, unless `dtype` asks for float32 or
             float16.
+        quantize: round the weights of full-precision models on a CPU to "int8" or "int4" (embedding
+            and head to int8): faster, and less accurate.
+        draft_quantize: the same for the draft alone, or "none"; None: as the target.
         profile: keep what passes cost on this machine in the user's cache, and use what is kept
             there, so that the same blocks are drafted in every process.
         shortlist: let a draft with a large vocabulary choose among the frequent tokens only, where
@@ -107,9 +113,18 @@ def load_pair(
     if isinstance(target, RemoteTarget):
         whole: LoadedModel | RemoteTarget = target
     else:
-        whole = large = load_model(target, role="target", revision=revision, **shared)
+        whole = large = load_model(
+            target, role="target", revision=revision, quantize=quantize, **shared
+        )
     if draft != LOOKUP:
-        small = load_model(draft, role="draft", revision=draft_revision, **shared)
+        own = quantize if draft_quantize is None else draft_quantize
+        small = load_model(
+            draft,
+            role="draft",
+            revision=draft_revision,
+            quantize=None if own == "none" else own,
+            **shared,
+        )
     if large is not None and small is not None:
         apart = difference(large, small)
         if apart is None:

@@ -1,9 +1,11 @@
 """Rounding of full-precision weights."""
 
+import sys
+
 import pytest
 import torch
 
-from stet.kernels import concatenate, quantise
+from stet.kernels import arrange, concatenate, quantise, unavailable
 
 
 def error(weight, bits):
@@ -68,3 +70,23 @@ def test_weights_that_are_no_numbers_are_refused(wrong):
 def test_what_cannot_be_rounded(weight, bits):
     with pytest.raises(ValueError, match="a matrix of weights is rounded to 4 or 8 bits"):
         quantise(weight, bits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(64, 1024), (70, 33), (5, 64), (33, 300)])
+def test_the_compiled_code_gives_what_torch_gives(shape, dtype, monkeypatch):
+    """To the last bit, so that a weight is the same on a machine without a compiler."""
+    if unavailable() is not None:
+        pytest.skip(unavailable())
+    made = torch.Generator().manual_seed(2)
+    spread = torch.rand(shape[0], 1, generator=made)
+    weight = (torch.randn(shape, generator=made) * spread * 0.03).to(dtype)
+    weight[1], weight[2], weight[3, :7] = 0, 0.5, 0
+    compiled = [quantise(weight, 4), quantise(weight, 8), arrange(weight)]
+    for module in ("quantise", "bfloat"):
+        monkeypatch.setattr(sys.modules[f"stet.kernels.{module}"], "convert", lambda *_: None)
+    through_torch = [quantise(weight, 4), quantise(weight, 8), arrange(weight)]
+    for own, other in zip(compiled, through_torch, strict=True):
+        for name, tensor in own.tensors().items():
+            assert torch.equal(tensor, other.tensors()[name]), (own.bits, name)
+        assert own.shape == other.shape

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self, cast
 
 import typer
 
@@ -90,6 +90,22 @@ class ModelOptions(OptionGroup):
         typer.Option(
             "--packed/--no-packed",
             help="Keep the matrices of GGUF files packed. Default: on a CPU, where it is possible.",
+            show_default=False,
+        ),
+    ] = None
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="int8|int4",
+            help="Round the weights of unquantised models on a CPU: faster, less accurate.",
+            show_default=False,
+        ),
+    ] = None
+    draft_quantize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="int8|int4|none",
+            help="The same for the draft alone. Default: as the target.",
             show_default=False,
         ),
     ] = None
@@ -228,6 +244,8 @@ def load(
             trust_remote_code=models.trust_remote_code,
             self_check=models.self_check,
             packed="auto" if models.packed is None else models.packed,
+            quantize=cast("Any", models.quantize),
+            draft_quantize=cast("Any", models.draft_quantize),
             max_length=models.max_length,
         )
     _leave_small_models_on_one_thread(pair)

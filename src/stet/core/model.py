@@ -99,6 +99,7 @@ class LoadedModel:
         adapter: hash of the adapter that was merged into its weights; None without one.
         shortlist: the tokens that it drafts where only speed depends on which; None: all.
         native: whether attention of short passes goes through the compiled kernel, on a CPU.
+        quantize: the format that its weights were rounded to when it was loaded; None: none.
     """
 
     model: Any
@@ -116,6 +117,7 @@ class LoadedModel:
     adapter: str | None = None
     shortlist: Shortlist | None = None
     native: bool = False
+    quantize: str | None = None
 
     def resized(self, size: int) -> LoadedModel:
         """Return this model with a vocabulary of another size, at most `rows`, and no shortlist."""
@@ -124,12 +126,13 @@ class LoadedModel:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Name, revision and dtype, as traces and results record them."""
+        """Name, revision, dtype and format, as traces and results record them."""
         path = Path(self.name)
         # A folder or file is named by its last part: a trace tells what ran, not where it lay.
         name = f"bundled/{path.name}" if path.parent == TARGET.parent else path.name
         name = name if path.expanduser().exists() else self.name
-        return {"name": name, "revision": self.revision, "dtype": str(self.dtype)}
+        found = {"name": name, "revision": self.revision, "dtype": str(self.dtype)}
+        return found if self.quantize is None else found | {"quantize": self.quantize}
 
     @property
     def device(self) -> torch.device:

@@ -94,6 +94,15 @@ def read_decoder(body: Any, shapes: Sequence[LayerShape]) -> Decoder:
     )
 
 
+def is_known(body: Any) -> bool:
+    """Whether a body is of one of the families, by its class."""
+    try:
+        _family(body)
+    except UnknownPart:
+        return False
+    return True
+
+
 def _family(body: Any) -> str:
     """The family of a body, by its class."""
     kind = type(body)

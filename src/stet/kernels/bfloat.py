@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad
 
+from stet.kernels.convert import convert
 from stet.kernels.packed import ROWS, groups_of, row_chunks, tiled
 from stet.kernels.planes import GROUP
 
@@ -23,6 +24,7 @@ class BfloatWeight:
     shape: tuple[int, int]
     codes: torch.Tensor
     bits = 16
+    dtype = torch.bfloat16
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Every tensor by its name, to be saved or counted."""
@@ -54,6 +56,13 @@ class BfloatWeight:
         values = self._values(self.codes[flat // ROWS, ..., flat % ROWS])
         return values.to(dtype).view(*ids.shape, self.shape[1])
 
+    def elements(self, numbers: torch.Tensor) -> torch.Tensor:
+        """Some weights, by their places in the flattened matrix, as bfloat16."""
+        rows, columns = numbers // self.shape[1], numbers % self.shape[1]
+        halves = self.codes.contiguous().view(torch.bfloat16)
+        group, pair = columns // GROUP, columns % GROUP // 2
+        return halves[rows // ROWS, group, pair, rows % ROWS * 2 + columns % 2]
+
     def _values(self, rows: torch.Tensor) -> torch.Tensor:
         return rows.flatten(1).contiguous().view(torch.bfloat16)[:, : self.shape[1]]
 
@@ -72,8 +81,11 @@ def arrange(weight: torch.Tensor) -> BfloatWeight:
     outputs, inputs = weight.shape
     groups = groups_of(inputs)
     codes = torch.empty(-(-outputs // ROWS), groups, 16, ROWS, dtype=torch.int32)
+    plain = weight.detach().cpu().bfloat16().contiguous()
+    if convert(plain, 16, {"codes": codes}) is not None:
+        return BfloatWeight((outputs, inputs), codes)
     for part in row_chunks(outputs, inputs):
-        values = pad(weight[part].detach().cpu().bfloat16(), (0, groups * GROUP - inputs))
+        values = pad(plain[part], (0, groups * GROUP - inputs))
         words = values.contiguous().view(torch.int32).view(-1, groups, 16)
         codes[part.start // ROWS : -(-part.stop // ROWS)] = tiled(words)
     return BfloatWeight((outputs, inputs), codes)

@@ -6,13 +6,13 @@ import functools
 import warnings
 
 import torch
-from torch import nn
 from torch.nn.functional import linear
 
+from stet.kernels.kept import KeptWeight
 from stet.kernels.native import DescribedWeight, Weight, described, kernel, unavailable
 
 
-class PackedLinear(nn.Module):
+class PackedLinear(KeptWeight):
     """Multiplies with a packed weight on the CPU, as `nn.Linear` does with a plain one.
 
     Activations are rounded to int8 with a scale for each token and each 32 inputs, or to bfloat16
@@ -35,10 +35,9 @@ class PackedLinear(nn.Module):
         bias: torch.Tensor | None = None,
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        super().__init__()
+        super().__init__(weight, bias, dtype)
         self.out_features, self.in_features = weight.shape
         self.described = DescribedWeight(weight, bias)
-        _register(self, weight, bias)
         self._plain: torch.Tensor | None = None
         if kernel() is None:
             reason = unavailable()
@@ -47,18 +46,13 @@ class PackedLinear(nn.Module):
 
     def put(self, weight: Weight, bias: torch.Tensor | None) -> None:
         """Take other tensors of the same values, such as views of a larger weight."""
+        self.keep(weight, bias)
         self.described = DescribedWeight(weight, bias)
-        _register(self, weight, bias)
 
     @property
     def is_native(self) -> bool:
         """Whether the kernel multiplies; otherwise the weight was unpacked."""
         return self._plain is None
-
-    @property
-    def packed(self) -> Weight:
-        """The weight."""
-        return self.described.packed
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Multiply.
@@ -82,7 +76,7 @@ class PackedLinear(nn.Module):
         return y.view(*x.shape[:-1], self.out_features).to(x.dtype)
 
 
-class PackedEmbedding(nn.Module):
+class PackedEmbedding(KeptWeight):
     """Looks tokens up in a packed weight, as `nn.Embedding` does in a plain one.
 
     Args:
@@ -92,17 +86,10 @@ class PackedEmbedding(nn.Module):
     """
 
     def __init__(self, weight: Weight, dtype: torch.dtype, scale: float = 1.0) -> None:
-        super().__init__()
+        super().__init__(weight, None, dtype)
         self.num_embeddings, self.embedding_dim = weight.shape
         self.described = DescribedWeight(weight, None)
-        self.dtype = dtype
         self.scale = float(torch.tensor(scale, dtype=dtype))
-        _register(self, weight, None)
-
-    @property
-    def packed(self) -> Weight:
-        """The weight."""
-        return self.described.packed
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """The rows of some tokens, `[*ids.shape, inputs]`.
@@ -118,13 +105,6 @@ class PackedEmbedding(nn.Module):
             flat = _rows(ids.flatten(), self.described, self.dtype)
         rows = flat.view(*ids.shape, self.embedding_dim)
         return rows if self.scale == 1.0 else rows * self.scale
-
-
-def _register(module: nn.Module, weight: Weight, bias: torch.Tensor | None) -> None:
-    """Name a layer's tensors, so that they are counted, saved and told apart as weights are."""
-    for name, tensor in weight.tensors().items():
-        module.register_buffer(name, tensor)
-    module.register_buffer("bias", bias)
 
 
 def _multiply(x: torch.Tensor, weight: DescribedWeight) -> torch.Tensor:

@@ -20,6 +20,7 @@ ADAPTER = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_TYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _LONGEST_HEADER = 100_000_000
 _LISTED = 10  # files, in a message
 
@@ -149,13 +150,19 @@ def check_room(size: int, name: str, device: torch.device) -> None:
         )
 
 
-def loaded_bytes(file: Path, config: Any, dtype: str | torch.dtype) -> int:
+def loaded_bytes(
+    file: Path, config: Any, dtype: str | torch.dtype, quantize: str | None = None
+) -> int:
     """Bytes that the weights of a safetensors file take once they are loaded.
+
+    Weights in the dtype asked for are only mapped, and take no memory until they are read: those
+    that are quantised are read one by one. Others are converted first, all of them.
 
     Args:
         file: the file, of which only the header is read.
         config: the model's configuration.
         dtype: the dtype asked for; "auto": that of the configuration, or as stored.
+        quantize: the format that matrices are rounded to; None: they are not.
     """
     if dtype == "auto":
         dtype = getattr(config, "dtype", None) or "auto"
@@ -171,10 +178,20 @@ def loaded_bytes(file: Path, config: Any, dtype: str | torch.dtype) -> int:
             if key == "__metadata__":
                 continue
             start, end = entry["data_offsets"]
+            stored = entry["dtype"]
+            if quantize is not None and dtype in ("auto", _TYPES.get(stored)) and _is_matrix(key):
+                bits = 8.5 if quantize == "int8" or not key.endswith("_proj.weight") else 4.625
+                size += int(prod(entry["shape"]) * bits / 8)
+                continue
             size += end - start
-            if converts and entry["dtype"] in _SIZES:
+            if converts and stored in _SIZES:
                 assert isinstance(dtype, torch.dtype)
-                size += prod(entry["shape"]) * (dtype.itemsize - _SIZES[entry["dtype"]])
+                size += prod(entry["shape"]) * (dtype.itemsize - _SIZES[stored])
     except (ValueError, KeyError, TypeError, AttributeError):
         return file.stat().st_size  # a broken file; loading it will raise an error
     return size
+
+
+def _is_matrix(key: str) -> bool:
+    """Whether a weight is one that is quantised, in the families whose models can be."""
+    return key.endswith(("_proj.weight", "lm_head.weight", "embed_tokens.weight"))

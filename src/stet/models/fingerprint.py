@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from stet.kernels import BfloatWeight
 from stet.remote.target import RemoteTarget
 
 if TYPE_CHECKING:
@@ -37,20 +38,44 @@ def fingerprint(*models: LoadedModel | RemoteTarget | None) -> str:
         kept = {k: v for k, v in config.items() if k not in _IGNORED and not k.startswith("_attn")}
         digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
         digest.update(f"{model.dtype} {model.adapter}".encode())
-        tensors = {**dict(model.model.named_parameters()), **dict(model.model.named_buffers())}
-        # Buffers too: quantised weights and their scales are buffers. But not values computed at
-        # load, where two machines may differ in a last bit.
-        saved = set(model.model.state_dict())
-        for name in sorted(saved & tensors.keys()):
-            weight = tensors[name]
+        weights = _weights(model.model)
+        for name in sorted(weights):
+            weight = weights[name]
             digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-            if weight.device.type != "meta":
-                digest.update(_sample(weight.detach()))
+            if isinstance(weight, BfloatWeight) or weight.device.type != "meta":
+                digest.update(_sample(weight))
     return digest.hexdigest()[:16]
 
 
-def _sample(weight: Tensor) -> bytes:
-    """The bytes of some elements of a tensor."""
-    flat = weight.flatten()
-    step = max(flat.numel() // _SAMPLED, 1)
-    return flat[::step][:_SAMPLED].cpu().contiguous().view(torch.uint8).numpy().tobytes()
+def _weights(model: Any) -> dict[str, Tensor | BfloatWeight]:
+    """Everything that is saved of a model, by name; what is shared under its first name.
+
+    Buffers too: quantised weights and their scales are buffers. But not values computed at load,
+    where two machines may differ in a last bit. A weight that was only arranged for a kernel is the
+    same as a plain one.
+    """
+    found: dict[str, Tensor | BfloatWeight] = dict(model.named_parameters())
+    seen: set[int] = set()
+    for place, module in model.named_modules():
+        start = f"{place}." if place else ""
+        kept = getattr(module, "packed", None)
+        if isinstance(kept, BfloatWeight) and id(kept) not in seen:
+            seen.add(id(kept))
+            found[f"{start}weight"] = kept
+        for name, buffer in module.named_buffers(recurse=False):
+            if id(buffer) not in seen and name not in module._non_persistent_buffers_set:
+                seen.add(id(buffer))
+                found[f"{start}{name}"] = buffer
+    return found
+
+
+def _sample(weight: Tensor | BfloatWeight) -> bytes:
+    """The bytes of some elements of a weight."""
+    if isinstance(weight, BfloatWeight):
+        count = weight.shape[0] * weight.shape[1]
+        numbers = torch.arange(min(_SAMPLED, count)) * max(count // _SAMPLED, 1)
+        picked = weight.elements(numbers)
+    else:
+        flat = weight.detach().flatten()
+        picked = flat[:: max(flat.numel() // _SAMPLED, 1)][:_SAMPLED]
+    return picked.cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -36,6 +36,7 @@ from stet.models.gguf.loading import unpacked_model
 from stet.models.gguf.packing import is_kept, packed_model, stays_packed
 from stet.models.head import split_head
 from stet.models.hub import without_waiting
+from stet.models.keeping import Quantize, check_not_quantised, check_quantize, keep_for_kernels
 from stet.models.quantised import advice, method_of
 from stet.models.selfcheck import checked
 from stet.models.stores import place_of
@@ -60,12 +61,15 @@ def load_model(
     max_length: int | None = None,
     self_check: bool = True,
     packed: bool | Literal["auto"] = "auto",
+    quantize: Quantize | None = None,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
-    Weights are read from safetensors and GGUF files only. Quantised checkpoints of transformers are
-    loaded by their own configuration. Set `HF_HUB_OFFLINE=1` to use only files that were downloaded
-    before; so does a hub that does not answer.
+    Weights are read from safetensors and GGUF files only. On a CPU, weights of bfloat16 are kept in
+    the layout of a kernel that reads them faster than torch does; their values stay as they are.
+    Quantised checkpoints of transformers are loaded by their own configuration. Set
+    `HF_HUB_OFFLINE=1` to use only files that were downloaded before; so does a hub that does not
+    answer.
 
     Args:
         name_or_path: a folder, a GGUF file, a name on the Hugging Face hub, or a model of
@@ -81,28 +85,37 @@ def load_model(
         self_check: compare each layer's output through Stet's cache with its output by itself.
         packed: keep the matrices of a GGUF file packed, on a CPU with AVX2 or AVX-512 VNNI and a C
             compiler; "auto": where that is possible, unless `dtype` asks for float32 or float16.
+        quantize: round the weights of a full-precision model to "int8" or "int4", on a CPU; its
+            embedding and head to int8.
 
     Returns:
         The model, ready for a `Runner`.
 
     Raises:
         LoadError: files are missing or unreadable, or an option is out of range.
-        CompatibilityError: the model cannot be run faithfully.
+        CompatibilityError: the model cannot be run faithfully, or cannot be quantised.
+        OptionError: `quantize` is not known, or the model is not for the CPU.
     """
     name = str(name_or_path)
     kind = dtype_of(dtype)
     place = device_of(device)
+    check_quantize(quantize, name, place, device_map)
     found = place_of(name)
     gguf = gguf_of(found)
     identity = None
     if gguf is not None:
+        if quantize is not None:
+            raise CompatibilityError(
+                f"{name} is a GGUF file, whose weights have a format of their own; leave "
+                f"quantize={quantize!r} out, or give the unquantised model."
+            )
         model, tokenizer = _from_gguf(gguf, name, kind, place, device_map, max_length, packed)
     else:
         common = {"revision": revision, "trust_remote_code": trust_remote_code}
         model, tokenizer, identity = _from_transformers(
-            folder_of(found), name, kind, place, device_map, max_length, common
+            folder_of(found), name, kind, place, device_map, max_length, common, quantize
         )
-    return prepare_model(
+    loaded = prepare_model(
         model,
         tokenizer,
         name=name,
@@ -112,6 +125,7 @@ def load_model(
         self_check=self_check,
         adapter=identity,
     )
+    return replace(loaded, quantize=quantize)
 
 
 def _from_transformers(
@@ -122,6 +136,7 @@ def _from_transformers(
     device_map: Any,
     max_length: int | None,
     common: dict[str, Any],
+    quantize: Quantize | None,
 ) -> tuple[PreTrainedModel, Any, str | None]:
     """The model and the tokenizer of a folder or of the hub, and its adapter's hash."""
     with without_waiting(folder):
@@ -137,8 +152,9 @@ def _from_transformers(
         config = config_of(source, name, common)
         check_config(config, name, max_length)
         _check_known(config, name, common["trust_remote_code"])
+        check_not_quantised(quantize, name, config)
         if folder is not None and device_map is None:
-            size = sum(loaded_bytes(file, config, dtype) for file in weight_files(folder))
+            size = sum(loaded_bytes(file, config, dtype, quantize) for file in weight_files(folder))
             check_room(size, name, device)
         with without_adapter(source, adapter) as view:
             model = _weights(view, name, config, dtype, device_map, common)
@@ -149,6 +165,8 @@ def _from_transformers(
     # A quantised model is already on its device and refuses to be moved.
     if device_map is None and getattr(model, "hf_quantizer", None) is None:
         cast(nn.Module, model).to(device)
+        if device.type == "cpu":
+            keep_for_kernels(model, name, quantize)
     return model, tokenizer, None if adapter is None else adapter.identity
 
 
