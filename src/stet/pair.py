@@ -7,21 +7,23 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from stet.core.draft_length import SHARED, AdaptiveLength
-from stet.core.errors import OptionError
+from stet.core.errors import OptionError, StetError
 from stet.core.model import LoadedModel
 from stet.core.result import Chunk, Result
 from stet.core.sequence import Role
 from stet.engine.compiled import WIDTHS
-from stet.engine.costs import Costs, CurrentCosts, estimate_draft_cost
+from stet.engine.costs import Costs, estimate_draft_cost
+from stet.engine.current_costs import CurrentCosts
 from stet.engine.drafting import LookupDrafter, ModelDrafter
 from stet.engine.engine import Engine
 from stet.engine.masks import WIDEST
-from stet.engine.profile import open_profile
+from stet.engine.profile import Profile, open_profile, open_record
 from stet.engine.runner import Runner
 from stet.engine.thread import EngineThread
 from stet.models.defaults import GenerationDefaults
@@ -107,12 +109,12 @@ class Pair:
         small = self._draft_runner
         if small is not None and isinstance(target, LoadedModel) and difference is None:
             small.stand_in = small.vocab_size - 1 if small.vocab_size < target.vocab_size else None
+        self._profile = Profile(None, {})
         self._costs: CurrentCosts | None = None
         if self._target_runner is not None:
-            kept = None
             if profile:
-                kept = open_profile(self.fingerprint, max_length=max_length)
-            self._costs = CurrentCosts(self._target_runner, self._draft_runner, kept=kept)
+                self._profile = open_profile(self.fingerprint, max_length=max_length)
+            self._costs = CurrentCosts(self._target_runner, self._draft_runner, kept=self._profile)
         context = context_of(self.models)
         self._prompts = Prompts(self._vocabularies, max_length, self._client, context)
         self._preparer = Preparer(
@@ -307,7 +309,8 @@ class Pair:
     def costs(self) -> Costs:
         """Measured seconds of a forward pass of each model.
 
-        Measured when first asked for, and again, between rounds, once more passes are compiled.
+        Measured when first asked for, and again, between rounds, once more passes are compiled or
+        they turn out wrong.
 
         Raises:
             OptionError: the target is remote.
@@ -319,6 +322,30 @@ class Pair:
             while (latest := costs.latest) is None:
                 self.between_rounds(costs.work)  # a pass at a time, so that nobody waits for all
             return latest
+
+    @contextmanager
+    def costs_of_run(self, path: Path) -> Iterator[None]:
+        """Inside the `with` block, use the costs that a run began with.
+
+        A run that is interrupted and resumed, by another process or on a machine whose mood has
+        changed, then drafts the same blocks. Costs that the file does not hold are added to it.
+
+        Args:
+            path: the run's file; made when a cost is first needed.
+        """
+        costs = self._costs
+        if costs is None:
+            yield
+            return
+        outer = self._profile
+        self._profile = open_record(path, self.fingerprint, outer)
+        self.between_rounds(partial(costs.use, self._profile))
+        try:
+            yield
+        finally:
+            self._profile = outer
+            with suppress(StetError):  # the pair was closed
+                self.between_rounds(partial(costs.use, outer))
 
     def between_rounds(self, function: Callable[[], T]) -> T:
         """Call a function in the engine's thread, between two rounds, and wait for it.

@@ -11,7 +11,7 @@ from stet.core.errors import CapacityError, StetError
 from stet.core.operations import Draft
 from stet.core.sequence import Role, TokenSequence
 from stet.core.trace import FinishReason
-from stet.engine.costs import CurrentCosts
+from stet.engine.current_costs import CurrentCosts
 from stet.engine.drafting import OVERLAP, Drafter, ModelDrafter
 from stet.engine.failures import DeviceError, device_error, isolate
 from stet.engine.interpreter import Interpreter

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from stet.core.draft_length import AdaptiveLength, expected_tokens
 from stet.core.operations import Draft
-from stet.engine.costs import Costs, CurrentCosts
+from stet.engine.costs import Costs
+from stet.engine.current_costs import CurrentCosts
 
 MARGIN = 1.03
 """How much faster than plain decoding a round must look, since costs are measured with noise."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Literal
@@ -26,6 +27,11 @@ from stet.kernels.attention import serves
 if TYPE_CHECKING:
     from stet.core.model import LoadedModel
     from stet.engine.attention_capture import Recorder
+
+
+_WATCHED = 16, 512
+"""Tokens of a pass, and of the text up to its end, beyond which it is not timed: much of the time
+of a longer one is attention, which depends on the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +64,8 @@ class Runner:
         passes: number of forward passes so far.
         stand_in: the token that is read in place of all tokens above it, for a draft that has no
             embedding for some that the target may write; None where it has one for all.
+        watch: called with the tokens and the seconds of each short pass over a single row; None:
+            passes are not timed.
     """
 
     def __init__(
@@ -83,6 +91,7 @@ class Runner:
         self.model = model
         self.vocab_size = model.vocab_size
         self.stand_in: int | None = None
+        self.watch: Callable[[int, float], None] | None = None
         self.device = model.device
         self.dtype = model.dtype
         self.max_rows = max_rows
@@ -207,6 +216,7 @@ class Runner:
             ValueError: a start beyond the valid tokens, a released row, or a row given twice.
         """
         width = tokens.shape[1]
+        began = time.perf_counter()
         if self.stand_in is not None:
             tokens = tokens.clamp(max=self.stand_in)
         ends = self._check(rows, width, starts, counts)
@@ -224,6 +234,9 @@ class Runner:
             row.valid = end
             row.written = max(row.written, end)
         self.passes += 1
+        short = len(rows) == 1 and width <= _WATCHED[0] and longest <= _WATCHED[1]
+        if self.watch is not None and short and logits != "none" and recorder is None:
+            self.watch(width, time.perf_counter() - began)
         return result
 
     def warm_up(
