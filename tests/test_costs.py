@@ -39,7 +39,7 @@ class FakeRunner:
         self.held: list[Row] = []
         self.widths: list[int] = []
         self.broken = False
-        self.watch: Any = None
+        self.timings: Any = None
 
     def allocate(self) -> Row:
         self.held.append(Row(len(self.held)))
@@ -55,8 +55,8 @@ class FakeRunner:
         self.widths.append(width)
         seconds = self.seconds * (1 + (width - 1) / 10)
         self.machine.time += seconds
-        if self.watch is not None:
-            self.watch(width, seconds)
+        if self.timings is not None:
+            self.timings.append((width, seconds))
         return SimpleNamespace()
 
 
@@ -183,34 +183,35 @@ def test_beside_other_work_nothing_better_is_found(others) -> None:
     costs, target, _ = current()
     right = costs.now()
     others.busy, target.seconds = True, 3.0
-    serve(target, 2 * WINDOW)
+    serve(costs, target, 2 * WINDOW)
     target.machine.time += 100 * PATIENCE
     assert finish(costs) > 5
     assert costs.now() is right
 
 
-def serve(runner: FakeRunner, passes: int) -> None:
+def serve(costs: CurrentCosts, runner: FakeRunner, passes: int) -> None:
     for _ in range(passes):
         runner.forward([0], torch.zeros(1, 3), [0])
+        costs._compare()
 
 
 def test_costs_that_passes_of_requests_contradict_are_measured_again() -> None:
     profile = Profile(None, {})
     costs, target, draft = current(profile)
     wrong = costs.now()
-    serve(target, 10 * WINDOW)
+    serve(costs, target, 10 * WINDOW)
     target.machine.time += 100 * PATIENCE
     assert not costs.work(), "they are right"
     target.seconds = 0.5
-    serve(target, WINDOW)
+    serve(costs, target, WINDOW)
     assert not costs.work(), "a passing mood"
-    serve(target, WINDOW)
+    serve(costs, target, WINDOW)
     assert finish(costs) > 5
     assert costs.now().draft_cost == pytest.approx(0.4)
     assert profile.get(costs._state()) == costs.now()
     assert wrong.draft_cost == pytest.approx(0.2), "what has begun with them keeps them"
     draft.seconds = 0.4
-    serve(draft, 3 * WINDOW)
+    serve(costs, draft, 3 * WINDOW)
     assert not costs.work(), "they were measured a moment ago"
     draft.machine.time += 10 * PATIENCE
     assert finish(costs) > 5
@@ -226,7 +227,7 @@ def test_the_costs_of_a_run_stay_even_if_they_are_wrong(tmp_path, others) -> Non
     costs.use(Profile(path, {}, source=own))
     assert costs.now() == first, "they come from the pair's own profile"
     others.busy, target.seconds = False, 0.5
-    serve(target, 10 * WINDOW)
+    serve(costs, target, 10 * WINDOW)
     target.machine.time += 100 * PATIENCE
     assert not costs.work()
     # Another process goes on with the run; its machine has measured something else.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -12,7 +13,7 @@ from stet.core.row import Role
 from stet.engine.costs import Costs
 from stet.engine.measuring import BATCH_WIDTHS, WIDTHS, CostMeasurement, fitting
 from stet.engine.runner import Runner
-from stet.engine.watching import Watch
+from stet.engine.watching import WINDOW, Watch
 
 PATIENCE = 30.0
 """Seconds between two measurements of the same passes at least; doubled each time."""
@@ -71,10 +72,9 @@ class CurrentCosts:
         self._pause = PATIENCE
         self._next = 0.0
         self.watch = Watch()
-        if target.device.type == "cpu":
-            for role, runner in (("target", target), ("draft", draft)):
-                if runner is not None:
-                    runner.watch = self._make_watcher("draft" if role == "draft" else "target")
+        if target.device.type == "cpu":  # elsewhere a pass returns before it has run
+            for runner in filter(None, self._runners):
+                runner.timings = deque(maxlen=WINDOW)
 
     @property
     def latest(self) -> Costs | None:
@@ -138,8 +138,12 @@ class CurrentCosts:
         return True
 
     def renew(self) -> None:
-        """Call `work` if there are costs already; the first ones are measured when asked for."""
+        """Look at the passes of a round, and call `work` if there are costs already.
+
+        The first ones are measured when asked for.
+        """
         if self._latest is not None:
+            self._compare()
             self.work()
 
     def _step(self) -> None:
@@ -153,11 +157,10 @@ class CurrentCosts:
         if state != self._state():
             self._measuring = None  # passes of two states are not compared
             return
-        self.watch.blind = True
-        try:
-            measuring.step()
-        finally:
-            self.watch.blind = False
+        measuring.step()
+        for runner in filter(None, self._runners):
+            if runner.timings:
+                runner.timings.pop()  # what was measured just now proves nothing
         if measuring.costs is not None:
             self._measuring = None
             self._take(state, measuring.costs)
@@ -192,10 +195,16 @@ class CurrentCosts:
         compiled = sum(runner.compiled_passes for runner in self._runners if runner is not None)
         return torch.get_num_threads(), compiled
 
-    def _make_watcher(self, role: Role) -> Callable[[int, float], None]:
-        def see(tokens: int, seconds: float) -> None:
+    def _compare(self) -> None:
+        """Hold the passes since the last time against what was measured."""
+        for role, runner in zip(_ROLES, self._runners, strict=True):
+            if runner is None or not runner.timings:
+                continue
             if self._latest is not None and self._state() == self._measured:
-                passes = self._latest.draft_pass if role == "draft" else self._latest.target_pass
-                self.watch.add(role, seconds / passes(tokens))
+                known = self._latest.draft_pass if role == "draft" else self._latest.target_pass
+                for tokens, seconds in runner.timings:
+                    self.watch.add(role, seconds / known(tokens))
+            runner.timings.clear()
 
-        return see
+
+_ROLES: tuple[Role, Role] = ("target", "draft")

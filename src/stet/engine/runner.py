@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Literal
@@ -64,8 +65,8 @@ class Runner:
         passes: number of forward passes so far.
         stand_in: the token that is read in place of all tokens above it, for a draft that has no
             embedding for some that the target may write; None where it has one for all.
-        watch: called with the tokens and the seconds of each short pass over a single row; None:
-            passes are not timed.
+        timings: tokens and seconds of the latest short passes over a single row, for whoever takes
+            them out; None: passes are not timed.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Runner:
         self.model = model
         self.vocab_size = model.vocab_size
         self.stand_in: int | None = None
-        self.watch: Callable[[int, float], None] | None = None
+        self.timings: deque[tuple[int, float]] | None = None
         self.device = model.device
         self.dtype = model.dtype
         self.max_rows = max_rows
@@ -235,8 +236,8 @@ class Runner:
             row.written = max(row.written, end)
         self.passes += 1
         short = len(rows) == 1 and width <= _WATCHED[0] and longest <= _WATCHED[1]
-        if self.watch is not None and short and logits != "none" and recorder is None:
-            self.watch(width, time.perf_counter() - began)
+        if self.timings is not None and short and logits != "none" and recorder is None:
+            self.timings.append((width, time.perf_counter() - began))
         return result
 
     def warm_up(
