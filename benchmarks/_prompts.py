@@ -1,4 +1,4 @@
-"""Pairs by name, and prompts for them: word problems, as the bundled pair and a real one take them."""
+"""Pairs by name, and word problems as the bundled pair and a real one take them."""
 
 from __future__ import annotations
 

@@ -254,6 +254,7 @@ def test_a_slow_pair_is_measured_in_the_time_there_is():
     assert slower.tokens >= 16
     for seconds in (40.0, 90.0):
         machine = Machine(target=0.2, per_position=0.01, draft=0.05)
-        examine(machine, ["prompt"] * 8, seconds=seconds, clock=machine.clock)
+        prompts = ["prompt"] * 8
+        examine(machine, prompts, max_new_tokens=96, seconds=seconds, clock=machine.clock)
         assert machine.now < 1.3 * seconds
         assert machine.calls[-1][2] >= 16
