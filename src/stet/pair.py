@@ -12,6 +12,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
+import torch
+
 from stet.core.draft_length import SHARED, AdaptiveLength
 from stet.core.errors import OptionError, StetError
 from stet.core.model import LoadedModel
@@ -133,6 +135,8 @@ class Pair:
         self.engine = Engine(
             self._target_runner, drafter, max_batch=max_batch, max_rows=self.max_rows
         )
+        if self._fits_blocks:
+            self.engine.costs = self._costs_of_batches
         self._thread = EngineThread(
             self.engine,
             compile_after=COMPILE_AFTER if compile == "auto" else float("inf"),
@@ -380,7 +384,7 @@ class Pair:
         return AdaptiveLength(
             draft_cost=_round_cost(self.costs.draft_cost),
             position_cost=_round_cost(self.costs.position_cost),
-            longest=WIDEST - 1 if self.max_batch == 1 else SHARED,
+            longest=WIDEST - 1 if self.max_batch == 1 or self._fits_blocks else SHARED,
             by_confidence=look,
             prior_weight=1.0,
             may_rest=lossless,
@@ -424,6 +428,24 @@ class Pair:
     def end_tokens(self) -> frozenset[int]:
         """Tokens that end an answer."""
         return self._vocabularies["target"].ends
+
+    @property
+    def _fits_blocks(self) -> bool:
+        """Whether blocks are fitted to how full a round is; halves of rounds are timed on a CPU."""
+        return all(model.device.type == "cpu" for model in self.models)
+
+    def _costs_of_batches(self) -> Costs | None:
+        """What blocks are fitted to a round by, in the engine's thread; None: not now.
+
+        Where rounding depends on a pass's width, and a run is recorded, its texts must not hang on
+        what rounds take today.
+        """
+        costs, model = self._costs, self.models[0]
+        if costs is None or (
+            costs.kept.is_record and not model.packed and model.dtype != torch.float32
+        ):
+            return None
+        return costs.latest
 
     async def _in_helper_thread(self, function: Callable[[], T]) -> T:
         """Call a function in another thread than the event loop's."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 import torch
 
 from stet.core.row import Role
 from stet.engine.costs import Costs
-from stet.engine.measuring import BATCH_WIDTHS, WIDTHS, CostMeasurement, fitting
+from stet.engine.measuring import WIDTHS, CostMeasurement, fitting
 from stet.engine.runner import Runner
 from stet.engine.watching import WINDOW, Watch
 
@@ -65,7 +65,6 @@ class CurrentCosts:
         self._runners = target, draft
         self.kept = kept
         self._clock = clock
-        self._widths: Mapping[Role, tuple[int, ...]] = WIDTHS
         self._latest: Costs | None = None
         self._measured: State | None = None
         self._measuring: tuple[State, CostMeasurement] | None = None
@@ -98,12 +97,6 @@ class CurrentCosts:
         if self.kept.is_record or self._clock() < self._next:
             return False
         return self._latest.disturbed or self.watch.disagrees
-
-    def measure_batches(self) -> None:
-        """Measure the passes of batches, too, between the rounds to come."""
-        if self._widths is not BATCH_WIDTHS:
-            self._widths = BATCH_WIDTHS
-            self._measured = None
 
     def use(self, kept: Kept) -> None:
         """Keep costs elsewhere from now on, and use those that are there."""
@@ -151,7 +144,7 @@ class CurrentCosts:
             if self._state() != self._measured and self._take_kept():
                 return
             target, draft = self._runners
-            measuring = CostMeasurement(target, draft, widths=self._widths, clock=self._clock)
+            measuring = CostMeasurement(target, draft, clock=self._clock)
             self._measuring = self._state(), measuring
         state, measuring = self._measuring
         if state != self._state():
@@ -183,7 +176,7 @@ class CurrentCosts:
         """Take the costs that are kept, unless passes are wanted that they do not tell of."""
         state = self._state()
         kept = self.kept.get(state)
-        wanted = fitting(self._runners[0], self._widths["target"])
+        wanted = fitting(self._runners[0], WIDTHS["target"])
         if kept is None or not kept.target.keys() >= set(wanted):
             return False
         self._latest, self._measured = kept, state

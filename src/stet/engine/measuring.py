@@ -16,12 +16,6 @@ from stet.engine.runner import Runner
 WIDTHS: Mapping[Role, tuple[int, ...]] = {"target": (1, BLOCK), "draft": (1,)}
 """Tokens of the passes that are timed, by role; between them costs are interpolated."""
 
-BATCH_WIDTHS: Mapping[Role, tuple[int, ...]] = {
-    "target": (1, 4, BLOCK, 32, 96, 192),
-    "draft": (1, 8, 32),
-}
-"""Tokens of the passes that are timed once several requests share a round."""
-
 
 class CostMeasurement:
     """Times passes of both models in turn, one pass at a time.
