@@ -1,13 +1,15 @@
 """`draft_length="auto"` against the better of the target alone and the best fixed block length.
 
     python benchmarks/auto.py [--pair gguf] [--stranger] [--alternations 20]
+    python benchmarks/auto.py --batches 8 24 32 [--pair gguf]
     python benchmarks/auto.py report
 
 The best length of a grid is found on prompts of its own. Then the target alone, that length and
 "auto" take turns on one prompt after the other. The time of "auto" over that of the better of the
 two comes with the upper 95 % bound of a bootstrap over alternations. With `--stranger` the draft
-writes what it finds least probable, so that nothing is accepted. A run that is stopped goes on
-where it was; `report` writes `benchmarks/results/auto.json` from all of them.
+writes what it finds least probable, so that nothing is accepted. With `--batches` the throughput of
+"auto" is held against that of the target alone, where many requests share each round. A run that is
+stopped goes on where it was; `report` writes `benchmarks/results/auto.json` from all of them.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import statistics
 import time
 from pathlib import Path
 from typing import Any
@@ -95,6 +98,50 @@ def run(options: argparse.Namespace) -> None:
         print(summary(rows), flush=True)
 
 
+def run_batches(options: argparse.Namespace) -> None:
+    """Answer batches with the target alone and with "auto", in turns."""
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path = FOLDER / f"{options.pair}-batches.json"
+    rows = json.loads(path.read_text("utf-8"))["rows"] if path.exists() else []
+    began = time.perf_counter()
+    with _prompts.load(options, max(options.batches)) as pair:
+        warm = _prompts.prompts(pair, options, 8, TUNING)
+        for policy in ("target", "exact"):
+            pair.generate(warm, policy, max_new_tokens=24, **PINNED)
+        for number in range(options.alternations):
+            for batch in options.batches:
+                if any((row["batch"], row["alternation"]) == (batch, number) for row in rows):
+                    continue
+                if time.perf_counter() - began > options.stop_after:
+                    return
+                some = _prompts.prompts(pair, options, batch, number * batch)
+                row = {"batch": batch, "alternation": number}
+                for policy in ("target", "exact") if number % 2 else ("exact", "target"):
+                    start = time.perf_counter()
+                    results = pair.generate(
+                        some, policy, max_new_tokens=options.tokens, ignore_eos=True, **PINNED
+                    )
+                    tokens = sum(result.counters.emitted_tokens for result in results)
+                    row[policy] = tokens / (time.perf_counter() - start)
+                    if policy == "exact":
+                        row["drafted"] = sum(r.counters.drafted_tokens for r in results)
+                        row["accepted"] = sum(r.counters.accepted_tokens for r in results)
+                        row["passes"] = sum(r.counters.target_passes for r in results) / batch
+                rows.append(row)
+                path.write_text(json.dumps({"rows": rows}, indent=1), "utf-8")
+                print(row, flush=True)
+
+
+def batch_figures(setting: str, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Throughput of "auto" over the target's, by requests at a time: the median of alternations."""
+    return {
+        f"throughput_{setting.replace('-', '_')}_{batch}": round(
+            statistics.median(r["exact"] / r["target"] for r in rows if r["batch"] == batch), 3
+        )
+        for batch in sorted({row["batch"] for row in rows})
+    }
+
+
 def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
     """The ratio of times with its upper bound."""
 
@@ -117,12 +164,20 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
 def report() -> None:
     """Write the result file from all runs."""
     rows: list[dict[str, Any]] = []
+    batched: dict[str, float] = {}
     for path in sorted(FOLDER.glob("*.json")):
         record = json.loads(path.read_text("utf-8"))
+        if path.stem.endswith("-batches"):
+            batched |= batch_figures(path.stem, record["rows"])
+            rows.append({"setting": path.stem, **record})
+            continue
         found = summary(record["rows"])
         rows.append({"setting": path.stem, "best_length": record["best"], **found, **record})
-    figures = {"auto_time_vs_best_upper": max(row["upper"] for row in rows)}
-    for row in rows:
+    figures = {"auto_time_vs_best_upper": max(r["upper"] for r in rows if "upper" in r)}
+    if batched:
+        figures["auto_throughput_vs_target_batched"] = min(batched.values())
+    figures |= batched
+    for row in (row for row in rows if "upper" in row):
         figures[f"auto_upper_{row['setting'].replace('-', '_')}"] = row["upper"]
     print(write("auto", rows, figures))
 
@@ -136,7 +191,10 @@ def main() -> None:
     parser.add_argument("--tuning", type=int, default=4, help="prompts to find the best length on")
     parser.add_argument("--grid", type=int, nargs="+", help="fixed lengths to choose from")
     parser.add_argument("--stop-after", type=float, default=1e9, help="seconds; begin no further")
+    parser.add_argument("--batches", type=int, nargs="+", help="requests at a time")
     options = parser.parse_args()
+    if options.batches and options.what == "run":
+        return run_batches(options)
     report() if options.what == "report" else run(options)
 
 
