@@ -115,7 +115,7 @@ class Pair:
         self._costs: CurrentCosts | None = None
         if self._target_runner is not None:
             if profile:
-                self._profile = open_profile(self.fingerprint, max_length=max_length)
+                self._profile = open_profile(self.fingerprint)
             self._costs = CurrentCosts(self._target_runner, self._draft_runner, kept=self._profile)
         context = context_of(self.models)
         self._prompts = Prompts(self._vocabularies, max_length, self._client, context)
@@ -326,6 +326,25 @@ class Pair:
             while (latest := costs.latest) is None:
                 self.between_rounds(costs.work)  # a pass at a time, so that nobody waits for all
             return latest
+
+    def costs_with(self, threads: int) -> Costs | None:
+        """Seconds of passes with so many threads; measured unless they are known.
+
+        The number of threads stays as it is. None where the target is remote.
+        """
+        costs = self._costs
+        return None if costs is None else self.between_rounds(partial(costs.with_threads, threads))
+
+    def renew_costs(self) -> None:
+        """Measure now what `costs` would measure between rounds, such as passes just compiled."""
+        if self._costs is not None:
+            while self.between_rounds(self._costs.work):
+                pass
+
+    @property
+    def profile_path(self) -> Path | None:
+        """The file that keeps this pair's costs; None where they are kept in memory alone."""
+        return self._profile.path
 
     @contextmanager
     def costs_of_run(self, path: Path) -> Iterator[None]:

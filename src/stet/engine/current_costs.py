@@ -11,7 +11,7 @@ import torch
 
 from stet.core.row import Role
 from stet.engine.costs import Costs
-from stet.engine.measuring import WIDTHS, CostMeasurement, fitting
+from stet.engine.measuring import WIDTHS, CostMeasurement, fitting, measure_costs
 from stet.engine.runner import Runner
 from stet.engine.watching import WINDOW, Watch
 
@@ -102,6 +102,19 @@ class CurrentCosts:
         """Keep costs elsewhere from now on, and use those that are there."""
         self.kept = kept
         self._latest = self._measured = self._measuring = None
+
+    def with_threads(self, count: int) -> Costs:
+        """The costs with so many threads, which are measured at once unless they are known."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(count)
+        try:
+            known = self.kept.get(self._state())
+            if known is None or known.disturbed:
+                known = measure_costs(*self._runners)
+                self.kept.put(self._state(), known)
+            return known
+        finally:
+            torch.set_num_threads(before)
 
     def now(self) -> Costs:
         """The newest costs; if there are none they are measured now, which takes dozens of passes.

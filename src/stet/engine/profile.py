@@ -103,21 +103,15 @@ def _state(name: str) -> State:
     return int(match[1]), int(match[2])
 
 
-def open_profile(fingerprint: str, *, max_length: int) -> Profile:
+def open_profile(fingerprint: str) -> Profile:
     """Open the profile of a pair on this machine, in the user's cache where there is one.
 
     Args:
         fingerprint: of the pair.
-        max_length: tokens of a sequence, which limits the passes that can be measured.
     """
     # Threads are a matter of each state.
     hardware = {name: value for name, value in machine().items() if name != "threads"}
-    about = {
-        "pair": fingerprint,
-        "max_length": max_length,
-        "machine": hardware,
-        "versions": versions(),
-    }
+    about = {"pair": fingerprint, "machine": hardware, "versions": versions()}
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:24]
     folder = cache_folder("profiles")
     return Profile(None if folder is None else folder / f"{name}.json", about)
