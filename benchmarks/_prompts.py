@@ -48,12 +48,22 @@ def load(options: argparse.Namespace, max_batch: int = 1) -> stet.Pair:
             compile=False,
         )
     if options.stranger:
-        assert pair.draft is not None
-        module: Any = pair.draft.model
-        # Every logit changes its sign, so the draft writes what it finds least probable.
-        with torch.no_grad():
-            module.base_model.norm.weight.neg_()
+        _turn_over(pair)
     return pair
+
+
+def _turn_over(pair: stet.Pair) -> None:
+    """Change the sign of the draft's logits, so that it writes what it finds least probable."""
+    assert pair.draft is not None
+    module: Any = pair.draft.model
+    body: Any = pair.draft.body
+    with torch.no_grad():
+        weight = module.base_model.norm.weight
+        weight.neg_()
+        if body is not None:
+            body.norm._scaled.neg_()  # made of the weight once
+            if body.norm.weight.data_ptr() != weight.data_ptr():
+                body.norm.weight.neg_()
 
 
 def prompts(pair: stet.Pair, options: argparse.Namespace, count: int, start: int = 0) -> list[Any]:

@@ -5,7 +5,7 @@
     python benchmarks/auto.py report
 
 The best length of a grid is found on prompts of its own. Then the target alone, that length and
-"auto" take turns on one prompt after the other. The time of "auto" over that of the better of the
+"auto" take turns on one prompt, or a few, after the other. The time of "auto" over that of the better of the
 two comes with the upper 95 % bound of a bootstrap over alternations. With `--stranger` the draft
 writes what it finds least probable, so that nothing is accepted. With `--batches` the throughput of
 "auto" is held against that of the target alone, where many requests share each round. A run that is
@@ -83,16 +83,16 @@ def run(options: argparse.Namespace) -> None:
         for number in range(len(rows), options.alternations):
             if time.perf_counter() - began > options.stop_after:
                 break
-            prompt = _prompts.prompts(pair, options, 1, number)[0]
+            some = _prompts.prompts(pair, options, options.prompts, number * options.prompts)
             row: dict[str, Any] = {"alternation": number}
             turn = number % len(ways)
             for length in (*ways[turn:], *ways[:turn]):
                 name = {0: "target", "auto": "auto"}.get(length, "fixed")
-                row[name], counters = seconds(pair, prompt, length, options.tokens)
+                timed = [seconds(pair, prompt, length, options.tokens) for prompt in some]
+                row[name] = sum(each for each, _ in timed)
                 if name == "auto":
-                    row["tokens_per_pass"] = round(counters.tokens_per_pass, 3)
-                    row["drafted"] = counters.drafted_tokens
-                    row["accepted"] = counters.accepted_tokens
+                    row["drafted"] = sum(counters.drafted_tokens for _, counters in timed)
+                    row["accepted"] = sum(counters.accepted_tokens for _, counters in timed)
             rows.append(row)
             path.write_text(json.dumps(record, indent=1), "utf-8")
         print(summary(rows), flush=True)
@@ -187,6 +187,7 @@ def main() -> None:
     parser.add_argument("what", choices=("run", "report"), nargs="?", default="run")
     _prompts.add_arguments(parser)
     parser.add_argument("--alternations", type=int, default=20)
+    parser.add_argument("--prompts", type=int, default=1, help="of an alternation")
     parser.add_argument("--tokens", type=int, default=96)
     parser.add_argument("--tuning", type=int, default=4, help="prompts to find the best length on")
     parser.add_argument("--grid", type=int, nargs="+", help="fixed lengths to choose from")
