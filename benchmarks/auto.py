@@ -5,11 +5,12 @@
     python benchmarks/auto.py report
 
 The best length of a grid is found on prompts of its own. Then the target alone, that length and
-"auto" take turns on one prompt, or a few, after the other. The time of "auto" over that of the better of the
-two comes with the upper 95 % bound of a bootstrap over alternations. With `--stranger` the draft
-writes what it finds least probable, so that nothing is accepted. With `--batches` the throughput of
-"auto" is held against that of the target alone, where many requests share each round. A run that is
-stopped goes on where it was; `report` writes `benchmarks/results/auto.json` from all of them.
+"auto" take turns on one prompt, or a few, after the other. The time of "auto" over that of the
+better of the two comes with the upper 95 % bound of a bootstrap over alternations. With
+`--stranger` the draft writes what it finds least probable, so that nothing is accepted. With
+`--batches` the throughput of "auto" is held against that of the target alone, where many requests
+share each round. A run that is stopped goes on where it was; `report` writes
+`benchmarks/results/auto.json` from all of them.
 """
 
 from __future__ import annotations
