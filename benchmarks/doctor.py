@@ -23,6 +23,7 @@ from _record import write
 import stet
 from stet.doctor.doctor import diagnose
 from stet.doctor.examining import MEASURED, examine
+from stet.engine.load import Others
 from stet.requests.options import PINNED
 
 FOLDER = Path(".cache/doctor")
@@ -34,10 +35,12 @@ def one_set(pair: stet.Pair, options: argparse.Namespace, number: int) -> dict[s
     both = _prompts.prompts(pair, options, 2 * options.prompts, first)
     own, others = both[: options.prompts], both[options.prompts :]
     began = time.perf_counter()
+    others_work = Others()
     passes = pair.costs
     plain, speculative = examine(pair, own, seconds=options.seconds)
     lacking = len(speculative) < len(MEASURED)
-    found = diagnose(plain, speculative, passes if lacking else None)
+    disturbed = others_work.disturb()
+    found = diagnose(plain, speculative, passes if lacking else None, disturbed=disturbed)
     seconds = time.perf_counter() - began
     took = {"target": 0.0, "exact": 0.0}
     tokens = {"target": 0, "exact": 0}
@@ -61,6 +64,7 @@ def one_set(pair: stet.Pair, options: argparse.Namespace, number: int) -> dict[s
         "block_lengths": list(speculative),
         "draft_length": found.best.draft_length,
         "verdict": found.verdict,
+        "disturbed": disturbed,
         "acceptance": round(found.acceptance.rate, 3),
         "expected": round(found.best.speedup, 3),
         "low": round(found.interval.low, 3),

@@ -86,8 +86,8 @@ def test_doctor_advises_against_a_pair_with_exit_code_1(run, pair, described, mo
 
     diagnose = doctor.diagnose
 
-    def pessimist(*measured):
-        found = diagnose(*measured)
+    def pessimist(*measured, **state):
+        found = diagnose(*measured, **state)
         advice = "Do not use this pair here: it would be slower."
         return doctor.replace(found, verdict="avoid", advice=advice)
 

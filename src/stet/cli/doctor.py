@@ -95,8 +95,10 @@ def _examine(
     from stet.doctor import doctor
     from stet.doctor.differences import differences
     from stet.doctor.examining import MEASURED, examine
+    from stet.engine.load import Others
 
     began = perf_counter()
+    others = Others()
     # What `draft_length="auto"` goes by is measured, too, and kept for it.
     passes = pair.costs if pair.draft is not None and batch == 1 else None
     with progress("Measuring") as show:
@@ -111,7 +113,9 @@ def _examine(
             on_progress=show,
         )
     lacking = len(speculative) < len(MEASURED)
-    diagnosis = doctor.diagnose(plain, speculative, passes if lacking else None)
+    diagnosis = doctor.diagnose(
+        plain, speculative, passes if lacking else None, disturbed=others.disturb()
+    )
     answers = plain.whole.traces
     parted: list[Difference] | None = None
     if sampling.temperature == 0:
@@ -139,6 +143,12 @@ def _print_findings(examined: Examined, source: str, batch: int, dtype: str) -> 
     print_forecasts(diagnosis)
     if examined.differences is not None:
         print_differences(examined.differences, examined.prompts, dtype)
+    if diagnosis.disturbed:
+        out.print(
+            "Other work held the machine's cores meanwhile, so these figures are of both; measure "
+            "again when it is quiet.",
+            style="yellow",
+        )
     out.print(diagnosis.advice, style=MARKS[diagnosis.verdict])
 
 

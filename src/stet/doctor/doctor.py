@@ -40,6 +40,7 @@ class Diagnosis:
             to the best one; of the whole run, prefill included.
         measured_length: the block length of that run.
         same_text_share: prompts for which speculation gave the target's own text.
+        disturbed: whether other work held the machine's cores meanwhile.
         verdict: whether to use the pair.
         advice: the verdict in words, with its reason.
     """
@@ -52,6 +53,7 @@ class Diagnosis:
     measured_speedup: float
     measured_length: int
     same_text_share: float
+    disturbed: bool
     verdict: Verdict
     advice: str
 
@@ -98,7 +100,11 @@ def costs_of(
 
 
 def diagnose(
-    plain: Measurement, speculative: Mapping[int, Measurement], passes: Costs | None = None
+    plain: Measurement,
+    speculative: Mapping[int, Measurement],
+    passes: Costs | None = None,
+    *,
+    disturbed: bool = False,
 ) -> Diagnosis:
     """Compute forecasts and the verdict from the measurements of `examine`.
 
@@ -106,6 +112,7 @@ def diagnose(
         plain: the target alone.
         speculative: by block length.
         passes: costs of passes by themselves, for those that the measurements lack.
+        disturbed: whether other work held the machine's cores meanwhile.
 
     Raises:
         OptionError: the answers are too short.
@@ -135,7 +142,7 @@ def diagnose(
     verdict: Verdict = (
         "use" if best.speedup >= WORTH_IT else "marginal" if best.speedup >= 1 else "avoid"
     )
-    interval = interval_of(best.speedup, len(plain.parts), speedup)
+    interval = interval_of(best.speedup, len(plain.parts), speedup, disturbed=disturbed)
     return Diagnosis(
         costs=costs,
         acceptance=acceptance,
@@ -145,6 +152,7 @@ def diagnose(
         measured_speedup=run.tokens_per_second / plain.whole.tokens_per_second,
         measured_length=nearest,
         same_text_share=sum(same) / len(same),
+        disturbed=disturbed,
         verdict=verdict,
         advice=_advice(verdict, best, interval, costs, acceptance, answer),
     )

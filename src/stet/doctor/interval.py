@@ -14,6 +14,9 @@ DRIFT = 0.03
 """Standard deviation, as a share, by which the ratio of two speeds differs between two runs of the
 same: what else the machine does, and where memory happens to lie."""
 
+DISTURBED = 0.12
+"""The same where other work held the machine's cores meanwhile."""
+
 _STUDENT = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14)
 """The 97.5 % points of Student's distribution with 1, 2, ... degrees of freedom."""
 
@@ -27,7 +30,11 @@ class Interval:
 
 
 def interval_of(
-    value: float, batches: int, recompute: Callable[[Sequence[int]], float]
+    value: float,
+    batches: int,
+    recompute: Callable[[Sequence[int]], float],
+    *,
+    disturbed: bool = False,
 ) -> Interval | None:
     """Compute the interval of a speed-up for another set of as many prompts, of 95 %.
 
@@ -39,6 +46,7 @@ def interval_of(
         value: the speed-up.
         batches: how many batches of prompts were measured.
         recompute: computes the speed-up from batches, given by number.
+        disturbed: whether other work held the machine's cores meanwhile.
 
     Returns:
         The interval; None for a single batch, whose variance nothing tells.
@@ -52,5 +60,6 @@ def interval_of(
     # A resampled mean varies less than a mean by a factor of (n - 1) / n, in variance.
     variance = pstdev(logs, fmean(logs)) ** 2 * batches / (batches - 1)
     freedom = min(batches - 1, len(_STUDENT))
-    width = _STUDENT[freedom - 1] * math.sqrt(2 * variance + DRIFT**2)
+    drift = DISTURBED if disturbed else DRIFT
+    width = math.hypot(_STUDENT[freedom - 1] * math.sqrt(2 * variance), 2 * drift)
     return Interval(value * math.exp(-width), value * math.exp(width))
