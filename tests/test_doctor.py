@@ -5,7 +5,8 @@ import pytest
 
 from stet.core.errors import OptionError, StetError
 from stet.core.trace import BlockRecord, Counters, RequestTrace, Settings
-from stet.doctor.doctor import Decoded, Measurement, costs_of, diagnose, examine
+from stet.doctor.doctor import costs_of, diagnose
+from stet.doctor.examining import Decoded, Measurement, Scope, examine, fit_scope
 from stet.requests.options import PINNED
 
 
@@ -212,3 +213,50 @@ def test_a_run_without_passes_divides_by_nothing():
     assert Decoded().tokens_per_second == 0
     assert Measurement().overhead == 0
     assert Measurement().reading == 0
+
+
+def test_the_interval_covers_what_another_set_of_prompts_comes_to():
+    covered = 0
+    for number in range(15):
+        machine = Machine(acceptance=0.75, now=float(number))
+        machine.calls = [None] * (1000 * number)  # another stream of random numbers
+        found = diagnose(*examined(machine, prompts=8))
+        length = found.best.draft_length
+        plain, speculative = examined(machine, prompts=8, lengths=(length,))
+        later = speculative[length].whole.tokens_per_second / plain.whole.tokens_per_second
+        covered += found.interval.low <= later <= found.interval.high
+    assert covered >= 13
+    assert found.interval.high / found.interval.low < 2
+    beside = diagnose(*examined(Machine(), prompts=8), disturbed=True)
+    assert beside.interval.high / beside.interval.low > found.interval.high / found.interval.low
+
+
+def test_one_prompt_says_nothing_about_others():
+    assert diagnose(*examined(Machine(), prompts=1)).interval is None
+
+
+def test_the_more_prompts_the_narrower_the_interval():
+    widths = []
+    for prompts in (3, 8, 30):
+        found = diagnose(*examined(Machine(), prompts=prompts)).interval
+        widths.append(found.high / found.low)
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_a_slow_pair_is_measured_in_the_time_there_is():
+    whole = Scope((1, 4, 12), 8, 96)
+    quick = dict.fromkeys((0, 1, 4, 12), 0.001)
+    assert fit_scope(whole, quick, 40.0) == whole
+    slow = fit_scope(whole, {0: 0.055, 1: 0.06, 4: 0.06, 12: 0.1}, 40.0)
+    assert slow.lengths == (4,)
+    assert slow.batches == 8
+    assert 16 < slow.tokens < 96
+    slower = fit_scope(whole, {0: 0.2, 1: 0.2, 4: 0.2, 12: 0.3}, 40.0)
+    assert slower.batches < 8
+    assert slower.tokens >= 16
+    for seconds in (40.0, 90.0):
+        machine = Machine(target=0.2, per_position=0.01, draft=0.05)
+        prompts = ["prompt"] * 8
+        examine(machine, prompts, max_new_tokens=96, seconds=seconds, clock=machine.clock)
+        assert machine.now < 1.3 * seconds
+        assert machine.calls[-1][2] >= 16

@@ -7,21 +7,25 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
+import torch
+
 from stet.core.draft_length import SHARED, AdaptiveLength
-from stet.core.errors import OptionError
+from stet.core.errors import OptionError, StetError
 from stet.core.model import LoadedModel
 from stet.core.result import Chunk, Result
 from stet.core.sequence import Role
 from stet.engine.compiled import WIDTHS
-from stet.engine.costs import Costs, CurrentCosts, estimate_draft_cost
+from stet.engine.costs import Costs, estimate_draft_cost
+from stet.engine.current_costs import CurrentCosts
 from stet.engine.drafting import LookupDrafter, ModelDrafter
 from stet.engine.engine import Engine
 from stet.engine.masks import WIDEST
-from stet.engine.profile import open_profile
+from stet.engine.profile import Profile, open_profile, open_record
 from stet.engine.runner import Runner
 from stet.engine.thread import EngineThread
 from stet.models.defaults import GenerationDefaults
@@ -107,12 +111,14 @@ class Pair:
         small = self._draft_runner
         if small is not None and isinstance(target, LoadedModel) and difference is None:
             small.stand_in = small.vocab_size - 1 if small.vocab_size < target.vocab_size else None
+        self._profile = Profile(None, {})
         self._costs: CurrentCosts | None = None
         if self._target_runner is not None:
-            kept = None
             if profile:
-                kept = open_profile(self.fingerprint, max_length=max_length)
-            self._costs = CurrentCosts(self._target_runner, self._draft_runner, kept=kept)
+                short = None if small is None else small.shortlist
+                size = None if short is None else short.size
+                self._profile = open_profile(self.fingerprint, size)
+            self._costs = CurrentCosts(self._target_runner, self._draft_runner, kept=self._profile)
         context = context_of(self.models)
         self._prompts = Prompts(self._vocabularies, max_length, self._client, context)
         self._preparer = Preparer(
@@ -131,6 +137,8 @@ class Pair:
         self.engine = Engine(
             self._target_runner, drafter, max_batch=max_batch, max_rows=self.max_rows
         )
+        if self._fits_blocks:
+            self.engine.costs = self._costs_of_batches
         self._thread = EngineThread(
             self.engine,
             compile_after=COMPILE_AFTER if compile == "auto" else float("inf"),
@@ -307,7 +315,8 @@ class Pair:
     def costs(self) -> Costs:
         """Measured seconds of a forward pass of each model.
 
-        Measured when first asked for, and again, between rounds, once more passes are compiled.
+        Measured when first asked for, and again, between rounds, once more passes are compiled or
+        they turn out wrong.
 
         Raises:
             OptionError: the target is remote.
@@ -319,6 +328,49 @@ class Pair:
             while (latest := costs.latest) is None:
                 self.between_rounds(costs.work)  # a pass at a time, so that nobody waits for all
             return latest
+
+    def costs_with(self, threads: int) -> Costs | None:
+        """Seconds of passes with so many threads; measured unless they are known.
+
+        The number of threads stays as it is. None where the target is remote.
+        """
+        costs = self._costs
+        return None if costs is None else self.between_rounds(partial(costs.with_threads, threads))
+
+    def renew_costs(self) -> None:
+        """Measure now what `costs` would measure between rounds, such as passes just compiled."""
+        if self._costs is not None:
+            while self.between_rounds(self._costs.work):
+                pass
+
+    @property
+    def profile_path(self) -> Path | None:
+        """The file that keeps this pair's costs; None where they are kept in memory alone."""
+        return self._profile.path
+
+    @contextmanager
+    def costs_of_run(self, path: Path) -> Iterator[None]:
+        """Inside the `with` block, use the costs that a run began with.
+
+        A run that is interrupted and resumed, by another process or on a machine whose mood has
+        changed, then drafts the same blocks. Costs that the file does not hold are added to it.
+
+        Args:
+            path: the run's file; made when a cost is first needed.
+        """
+        costs = self._costs
+        if costs is None:
+            yield
+            return
+        outer = self._profile
+        self._profile = open_record(path, self.fingerprint, outer)
+        self.between_rounds(partial(costs.use, self._profile))
+        try:
+            yield
+        finally:
+            self._profile = outer
+            with suppress(StetError):  # the pair was closed
+                self.between_rounds(partial(costs.use, outer))
 
     def between_rounds(self, function: Callable[[], T]) -> T:
         """Call a function in the engine's thread, between two rounds, and wait for it.
@@ -353,7 +405,7 @@ class Pair:
         return AdaptiveLength(
             draft_cost=_round_cost(self.costs.draft_cost),
             position_cost=_round_cost(self.costs.position_cost),
-            longest=WIDEST - 1 if self.max_batch == 1 else SHARED,
+            longest=WIDEST - 1 if self.max_batch == 1 or self._fits_blocks else SHARED,
             by_confidence=look,
             prior_weight=1.0,
             may_rest=lossless,
@@ -397,6 +449,24 @@ class Pair:
     def end_tokens(self) -> frozenset[int]:
         """Tokens that end an answer."""
         return self._vocabularies["target"].ends
+
+    @property
+    def _fits_blocks(self) -> bool:
+        """Whether blocks are fitted to how full a round is; halves of rounds are timed on a CPU."""
+        return all(model.device.type == "cpu" for model in self.models)
+
+    def _costs_of_batches(self) -> Costs | None:
+        """What blocks are fitted to a round by, in the engine's thread; None: not now.
+
+        Where rounding depends on a pass's width, and a run is recorded, its texts must not hang on
+        what rounds take today.
+        """
+        costs, model = self._costs, self.models[0]
+        if costs is None or (
+            costs.kept.is_record and not model.packed and model.dtype != torch.float32
+        ):
+            return None
+        return costs.latest
 
     async def _in_helper_thread(self, function: Callable[[], T]) -> T:
         """Call a function in another thread than the event loop's."""

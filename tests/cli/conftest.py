@@ -10,6 +10,7 @@ import stet
 from stet.core.errors import StetError
 from stet.core.result import Chunk
 from stet.core.trace import BlockRecord, Counters, RequestTrace, Settings, TokenRecord
+from stet.engine.costs import Costs
 
 WORDS = ("Six", " times", " seven", " is", " 42", ".")
 
@@ -86,10 +87,15 @@ class FakePair:
     draft: None = None
     difference: None = None
     arguments: dict | None = None
+    asked_for: list = field(default_factory=list)
 
     @property
     def models(self):
         return [self.target]
+
+    def costs_with(self, threads):
+        self.asked_for.append(threads)
+        return Costs({1: 1.0}, {1: 1.0 + 1 / threads})
 
     def render(self, messages, **arguments):
         self.arguments = arguments

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from stet.cli import demo
 from stet.cli.demo import POLICIES
 from stet.policies import available
 
@@ -85,8 +86,8 @@ def test_doctor_advises_against_a_pair_with_exit_code_1(run, pair, described, mo
 
     diagnose = doctor.diagnose
 
-    def pessimist(*measured):
-        found = diagnose(*measured)
+    def pessimist(*measured, **state):
+        found = diagnose(*measured, **state)
         advice = "Do not use this pair here: it would be slower."
         return doctor.replace(found, verdict="avoid", advice=advice)
 
@@ -135,3 +136,27 @@ def test_demo_as_json(run, pair):
     assert rows[2]["same_text_share"] == 1
     assert rows[2]["speedup"] == pytest.approx(1.0)
     assert rows[2]["accuracy"] == 0  # the fake knows one answer to all problems
+
+
+def test_demo_of_any_pair_asks_in_words_and_shows_what_needs_no_training(run, pair):
+    result = run("demo", "-t", "big", "-d", "small", "--problems", 2, "--json")
+    assert result.exit_code == 0, result.stderr
+    rows = json.loads(result.stdout)
+    # The fake has no draft, as with prompt lookup.
+    assert [row["policy"] for row in rows] == ["target", "exact"]
+    asked, _, options = pair.calls[-1]
+    assert asked[0].startswith("<user>")
+    assert "Answer: N" in asked[0]
+    assert options["max_new_tokens"] == demo.LONGEST
+    pair.draft = pair.target
+    rows = json.loads(run("demo", "-t", "big", "-d", "small", "--problems", 1, "--json").stdout)
+    assert [row["policy"] for row in rows] == list(demo.UNTRAINED)
+    pair.difference = "another tokenizer"
+    rows = json.loads(run("demo", "-t", "big", "-d", "small", "--problems", 1, "--json").stdout)
+    assert [row["policy"] for row in rows] == list(demo.STEPS)
+
+
+def test_demo_of_a_slow_pair_ends_when_the_time_is_up(run, pair):
+    rows = json.loads(run("demo", "--problems", 9, "--seconds", 0, "--json").stdout)
+    assert [row["problems"] for row in rows] == [1] * len(rows)
+    assert "1 of 1" in run("demo", "--problems", 9, "--seconds", 0).stdout

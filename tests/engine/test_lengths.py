@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
-from stet.core.draft_length import AdaptiveLength, FixedLength
+from stet.core.draft_length import AdaptiveLength, FixedLength, expected_tokens
 from stet.core.limits import Limits
 from stet.core.operations import Draft
 from stet.core.sequence import TokenSequence
 from stet.engine.costs import Costs
 from stet.engine.lengths import Rest, best_plan, fit_blocks
+from stet.engine.round_times import RoundTimes
 
 FLAT = Costs(draft={1: 0.1, 16: 0.1}, target={1: 1.0, 160: 1.2})
 """A pass that waits for its weights, however many tokens are in it."""
@@ -20,25 +22,13 @@ FULL = Costs(draft={1: 0.1, 16: 1.6}, target={1: 1.0, 2: 2.0, 160: 160.0})
 """A pass whose time is its tokens' alone."""
 
 
-class Known:
-    """Costs that need no measuring."""
-
-    def __init__(self, costs: Costs) -> None:
-        self.latest = costs
-        self.batches = False
-
-    def measure_batches(self) -> None:
-        self.batches = True
-
-
 def draft(count: int = 15, least: int | None = 0, length: Any = None) -> Draft:
     limits = Limits(draft_length=length or AdaptiveLength(may_rest=True))
     return Draft(TokenSequence([1, 2, 3], limits=limits), count, least=least)
 
 
 def fitted(drafts: list[Draft], costs: Costs, others: int = 0) -> list[int]:
-    known: Any = Known(costs)
-    fit_blocks(drafts, others, known)
+    fit_blocks(drafts, others, costs)
     return [item.count for item in drafts]
 
 
@@ -87,3 +77,57 @@ def test_drafting_ends_at_a_higher_confidence_the_fuller_the_pass() -> None:
         assert all(item.count for item in drafts)
         floors.append(drafts[0].floor)
     assert 0 < floors[0] < floors[1] <= 0.9
+
+
+def simulate(costs: Costs, acceptance: float, rows: int = 16, rounds: int = 600) -> float:
+    """Seconds per token of a batch, over those of the better of no drafting and the best length."""
+    chance, times = random.Random(1), RoundTimes()
+    wrong = Costs({1: 0.1}, {1: 1.0, 13: 1.2})
+    sequences = [draft().sequence for _ in range(rows)]
+    rule = AdaptiveLength(wrong.draft_cost, wrong.position_cost, by_confidence=True, may_rest=True)
+
+    def seconds(length: int) -> float:
+        return costs.target_pass(rows * (length + 1)) + length * costs.draft_pass(rows)
+
+    took = tokens = 0.0
+    for _ in range(rounds):
+        wanted = [Draft(s, rule.next_block(s.history), least=0) for s in sequences]
+        fit_blocks(wanted, 0, wrong, times)
+        steps = max(item.count for item in wanted)
+        positions = rows + sum(item.count for item in wanted)
+        if steps:
+            times.add_draft(rows, steps, steps * costs.draft_pass(rows))
+            took += steps * costs.draft_pass(rows)
+        times.add_score(positions, costs.target_pass(positions), drafted=steps > 0)
+        took += costs.target_pass(positions)
+        for item in wanted:
+            accepted = 0
+            while accepted < item.count and chance.random() < acceptance:
+                accepted += 1
+            tokens += accepted + 1
+            rule.update(item.sequence.history, item.count, accepted, 0)
+    best = min(
+        seconds(n) / rows / expected_tokens(acceptance, n) for n in (0, 1, 2, 3, 4, 6, 8, 12)
+    )
+    return took / tokens / best
+
+
+FREE = Costs(draft={1: 0.1, 16: 0.1}, target={1: 1.0, 400: 1.2})
+MIDDLING = Costs(draft={1: 0.1, 16: 0.4}, target={1: 1.0, 16: 1.2, 64: 3.0, 256: 12.0})
+
+
+@pytest.mark.parametrize("costs", [FREE, MIDDLING, FULL])
+@pytest.mark.parametrize("acceptance", [0.0, 0.5, 0.8, 0.95])
+def test_rounds_show_what_measured_costs_had_wrong(costs: Costs, acceptance: float) -> None:
+    assert simulate(costs, acceptance) < 1.08
+
+
+def test_a_single_slow_round_is_soon_forgotten() -> None:
+    times = RoundTimes()
+    for _ in range(20):
+        times.add_score(16, 1.0, drafted=True)
+    times.add_score(16, 60.0, drafted=True)
+    assert times.corrected(FULL).target_pass(16) < 1.2
+    for _ in range(10):
+        times.add_score(16, 1.0, drafted=True)
+    assert times.corrected(FULL).target_pass(16) == pytest.approx(1.0, rel=0.01)

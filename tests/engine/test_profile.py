@@ -12,25 +12,44 @@ from stet.core.cache import cache_folder
 from stet.engine.costs import Costs
 from stet.engine.profile import Profile
 
+NAMED = b'{"version": 2, "about": {}, "costs": {%s}}'
 COSTS = Costs({1: 0.1}, {1: 1.0, 13: 1.5})
 
 
 def test_costs_come_back_in_another_process(tmp_path: Path) -> None:
-    Profile(tmp_path / "a.json", {"pair": "x"}).put(0, COSTS)
+    Profile(tmp_path / "a.json", {"pair": "x"}).put((2, 0), COSTS)
     again = Profile(tmp_path / "a.json", {"pair": "x"})
-    assert again.get(0) == COSTS
-    assert again.get(4) is None
-    assert Profile(tmp_path / "a.json", {"pair": "y"}).get(0) is None
+    assert again.get((2, 0)) == COSTS
+    assert again.get((2, 4)) is None
+    assert Profile(tmp_path / "a.json", {"pair": "y"}).get((2, 0)) is None
 
 
-def test_what_was_kept_first_stays_unless_more_is_measured(tmp_path: Path) -> None:
+def test_what_is_measured_again_takes_the_place_of_what_was_wrong(tmp_path: Path) -> None:
     profile = Profile(tmp_path / "a.json", {})
-    profile.put(0, COSTS)
-    profile.put(0, Costs({1: 0.2}, {1: 2.0, 13: 3.0}))
-    assert profile.get(0) == COSTS
+    profile.put((2, 0), COSTS)
+    better = Costs({1: 0.2}, {1: 2.0, 13: 3.0})
+    profile.put((2, 0), better)
+    assert Profile(tmp_path / "a.json", {}).get((2, 0)) == better
+
+
+def test_two_processes_keep_what_the_other_added(tmp_path: Path) -> None:
+    first, second = (Profile(tmp_path / "a.json", {}) for _ in range(2))
+    first.put((1, 0), COSTS)
+    second.put((2, 0), COSTS)
+    assert Profile(tmp_path / "a.json", {}).get((1, 0)) == COSTS
+
+
+def test_a_record_keeps_what_it_has_and_adds_what_it_lacks(tmp_path: Path) -> None:
+    source = Profile(None, {})
+    source.put((2, 0), COSTS)
+    record = Profile(tmp_path / "a.json", {}, source=source)
+    assert record.get((2, 0)) == COSTS
+    assert record.get((2, 4)) is None
+    source.put((2, 0), Costs({1: 0.2}, {1: 2.0, 13: 3.0}))
+    assert record.get((2, 0)) == COSTS
+    record.put((2, 0), Costs({1: 0.5, 16: 0.2}, {1: 2.0, 13: 3.0, 48: 3.0}))
     wide = Costs({1: 0.1, 16: 0.2}, {1: 1.0, 13: 1.5, 48: 3.0})
-    profile.put(0, wide)
-    assert Profile(tmp_path / "a.json", {}).get(0) == wide
+    assert Profile(tmp_path / "a.json", {}, source=source).get((2, 0)) == wide
 
 
 @pytest.mark.parametrize(
@@ -40,26 +59,28 @@ def test_what_was_kept_first_stays_unless_more_is_measured(tmp_path: Path) -> No
         b"{",
         b"[]",
         b"\xff",
-        b'{"version": 2, "about": {}, "costs": {}}',
-        b'{"version": 1, "about": {}, "costs": {"0": {"draft": {}, "target": {}}}}',
-        b'{"version": 1, "about": {}, "costs": {"0": {"draft": {"1": -1}, "target": {"1": 1}}}}',
-        b'{"version": 1, "about": {}, "costs": {"x": {}}}',
+        b'{"version": 1, "about": {}, "costs": {}}',
+        NAMED % b'"2 threads, 0 compiled": {"draft": {}, "target": {}, "disturbed": false}',
+        NAMED
+        % b'"2 threads, 0 compiled": {"draft": {"1": -1}, "target": {"1": 1}, "disturbed": 0}',
+        NAMED % b'"2 threads, 0 compiled": {"draft": {"1": 1}, "target": {"1": 1}}',
+        NAMED % b'"x": {"draft": {"1": 1}, "target": {"1": 1}, "disturbed": false}',
     ],
 )
 def test_a_damaged_file_counts_as_empty(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.json"
     path.write_bytes(content)
     profile = Profile(path, {})
-    assert profile.get(0) is None
-    profile.put(0, COSTS)
-    assert Profile(path, {}).get(0) == COSTS
+    assert profile.get((2, 0)) is None
+    profile.put((2, 0), COSTS)
+    assert Profile(path, {}).get((2, 0)) == COSTS
 
 
 def test_a_place_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     profile = Profile(tmp_path / "file" / "a.json", {})
-    profile.put(0, COSTS)
-    assert profile.get(0) == COSTS
+    profile.put((2, 0), COSTS)
+    assert profile.get((2, 0)) == COSTS
 
 
 def test_a_folder_that_others_may_write_to_is_not_used(tmp_path: Path, monkeypatch) -> None:

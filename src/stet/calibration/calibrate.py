@@ -24,7 +24,7 @@ from stet.calibration.result import Calibration
 from stet.calibration.risk import first_error_kept
 from stet.calibration.rollouts import Rollouts, with_room
 from stet.core.errors import TokenizerMismatch
-from stet.core.folders import claim_folder
+from stet.core.folders import PROFILE, claim_folder
 from stet.core.machine import machine, versions
 from stet.evaluation.contenders import Contender, contender
 from stet.evaluation.records import Results
@@ -61,6 +61,18 @@ def calibrate(pair: Pair, request: CalibrateRequest, folder: Path, report: Repor
     request = replace(request, task=with_room(pair, request.task.suited(pair)))
     fitting, choosing = _divide(request)
     claim_folder(folder, _settings(pair, request, fitting), "calibration")
+    with pair.costs_of_run(folder / PROFILE):
+        return _calibrate(pair, request, fitting, choosing, folder, report)
+
+
+def _calibrate(
+    pair: Pair,
+    request: CalibrateRequest,
+    fitting: LoadedTask,
+    choosing: LoadedTask,
+    folder: Path,
+    report: Report,
+) -> Calibration:
     label_source = request.label_source
     if label_source is not ANSWERS:
         own = folder / "own.jsonl"

@@ -1,12 +1,13 @@
 """The command `stet`. Nothing slow is imported before a command runs, so that help is instant."""
 
-from stet.cli import calibrate, compare, demo, doctor, generate, policies, train
+from stet.cli import calibrate, compare, demo, doctor, generate, policies, train, warmup
 from stet.cli.application import app
 
 # In the order in which a newcomer meets them.
 app.command("demo")(demo.command)
 app.command("generate")(generate.command)
 app.command("doctor")(doctor.command)
+app.command("warmup")(warmup.command)
 app.command("compare")(compare.command)
 app.command("calibrate")(calibrate.command)
 app.command("train")(train.command)

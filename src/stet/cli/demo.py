@@ -1,9 +1,10 @@
-"""`stet demo`: what speculation does, on the bundled problems, in a minute or two."""
+"""`stet demo`: what speculation does, on generated problems, in a minute or two."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,8 +12,10 @@ from rich.panel import Panel
 from rich.table import Table
 
 from stet.cli import options as o
+from stet.cli.chat import put_into_chat
 from stet.cli.demo_mismatch import accepted_mismatch_answer, find_accepted_mismatch
 from stet.cli.demo_step import caught_step
+from stet.cli.groups import with_groups
 from stet.cli.output import (
     a_table,
     coloured,
@@ -29,8 +32,23 @@ if TYPE_CHECKING:
     from stet.bundled import Problem
     from stet.core.result import Result
     from stet.pair import Pair
+    from stet.requests.inputs import Prompt
 
 POLICIES = ("target", "draft", "exact", "confident", "specguard.bundled", "cospec")
+"""What the bundled pair shows."""
+
+UNTRAINED = ("target", "draft", "exact", "confident", "specguard")
+"""What a pair shows for which nothing was trained or calibrated."""
+
+STEPS = ("target", "draft", "specguard")
+"""What models with two tokenizers show, which have no tokens in common."""
+
+BRIEFLY = (
+    'Reason briefly, step by step. End with a line of the form "Answer: N", where N is a number.'
+)
+
+LONGEST = 200
+"""Tokens of an answer of a pair that was not trained on these problems, at most."""
 
 
 @dataclass(slots=True)
@@ -57,68 +75,130 @@ class DemoRow:
         return self.counters.emitted_tokens / seconds if seconds else 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class Show:
+    """What is shown of a pair.
+
+    Attributes:
+        policies: each answers every problem.
+        prompts: the problems as the models read them.
+        is_right: whether a text answers a problem.
+        options: of every request.
+    """
+
+    policies: tuple[str, ...]
+    prompts: list[Prompt]
+    is_right: Callable[[str, Problem], bool]
+    options: dict[str, Any]
+
+
+@with_groups
 def command(
-    problems: Annotated[int, typer.Option(min=1, help="How many test problems to solve.")] = 36,
+    models: o.ModelOptions,
+    problems: Annotated[
+        int | None,
+        typer.Option(min=1, help="How many problems to solve.", show_default="36, or what fits"),
+    ] = None,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Begin no further problem after so long.")
+    ] = 120.0,
     as_json: o.AsJson = False,
 ) -> None:
-    """Solve bundled word problems with the target, the draft, and both together.
+    """Solve word problems with the target, the draft, and both together.
 
     Prints accuracy and speed side by side, then one answer in which every word
-    shows who wrote it, one step that was rejected and rewritten, and one answer
-    that is right because of an accepted mismatch. The bundled models are small
-    and were trained on one synthetic distribution: the demo shows that the
-    software works, not that a method helps your models. For that there is
-    `stet doctor`.
+    shows who wrote it. With the bundled pair also one step that was rejected and
+    rewritten, and one answer that is right because of an accepted mismatch. The
+    bundled models are small and were trained on one synthetic distribution: they
+    show that the software works, not that a method helps your models. Name yours
+    with -t and -d for the same table; for other prompts there is `stet doctor`.
     """
     from stet.bundled import generate
 
-    tasks = generate("stories", "test", problems)
-    pair = o.load(o.ModelOptions(), max_batch=1)
-    rows = solve(pair, tasks)
+    models = models.resolve()
+    tasks = generate("stories", "test", problems or PROBLEMS)
+    pair = o.load(models, max_batch=1)
+    show = _show_of(pair, tasks, bundled=models.target is None)
+    rows = solve(pair, tasks, show, seconds)
+    tasks = tasks[: len(rows[0].results)]
     if as_json:
         print_json([_record(row, rows[0], len(tasks)) for row in rows])
         return
-    _show(pair, tasks, rows)
+    _print(pair, tasks, rows)
 
 
-def _show(pair: Pair, tasks: Sequence[Problem], rows: Sequence[DemoRow]) -> None:
+PROBLEMS = 36
+
+
+def _show_of(pair: Pair, tasks: Sequence[Problem], *, bundled: bool) -> Show:
+    """What to show of a pair: the bundled one knows the problems, others are told what is asked."""
+    if bundled:
+        from stet.bundled import parse_answer
+
+        prompts: list[Prompt] = [task.prompt for task in tasks]
+        return Show(POLICIES, prompts, lambda text, task: parse_answer(text) == task.answer, {})
+    from stet.evaluation.graders import Number
+    from stet.requests.chat import Chat
+
+    grader = Number()
+    names: tuple[str, ...] = UNTRAINED if pair.difference is None else STEPS
+    if pair.draft is None:
+        names = ("target", "exact")
+    return Show(
+        names,
+        put_into_chat(
+            pair, [f"{task.text}\n\n{BRIEFLY}" for task in tasks], None, Chat(), quiet=True
+        ),
+        lambda text, task: grader.right(grader.extract(text), str(task.answer)),
+        {"max_new_tokens": LONGEST, "fit": True},
+    )
+
+
+def _print(pair: Pair, tasks: Sequence[Problem], rows: Sequence[DemoRow]) -> None:
     out.print(_table(rows, len(tasks)))
     out.print()
     by_name = {row.policy: row.results for row in rows}
-    out.print(_worked_example(tasks, next(row for row in rows if row.policy == "exact")))
-    example = caught_step(tasks, by_name["specguard.bundled"], by_name["draft"])
-    if example is not None:
-        out.print()
-        out.print(example)
-    accepted_mismatches = find_accepted_mismatch(pair, tasks, by_name["cospec"], by_name["target"])
-    if accepted_mismatches is not None:
-        out.print()
-        out.print(accepted_mismatch_answer(accepted_mismatches))
+    shown = "exact" if "exact" in by_name else rows[-1].policy
+    out.print(_worked_example(tasks, next(row for row in rows if row.policy == shown)))
+    if "specguard.bundled" in by_name:
+        example = caught_step(tasks, by_name["specguard.bundled"], by_name["draft"])
+        if example is not None:
+            out.print()
+            out.print(example)
+    if "cospec" in by_name:
+        found = find_accepted_mismatch(pair, tasks, by_name["cospec"], by_name["target"])
+        if found is not None:
+            out.print()
+            out.print(accepted_mismatch_answer(found))
 
 
-def solve(pair: Pair, tasks: Sequence[Problem]) -> list[DemoRow]:
-    """Solve every problem with every policy, one at a time.
+def solve(pair: Pair, tasks: Sequence[Problem], show: Show, seconds: float) -> list[DemoRow]:
+    """Solve problems with every policy, one at a time, until all are done or the time is up.
 
     The policies take turns on each problem, so that a machine's drift affects all alike; one
-    problem is solved beforehand, uncounted, to warm up.
+    problem is begun beforehand, uncounted, to warm up.
     """
-    from stet.bundled import parse_answer
-
-    rows = [DemoRow(policy) for policy in POLICIES]
+    rows = [DemoRow(policy) for policy in show.policies]
     for row in rows:
-        pair.generate([tasks[0].prompt], row.policy, max_new_tokens=32)
-    with progress("Solving") as show:
-        for done, task in enumerate(tasks, 1):
+        pair.generate([show.prompts[0]], row.policy, **{**show.options, "max_new_tokens": WARM_UP})
+    began = perf_counter()
+    with progress("Solving") as tell:
+        for done, (task, prompt) in enumerate(zip(tasks, show.prompts, strict=True), 1):
             # The first policy finds cold caches, so the order rotates too.
             turn = done % len(rows)
             for row in (*rows[turn:], *rows[:turn]):
-                (result,) = pair.generate([task.prompt], row.policy)
+                (result,) = pair.generate([prompt], row.policy, **show.options)
                 row.results.append(result)
-                row.right += parse_answer(result.text) == task.answer
+                row.right += show.is_right(result.text, task)
             for row in rows:
                 row.same_text += row.results[-1].text == rows[0].results[-1].text
-            show(done, len(tasks))
+            tell(done, len(tasks))
+            if perf_counter() - began > seconds:
+                break
     return rows
+
+
+WARM_UP = 32
 
 
 def _table(rows: Sequence[DemoRow], count: int) -> Table:

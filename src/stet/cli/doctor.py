@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from stet.pair import Pair
     from stet.requests.inputs import Prompt
 
-PATIENCE = 300.0
-"""Seconds after which no further prompts are measured with."""
+LEAST = 20.0
+"""Seconds of measuring, at least, however long loading took."""
 
 MARKS = {"use": "bold green", "marginal": "bold yellow", "avoid": "bold red"}
 
@@ -44,18 +45,20 @@ def command(
     be used, and why; the exit code is then 1. Counts texts that are not the
     target's own, and says whether rounding explains them.
     """
+    began = perf_counter()
     models = models.resolve()
-    from stet.doctor import doctor
+    from stet.doctor.examining import check
 
     texts, source = prompts.read()
     how = chat.settings()
     pair = o.load(models, max_batch=prompts.batch)
-    doctor.check(pair)
+    check(pair)
     inputs = put_into_chat(pair, texts, chat.in_chat, how)
     record = describe_pair(pair)
     if not as_json:
         print_pair(record)
-    examined = _examine(pair, inputs, sampling, prompts.batch)
+    seconds = max(prompts.seconds - (perf_counter() - began), LEAST)
+    examined = _examine(pair, inputs, sampling, prompts.batch, seconds)
     if as_json:
         print_json({**record, **_describe(examined, source, sampling.temperature, prompts.batch)})
     else:
@@ -86,23 +89,33 @@ class Examined:
 
 
 def _examine(
-    pair: Pair, prompts: Sequence[Prompt], sampling: SamplingOptions, batch: int
+    pair: Pair, prompts: Sequence[Prompt], sampling: SamplingOptions, batch: int, seconds: float
 ) -> Examined:
     """Answer the prompts with and without a draft, and compare."""
     from stet.doctor import doctor
     from stet.doctor.differences import differences
+    from stet.doctor.examining import MEASURED, examine
+    from stet.engine.load import Others
 
+    began = perf_counter()
+    others = Others()
+    # What `draft_length="auto"` goes by is measured, too, and kept for it.
+    passes = pair.costs if pair.draft is not None and batch == 1 else None
     with progress("Measuring") as show:
-        plain, speculative = doctor.examine(
+        plain, speculative = examine(
             pair,
             prompts,
             max_new_tokens=sampling.max_new_tokens,
             temperature=sampling.temperature,
             batch=batch,
-            patience=PATIENCE,
+            # Some is left for looking at texts that differ.
+            seconds=0.9 * seconds - (perf_counter() - began),
             on_progress=show,
         )
-    diagnosis = doctor.diagnose(plain, speculative)
+    lacking = len(speculative) < len(MEASURED)
+    diagnosis = doctor.diagnose(
+        plain, speculative, passes if lacking else None, disturbed=others.disturb()
+    )
     answers = plain.whole.traces
     parted: list[Difference] | None = None
     if sampling.temperature == 0:
@@ -130,6 +143,12 @@ def _print_findings(examined: Examined, source: str, batch: int, dtype: str) -> 
     print_forecasts(diagnosis)
     if examined.differences is not None:
         print_differences(examined.differences, examined.prompts, dtype)
+    if diagnosis.disturbed:
+        out.print(
+            "Other work held the machine's cores meanwhile, so these figures are of both; measure "
+            "again when it is quiet.",
+            style="yellow",
+        )
     out.print(diagnosis.advice, style=MARKS[diagnosis.verdict])
 
 

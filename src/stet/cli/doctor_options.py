@@ -31,6 +31,13 @@ class PromptOptions(OptionGroup):
         int, typer.Option(min=1, help="Prompts decoded together: the load you expect.")
     ] = 1
 
+    seconds: Annotated[
+        float,
+        typer.Option(
+            min=1, help="About how long to take, loading included; longer gives narrower intervals."
+        ),
+    ] = 55.0
+
     def read(self) -> tuple[list[str], str]:
         """Read the prompts, and describe their source."""
         if self.prompts is not None:

@@ -124,6 +124,15 @@ class ModelOptions(OptionGroup):
         ),
     ] = None
 
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads of a CPU to use.",
+            show_default="OMP_NUM_THREADS, or what is fastest",
+        ),
+    ] = None
+
     @property
     def is_remote(self) -> bool:
         """Whether the target is an address."""
@@ -198,6 +207,18 @@ class RemoteModelOptions(ModelOptions):
         return RemoteTarget(self.target, self.target_model or "", allow_http=self.allow_http)
 
 
+def _keep_compiled_passes() -> None:
+    """Have torch keep what it compiles where other processes, and later days, find it.
+
+    By default that is the system's folder for temporary files. torch reads this when it compiles.
+    """
+    from stet.core.cache import cache_folder
+
+    folder = cache_folder("compiled")
+    if folder is not None:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+
+
 def load(
     models: ModelOptions,
     *,
@@ -226,6 +247,11 @@ def load(
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     what = " and ".join(Path(place).name for place in places) or "the bundled pair"
     compile = compile_default if models.compile is None else models.compile
+    if models.threads is not None:
+        import torch
+
+        torch.set_num_threads(models.threads)  # for reading and checking, too
+    _keep_compiled_passes()
     with err.status(f"Loading {what} ..."):
         import stet
         from stet.requests.methods import rows_of
@@ -248,20 +274,9 @@ def load(
             draft_quantize=cast("Any", models.draft_quantize),
             max_length=models.max_length,
         )
-    _leave_small_models_on_one_thread(pair)
+    if not models.is_remote:
+        with err.status("Choosing threads ..."):
+            from stet.cli.threads import set_threads
+
+            set_threads(pair, models.threads)
     return pair
-
-
-SMALL = 64 * 2**20
-"""Bytes of weights below which handing work to a second thread costs more than it saves."""
-
-
-def _leave_small_models_on_one_thread(pair: Pair) -> None:
-    """Set one thread for small models on a CPU, where it is faster, unless told otherwise."""
-    models = pair.models
-    on_cpu = all(model.device.type == "cpu" for model in models)
-    if on_cpu and sum(m.parameter_bytes for m in models) < SMALL:
-        import torch
-
-        if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(1)

@@ -13,6 +13,9 @@ from stet.core.writing import write_text
 SETTINGS = "settings.json"
 """The file that says what a folder was claimed for."""
 
+PROFILE = "profile.json"
+"""The file that holds what passes cost when the work began, so that it goes on the same way."""
+
 
 def claim_folder(folder: Path, settings: dict[str, Any], work: str) -> None:
     """Claim a folder for work under some settings; a new one is created.

@@ -8,26 +8,16 @@ says plainly whether to use the pair.
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from statistics import median
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-from stet.core.errors import OptionError, StetError
-from stet.core.trace import Counters, RequestTrace
+from stet.core.errors import OptionError
+from stet.doctor.examining import Measurement
 from stet.doctor.forecast import Acceptance, Forecast, RequestCosts, forecast
-from stet.remote.target import RemoteTarget
-from stet.requests.options import PINNED
-
-if TYPE_CHECKING:
-    from stet.core.result import Result
-    from stet.pair import Pair
-    from stet.requests.inputs import Prompt
-
-MEASURED = (1, 4, 12)
-"""Block lengths that are run; the cost of a pass in between is interpolated."""
+from stet.doctor.interval import Interval, interval_of
+from stet.engine.costs import Costs
 
 WORTH_IT = 1.05
 """A smaller speed-up than this is within the variation of a machine from day to day."""
@@ -44,10 +34,13 @@ class Diagnosis:
         acceptance: measured acceptance.
         forecasts: one per block length.
         best: the block length with the highest expected speed-up.
+        interval: where its speed-up lies for another set of as many prompts of this kind, with 95 %
+            probability; None where a single batch of prompts was measured.
         measured_speedup: speed-up over the target alone of the run whose block length is nearest
             to the best one; of the whole run, prefill included.
         measured_length: the block length of that run.
         same_text_share: prompts for which speculation gave the target's own text.
+        disturbed: whether other work held the machine's cores meanwhile.
         verdict: whether to use the pair.
         advice: the verdict in words, with its reason.
     """
@@ -56,181 +49,32 @@ class Diagnosis:
     acceptance: Acceptance
     forecasts: list[Forecast]
     best: Forecast
+    interval: Interval | None
     measured_speedup: float
     measured_length: int
     same_text_share: float
+    disturbed: bool
     verdict: Verdict
     advice: str
 
 
-@dataclass(slots=True)
-class Decoded:
-    """Requests that ran under the same settings.
-
-    Attributes:
-        counters: their counters, added up.
-        seconds: wall clock of all of them.
-        traces: one per request.
-    """
-
-    counters: Counters = field(default_factory=Counters)
-    seconds: float = 0.0
-    traces: list[RequestTrace] = field(default_factory=list[RequestTrace])
-
-    def add(self, results: Sequence[Result], seconds: float) -> None:
-        """Add one batch of results and the time that the batch took."""
-        for result in results:
-            self.counters.add(result.counters)
-            self.traces.append(result.trace)
-        self.seconds += seconds
-
-    @property
-    def outside(self) -> float:
-        """Seconds spent outside both models' passes over the answers."""
-        inside = self.counters.target_seconds + self.counters.draft_seconds
-        return max(self.seconds - inside, 0.0)
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Emitted tokens per second of all requests together."""
-        return self.counters.emitted_tokens / self.seconds if self.seconds else 0.0
-
-
-@dataclass(slots=True)
-class Measurement:
-    """One way of decoding, run on all prompts: whole answers, and answers of two tokens.
-
-    The time that the short answers took beside the passes was spent on prefill.
-    """
-
-    whole: Decoded = field(default_factory=Decoded)
-    begun: Decoded = field(default_factory=Decoded)
-
-    @property
-    def reading(self) -> float:
-        """Seconds of prefill of one prompt."""
-        return self.begun.outside / max(len(self.begun.traces), 1)
-
-    @property
-    def overhead(self) -> float:
-        """Seconds of a round beside the models' passes."""
-        rounds = self.whole.counters.target_passes - self.begun.counters.target_passes
-        return max(self.whole.outside - self.begun.outside, 0.0) / max(rounds, 1)
-
-
-ANSWER = 96
-"""Tokens of a whole answer, unless the user sets them."""
-
-BEGUN = 2
-"""Tokens of a short answer: with two, both models have read the prompt."""
-
-
-def check(pair: Pair) -> None:
-    """Refuse a pair that cannot draft blocks of tokens, since these are what is measured.
-
-    Raises:
-        OptionError: the target is remote or the tokenizers differ; it says what to do instead.
-    """
-    if isinstance(pair.target, RemoteTarget):
-        raise OptionError(
-            "`stet doctor` measures passes of the target, and this one is remote; name a local one."
-        )
-    if pair.difference is not None:
-        raise OptionError(
-            "`stet doctor` measures blocks of tokens, which these models do not share "
-            f"({pair.difference}); measure a step policy with `stet compare -p specguard "
-            "--no-baselines`."
-        )
-
-
-def examine(
-    pair: Pair,
-    prompts: Sequence[Prompt],
-    *,
-    max_new_tokens: int | None = None,
-    temperature: float = 0.0,
-    batch: int = 1,
-    lengths: Sequence[int] = MEASURED,
-    patience: float = math.inf,
-    clock: Callable[[], float] = time.perf_counter,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> tuple[Measurement, dict[int, Measurement]]:
-    """Run the prompts with the target alone and with several block lengths.
-
-    The settings take turns on each batch of prompts, so that a machine's drift affects all alike;
-    the first batch is run once before, unmeasured, to warm up.
+def costs_of(
+    plain: Measurement, speculative: Mapping[int, Measurement], passes: Costs | None = None
+) -> RequestCosts:
+    """Compute the costs of passes and rounds from measurements.
 
     Args:
-        pair: the models.
-        prompts: at least one.
-        max_new_tokens: longest answer; None for 96, or what fits.
-        temperature: 0 is greedy.
-        batch: prompts that are decoded together.
-        lengths: block lengths to run.
-        patience: seconds after which no further batch of prompts is begun.
-        clock: seconds; for tests.
-        on_progress: called with the number of finished runs and of all runs.
-
-    Returns:
-        The measurement of the target alone, and one per block length.
-
-    Raises:
-        OptionError: without prompts.
-        StetError: where a request failed.
-    """
-    if not prompts:
-        raise OptionError("There are no prompts to measure with; give a file that holds some.")
-    most = ANSWER if max_new_tokens is None else max_new_tokens
-    batches = [list(prompts[i : i + batch]) for i in range(0, len(prompts), batch)]
-
-    def run(
-        some: list[Prompt], policy: str, length: int, tokens: int
-    ) -> tuple[list[Result], float]:
-        start = clock()
-        results = pair.generate(
-            some,
-            policy,
-            draft_length=length,
-            max_new_tokens=tokens,
-            fit=max_new_tokens is None,
-            temperature=temperature,
-            seed=0,
-            **PINNED,
-        )
-        seconds = clock() - start
-        for result in results:
-            if result.error is not None:
-                raise StetError(result.error)
-        return results, seconds
-
-    plain = Measurement()
-    speculative = {length: Measurement() for length in lengths}
-    ways = [("target", 1, plain), *(("exact", k, way) for k, way in speculative.items())]
-    for policy, length, _ in ways:
-        run(batches[0], policy, length, min(most, 16))
-    done, began = 0, clock()
-    for some in batches:
-        if done and clock() - began > patience:
-            break
-        for policy, length, way in ways:
-            way.begun.add(*run(some, policy, length, BEGUN))
-            way.whole.add(*run(some, policy, length, most))
-            done += 1
-            if on_progress:
-                on_progress(done, len(batches) * len(ways))
-    return plain, speculative
-
-
-def costs_of(plain: Measurement, speculative: Mapping[int, Measurement]) -> RequestCosts:
-    """Compute the costs of passes and rounds from measurements.
+        plain: the target alone.
+        speculative: by block length.
+        passes: costs of passes by themselves, for those that the measurements lack; in proportion.
 
     Raises:
         OptionError: the answers are too short.
     """
-    passes = plain.whole.counters.target_passes
-    if passes <= len(plain.whole.traces):
+    count = plain.whole.counters.target_passes
+    if count <= len(plain.whole.traces):
         raise OptionError("The answers are too short to measure anything; use other prompts.")
-    target = {1: plain.whole.counters.target_seconds / passes}
+    target = {1: plain.whole.counters.target_seconds / count}
     draft_seconds = draft_passes = 0.0
     for length, way in sorted(speculative.items()):
         counters = way.whole.counters
@@ -240,6 +84,11 @@ def costs_of(plain: Measurement, speculative: Mapping[int, Measurement]) -> Requ
         )
         draft_seconds += counters.draft_seconds
         draft_passes += counters.draft_passes
+    if passes is not None:
+        for width, seconds in passes.target.items():
+            if width > max(target):
+                dearer = seconds / passes.target_pass(max(target))
+                target[width] = target[max(target)] * max(dearer, 1.0)
     return RequestCosts(
         target=target,
         draft=draft_seconds / draft_passes if draft_passes else 0.0,
@@ -250,43 +99,84 @@ def costs_of(plain: Measurement, speculative: Mapping[int, Measurement]) -> Requ
     )
 
 
-def diagnose(plain: Measurement, speculative: Mapping[int, Measurement]) -> Diagnosis:
+def diagnose(
+    plain: Measurement,
+    speculative: Mapping[int, Measurement],
+    passes: Costs | None = None,
+    *,
+    disturbed: bool = False,
+) -> Diagnosis:
     """Compute forecasts and the verdict from the measurements of `examine`.
+
+    Args:
+        plain: the target alone.
+        speculative: by block length.
+        passes: costs of passes by themselves, for those that the measurements lack.
+        disturbed: whether other work held the machine's cores meanwhile.
 
     Raises:
         OptionError: the answers are too short.
     """
-    costs = costs_of(plain, speculative)
-    # The longest blocks show most positions; acceptance at a block's first positions does not
-    # depend on its length.
-    longest = max(speculative)
-    acceptance = Acceptance.of(speculative[longest].whole.traces, longest)
+
+    def forecasts_of(plain: Measurement, speculative: Mapping[int, Measurement]) -> list[Forecast]:
+        answer = plain.whole.counters.emitted_tokens / len(plain.whole.traces)
+        costs = costs_of(plain, speculative, passes)
+        return forecast(costs, _acceptance(speculative), answer)
+
+    costs, acceptance = costs_of(plain, speculative, passes), _acceptance(speculative)
     answer = plain.whole.counters.emitted_tokens / len(plain.whole.traces)
-    forecasts = forecast(costs, acceptance, answer)
+    forecasts = forecasts_of(plain, speculative)
     best = max(forecasts, key=lambda row: row.speedup)
+    place = forecasts.index(best)
+
+    def speedup(chosen: Sequence[int]) -> float:
+        """The forecast from some of the batches, one perhaps several times."""
+        some = [Measurement.of(way.parts[i] for i in chosen) for way in ways]
+        ahead = forecasts_of(some[0], dict(zip(speculative, some[1:], strict=True)))
+        return ahead[place].speedup
+
+    ways = [plain, *speculative.values()]
     nearest = min(speculative, key=lambda length: abs(length - best.draft_length))
     run = speculative[nearest].whole
     same = [a.text == b.text for a, b in zip(plain.whole.traces, run.traces, strict=True)]
     verdict: Verdict = (
         "use" if best.speedup >= WORTH_IT else "marginal" if best.speedup >= 1 else "avoid"
     )
+    interval = interval_of(best.speedup, len(plain.parts), speedup, disturbed=disturbed)
     return Diagnosis(
         costs=costs,
         acceptance=acceptance,
         forecasts=forecasts,
         best=best,
+        interval=interval,
         measured_speedup=run.tokens_per_second / plain.whole.tokens_per_second,
         measured_length=nearest,
         same_text_share=sum(same) / len(same),
+        disturbed=disturbed,
         verdict=verdict,
-        advice=_advice(verdict, best, costs, acceptance, answer),
+        advice=_advice(verdict, best, interval, costs, acceptance, answer),
     )
 
 
+def _acceptance(speculative: Mapping[int, Measurement]) -> Acceptance:
+    """Acceptance in the longest blocks, which show most positions.
+
+    Shorter ones begin more often in the middle of what is easy to guess.
+    """
+    longest = max(speculative)
+    return Acceptance.of(speculative[longest].whole.traces, longest)
+
+
 def _advice(
-    verdict: Verdict, best: Forecast, costs: RequestCosts, acceptance: Acceptance, answer: float
+    verdict: Verdict,
+    best: Forecast,
+    interval: Interval | None,
+    costs: RequestCosts,
+    acceptance: Acceptance,
+    answer: float,
 ) -> str:
-    gain = f"{best.speedup:.2f}x with K = {best.draft_length}"
+    between = "" if interval is None else f" ({interval.low:.2f} to {interval.high:.2f})"
+    gain = f"{best.speedup:.2f}x{between} with K = {best.draft_length}"
     if verdict == "use":
         return f"Use this pair: expect {gain}."
     if verdict == "marginal":

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 
 import torch
 
-from stet.core.block import EMPTY
+from stet.core.block import EMPTY, Block
 from stet.core.errors import CapacityError, StetError
 from stet.core.operations import Draft
 from stet.core.sequence import Role, TokenSequence
 from stet.core.trace import FinishReason
-from stet.engine.costs import CurrentCosts
+from stet.engine.costs import Costs
 from stet.engine.drafting import OVERLAP, Drafter, ModelDrafter
 from stet.engine.failures import DeviceError, device_error, isolate
 from stet.engine.interpreter import Interpreter
@@ -19,6 +20,7 @@ from stet.engine.lengths import fit_blocks
 from stet.engine.outcome import NonFiniteError
 from stet.engine.prefill import CHUNK, Prefill
 from stet.engine.request import Op, Request, Waiting
+from stet.engine.round_times import RoundTimes
 from stet.engine.runner import Runner
 from stet.engine.scheduler import Scheduler
 from stet.engine.scoring import score
@@ -43,7 +45,8 @@ class Engine:
         runners: the runners of the loaded models, by role.
         scheduler: decides which requests are at work.
         broken: the error of a device that failed; nothing can be run any more.
-        costs: seconds of passes, to fit blocks to a full round; None: they are left as asked.
+        costs: returns the seconds of passes, by which blocks are fitted to a full round; None where
+            they are left as asked.
     """
 
     def __init__(
@@ -63,7 +66,8 @@ class Engine:
         rows = max_rows or min(runner.max_rows for runner in self.runners.values())
         self.scheduler = Scheduler(max_batch, rows, max_waiting)
         self.broken: DeviceError | None = None
-        self.costs: CurrentCosts | None = None
+        self.costs: Callable[[], Costs | None] = _unknown
+        self._times = RoundTimes()
         self._prefill = Prefill(self.runners, prefill_chunk)
         self._interpreter = Interpreter()
         self._closed = False
@@ -170,7 +174,11 @@ class Engine:
         if isinstance(self.drafter, ModelDrafter):
             ready, progress = self._prepare(pending, "draft", OVERLAP)
         programs.drafts += [w for w in pending if w not in ready and not w.process.request.done]
+        began = time.perf_counter()
         blocks = isolate([w.operation for w in ready], self.drafter.run)
+        if len(ready) > 1:
+            steps = max(block.length for block in blocks if isinstance(block, Block))
+            self._times.add_draft(len(ready), steps, time.perf_counter() - began)
         for waiting, block in zip(ready, blocks, strict=True):
             programs.send(waiting.process, block, self)
         programs.advance(self)
@@ -188,7 +196,12 @@ class Engine:
             return True
         ready, progress = self._prepare(pending, "target", 1)
         programs.scores += [w for w in pending if w not in ready and not w.process.request.done]
+        began = time.perf_counter()
         outcomes = isolate([w.operation for w in ready], lambda scores: score(target, scores))
+        if len(ready) > 1:
+            drafted = sum(w.operation.block.length for w in ready)
+            seconds = time.perf_counter() - began
+            self._times.add_score(len(ready) + drafted, seconds, drafted=drafted > 0)
         for waiting, outcome in zip(ready, outcomes, strict=True):
             if isinstance(outcome, NonFiniteError):
                 self._scrub(waiting.operation.sequence)
@@ -198,9 +211,10 @@ class Engine:
 
     def _fit_blocks(self, pending: list[Waiting[Draft]]) -> list[Waiting[Draft]]:
         """Fit blocks to the round; who is to draft nothing gets an empty block at once."""
-        if self.costs is not None:
+        costs = self.costs() if len(pending) + len(self._interpreter.scores) > 1 else None
+        if costs is not None:
             others = len(self._interpreter.scores)
-            fit_blocks([w.operation for w in pending], others, self.costs)
+            fit_blocks([w.operation for w in pending], others, costs, self._times)
         for waiting in pending:
             if not waiting.operation.count:
                 self._interpreter.send(waiting.process, EMPTY, self)
@@ -286,3 +300,7 @@ class Engine:
         """Zero the rows of a sequence with values that are not finite before they are reused."""
         for role, row in sequence.rows.items():
             self.runners[role].scrub(row)
+
+
+def _unknown() -> None:
+    """Return no costs."""

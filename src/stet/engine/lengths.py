@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from stet.core.draft_length import AdaptiveLength, expected_tokens
 from stet.core.operations import Draft
-from stet.engine.costs import Costs, CurrentCosts
+from stet.engine.costs import Costs
+from stet.engine.round_times import LONGEST_TRIAL, TRIAL, RoundTimes
 
 MARGIN = 1.03
 """How much faster than plain decoding a round must look, since costs are measured with noise."""
@@ -44,27 +45,30 @@ class Plan:
     rate: float
 
 
-def fit_blocks(drafts: Sequence[Draft], others: int, current: CurrentCosts) -> None:
+def fit_blocks(
+    drafts: Sequence[Draft], others: int, costs: Costs, times: RoundTimes | None = None
+) -> None:
     """Shorten the blocks of a round that several requests share, where texts allow it.
 
     Args:
         drafts: the round's drafts; those whose `least` is set are changed.
         others: further sequences that wait for the target.
-        current: costs of passes; those of batches are measured from now on.
+        costs: of passes.
+        times: of the rounds so far; None: the costs alone decide.
     """
     elastic = [draft for draft in drafts if draft.least is not None]
     rows = len(drafts) + others
     if not elastic or rows < 2:
         return
-    current.measure_batches()
-    costs = current.latest
-    if costs is None:
-        return
+    if times is not None:
+        costs = times.corrected(costs)
     given = [draft.count for draft in drafts if draft.least is None]
     rest = Rest(others + sum(given) + len(given), others + sum(1 + n / 2 for n in given))
     rates = [_acceptance(draft) for draft in elastic]
     longest = max(draft.count for draft in elastic)
     plan = best_plan(rates, rest, longest, costs)
+    if times is not None and longest:
+        plan = _try_out(plan, rates, rest, longest, costs, times)
     for draft, acceptance in zip(elastic, rates, strict=True):
         assert draft.least is not None
         draft.count = min(draft.count, max(plan.length, draft.least))
@@ -75,7 +79,28 @@ def fit_blocks(drafts: Sequence[Draft], others: int, current: CurrentCosts) -> N
             draft.floor = max(draft.sequence.floor(), min(cost * plan.rate / acceptance, 0.9))
 
 
-def best_plan(acceptances: Sequence[float], rest: Rest, longest: int, costs: Costs) -> Plan:
+def _try_out(
+    plan: Plan,
+    rates: Sequence[float],
+    rest: Rest,
+    longest: int,
+    costs: Costs,
+    times: RoundTimes,
+) -> Plan:
+    """Now and then take what was not chosen for long, since only rounds show what it takes."""
+    if plan.length:
+        if times.drafted == 0:
+            times.trial = TRIAL  # drafting pays at present
+        return Plan(0, plan.rate) if times.plain >= TRIAL else plan
+    if times.drafted < times.trial:
+        return plan
+    times.trial = min(2 * times.trial, LONGEST_TRIAL)
+    return best_plan(rates, rest, longest, costs, plain=False)
+
+
+def best_plan(
+    acceptances: Sequence[float], rest: Rest, longest: int, costs: Costs, *, plain: bool = True
+) -> Plan:
     """Find the length with most expected tokens per second; 0 where none beats plain decoding.
 
     Args:
@@ -83,6 +108,7 @@ def best_plan(acceptances: Sequence[float], rest: Rest, longest: int, costs: Cos
         rest: what else is in the round.
         longest: lengths beyond this are not considered.
         costs: seconds of passes.
+        plain: whether the length may be 0.
     """
     rows = len(acceptances)
     step = costs.draft_pass(rows)
@@ -91,9 +117,11 @@ def best_plan(acceptances: Sequence[float], rest: Rest, longest: int, costs: Cos
         tokens = rest.tokens + sum(expected_tokens(a, length) for a in acceptances)
         return tokens / (costs.target_pass(rows * (length + 1) + rest.positions) + length * step)
 
-    plain = Plan(0, rate(0))
+    none = Plan(0, rate(0))
+    if not longest:
+        return none
     best = max((Plan(n, rate(n)) for n in range(1, longest + 1)), key=lambda plan: plan.rate)
-    return best if best.rate > MARGIN * plain.rate else plain
+    return best if not plain or best.rate > MARGIN * none.rate else none
 
 
 def _acceptance(draft: Draft) -> float:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import warnings
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from inspect import signature
@@ -30,6 +32,10 @@ if TYPE_CHECKING:
 
 Logits = Literal["all", "last", "short", "none"]
 """Of which tokens and positions a pass computes logits, see `Runner.forward`."""
+
+_WATCHED = 16, 512
+"""Tokens of a pass, and of the text up to its end, beyond which it is not timed: much of the time
+of a longer one is attention, which depends on the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,8 @@ class Runner:
         passes: number of forward passes so far.
         stand_in: the token that is read in place of all tokens above it, for a draft that has no
             embedding for some that the target may write; None where it has one for all.
+        timings: tokens and seconds of the latest short passes over a single row, for whoever takes
+            them out; None: passes are not timed. Where there is a shortlist, those that use it.
     """
 
     def __init__(
@@ -87,6 +95,7 @@ class Runner:
         self.model = model
         self.vocab_size = model.vocab_size
         self.stand_in: int | None = None
+        self.timings: deque[tuple[int, float]] | None = None
         self.device = model.device
         self.dtype = model.dtype
         self.max_rows = max_rows
@@ -213,6 +222,7 @@ class Runner:
             ValueError: a start beyond the valid tokens, a released row, or a row given twice.
         """
         width = tokens.shape[1]
+        began = time.perf_counter()
         if self.stand_in is not None:
             tokens = tokens.clamp(max=self.stand_in)
         ends = self._check(rows, width, starts, counts)
@@ -230,6 +240,10 @@ class Runner:
             row.valid = end
             row.written = max(row.written, end)
         self.passes += 1
+        short = len(rows) == 1 and width <= _WATCHED[0] and longest <= _WATCHED[1]
+        usual = logits != "none" if self.shortlist is None else logits == "short"
+        if self.timings is not None and short and usual and recorder is None:
+            self.timings.append((width, time.perf_counter() - began))
         return result
 
     def warm_up(

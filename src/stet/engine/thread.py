@@ -89,10 +89,12 @@ class EngineThread:
         """
         self._check()
         future: Future[T] = Future()
+        cores = torch.get_num_threads()
 
         def run() -> None:
             if not future.set_running_or_notify_cancel():
                 return
+            _use_threads(cores)
             try:
                 future.set_result(function())
             except BaseException as error:
@@ -174,8 +176,7 @@ class EngineThread:
             return
 
     def _submit(self, requests: Sequence[Request], cores: int) -> None:
-        if torch.get_num_threads() != cores:
-            torch.set_num_threads(cores)
+        _use_threads(cores)
         for request in requests:
             try:
                 if self.engine.broken is not None:
@@ -208,6 +209,12 @@ class EngineThread:
                 left.append(self._inbox.get())
         for item in left:
             item()
+
+
+def _use_threads(count: int) -> None:
+    """Use as many of torch's threads as the thread that asks for the work does."""
+    if torch.get_num_threads() != count:
+        torch.set_num_threads(count)
 
 
 _live: weakref.WeakSet[EngineThread] = weakref.WeakSet()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stet.core.errors import OptionError, StetError
+from stet.core.folders import PROFILE
 from stet.core.machine import machine, versions
 from stet.core.writing import append_lines, drop_torn_line, json_line, write_text
 from stet.evaluation import records
@@ -145,6 +146,11 @@ class Comparison:
         Args:
             on_answers: called with the answers of each chunk of each contender.
         """
+        with self.pair.costs_of_run(self.folder / PROFILE):
+            self._go(on_answers)
+        return Results(self.run, self.answers, self.folder)
+
+    def _go(self, on_answers: Callable[[list[Answer]], None] | None) -> None:
         pending = {c.label for c in self.plan.contenders if not self._complete(c)}
         for item in self.plan.contenders:
             if item.label in pending:
@@ -158,7 +164,6 @@ class Comparison:
                     written = self._answer(item, questions, start, seed, index)
                     if on_answers is not None:
                         on_answers(written)
-        return Results(self.run, self.answers, self.folder)
 
     def _complete(self, item: Contender) -> bool:
         return all(

@@ -21,7 +21,7 @@ from stet.arbiter import Arbiter, Network
 from stet.calibration.label_source import with_own_answers
 from stet.calibration.rollouts import with_room
 from stet.core.errors import StetError, TokenizerMismatch
-from stet.core.folders import claim_folder
+from stet.core.folders import PROFILE, claim_folder
 from stet.core.machine import machine, versions
 from stet.core.writing import append_lines, drop_torn_line, json_line, write_text
 from stet.requests.seeds import mixed
@@ -92,9 +92,10 @@ def train(pair: Pair, request: TrainRequest, folder: Path, report: Report) -> Tr
         validation=with_room(pair, request.validation.suited(pair)),
     )
     claim_folder(folder, request.settings(pair.fingerprint), "training")
-    if request.labels == "target":
-        request = _with_own_answers(pair, request, folder, report)
-    return Trainer(pair, request, folder, report).run()
+    with pair.costs_of_run(folder / PROFILE):
+        if request.labels == "target":
+            request = _with_own_answers(pair, request, folder, report)
+        return Trainer(pair, request, folder, report).run()
 
 
 def _with_own_answers(
