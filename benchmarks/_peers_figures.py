@@ -182,6 +182,8 @@ def speed_rows(groups: Groups, checkpoint: Checkpoint, reference: Checkpoint) ->
             row: dict[str, Any] = {"group": group.name, "contender": contender.name}
             row |= _speed(given.values())
             row |= _agreement(given, texts, group.limit, groups.ends)
+            if lead := compared(checkpoint, group.name, DEFAULT, contender.name):
+                row["default_over_it"] = lead.plain()
             tasks = sorted({r["group"] for r in given.values() if "group" in r})
             row |= (
                 {

@@ -78,6 +78,7 @@ class Places:
         environments: folder of the peers' environments.
         gsm8k: folder of GSM8K's files.
         spec_bench: Spec-Bench's `question.jsonl`; None: left out.
+        openvino_draft: the draft in types that OpenVINO reads; None: the GGUF file itself.
     """
 
     target: Path
@@ -85,6 +86,7 @@ class Places:
     environments: Path
     gsm8k: Path
     spec_bench: Path | None
+    openvino_draft: Path | None = None
 
     @property
     def packed(self) -> dict[str, str]:
@@ -125,21 +127,23 @@ class Groups:
         """Everybody who runs 4-bit files."""
         ours, llama = self._stet_packed(), self._llama()
         shared = {**self.places.packed, "threads": self.threads, "ends": self.ends}
+        shared["draft"] = str(self.places.openvino_draft or shared["draft"])
         folder = self.places.environments
-        target, lookup = (
+        target, lookup, draft = (
             setup.openvino(f"openvino-{mode}", {**shared, "mode": mode}, folder)
-            for mode in ("target", "lookup")
+            for mode in ("target", "lookup", "draft")
         )
         contenders = [
             *stet_contenders("stet 4-bit", ours.name),
             *llama_contenders(llama.name),
             Contender("OpenVINO target", target.name, {}),
             *family("OpenVINO lookup", lookup.name, [{"length": n} for n in (3, 5)]),
+            *family("OpenVINO draft", draft.name, [{"length": n} for n in (2, 4)]),
         ]
         return Group(
             "4-bit",
             "GSM8K, GGUF files of 4 bits",
-            (ours, llama, target, lookup),
+            (ours, llama, target, lookup, draft),
             contenders,
             self.test,
             self.train,

@@ -19,10 +19,11 @@ import argparse
 import hashlib
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from _peers_checkpoint import Checkpoint
+from _peers_convert import readable
 from _peers_figures import figures, rows
 from _peers_groups import QUICK, Groups, Places, Sizes
 from _peers_session import Session, measurements
@@ -49,6 +50,8 @@ def main() -> None:
     if options.fresh:
         shutil.rmtree(folder, ignore_errors=True)
     failed = install(places.environments)
+    draft = readable(Path(places.packed["draft"]), places.environments / "openvino-models")
+    places = replace(places, openvino_draft=draft)
     groups = Groups(places, sizes)
     wanted = [g for g in groups.all() if not options.groups or g.name in options.groups]
     plan = {"sizes": asdict(sizes), "code": code(), "groups": [repr(g) for g in groups.all()]}
