@@ -55,13 +55,13 @@ class Sizes:
         repeats: of bare passes.
     """
 
-    prompts: int = 10
-    slow: int = 5
-    each: int = 3
-    bundled: int = 30
+    prompts: int = 8
+    slow: int = 4
+    each: int = 2
+    bundled: int = 24
     others: int = 2
-    limit: int = 128
-    short: int = 64
+    limit: int = 96
+    short: int = 48
     repeats: int = 8
 
 
@@ -120,7 +120,7 @@ class Groups:
 
     def all(self) -> list[Group]:
         """All groups, in the order in which they are run."""
-        found = [self.quantised(), self.lengths(), self.dense(), self.vllm(), self.bundled()]
+        found = [self.quantised(), self.dense(), self.bundled(), self.vllm(), self.lengths()]
         return [*found, self.tasks()] if self.spec else found
 
     def quantised(self) -> Group:

@@ -59,7 +59,8 @@ def main() -> None:
     for name, error in failed.items():
         if checkpoint.find(installing=name) is None:
             checkpoint.add({"installing": name, "error": error})
-    reference = Checkpoint(options.folder / "reference.jsonl", {"texts": repr(places.target)})
+    texts_plan = {"target": str(places.target), "limit": sizes.limit}
+    reference = Checkpoint(options.folder / "reference.jsonl", texts_plan)
     ends = time.monotonic() + 60 * options.minutes
     session = Session(checkpoint, folder, ends)
     texts = Session(reference, folder, ends)
@@ -67,25 +68,26 @@ def main() -> None:
         for group in wanted:
             print(f"{group.name}: {group.about}", flush=True)
             session.run(group)
-        if not options.groups or "rounds" in options.groups:
-            asked = measurements(groups, checkpoint)
-            for spec in groups.rounds():
-                session.measure(spec, asked[spec.name])
+            # What both models agree on is asked of the texts of this group.
+            if group.name == "4-bit":
+                asked = measurements(groups, checkpoint)
+                for spec in groups.rounds():
+                    session.measure(spec, asked[spec.name])
         if not options.groups or "reference" in options.groups:
             texts.run(groups.reference())
+        finished = not options.groups
     except OutOfTime:
         print("The time of this slice is over; the same command goes on.")
-        return
+        finished = False
     found = rows(groups, checkpoint, reference)
     named = figures(groups, checkpoint)
     for name, value in named.items():
         print(f"{name:<32} {value}")
-    if options.quick or options.groups:
+    if options.quick or not (finished or options.partial):
         print("Nothing is written: this is a part of a run.")
         return
-    print(
-        write("peers", found["speeds"], named, **{k: v for k, v in found.items() if k != "speeds"})
-    )
+    speeds = found.pop("speeds")
+    print(write("peers", speeds, named, finished=finished, **found))
 
 
 def arguments() -> argparse.Namespace:
@@ -102,7 +104,8 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--environments", type=Path, default=Path(".cache/peers"))
     parser.add_argument("--folder", type=Path, default=Path(".cache/peers-run"))
-    parser.add_argument("--groups", nargs="+", help="only these, and write no result file")
+    parser.add_argument("--groups", nargs="+", help="only these")
+    parser.add_argument("--partial", action="store_true", help="write what there is so far")
     parser.add_argument("--minutes", type=float, default=600, help="of this slice")
     parser.add_argument("--quick", action="store_true", help="few short answers, to try it out")
     parser.add_argument("--fresh", action="store_true", help="do not go on with an earlier run")
