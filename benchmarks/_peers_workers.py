@@ -55,7 +55,7 @@ class Worker:
     """
 
     def __init__(
-        self, spec: Spec, log: Path, *, load_seconds: float = 300, answer_seconds: float = 300
+        self, spec: Spec, log: Path, *, load_seconds: float = 900, answer_seconds: float = 300
     ) -> None:
         self.spec = spec
         self.answer_seconds = answer_seconds

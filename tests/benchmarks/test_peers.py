@@ -20,7 +20,7 @@ def scripts():
     """The modules of the benchmark, which are no package."""
     sys.path.insert(0, str(SCRIPTS))
     try:
-        names = ["bound", "checkpoint", "figures", "groups", "prompts"]
+        names = ["bound", "checkpoint", "contenders", "figures", "groups", "prompts"]
         names += ["session", "stats", "turns", "workers"]
         yield SimpleNamespace(**{n: importlib.import_module(f"_peers_{n}") for n in names})
     finally:
@@ -251,7 +251,7 @@ def test_a_group_chooses_measures_and_goes_on(scripts, tmp_path, fake):
     broken = scripts.workers.Spec("broken", spec.command, {"broken": True}, tmp_path)
     contenders = [
         scripts.turns.Contender("alone", "fake", {"mode": "copy"}),
-        *scripts.groups.family("draft", "fake", [{"mode": "raise"}, {"mode": "copy", "K": 2}]),
+        *scripts.contenders.family("draft", "fake", [{"mode": "raise"}, {"mode": "copy", "K": 2}]),
         scripts.turns.Contender("never", "broken", {"mode": "copy"}),
     ]
     prompts = [scripts.turns.Prompt(f"p{i}", (i, i)) for i in range(3)]
