@@ -21,7 +21,9 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 .DEFAULT_GOAL := help
 MODELS ?= .cache/models
 GSM8K ?=
-.PHONY: help demo test test-oldest test-integrations check lint types bench real format docs setup clean
+SPEC_BENCH ?=
+PEERS ?=
+.PHONY: help demo test test-oldest test-integrations check lint types bench peers real format docs setup clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +62,9 @@ bench: $(READY) ## run every benchmark and record its figures in benchmarks/resu
 		case $$script in */_*) continue ;; esac; \
 		echo "== $$script"; $(BIN)/python $$script; \
 	done
+
+peers: $(READY) ## speeds beside transformers, llama.cpp, OpenVINO and vLLM (installs them, 5 GB): make peers MODELS=folder [GSM8K=folder] [SPEC_BENCH=file]
+	@$(BIN)/python benchmarks/peers.py --models $(MODELS) $(if $(GSM8K),--gsm8k $(GSM8K)) $(if $(SPEC_BENCH),--spec-bench $(SPEC_BENCH)) $(PEERS)
 
 real: $(READY) ## the main job on a real pair: make real MODELS=folder [GSM8K=folder]
 	@$(BIN)/python benchmarks/real.py --models $(MODELS) $(if $(GSM8K),--gsm8k $(GSM8K))

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from peer_tables import PEER_TABLES
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = tuple(
@@ -21,6 +23,7 @@ PAGES = tuple(
         "docs/cospec.md",
         "docs/choosing.md",
         "docs/models.md",
+        "docs/performance.md",
         "docs/reward-guided.md",
         "recipes/README.md",
         "src/stet/bundled/MODEL_CARD.md",
@@ -620,7 +623,18 @@ def bounds(estimate: dict[str, Any], factor: float, places: int) -> str:
     )
 
 
+def of_peers(name: str) -> Callable[[], str]:
+    """One of the tables that are made from the comparison with peers."""
+
+    def made() -> str:
+        found = result("peers")
+        return PEER_TABLES[name](found) + source(found, "peers", "../")
+
+    return made
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    **{name: of_peers(name) for name in PEER_TABLES},
     "assisted": assisted,
     "bfloat16": bfloat16,
     "quantisation": quantisation,
