@@ -249,10 +249,11 @@ def test_nothing_of_a_pair_keeps_an_event_loop_busy(folders, busiest):
     with loaded(folders) as pair:
         began = time.thread_time()
         pair.tokenizer(text)
-        assert time.thread_time() - began > 0.02, "the text is not long enough for this test"
+        tokenising = time.thread_time() - began
+        assert tokenising > 0.02, "the text is not long enough for this test"
         results = asyncio.run(everything())
     assert all(len(r.token_ids) == 150 for r in results)
-    assert busiest[0] < 0.01
+    assert busiest[0] < tokenising / 2
 
 
 def test_cancelling_does_not_wait_for_the_round(pair):

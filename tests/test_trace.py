@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
+import pydantic
 import pytest
+from packaging.version import Version
 
 import stet
 from stet.core import trace
@@ -13,6 +15,9 @@ from stet.core.trace import Counters
 SCHEMA = Path(stet.__file__).parent / "core/trace.schema.json"
 
 
+@pytest.mark.skipif(
+    Version(pydantic.VERSION) < Version("2.12"), reason="older pydantic writes schemas otherwise"
+)
 def test_the_published_schema_is_the_code():
     assert json.loads(SCHEMA.read_text()) == trace.json_schema(), (
         "the format changed: raise trace.VERSION and run "

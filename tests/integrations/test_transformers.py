@@ -4,12 +4,16 @@ import copy
 import gc
 import time
 import weakref
+from inspect import getsource
 
 import pytest
 import torch
+import transformers
+from packaging.version import Version
 from transformers import DynamicCache, GenerationConfig
 from transformers.generation import (
     GenerateDecoderOnlyOutput,
+    GenerationMixin,
     LogitsProcessor,
     MinLengthLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
@@ -242,6 +246,8 @@ class Never(StoppingCriteria):
 def test_what_cannot_be_honoured_is_refused_by_name(models, settings, message):
     model, draft = models
     loop = stet.custom_generate(assistant_model=draft)
+    if message == "past_key_values" and "_is_user_defined" not in getsource(GenerationMixin):
+        pytest.skip("this transformers does not tell an empty cache from its own")
     settings = {"max_new_tokens": 5, "pad_token_id": PAD, **settings}
     with pytest.raises(OptionError, match=message):
         model.generate(**ONE, custom_generate=loop, **settings)
@@ -414,13 +420,15 @@ def test_models_are_prepared_once_and_forgotten_with_their_owner(monkeypatch):
     del other, first, loop
     gc.collect()
     assert len(pairs) == 1
-    gone = [weakref.ref(model), weakref.ref(draft), weakref.ref(model.model.layers[0])]
+    gone = [weakref.ref(model), weakref.ref(draft)]
+    if Version(transformers.__version__) >= Version("5.1"):  # 5.0 keeps layers alive itself
+        gone.append(weakref.ref(model.model.layers[0]))
     del model, draft
     gc.collect()
     deadline = time.monotonic() + 60  # the pair's thread is told to end, and then lets go
     while any(ref() is not None for ref in gone) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert [ref() for ref in gone] == [None, None, None]
+    assert {ref() for ref in gone} == {None}
     assert len(pairs) == 0
 
 

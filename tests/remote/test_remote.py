@@ -409,7 +409,10 @@ def test_a_request_that_runs_out_of_time_ends_at_once(server: Server, prompts: l
 
 def connections(server: Server) -> int:
     """How many connections to the server this process holds."""
-    found = psutil.Process().net_connections("tcp")
+    process = psutil.Process()
+    # psutil 6 renamed it.
+    found = getattr(process, "net_connections", None) or process.connections
+    found = found("tcp")
     return sum(bool(c.raddr) and c.raddr.port == server.port for c in found)
 
 

@@ -37,6 +37,10 @@ _BODIES = {
 }
 """The families, by the name of their module in transformers, and the class of their body."""
 
+_SCALED = frozenset({"gemma", "gemma2"})
+"""Families whose embeddings are scaled by the root of their width, by the model up to transformers
+5.3 and by the embedding itself since."""
+
 _ROTATIONS = frozenset({"default", "linear", "llama3", "yarn"})
 """Kinds of rotary scaling that do not depend on the length of a text. `longrope` is `default` by
 the time that a model is read: its factors were chosen once."""
@@ -84,7 +88,7 @@ def read_decoder(body: Any, shapes: Sequence[LayerShape]) -> Decoder:
     names = sorted(set(kinds), key=str)
     return Decoder(
         embedding=_lookup(embedding),
-        scale=_embedding_scale(body, embedding),
+        scale=_embedding_scale(body, embedding, family),
         rotaries=[_rotary(parts["rotary_emb"], parts["norm"].weight, name) for name in names],
         layers=[
             _layer(index, layer, shape, names.index(kind))
@@ -244,15 +248,16 @@ def _norm(norm: Any) -> Norm:
     return Norm(weight, norm.variance_epsilon)
 
 
-def _embedding_scale(body: Any, embedding: Any) -> float:
+def _embedding_scale(body: Any, embedding: Any, family: str) -> float:
     """The factor of the embedding, as it is rounded in the model's dtype."""
     scale = getattr(embedding, "embed_scale", None)
     if scale is not None:
         return float(scale.to(embedding.weight.dtype))
-    if type(embedding) is PackedEmbedding:
-        return float(getattr(body, "embedding_multiplier", 1.0))
-    if type(embedding) is not nn.Embedding or embedding.max_norm is not None:
+    packed = type(embedding) is PackedEmbedding
+    if not packed and (type(embedding) is not nn.Embedding or embedding.max_norm is not None):
         raise UnknownPart(f"the embedding {type(embedding).__name__}")
+    if family in _SCALED and not (packed and embedding.scale != 1.0):
+        return float(torch.tensor(body.config.hidden_size**0.5, dtype=body.dtype))
     return float(getattr(body, "embedding_multiplier", 1.0))
 
 

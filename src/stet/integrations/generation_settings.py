@@ -131,7 +131,8 @@ def check_inputs(inputs: Mapping[str, Any], mask: Tensor) -> None:
         if name in {"attention_mask", "logits_to_keep", "use_cache"} or value is None:
             continue
         if name == "past_key_values":
-            fine = not getattr(value, "_is_user_defined", False)
+            # Early versions of transformers 5 do not mark a cache that a user gives.
+            fine = not getattr(value, "_is_user_defined", False) and not value.get_seq_length()
         elif name == "position_ids" and value.shape[-1] == mask.shape[1]:
             expected = mask.long().cumsum(1) - 1
             fine = bool((~mask | (value.to(mask.device) == expected)).all())

@@ -397,6 +397,9 @@ def tokenizer_of(source: str, name: str, common: dict[str, Any]) -> Any:
     """
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(source, **common)  # pyright: ignore
+        if not set(tokenizer.get_vocab().values()) - set(tokenizer.added_tokens_decoder):
+            # So early versions of transformers 5 build one where there are no files.
+            raise ValueError("it has no vocabulary")
         return tokenizer  # pyright: ignore
     except Exception as error:
         raise LoadError(
