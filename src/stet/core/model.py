@@ -131,7 +131,8 @@ class LoadedModel:
         foreign: why passes go through transformers' module; None where Stet's own decoder runs
             them.
         adapter: hash of the adapter that was merged into its weights; None without one.
-        native: whether attention of short passes goes through the compiled kernel, on a CPU.
+        native: the most new tokens of a row in a pass whose attention goes through the compiled
+            kernel, on a CPU; 0 where torch always attends.
     """
 
     model: Any
@@ -147,7 +148,7 @@ class LoadedModel:
     head: LogitHead | None
     foreign: str | None
     adapter: str | None = None
-    native: bool = False
+    native: int = 0
 
     def resized(self, size: int) -> LoadedModel:
         """Return this model with a vocabulary of another size, at most `rows`."""
