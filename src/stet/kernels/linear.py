@@ -69,7 +69,7 @@ class PackedLinear(nn.Module):
             bias = None if own is None else own.to(self._plain.dtype)
             return linear(x.to(self._plain.dtype), self._plain, bias).to(x.dtype)
         if x.dtype not in (torch.float32, torch.bfloat16):
-            return self(x.float()).to(x.dtype)
+            return self.forward(x.float()).to(x.dtype)
         flat = (x if x.dim() == 2 else x.reshape(-1, self.in_features)).contiguous()
         if torch.compiler.is_dynamo_compiling():
             y: torch.Tensor = _traced(flat, self.described.number, self.out_features)
