@@ -27,6 +27,7 @@ from stet.engine.attention import attend
 from stet.engine.kv_cache import KVCache
 from stet.engine.masks import AlignedMasks
 from stet.engine.views import Place, view_of
+from stet.kernels.attention import WIDEST
 
 CPU = torch.device("cpu")
 MODELS = {
@@ -37,7 +38,7 @@ MODELS = {
 """Layers of a model, and the shape of each."""
 
 CONTEXTS = (100, 1000, 3000)
-SHAPES = (("1", 1), ("1", 6), ("1", 32), ("1", 128), ("8", 1), ("8", 6), ("8 uneven", 6))
+SHAPES = (("1", 1), ("1", 6), ("1", 16), ("1", 64), ("8", 1), ("8", 6), ("8 uneven", 6))
 """Rows of a batch, of equal or of uneven lengths, and new tokens of each."""
 SLOTS_IN_VAIN = 12_000
 """Width of the keys of a token times the slots that are read in vain, as the runner bounds them."""
@@ -84,13 +85,13 @@ def measure(
     key, value = torch.randn(2, count, shape.key_heads, width, shape.key_size).to(shape.dtype)
     cost = 2 * SLOTS_IN_VAIN // (shape.key_heads * shape.key_size)
 
-    def run(native: bool) -> None:
+    def run(native: int) -> None:
         place = Place(cache, masks, slots, list(range(count)), native)
         view, _ = view_of(place, width, starts, None, ends, cost)
         for layer in range(len(cache.layers)):
             attend(view, layer, query, key, value, None, None, None)
 
-    ways = {"torch": False, "kernel": True}
+    ways = {"torch": 0, "kernel": WIDEST}
     taken: dict[str, list[float]] = {name: [] for name in ways}
     for native in ways.values():
         run(native)

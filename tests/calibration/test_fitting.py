@@ -6,6 +6,7 @@ import random
 import pytest
 
 from stet.calibration.fitting import fit, score
+from stet.calibration.quality import quality
 from stet.calibration.samples import StepSample
 from stet.core.errors import StetError
 
@@ -74,6 +75,13 @@ def test_nothing_is_made_of_nothing():
         fit(steps, NAMES)
     with pytest.raises(StetError, match="No signal"):
         fit(made(), ("min_margin",))
+
+
+def test_without_any_label_there_is_nothing_to_fit() -> None:
+    """Where answers were cut, for one."""
+    assert quality("mean_logprob", []) is None
+    with pytest.raises(StetError, match="No step has a label.*max_new_tokens"):
+        fit([], ["mean_logprob"])
 
 
 def test_a_constant_signal_does_no_harm():

@@ -58,8 +58,14 @@ def fit(
         seed: seed of the intervals' resampling.
 
     Raises:
-        StetError: all steps have the same label, or no signal ranks them the right way.
+        StetError: there are no steps, all have the same label, or no signal ranks them the right
+            way.
     """
+    if not steps:
+        raise StetError(
+            "No step has a label, so no score can be fitted. Take more problems, or a larger "
+            "max_new_tokens: what was cut has none."
+        )
     qualities = [q for name in names if (q := quality(name, steps, seed)) is not None]
     if not qualities:
         raise StetError(

@@ -45,8 +45,8 @@ def auroc(good: NDArray[np.float64], bad: NDArray[np.float64]) -> float | None:
 
 def quality(name: str, steps: Sequence[StepSample], seed: int = 0) -> Quality | None:
     """Compute the quality of a signal; None where all steps have the same label."""
-    values = np.array([s.signals[name] for s in steps])
-    good = np.array([bool(s.good) for s in steps])
+    values = np.array([s.signals[name] for s in steps], dtype=np.float64)
+    good = np.array([bool(s.good) for s in steps], dtype=bool)  # of no steps, too
     whole = auroc(values[good], values[~good])
     if whole is None:
         return None

@@ -98,8 +98,9 @@ class LoadedModel:
             them.
         adapter: hash of the adapter that was merged into its weights; None without one.
         shortlist: the tokens that it drafts where only speed depends on which; None: all.
-        native: whether attention of short passes goes through the compiled kernel, on a CPU.
         quantize: the format that its weights were rounded to when it was loaded; None: none.
+        native: the most new tokens of a row in a pass whose attention goes through the compiled
+            kernel, on a CPU; 0 where torch always attends.
     """
 
     model: Any
@@ -116,7 +117,7 @@ class LoadedModel:
     foreign: str | None
     adapter: str | None = None
     shortlist: Shortlist | None = None
-    native: bool = False
+    native: int = 0
     quantize: str | None = None
 
     def resized(self, size: int) -> LoadedModel:

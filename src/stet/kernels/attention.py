@@ -18,8 +18,10 @@ from stet.kernels.threads import parallel_entry
 SOURCE = Path(__file__).with_name("attention.c")
 LANES = 16
 WIDEST = 160
-"""Tokens of a row in a pass: blocks and steps. Wider ones are prefills, for which torch's own
-attention is as fast."""
+"""Tokens of a row in a pass, at most: blocks and steps. Wider ones are prefills."""
+
+FASTER = 16
+"""Up to so many tokens of a row the kernel is faster than torch's attention."""
 
 SMALL = 2**20
 """Multiplications that are not worth a second thread."""

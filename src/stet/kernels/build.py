@@ -85,7 +85,8 @@ def find_compiler() -> list[str]:
 def _checksum(compiler: list[str], source: Path, flags: Sequence[str]) -> str:
     # What it predefines names its version and every instruction set that the flags allow.
     about = _run([*compiler, *flags, "-dM", "-E", "-x", "c", os.devnull])
-    parts = (about, " ".join([*compiler, *flags]).encode(), source.read_bytes())
+    headers = [path.read_bytes() for path in sorted(source.parent.glob("*.h"))]
+    parts = (about, " ".join([*compiler, *flags]).encode(), source.read_bytes(), *headers)
     digest = hashlib.sha256()
     for part in parts:
         digest.update(hashlib.sha256(part).digest())

@@ -67,13 +67,14 @@ class PackedLinear(KeptWeight):
             own = self.described.bias
             bias = None if own is None else own.to(self._plain.dtype)
             return linear(x.to(self._plain.dtype), self._plain, bias).to(x.dtype)
-        known = x if x.dtype in (torch.float32, torch.bfloat16) else x.float()
-        flat = known.reshape(-1, self.in_features).contiguous()
+        if x.dtype not in (torch.float32, torch.bfloat16):
+            return self.forward(x.float()).to(x.dtype)
+        flat = (x if x.dim() == 2 else x.reshape(-1, self.in_features)).contiguous()
         if torch.compiler.is_dynamo_compiling():
             y: torch.Tensor = _traced(flat, self.described.number, self.out_features)
         else:
             y = _multiply(flat, self.described)
-        return y.view(*x.shape[:-1], self.out_features).to(x.dtype)
+        return y if x.dim() == 2 else y.view(*x.shape[:-1], self.out_features)
 
 
 class PackedEmbedding(KeptWeight):

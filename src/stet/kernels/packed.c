@@ -19,6 +19,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define ROWS 32    /* of a tile */
@@ -573,9 +574,6 @@ void stet_packed_threads(Parallel *entry) { parallel = entry; }
 
 int stet_packed_is_fast(void) { return FAST; }
 
-/* Bytes of working memory that a call needs for each token and group of inputs. */
-int stet_packed_input_size(void) { return (int)sizeof(Input); }
-
 /* The values of one row of the weight, as an embedding gives them. */
 static void row_values(const Weight *w, int64_t row, float *values) {
     int64_t groups = up(w->inputs, GROUP), blocks = up(groups, BLOCK);
@@ -614,10 +612,16 @@ int stet_packed_rows(const Weight *w, const int64_t *ids, int64_t count, void *y
     return 0;
 }
 
-/* y[tokens, rows] = x[tokens, inputs] times the weight, plus its bias. */
-void stet_packed_matmul(const Weight *w, const void *x, void *y, void *memory, int64_t tokens,
-                        int brain, int threads, int fast) {
+/* y[tokens, rows] = x[tokens, inputs] times the weight, plus its bias; returns 0, or 1 where there
+ * is no memory. */
+int stet_packed_matmul(const Weight *w, const void *x, void *y, int64_t tokens, int brain,
+                       int threads, int fast) {
     int64_t tiles = up(w->rows, ROWS);
+    if (tokens == 0)
+        return 0;
+    Input *memory = malloc(sizeof(Input) * (size_t)(tokens * up(w->inputs, GROUP)));
+    if (!memory)
+        return 1;
     Call call = {
         .weight = w,
         .x = x,
@@ -629,10 +633,10 @@ void stet_packed_matmul(const Weight *w, const void *x, void *y, void *memory, i
         .chunk = tiles / (threads * 8) + 1,
         .brain = brain,
     };
-    if (tokens == 0)
-        return;
     if (parallel && threads > 1)
         parallel(work, &call, (unsigned)threads, 0);
     else
         work(&call);
+    free(memory);
+    return 0;
 }

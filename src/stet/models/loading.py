@@ -21,7 +21,7 @@ from stet.core.errors import CompatibilityError, LoadError, first_line
 from stet.core.model import Body, LayerShape, LoadedModel, Role
 from stet.decoder.foreign import ForeignBody
 from stet.decoder.reading import UnknownPart, read_decoder
-from stet.kernels.attention import serves
+from stet.kernels.attention import FASTER, WIDEST, serves
 from stet.models.adapters import adapter_of, check_peft, merge, without_adapter
 from stet.models.compatibility import (
     check_class,
@@ -217,7 +217,7 @@ def prepare_model(
     self_check: bool = True,
     adapter: str | None = None,
     lean: bool = True,
-    native: bool | None = None,
+    native: bool = True,
 ) -> LoadedModel:
     """Check a transformers model that is already in memory and set Stet's attention in it.
 
@@ -237,9 +237,7 @@ def prepare_model(
             Passes then see weights that are written to, but not modules that are put in the place
             of others.
         native: attend by the compiled kernel in short passes on a CPU, where it can be had and
-            serves the shapes of all layers. Torch's attention is faster, but a query's bits depend
-            on its pass there; that matters where all other bits do not, so None is for models with
-            packed matrices alone.
+            serves the shapes of all layers.
 
     Raises:
         CompatibilityError: the model cannot be run faithfully.
@@ -269,8 +267,9 @@ def prepare_model(
         head=head,
         foreign=foreign,
     )
-    wanted = loaded.packed if native is None else native
-    loaded = replace(loaded, native=wanted and serves(layers))
+    if native and serves(layers):
+        # A query's bits are then its own; that matters where all other bits are, too.
+        loaded = replace(loaded, native=WIDEST if loaded.packed else FASTER)
     size = min(rows, token_count(tokenizer, rows))
     if size < width:
         loaded = loaded.resized(size)

@@ -77,11 +77,11 @@ def _ways(loaded: LoadedModel, module: Any) -> Iterator[tuple[LoadedModel, str]]
     yield loaded, ""
     foreign = replace(loaded, body=ForeignBody(module), foreign="it gave other numbers")
     if loaded.native:
-        yield replace(loaded, native=False), "torch's attention"
+        yield replace(loaded, native=0), "torch's attention"
     if loaded.foreign is None:
         yield foreign, "transformers' own module"
         if loaded.native:
-            yield replace(foreign, native=False), "transformers' own module and torch's attention"
+            yield replace(foreign, native=0), "transformers' own module and torch's attention"
 
 
 @torch.inference_mode()

@@ -71,7 +71,7 @@ def stays_packed(
         f"The matrices of {name} are unpacked ({reason}): its weights take {plain} instead of "
         f"{packed}, and tokens several times as long.",
         RuntimeWarning,
-        stacklevel=5,
+        stacklevel=4,
     )
     return False
 
