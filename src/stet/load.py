@@ -39,7 +39,7 @@ def load_pair(
     max_rows: int | None = None,
     compile: bool | Literal["auto"] = "auto",
     self_check: bool = True,
-    packed: bool = False,
+    packed: bool | Literal["auto"] = "auto",
     quantize: Quantize | None = None,
     draft_quantize: Quantize | Literal["none"] | None = None,
     profile: bool = True,
@@ -67,8 +67,10 @@ def load_pair(
         compile: compile the forward passes: at once, never, or ("auto") after a minute of work.
         self_check: compare what each layer of a model does through Stet's cache with what it does
             by itself, and refuse a model whose layers differ.
-        packed: keep the matrices of GGUF files packed, on a CPU with AVX-512 VNNI or AVX2 and a C
-            compiler; passes over few tokens are then several times as fast.
+        packed: keep the matrices of GGUF files packed, and those of folders in bfloat16 in the
+            layout of the same kernel, on a CPU with AVX2 or AVX-512 VNNI and a C compiler: passes
+            over few tokens are several times as fast, and packed ones take a quarter of the memory.
+            "auto": where that is possible, unless `dtype` asks for float32 or float16.
         quantize: round the weights of full-precision models on a CPU to "int8" or "int4" (embedding
             and head to int8): faster, and less accurate.
         draft_quantize: the same for the draft alone, or "none"; None: as the target.

@@ -59,7 +59,14 @@ def test_model_options_reach_the_loader(run, loader):
     run(
         *("generate", "hello", "-t", "big", "-d", "small", "--dtype", "float32"),
         *("--device", "cpu", "--revision", "r1", "--draft-revision", "r2"),
-        *("--trust-remote-code", "--no-self-check", "--max-length", 99, "--no-compile"),
+        *(
+            "--trust-remote-code",
+            "--no-self-check",
+            "--max-length",
+            99,
+            "--no-compile",
+            "--no-packed",
+        ),
     )
     assert loader.arguments == {
         "target": "big",

@@ -10,6 +10,7 @@ import torch
 
 from kernels import blocks
 from kernels.blocks import random_weight
+from stet.core.cache import is_own
 from stet.kernels import PackedLinear, build, linear, native
 from stet.kernels.build import KernelError, find_compiler, load_library
 
@@ -29,7 +30,7 @@ def source(tmp_path, monkeypatch):
         find_compiler()
     except KernelError as error:
         pytest.skip(str(error))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("STET_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "small.c"
     path.write_text(SOURCE)
     return path
@@ -42,7 +43,7 @@ def no_compiler(tmp_path, monkeypatch):
 
 
 def cached(tmp_path):
-    return list((tmp_path / "cache" / "stet" / "kernels").iterdir())
+    return list((tmp_path / "cache" / "kernels").iterdir())
 
 
 def test_a_library_is_compiled_once(source, tmp_path, monkeypatch):
@@ -78,7 +79,7 @@ def test_several_processes_at_once(source, tmp_path):
 
 def test_a_cache_that_cannot_be_made(source, tmp_path, monkeypatch):
     (tmp_path / "file").touch()
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("STET_CACHE", str(tmp_path / "file"))
     assert load_library(source).answer() == 42
 
 
@@ -101,6 +102,65 @@ def test_a_cache_that_others_can_write_is_not_used(source, tmp_path):
     library.write_bytes(b"somebody else's")
     assert load_library(source).answer() == 42
     assert library.read_bytes() == b"somebody else's"
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o777])
+def test_a_library_that_others_can_write_is_replaced(source, tmp_path, mode):
+    load_library(source)
+    (library,) = cached(tmp_path)
+    plant(library, tmp_path)
+    library.chmod(mode)
+    assert load_library(source).answer() == 42
+    assert library.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_link_in_the_cache_is_replaced(source, tmp_path):
+    load_library(source)
+    (library,) = cached(tmp_path)
+    plant(library, tmp_path)
+    library.rename(tmp_path / "elsewhere.so")
+    library.symlink_to(tmp_path / "elsewhere.so")
+    assert load_library(source).answer() == 42
+    assert not library.is_symlink()
+
+
+def test_a_library_of_another_user_is_not_loaded(source, tmp_path, monkeypatch):
+    load_library(source)
+    (library,) = cached(tmp_path)
+    plant(library, tmp_path)
+    own = os.getuid()
+    state = Path.lstat
+    monkeypatch.setattr(os, "getuid", lambda: own + 1)
+    assert not is_own(library)
+    monkeypatch.setattr(Path, "lstat", lambda path: owned_by(own + (path != library), state(path)))
+    with pytest.raises(KernelError, match="could not be loaded"):  # nor is its successor another's
+        load_library(source)
+
+
+def owned_by(user, state):
+    return os.stat_result((*state[:4], user, *state[5:10]))
+
+
+def plant(library, folder, answer="13"):
+    """Put a library with another answer in the place of one."""
+    (folder / "other.c").write_text(f"int answer(void) {{ return {answer}; }}\n")
+    made = folder / f"other{answer}.so"
+    subprocess.run(
+        [*find_compiler(), "-shared", "-fPIC", folder / "other.c", "-o", made], check=True
+    )
+    library.unlink()
+    made.rename(library)
+    library.chmod(0o700)
+
+
+def test_libraries_are_the_users_own_under_any_umask(source, tmp_path):
+    before = os.umask(0)
+    try:
+        load_library(source)
+    finally:
+        os.umask(before)
+    (library,) = cached(tmp_path)
+    assert library.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.usefixtures("no_compiler")

@@ -160,6 +160,16 @@ def test_without_a_kernel_the_values_are_the_same(tmp_path: Path, monkeypatch) -
     assert type(load(folder_of(tmp_path / "half", "llama")).model.lm_head) is nn.Linear
 
 
+def test_matrices_are_left_to_torch_where_a_user_asks_for_it(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "llama")
+    left = load(folder, packed=False)
+    assert not any(isinstance(part, PackedLinear) for part in left.model.modules())
+    assert fingerprint(left) == fingerprint(load(folder))
+    rounded, kept = load(folder, packed=False, quantize="int4"), load(folder, quantize="int4")
+    wanted = kept.model.get_submodule("model.layers.0.mlp.up_proj").weight
+    assert torch.equal(rounded.model.model.layers[0].mlp.up_proj.weight, wanted)
+
+
 def test_greedy_speculation_gives_the_targets_own_text(tmp_path: Path) -> None:
     sizes = {"hidden_size": 128, "head_dim": 32}  # heads that the kernel of attention serves
     target = folder_of(tmp_path / "target", "llama", **sizes)

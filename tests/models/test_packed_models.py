@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,18 @@ pytest.importorskip("gguf", reason="needs the gguf package")
 
 import ggufs
 from stet import load_pair
+from stet.core.errors import LoadError
 from stet.engine.runner import Runner
 from stet.kernels import PackedEmbedding, PackedLinear, unavailable
 from stet.kernels.attention import serves
+from stet.models import loading
+from stet.models.gguf import packing
 from stet.models.loading import load_model
 
 REASON = unavailable() or ("" if serves([]) else "attention cannot be compiled")
 pytestmark = pytest.mark.skipif(bool(REASON), reason=REASON)
 
-FAMILIES = ("llama", "qwen2", "qwen3")
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3")
 MIXED = {"blk.0.attn_v.weight": "Q6_K", "blk.1.ffn_down.weight": "Q8_0"}
 
 
@@ -98,3 +102,89 @@ def test_what_is_packed_has_the_files_values(tmp_path: Path) -> None:
             assert torch.equal(module.packed.dequantise(), values), weight.name
             seen += 1
     assert seen > 12
+
+
+def kind_of(path: Path, **options) -> bool:
+    return load_model(path, role="target", max_length=64, self_check=False, **options).packed
+
+
+def test_matrices_stay_packed_where_nothing_speaks_against_it(tmp_path: Path) -> None:
+    path = file_of(tmp_path, "llama")
+    assert kind_of(path)
+    assert kind_of(path, dtype="bfloat16")
+    assert kind_of(path, dtype="float32", packed=True)
+    # Asked to compute in float32, products with rounded activations are not what is meant.
+    assert not kind_of(path, dtype="float32")
+    assert not kind_of(path, dtype="float16")
+    assert not kind_of(path, packed=False)
+    plain = ggufs.write(tmp_path / "plain.gguf", ggufs.build("llama"), "llama", "BF16")
+    assert not kind_of(plain)
+    assert not kind_of(plain, packed=True)
+
+
+def test_without_a_kernel_they_are_unpacked_and_one_warning_says_what_that_costs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = file_of(tmp_path, "llama")
+    asked: list[int] = []
+    monkeypatch.setattr(packing, "unavailable", lambda: "no C compiler was found")
+    monkeypatch.setattr(loading, "check_room", lambda size, *_: asked.append(size))
+    with pytest.warns(RuntimeWarning) as seen:
+        model = load_model(path, role="target", max_length=64)
+    (warning,) = seen
+    assert re.search(
+        r"llama-0.gguf are unpacked \(no C compiler was found\): its weights take .* instead of "
+        ".*, and tokens several times as long",
+        str(warning.message),
+    )
+    assert warning.filename == __file__
+    assert not model.packed
+    # The plan is of what is made.
+    assert asked == [pytest.approx(model.parameter_bytes, rel=0.05)]
+    with pytest.raises(LoadError, match=r"cannot stay packed \(no C compiler was found\); use"):
+        kind_of(path, packed=True)
+    with pytest.raises(LoadError, match=r"cannot stay packed \(.*not compute in float16\)"):
+        kind_of(path, packed=True, dtype="float16")
+
+
+def test_the_plan_of_a_packed_model_is_what_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(loading, "check_room", lambda size, *_: asked.append(size))
+    model = load_model(file_of(tmp_path, "qwen2"), role="target", max_length=64)
+    assert model.packed
+    assert asked == [pytest.approx(model.parameter_bytes, rel=0.1)]
+
+
+@pytest.mark.parametrize("family", ["gemma2", "gemma3"])
+def test_a_scaled_embedding_and_its_head_are_packed(tmp_path: Path, family: str) -> None:
+    path = file_of(tmp_path, family)
+    model = load_model(path, role="target", dtype="float32", max_length=64, packed=True)
+    assert model.foreign is None
+    embedding = model.model.get_input_embeddings()
+    assert isinstance(embedding, PackedEmbedding)
+    assert isinstance(model.model.get_output_embeddings(), PackedLinear)
+    ids = torch.arange(20)
+    plain = load_model(path, role="target", dtype="float32", max_length=64, packed=False)
+    wanted = plain.model.get_input_embeddings()(ids)
+    assert torch.equal(embedding(ids), wanted)
+    assert not torch.equal(wanted, plain.model.get_input_embeddings().weight[:20])
+
+
+def test_a_packed_model_can_be_compiled(tmp_path: Path) -> None:
+    """It then attends by torch, so that its bits are others."""
+    model = load_model(file_of(tmp_path, "llama"), role="target", dtype="float32", packed=True)
+    plain, compiled = (
+        Runner(model, max_rows=1, max_length=64, compile=compile) for compile in (False, True)
+    )
+    assert compiled.warm_up([4], batches=[1])
+    tokens = torch.randint(0, 250, (1, 14), generator=torch.Generator().manual_seed(1))
+    found = []
+    for runner in (plain, compiled):
+        row = runner.allocate()
+        runner.forward([row], tokens[:, :10], [0], logits="none")
+        found.append(runner.forward([row], tokens[:, 10:], [10]).logits)
+    assert compiled.compiled_passes == 1
+    torch.testing.assert_close(*found, atol=0.02, rtol=0.02)
+    compiled.stop_compiling()

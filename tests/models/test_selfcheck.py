@@ -30,6 +30,7 @@ from families import FAMILIES, build, needs_gpt2
 from real import real_model
 from stet.core.errors import CompatibilityError
 from stet.engine import attention, kv_cache
+from stet.kernels.attention import NativePass, serves
 from stet.models import load_model, prepare_model
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -98,42 +99,39 @@ def mask_off_by_one(model, patch: pytest.MonkeyPatch) -> None:
     )
 
 
-def window_off_by_one(model, patch: pytest.MonkeyPatch) -> None:
-    span = attention._attend_span
+def arguments_of(change) -> Fault:
+    """Attention, by whatever it is computed, is called with other arguments."""
 
-    def wrong(query, key, value, scaling, window, *rest):
-        window = None if window is None else window + 1
-        return span(query, key, value, scaling, window, *rest)
+    def fault(model, patch: pytest.MonkeyPatch) -> None:
+        attend = attention._attend
 
-    patch.setattr(attention, "_attend_span", wrong)
+        def wrong(query, key, value, scaling, window, softcap, *rest):
+            return attend(query, key, value, *change(query, scaling, window, softcap), *rest)
 
+        patch.setattr(attention, "_attend", wrong)
 
-def no_window(model, patch: pytest.MonkeyPatch) -> None:
-    span = attention._attend_span
-    patch.setattr(
-        attention,
-        "_attend_span",
-        lambda q, k, v, scaling, _, *rest: span(q, k, v, scaling, None, *rest),
-    )
+    fault.__name__ = change.__name__
+    return fault
 
 
-def scaling(model, patch: pytest.MonkeyPatch) -> None:
-    span = attention._attend_span
-
-    def wrong(query, key, value, factor, *rest):
-        factor = query.shape[-1] ** -0.5 if factor is None else factor
-        return span(query, key, value, 1.1 * factor, *rest)
-
-    patch.setattr(attention, "_attend_span", wrong)
+@arguments_of
+def window_off_by_one(query, scaling, window, softcap):
+    return scaling, None if window is None else window + 1, softcap
 
 
-def no_cap(model, patch: pytest.MonkeyPatch) -> None:
-    span = attention._attend_span
-    patch.setattr(
-        attention,
-        "_attend_span",
-        lambda q, k, v, factor, window, _, *rest: span(q, k, v, factor, window, None, *rest),
-    )
+@arguments_of
+def no_window(query, scaling, window, softcap):
+    return scaling, None, softcap
+
+
+@arguments_of
+def scaling(query, scaling, window, softcap):
+    return 1.1 * (query.shape[-1] ** -0.5 if scaling is None else scaling), window, softcap
+
+
+@arguments_of
+def no_cap(query, scaling, window, softcap):
+    return scaling, window, None
 
 
 def stale_keys(model, patch: pytest.MonkeyPatch) -> None:
@@ -245,6 +243,10 @@ FAULTS: list[tuple[PreTrainedConfig, Fault, str]] = [
 ]
 
 
+TORCHS = (mask_off_by_one, wrong_positions)
+"""Faults that torch's attention alone can have."""
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("config", "fault", "where"), FAULTS, ids=[f"{c.model_type}-{f.__name__}" for c, f, _ in FAULTS]
@@ -253,11 +255,98 @@ def test_faults_are_caught(
     config: PreTrainedConfig, fault: Fault, where: str, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = noisy(config, DTYPES[dtype])
-    prepare_model(model, name="noisy")
+    native = fault not in TORCHS
+    prepare_model(model, name="noisy", native=native)
     fault(model, monkeypatch)
     with pytest.raises(CompatibilityError, match=rf"the {where}.* differ .*self_check=False"):
-        prepare_model(model, name="noisy")
+        prepare_model(model, name="noisy", native=native)
     prepare_model(model, name="noisy", self_check=False)
+
+
+def off_by_one_key(call, query, keys, values, *rest):
+    """The last key of a query is not seen."""
+    call._held[1] -= 1
+    try:
+        return native_call(call, query, keys, values, *rest)
+    finally:
+        call._held[1] += 1
+
+
+def one_key_too_many(call, query, keys, values, *rest):
+    call._held[1] += 1
+    try:
+        return native_call(call, query, keys, values, *rest)
+    finally:
+        call._held[1] -= 1
+
+
+def row_of_a_neighbour(call, *rest):
+    call._held[0] = call._held[0].roll(1) if call._held.shape[1] > 1 else call._held[0]
+    return native_call(call, *rest)
+
+
+def without_window(call, query, keys, values, scaling, window, softcap):
+    return native_call(call, query, keys, values, scaling, None, softcap)
+
+
+def window_of_one_more(call, query, keys, values, scaling, window, softcap):
+    window = None if window is None else window + 1
+    return native_call(call, query, keys, values, scaling, window, softcap)
+
+
+def without_cap(call, query, keys, values, scaling, window, softcap):
+    return native_call(call, query, keys, values, scaling, window, None)
+
+
+def without_scale(call, query, keys, values, scaling, window, softcap):
+    return native_call(call, query, keys, values, 1.0, window, softcap)
+
+
+def no_number(call, query, *rest):
+    found = native_call(call, query, *rest)
+    found[..., -1] = torch.nan
+    return found
+
+
+native_call = NativePass.__call__
+KERNELS = [
+    (QWEN, off_by_one_key),
+    (QWEN, one_key_too_many),
+    (QWEN, row_of_a_neighbour),
+    (QWEN, without_scale),
+    (QWEN, no_number),
+    (WINDOWED, off_by_one_key),
+    (WINDOWED, without_window),
+    (WINDOWED, window_of_one_more),
+    (CAPPED, without_window),
+    (CAPPED, without_cap),
+    (CAPPED, without_scale),
+]
+
+
+@pytest.mark.skipif(not serves([]), reason="the kernel cannot be compiled here")
+@pytest.mark.parametrize("lean", [True, False], ids=["decoder", "transformers"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("config", "fault"), KERNELS, ids=[f"{c.model_type}-{f.__name__}" for c, f in KERNELS]
+)
+def test_a_faulty_kernel_is_not_used(
+    config: PreTrainedConfig, fault, dtype: str, lean: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torch attends in its place; nothing else is given up."""
+    model = noisy(config, DTYPES[dtype])
+    before = prepare_model(model, name="noisy", lean=lean)
+    assert before.native
+    monkeypatch.setattr(NativePass, "__call__", fault)
+    with pytest.warns(
+        RuntimeWarning, match="noisy runs through torch's attention, which is slower"
+    ) as seen:
+        found = prepare_model(model, name="noisy", lean=lean)
+    assert "results of attention in layer" in str(seen[0].message)
+    assert len(seen) == 1
+    assert not found.native
+    assert found.foreign == before.foreign
+    prepare_model(model, name="noisy", lean=lean, native=False)
 
 
 KINDS: list[PreTrainedConfig] = [

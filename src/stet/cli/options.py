@@ -86,9 +86,14 @@ class ModelOptions(OptionGroup):
         ),
     ] = True
     packed: Annotated[
-        bool,
-        typer.Option("--packed", help="Keep the matrices of GGUF files packed, on a CPU."),
-    ] = False
+        bool | None,
+        typer.Option(
+            "--packed/--no-packed",
+            help="Keep matrices of GGUF files packed, and bfloat16 arranged for a kernel. Default: "
+            "on a CPU, where it is possible.",
+            show_default=False,
+        ),
+    ] = None
     quantize: Annotated[
         str | None,
         typer.Option(
@@ -239,7 +244,7 @@ def load(
             draft_revision=models.draft_revision,
             trust_remote_code=models.trust_remote_code,
             self_check=models.self_check,
-            packed=models.packed,
+            packed="auto" if models.packed is None else models.packed,
             quantize=cast("Any", models.quantize),
             draft_quantize=cast("Any", models.draft_quantize),
             max_length=models.max_length,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 
@@ -21,9 +22,22 @@ def cache_folder(name: str) -> Path | None:
         base = Path(own) if own else (given if given.is_absolute() else Path.home() / ".cache")
         folder = (base if own else base / "stet") / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state = folder.stat()
+        usable = is_own(folder) and os.access(folder, os.W_OK | os.X_OK)
     except (OSError, RuntimeError):  # without a home there is a RuntimeError
         return None
-    if os.name == "posix" and (state.st_uid != os.getuid() or state.st_mode & 0o022):
-        return None
-    return folder if os.access(folder, os.W_OK | os.X_OK) else None
+    return folder if usable else None
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file or folder exists, and nobody but its owner, the user, can write to it.
+
+    A link is not one, wherever it leads: somebody else may have put it there.
+    """
+    try:
+        state = path.lstat()
+    except OSError:
+        return False
+    if os.name != "posix":
+        return True
+    plain = stat.S_ISREG(state.st_mode) or stat.S_ISDIR(state.st_mode)
+    return plain and state.st_uid == os.getuid() and not state.st_mode & 0o022

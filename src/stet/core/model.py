@@ -132,6 +132,8 @@ class LoadedModel:
             them.
         adapter: hash of the adapter that was merged into its weights; None without one.
         quantize: the format that its weights were rounded to when it was loaded; None: none.
+        native: the most new tokens of a row in a pass whose attention goes through the compiled
+            kernel, on a CPU; 0 where torch always attends.
     """
 
     model: Any
@@ -148,6 +150,7 @@ class LoadedModel:
     foreign: str | None
     adapter: str | None = None
     quantize: str | None = None
+    native: int = 0
 
     def resized(self, size: int) -> LoadedModel:
         """Return this model with a vocabulary of another size, at most `rows`."""

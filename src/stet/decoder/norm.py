@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stet.kernels import norm as kernel
+
 
 @dataclass(slots=True, eq=False)
 class Norm:
@@ -27,11 +29,14 @@ class Norm:
     _rounds: bool = field(init=False)
     _scaled: Tensor = field(init=False)
     _floor: Tensor = field(init=False)
+    _wide: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         size = self.weight.shape[-1]
         self._rounds = self.weight.dtype is not torch.float32
         self._scaled = self.weight * size**0.5
+        if kernel.serves(self.weight):
+            self._wide = self.weight.float().contiguous()
         self._floor = torch.full((1,), (size * self.epsilon) ** 0.5, device=self.weight.device)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -40,8 +45,14 @@ class Norm:
         if x.is_cuda:
             wide = x.to(self.weight.dtype)
             return F.rms_norm(wide, (size,), None, self.epsilon).mul_(self.weight).to(x.dtype)
-        # A CPU has no kernel for the whole. Dividing by the length, with a floor for epsilon, takes
-        # the fewest operations; that it is larger than the root mean square is in the weight.
+        if (
+            self._wide is not None
+            and x.dtype in (torch.float32, torch.bfloat16)
+            and not torch.compiler.is_dynamo_compiling()
+        ):
+            return kernel.norm(x, self._wide, self.epsilon, rounds=self._rounds)
+        # Torch has no operation for the whole on a CPU. Dividing by the length, with a floor for
+        # epsilon, takes the fewest; that it is larger than the root mean square is in the weight.
         length: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
         length = length.hypot_(self._floor)
         if self._rounds:

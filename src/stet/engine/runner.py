@@ -21,7 +21,6 @@ from stet.engine.kv_cache import KVCache
 from stet.engine.masks import WIDEST, AlignedMasks
 from stet.engine.rows import Rows
 from stet.engine.views import Place, view_of
-from stet.kernels.attention import serves
 
 if TYPE_CHECKING:
     from stet.core.model import LoadedModel
@@ -95,9 +94,6 @@ class Runner:
             self.cache = KVCache(model.layers, rows=max_rows, max_length=max_length, grow=grow)
             self._slots = torch.arange(max_length, device=self.device)
         self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
-        # Torch's attention is as fast, but a query's result there depends on its pass; that matters
-        # where all other results do not.
-        self._native = model.packed and serves(model.layers)
         self._compiled: CompiledPasses | None = None
         if compile:
             self.start_compiling()
@@ -372,7 +368,7 @@ class Runner:
     ) -> tuple[CacheView, Tensor]:
         """The view of the cache for a pass, and its position ids, [B or 1, T]."""
         indices = [row.index for row in rows]
-        place = Place(self.cache, self._masks, self._slots, indices, self._native)
+        place = Place(self.cache, self._masks, self._slots, indices, self.model.native)
         return view_of(place, width, starts, counts, ends, self._span_cost)
 
     def _whole(

@@ -193,7 +193,10 @@ class EngineThread:
         if self.seconds_to_compiling < 0:
             self.seconds_to_compiling = float("inf")
             for runner in self.engine.runners.values():
-                runner.start_compiling()
+                # Compiled passes are padded and attend by torch, at the price of a packed model's
+                # two gains: costs that grow with the true width, and bits that do not.
+                if not runner.model.packed:
+                    runner.start_compiling()
 
     def _end(self) -> None:
         """Close the engine, and end the requests and calls that are left in the queue."""

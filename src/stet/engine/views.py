@@ -13,7 +13,7 @@ from stet.engine.attention import CacheView, Span
 from stet.engine.kv_cache import KVCache
 from stet.engine.masks import AlignedMasks
 from stet.engine.spans import divide
-from stet.kernels.attention import WIDEST, NativePass
+from stet.kernels.attention import NativePass
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +25,14 @@ class Place:
         masks: masks for rows that all end at the same slot.
         slots: [S] int64, 0 .. S - 1.
         rows: B cache rows, in the order of the batch.
-        native: whether the compiled kernel attends to this cache.
+        native: see `LoadedModel`.
     """
 
     cache: KVCache
     masks: AlignedMasks
     slots: Tensor
     rows: list[int]
-    native: bool = False
+    native: int = 0
 
 
 def view_of(
@@ -54,7 +54,7 @@ def view_of(
         cost: slots that may be read in vain before one more span pays.
     """
     view, positions = _view(place, width, starts, counts, ends, cost)
-    if place.native and width <= WIDEST:
+    if width <= place.native:
         view.native = NativePass(place.rows, starts, ends, width)
     return view, positions
 

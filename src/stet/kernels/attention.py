@@ -18,8 +18,10 @@ from stet.kernels.threads import parallel_entry
 SOURCE = Path(__file__).with_name("attention.c")
 LANES = 16
 WIDEST = 160
-"""Tokens of a row in a pass: blocks and steps. Wider ones are prefills, for which torch's own
-attention is as fast."""
+"""Tokens of a row in a pass, at most: blocks and steps. Wider ones are prefills."""
+
+FASTER = 16
+"""Up to so many tokens of a row the kernel is faster than torch's attention."""
 
 SMALL = 2**20
 """Multiplications that are not worth a second thread."""
@@ -115,7 +117,7 @@ class NativePass:
         """Attend in one layer.
 
         Args:
-            query: [B, heads, T, size], rotated; neighbouring in its last dimension.
+            query: [B, heads, T, size], rotated.
             keys: [rows, key heads, slots, size], the cache, with the pass's own keys.
             values: likewise.
             scaling: factor of the scores; 1 / sqrt(size) when None.
@@ -127,7 +129,12 @@ class NativePass:
 
         Raises:
             CapacityError: there is no memory.
+            TypeError: queries and keys are of different types.
         """
+        if query.dtype != keys.dtype:
+            raise TypeError(f"queries of {query.dtype} cannot attend to keys of {keys.dtype}")
+        if query.stride(-1) != 1:
+            query = query.contiguous()
         batch, heads, width, size = query.shape
         out = torch.empty((batch, width, heads, size), dtype=query.dtype)
         layer = self._layer

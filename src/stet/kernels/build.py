@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from stet.core.cache import cache_folder, is_own
 from stet.core.errors import StetError
 
 FLAGS = (
@@ -56,7 +57,7 @@ def load_library(source: Path, flags: Sequence[str] = FLAGS) -> ctypes.CDLL:
         raise KernelError("kernels are compiled on Linux and macOS only")
     compiler = find_compiler()
     name = f"{source.stem}-{_checksum(compiler, source, flags)}.so"
-    folder = _cache_folder()
+    folder = cache_folder("kernels")
     if folder is not None:
         with suppress(OSError):  # a full disk, say
             return _load(folder / name) or _load_new(compiler, source, flags, folder / name)
@@ -84,33 +85,18 @@ def find_compiler() -> list[str]:
 def _checksum(compiler: list[str], source: Path, flags: Sequence[str]) -> str:
     # What it predefines names its version and every instruction set that the flags allow.
     about = _run([*compiler, *flags, "-dM", "-E", "-x", "c", os.devnull])
-    parts = (about, " ".join([*compiler, *flags]).encode(), source.read_bytes())
+    headers = [path.read_bytes() for path in sorted(source.parent.glob("*.h"))]
+    parts = (about, " ".join([*compiler, *flags]).encode(), source.read_bytes(), *headers)
     digest = hashlib.sha256()
     for part in parts:
         digest.update(hashlib.sha256(part).digest())
     return digest.hexdigest()[:24]
 
 
-def _cache_folder() -> Path | None:
-    """The folder of compiled libraries; None where it is not the user's own, or not writable."""
-    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        base = given if given.is_absolute() else Path.home() / ".cache"
-        folder = base / "stet" / "kernels"
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        state = folder.stat()
-    except (OSError, RuntimeError):  # without a home there is a RuntimeError
-        return None
-    # A library runs with the user's rights, so nobody else may be able to put one there.
-    if state.st_uid != os.getuid() or state.st_mode & 0o022:
-        return None
-    return folder if os.access(folder, os.W_OK | os.X_OK) else None
-
-
 def _load(library: Path) -> ctypes.CDLL | None:
-    """Load a library; None where there is none, or one that is damaged."""
+    """Load a library; None where there is none, one that is damaged, or not surely the user's."""
     try:
-        return ctypes.CDLL(str(library)) if library.exists() else None
+        return ctypes.CDLL(str(library)) if is_own(library) else None
     except OSError:
         return None
 
@@ -123,6 +109,7 @@ def _load_new(
     os.close(handle)
     try:
         _run([*compiler, *flags, str(source), "-o", name, "-lm"])
+        Path(name).chmod(0o700)  # whatever the user's own default is
         Path(name).replace(library)
     finally:
         Path(name).unlink(missing_ok=True)

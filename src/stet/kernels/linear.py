@@ -62,13 +62,14 @@ class PackedLinear(KeptWeight):
             own = self.described.bias
             bias = None if own is None else own.to(self._plain.dtype)
             return linear(x.to(self._plain.dtype), self._plain, bias).to(x.dtype)
-        known = x if x.dtype in (torch.float32, torch.bfloat16) else x.float()
-        flat = known.reshape(-1, self.in_features).contiguous()
+        if x.dtype not in (torch.float32, torch.bfloat16):
+            return self.forward(x.float()).to(x.dtype)
+        flat = (x if x.dim() == 2 else x.reshape(-1, self.in_features)).contiguous()
         if torch.compiler.is_dynamo_compiling():
             y: torch.Tensor = _traced(flat, self.described.number, self.out_features)
         else:
             y = _multiply(flat, self.described)
-        return y.view(*x.shape[:-1], self.out_features).to(x.dtype)
+        return y if x.dim() == 2 else y.view(*x.shape[:-1], self.out_features)
 
 
 class PackedEmbedding(KeptWeight):
@@ -83,11 +84,22 @@ class PackedEmbedding(KeptWeight):
     def __init__(self, weight: Weight, dtype: torch.dtype, scale: float = 1.0) -> None:
         super().__init__(weight, None, dtype)
         self.num_embeddings, self.embedding_dim = weight.shape
+        self.described = DescribedWeight(weight, None)
         self.scale = float(torch.tensor(scale, dtype=dtype))
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """The rows of some tokens, `[*ids.shape, inputs]`."""
-        rows = self.packed.rows(ids, self.dtype)
+        """The rows of some tokens, `[*ids.shape, inputs]`.
+
+        Raises:
+            IndexError: there is no row of a token.
+        """
+        if torch.compiler.is_dynamo_compiling():
+            flat: torch.Tensor = _traced_rows(
+                ids.flatten(), self.described.number, self.embedding_dim, self.dtype
+            )
+        else:
+            flat = _rows(ids.flatten(), self.described, self.dtype)
+        rows = flat.view(*ids.shape, self.embedding_dim)
         return rows if self.scale == 1.0 else rows * self.scale
 
 
@@ -106,6 +118,24 @@ def _traced(x: torch.Tensor, weight: int, outputs: int) -> torch.Tensor:
 @_traced.register_fake
 def _shape(x: torch.Tensor, weight: int, outputs: int) -> torch.Tensor:
     return x.new_empty(x.shape[0], outputs)
+
+
+def _rows(ids: torch.Tensor, weight: DescribedWeight, dtype: torch.dtype) -> torch.Tensor:
+    found = kernel()
+    if found is None or dtype not in (torch.float32, torch.bfloat16):
+        return weight.packed.rows(ids, dtype)
+    return found.rows(weight, ids, dtype)
+
+
+@torch.library.custom_op("stet::packed_rows", mutates_args=())
+def _traced_rows(ids: torch.Tensor, weight: int, inputs: int, dtype: torch.dtype) -> torch.Tensor:
+    """As `_rows`, of a weight's number."""
+    return _rows(ids, described[weight], dtype)
+
+
+@_traced_rows.register_fake
+def _shape_of_rows(ids: torch.Tensor, weight: int, inputs: int, dtype: torch.dtype) -> torch.Tensor:
+    return ids.new_empty(ids.shape[0], inputs, dtype=dtype)
 
 
 @functools.cache

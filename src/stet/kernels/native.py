@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from stet.core.errors import CapacityError
 from stet.kernels.bfloat import BfloatWeight
 from stet.kernels.build import KernelError, load_library
 from stet.kernels.packed import PackedWeight
@@ -56,12 +57,12 @@ class Kernel:
         self._matmul = library.stet_packed_matmul
         pointer, number = ctypes.c_void_p, ctypes.c_int
         self._matmul.argtypes = (
-            *(pointer, pointer, pointer, pointer),
+            *(pointer, pointer, pointer),
             *(ctypes.c_int64, number, number, number),
         )
-        self._matmul.restype = None
+        self._rows = library.stet_packed_rows
+        self._rows.argtypes = (pointer, pointer, ctypes.c_int64, pointer, pointer, number)
         self.is_fast = bool(library.stet_packed_is_fast())
-        self.input_size = int(library.stet_packed_input_size())
         entry = parallel_entry()
         if entry is not None:
             library.stet_packed_threads(ctypes.c_void_p(entry))
@@ -75,21 +76,43 @@ class Kernel:
 
         Returns:
             `[tokens, outputs]` of the same type.
+
+        Raises:
+            CapacityError: there is no memory.
         """
         tokens = x.shape[0]
-        y = torch.empty(tokens, weight.outputs, dtype=x.dtype)
-        memory = torch.empty(tokens * weight.groups * self.input_size, dtype=torch.uint8)
+        y = x.new_empty((tokens, weight.outputs))
         threads = torch.get_num_threads() if tokens * weight.size > SMALL else 1
-        self._matmul(
-            weight.address,
-            x.data_ptr(),
-            y.data_ptr(),
-            memory.data_ptr(),
-            tokens,
-            x.dtype == torch.bfloat16,
-            threads,
-            self._fast,
-        )
+        brain = x.dtype is torch.bfloat16
+        places = weight.address, x.data_ptr(), y.data_ptr()
+        if self._matmul(*places, tokens, brain, threads, self._fast):
+            raise CapacityError("There was no memory for a product; use a smaller batch.")
+        return y
+
+    def rows(self, weight: DescribedWeight, ids: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Compute some rows of a weight, as an embedding does.
+
+        Args:
+            weight: the weight.
+            ids: `[count]` int64, numbers of rows.
+            dtype: of the result, float32 or bfloat16.
+
+        Returns:
+            `[count, inputs]`.
+
+        Raises:
+            IndexError: there is no such row.
+        """
+        ids = ids.contiguous()
+        count, inputs = ids.numel(), weight.packed.shape[1]
+        y = torch.empty(count, inputs, dtype=dtype)
+        memory = torch.empty(inputs)
+        brain = dtype == torch.bfloat16
+        places = y.data_ptr(), memory.data_ptr()
+        if self._rows(weight.address, ids.data_ptr(), count, *places, brain):
+            raise IndexError(
+                f"ids of an embedding are below {weight.outputs}, and none is negative"
+            )
         return y
 
 
@@ -109,7 +132,6 @@ class DescribedWeight:
         self.packed, self.bias = packed, bias
         self.outputs, inputs = packed.shape
         self.size = self.outputs * inputs
-        self.groups = packed.codes.shape[1]
         # Tensors that the structure points into must live as long as it does.
         self._tensors = {k: v.contiguous() for k, v in packed.tensors().items()}
         if bias is not None:

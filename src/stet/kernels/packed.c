@@ -19,6 +19,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define ROWS 32    /* of a tile */
@@ -573,13 +574,54 @@ void stet_packed_threads(Parallel *entry) { parallel = entry; }
 
 int stet_packed_is_fast(void) { return FAST; }
 
-/* Bytes of working memory that a call needs for each token and group of inputs. */
-int stet_packed_input_size(void) { return (int)sizeof(Input); }
+/* The values of one row of the weight, as an embedding gives them. */
+static void row_values(const Weight *w, int64_t row, float *values) {
+    int64_t groups = up(w->inputs, GROUP), blocks = up(groups, BLOCK);
+    int64_t tile = row / ROWS, place = row % ROWS;
+    for (int64_t i = 0; i < w->inputs; i++) {
+        int64_t group = tile * groups + i / GROUP, in = i % GROUP;
+        const uint8_t *codes = w->codes + group * w->bits * WORD;
+        if (w->bits == 16) {
+            uint16_t brain;
+            memcpy(&brain, codes + in / 2 * WORD + place * 4 + in % 2 * 2, sizeof brain);
+            values[i] = widened(brain, 1);
+            continue;
+        }
+        int64_t part = in / (GROUP / w->parts), block = (tile * blocks + i / GROUP / BLOCK) * ROWS + place;
+        int32_t whole = code(codes, w->bits, (int)in / 4, (int)place * 4 + (int)in % 4) - w->zero;
+        float scale = header(w->scales, w->super_scales, w->brain,
+                             (group * w->parts + part) * ROWS + place, block);
+        values[i] = (float)whole * scale;
+        if (w->mins)
+            values[i] -= header(w->mins, w->super_mins, w->brain, group * ROWS + place, block);
+    }
+}
 
-/* y[tokens, rows] = x[tokens, inputs] times the weight, plus its bias. */
-void stet_packed_matmul(const Weight *w, const void *x, void *y, void *memory, int64_t tokens,
-                        int brain, int threads, int fast) {
+/* y[count, inputs] = the rows of the weight that `ids` names, in bfloat16 or float32; returns 0, or
+ * 1 where there is no such row. `memory` has room for a row of floats. */
+int stet_packed_rows(const Weight *w, const int64_t *ids, int64_t count, void *y, float *memory,
+                     int brain) {
+    for (int64_t n = 0; n < count; n++) {
+        if (ids[n] < 0 || ids[n] >= w->rows)
+            return 1;
+        float *values = brain ? memory : (float *)y + n * w->inputs;
+        row_values(w, ids[n], values);
+        for (int64_t i = 0; brain && i < w->inputs; i++)
+            ((uint16_t *)y)[n * w->inputs + i] = brain_of(values[i]);
+    }
+    return 0;
+}
+
+/* y[tokens, rows] = x[tokens, inputs] times the weight, plus its bias; returns 0, or 1 where there
+ * is no memory. */
+int stet_packed_matmul(const Weight *w, const void *x, void *y, int64_t tokens, int brain,
+                       int threads, int fast) {
     int64_t tiles = up(w->rows, ROWS);
+    if (tokens == 0)
+        return 0;
+    Input *memory = malloc(sizeof(Input) * (size_t)(tokens * up(w->inputs, GROUP)));
+    if (!memory)
+        return 1;
     Call call = {
         .weight = w,
         .x = x,
@@ -591,10 +633,10 @@ void stet_packed_matmul(const Weight *w, const void *x, void *y, void *memory, i
         .chunk = tiles / (threads * 8) + 1,
         .brain = brain,
     };
-    if (tokens == 0)
-        return;
     if (parallel && threads > 1)
         parallel(work, &call, (unsigned)threads, 0);
     else
         work(&call);
+    free(memory);
+    return 0;
 }

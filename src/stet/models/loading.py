@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -22,7 +21,7 @@ from stet.core.errors import CompatibilityError, LoadError, first_line
 from stet.core.model import Body, LayerShape, LoadedModel, Role
 from stet.decoder.foreign import ForeignBody
 from stet.decoder.reading import UnknownPart, read_decoder
-from stet.kernels import unavailable
+from stet.kernels.attention import FASTER, WIDEST, serves
 from stet.models.adapters import adapter_of, check_peft, merge, without_adapter
 from stet.models.compatibility import (
     check_class,
@@ -34,12 +33,12 @@ from stet.models.compatibility import (
 from stet.models.files import check_room, folder_of, gguf_of, loaded_bytes, weight_files
 from stet.models.gguf.file import GgufFile
 from stet.models.gguf.loading import unpacked_model
-from stet.models.gguf.packing import is_kept, packed_model
+from stet.models.gguf.packing import is_kept, packed_model, stays_packed
 from stet.models.head import split_head
 from stet.models.hub import without_waiting
 from stet.models.keeping import Quantize, check_not_quantised, check_quantize, keep_for_kernels
 from stet.models.quantised import advice, method_of
-from stet.models.selfcheck import check_faithful
+from stet.models.selfcheck import checked
 from stet.models.stores import place_of
 from stet.models.tokenizers import token_count
 
@@ -61,17 +60,14 @@ def load_model(
     device_map: Any = None,
     max_length: int | None = None,
     self_check: bool = True,
-    packed: bool = False,
+    packed: bool | Literal["auto"] = "auto",
     quantize: Quantize | None = None,
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
-    Weights are read from safetensors and GGUF files only. Those of a GGUF file are unpacked, unless
-    they are to stay `packed`. On a CPU, weights of bfloat16 are kept in the layout of a kernel that
-    reads them faster than torch does; their values stay as they are.
-    Quantised checkpoints of transformers are loaded by their own configuration. Set
-    `HF_HUB_OFFLINE=1` to use only files that were downloaded before; so does a hub that does not
-    answer.
+    Weights are read from safetensors and GGUF files only. Quantised checkpoints of transformers are
+    loaded by their own configuration. Set `HF_HUB_OFFLINE=1` to use only files that were downloaded
+    before; so does a hub that does not answer.
 
     Args:
         name_or_path: a folder, a GGUF file, a name on the Hugging Face hub, or a model of
@@ -85,7 +81,9 @@ def load_model(
         device_map: as in transformers, to spread a model over several devices; replaces `device`.
         max_length: the longest sequence that will be run, in tokens; None: the model's context.
         self_check: compare each layer's output through Stet's cache with its output by itself.
-        packed: keep the matrices of a GGUF file packed, where this processor has a kernel for that.
+        packed: keep the matrices of a GGUF file packed, and those of a folder in bfloat16 in the
+            layout of the same kernel, on a CPU with AVX2 or AVX-512 VNNI and a C compiler; "auto":
+            where that is possible, unless `dtype` asks for float32 or float16.
         quantize: round the weights of a full-precision model to "int8" or "int4", on a CPU; its
             embedding and head to int8.
 
@@ -114,7 +112,7 @@ def load_model(
     else:
         common = {"revision": revision, "trust_remote_code": trust_remote_code}
         model, tokenizer, identity = _from_transformers(
-            folder_of(found), name, kind, place, device_map, max_length, common, quantize
+            folder_of(found), name, kind, place, device_map, max_length, common, packed, quantize
         )
     loaded = prepare_model(
         model,
@@ -137,6 +135,7 @@ def _from_transformers(
     device_map: Any,
     max_length: int | None,
     common: dict[str, Any],
+    packed: bool | Literal["auto"],
     quantize: Quantize | None,
 ) -> tuple[PreTrainedModel, Any, str | None]:
     """The model and the tokenizer of a folder or of the hub, and its adapter's hash."""
@@ -167,7 +166,7 @@ def _from_transformers(
     if device_map is None and getattr(model, "hf_quantizer", None) is None:
         cast(nn.Module, model).to(device)
         if device.type == "cpu":
-            keep_for_kernels(model, name, quantize)
+            keep_for_kernels(model, name, quantize, plain=packed is False)
     return model, tokenizer, None if adapter is None else adapter.identity
 
 
@@ -189,7 +188,7 @@ def _from_gguf(
     device: torch.device,
     device_map: Any,
     max_length: int | None,
-    packed: bool,
+    packed: bool | Literal["auto"],
 ) -> tuple[Any, Any]:
     """The model and the tokenizer of a GGUF file."""
     if device_map is not None:
@@ -198,7 +197,8 @@ def _from_gguf(
     config = file.config()
     check_config(config, name, max_length)
     wanted = dtype if isinstance(dtype, torch.dtype) else file.dtype()
-    keep = packed and device.type == "cpu" and wanted != torch.float16 and unavailable() is None
+    exact = isinstance(dtype, torch.dtype)
+    keep = stays_packed(packed, file, name, device, wanted, exact=exact)
     check_room(file.bytes_of(wanted, kept=is_kept if keep else None), name, device)
     tokenizer = file.tokenizer()
     if keep:
@@ -217,6 +217,7 @@ def prepare_model(
     self_check: bool = True,
     adapter: str | None = None,
     lean: bool = True,
+    native: bool = True,
 ) -> LoadedModel:
     """Check a transformers model that is already in memory and set Stet's attention in it.
 
@@ -235,6 +236,8 @@ def prepare_model(
         lean: run the passes through Stet's own decoder, where it knows all parts of the model.
             Passes then see weights that are written to, but not modules that are put in the place
             of others.
+        native: attend by the compiled kernel in short passes on a CPU, where it can be had and
+            serves the shapes of all layers.
 
     Raises:
         CompatibilityError: the model cannot be run faithfully.
@@ -264,10 +267,13 @@ def prepare_model(
         head=head,
         foreign=foreign,
     )
+    if native and serves(layers):
+        # A query's bits are then its own; that matters where all other bits are, too.
+        loaded = replace(loaded, native=WIDEST if loaded.packed else FASTER)
     size = min(rows, token_count(tokenizer, rows))
     if size < width:
         loaded = loaded.resized(size)
-    return _checked(loaded, module, attending) if self_check else loaded
+    return checked(loaded, module, attending) if self_check else loaded
 
 
 def _body(module: Any, layers: Sequence[LayerShape], lean: bool) -> tuple[Body | None, str | None]:
@@ -280,28 +286,6 @@ def _body(module: Any, layers: Sequence[LayerShape], lean: bool) -> tuple[Body |
         return read_decoder(module, layers), None
     except UnknownPart as part:
         return ForeignBody(module), str(part)
-
-
-def _checked(loaded: LoadedModel, module: Any, attending: Sequence[nn.Module]) -> LoadedModel:
-    """Check that a model is run faithfully; by transformers, where Stet's own decoder does not.
-
-    Raises:
-        CompatibilityError: it is not run faithfully by transformers either.
-    """
-    try:
-        check_faithful(loaded, attending)
-    except CompatibilityError as error:
-        if loaded.foreign is not None:
-            raise
-        loaded = replace(loaded, body=ForeignBody(module), foreign="it gave other numbers")
-        check_faithful(loaded, attending)
-        warnings.warn(
-            f"{loaded.name} runs through transformers' own module, which is slower: Stet's decoder "
-            f"gave other numbers ({error}).",
-            RuntimeWarning,
-            stacklevel=3,
-        )
-    return loaded
 
 
 def dtype_of(dtype: str | torch.dtype) -> str | torch.dtype:

@@ -19,8 +19,11 @@ decoder layer of each kind; elsewhere their matrices are skipped.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +31,57 @@ from torch import Tensor, nn
 from stet.core.errors import CapacityError, CompatibilityError
 from stet.core.model import LoadedModel
 from stet.decoder.decoder import Decoder
+from stet.decoder.foreign import ForeignBody
 from stet.models.layerwise import CHECKED, REFERENCE, Check, Layer, Part
 from stet.models.shortened import WINDOW, cut_windows, repeated, skip, skippable
 from stet.models.watched import watched
 
 LENGTH = 16
 """Tokens of each of the two texts."""
+
+
+def checked(loaded: LoadedModel, module: Any, attending: Sequence[nn.Module]) -> LoadedModel:
+    """Check that a model is run faithfully; by torch and transformers, where Stet's parts do not.
+
+    Args:
+        loaded: the model.
+        module: its body as transformers has it; None where only the whole model can be run.
+        attending: its attention layers, in the order they are called in.
+
+    Returns:
+        The model, with a warning where it is run in another way than before.
+
+    Raises:
+        CompatibilityError: it is not run faithfully by these either.
+    """
+    faults: list[CompatibilityError] = []
+    for found, instead in _ways(loaded, module):
+        try:
+            check_faithful(found, attending)
+        except CompatibilityError as error:
+            faults.append(error)
+            continue
+        if faults:
+            warnings.warn(
+                f"{loaded.name} runs through {instead}, which is slower: Stet's own gave other "
+                f"numbers ({faults[0]}).",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        return found
+    raise faults[-1]
+
+
+def _ways(loaded: LoadedModel, module: Any) -> Iterator[tuple[LoadedModel, str]]:
+    """A model as it is, then without its parts that torch or transformers can stand in for."""
+    yield loaded, ""
+    foreign = replace(loaded, body=ForeignBody(module), foreign="it gave other numbers")
+    if loaded.native:
+        yield replace(loaded, native=0), "torch's attention"
+    if loaded.foreign is None:
+        yield foreign, "transformers' own module"
+        if loaded.native:
+            yield replace(foreign, native=0), "transformers' own module and torch's attention"
 
 
 @torch.inference_mode()

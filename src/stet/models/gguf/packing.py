@@ -7,17 +7,73 @@ and all that is no matrix, are unpacked to the dtype of the model.
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import Any, Literal
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.initialization import no_init_weights
 
-from stet.kernels import PackedEmbedding, PackedLinear, pack_ggml
+from stet.core.errors import LoadError
+from stet.kernels import PackedEmbedding, PackedLinear, pack_ggml, unavailable
 from stet.kernels.ggml import TYPES
 from stet.models.gguf.file import GgufFile, PackedWeight
 from stet.models.gguf.loading import check_shapes
+from stet.models.memory import readable
+
+
+def stays_packed(
+    asked: bool | Literal["auto"],
+    file: GgufFile,
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    exact: bool,
+) -> bool:
+    """Whether the matrices of a file are to stay packed.
+
+    Where "auto" would have them packed but for want of a kernel, a warning says why and what it
+    costs.
+
+    Args:
+        asked: what the user wants.
+        file: the file.
+        name: what the user calls it, for messages.
+        device: of the model.
+        dtype: of its activations.
+        exact: whether the user asked for this dtype; float32 is then to be computed in, while
+            products with packed weights round activations to 8 bits.
+
+    Raises:
+        LoadError: they are to be packed, and cannot.
+    """
+    if asked is False or not any(is_kept(weight) for weight in file.weights()):
+        return False
+    reason: str | None = None
+    if device.type != "cpu":
+        reason = f"the kernel for them runs on a CPU, not on {device}"
+    elif dtype == torch.float16:
+        reason = "the kernel for them does not compute in float16"
+    if asked == "auto" and (reason is not None or (exact and dtype != torch.bfloat16)):
+        return False
+    reason = reason or unavailable()
+    if reason is None:
+        return True
+    if asked is True:
+        raise LoadError(
+            f'The matrices of {name} cannot stay packed ({reason}); use packed="auto" '
+            "(leave out --packed) to have them unpacked."
+        )
+    packed, plain = (readable(file.bytes_of(dtype, kept)) for kept in (is_kept, None))
+    warnings.warn(
+        f"The matrices of {name} are unpacked ({reason}): its weights take {plain} instead of "
+        f"{packed}, and tokens several times as long.",
+        RuntimeWarning,
+        stacklevel=4,
+    )
+    return False
 
 
 def packed_model(file: GgufFile, config: Any, dtype: torch.dtype) -> Any:
@@ -39,7 +95,7 @@ def packed_model(file: GgufFile, config: Any, dtype: torch.dtype) -> Any:
     has_head = "lm_head.weight" in weights
     for name, module in list(model.named_modules()):
         weight = weights.get(f"{name}.weight")
-        if weight is not None and is_kept(weight) and type(module) in _PACKED:
+        if weight is not None and is_kept(weight) and _is_known(module):
             del weights[weight.name]
             bias = weights.pop(f"{name}.bias", None)
             _put(model, name, _packed(module, weight, bias, dtype))
@@ -52,7 +108,13 @@ def packed_model(file: GgufFile, config: Any, dtype: torch.dtype) -> Any:
     return model
 
 
-_PACKED = (nn.Linear, nn.Embedding)
+def _is_known(module: nn.Module) -> bool:
+    """Whether a packed layer does what this one does."""
+    kind = type(module)
+    scaled = kind.__module__.startswith("transformers.models.gemma") and kind.__name__.endswith(
+        "TextScaledWordEmbedding"
+    )
+    return kind in (nn.Linear, nn.Embedding) or scaled
 
 
 def is_kept(weight: PackedWeight) -> bool:
@@ -67,7 +129,7 @@ def _packed(
     outputs, inputs = weight.shape
     packed = pack_ggml(weight.type.name, weight.ordered, (outputs, inputs))
     if isinstance(module, nn.Embedding):
-        return PackedEmbedding(packed, dtype)
+        return PackedEmbedding(packed, dtype, float(getattr(module, "embed_scale", 1.0)))
     if bias is None:
         return PackedLinear(packed)
     values = torch.empty(bias.shape)
