@@ -60,6 +60,12 @@ def test_a_changed_source_or_flag_is_another_library(source, tmp_path):
     source.write_text(SOURCE.replace("42", "43"))
     assert load_library(source).answer() == 43
     assert len(cached(tmp_path)) == 3
+    header = source.with_name("small.h")
+    header.write_text("#define ANSWER 44\n")
+    source.write_text('#include "small.h"\nint answer(void) { return ANSWER; }\n')
+    assert load_library(source).answer() == 44
+    header.write_text("#define ANSWER 45\n")
+    assert load_library(source).answer() == 45
 
 
 def test_a_damaged_library_is_replaced(source, tmp_path):

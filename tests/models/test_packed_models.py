@@ -188,3 +188,15 @@ def test_a_packed_model_can_be_compiled(tmp_path: Path) -> None:
     assert compiled.compiled_passes == 1
     torch.testing.assert_close(*found, atol=0.02, rtol=0.02)
     compiled.stop_compiling()
+
+
+def test_packed_models_are_not_compiled_unasked(tmp_path: Path) -> None:
+    """Compiled passes are padded and attend by torch: slower, and other bits."""
+    packed, plain = file_of(tmp_path, "llama"), file_of(tmp_path, "llama", 1)
+    with load_pair(packed, plain, max_length=64) as pair:
+        assert all(model.packed for model in pair.models)
+        pair._thread.seconds_to_compiling = 0.0
+        pair.generate("the 12 in", max_new_tokens=4, ignore_eos=True)
+        assert pair._thread.seconds_to_compiling == float("inf")
+        assert not any(runner.compiling for runner in pair.engine.runners.values())
+        assert all(runner._compiled is None for runner in pair.engine.runners.values())
