@@ -573,8 +573,7 @@ def bfloat16() -> str:
     figures = found["figures"]
     heading = [f"{row['target']} with {row['draft']}, bfloat16", "tokens per second"]
     return (
-        table(heading, rows)
-        + f"\nPrompt by prompt, in the median: target over `generate` "
+        table(heading, rows) + f"\nPrompt by prompt, in the median: target over `generate` "
         f"{figures['target_vs_generate_bf16_real']:.2f}x, `exact` over assisted generation "
         f"{figures['exact_vs_assisted_bf16_real']:.2f}x, `exact` over the target "
         f"{figures['exact_vs_target_bf16_real']:.2f}x ({row['prompts']} prompts of GSM8K, batch 1, "
@@ -605,8 +604,8 @@ def quantisation() -> str:
     heading += ["right answers (95 %)", "points more (95 %)"]
     return (
         table(heading, rows)
-        + f"\n{first['tokens']} tokens of {first['texts']} texts and {first['questions']} questions "
-        "of GSM8K's train split, the same for all; batches of up to 32.\n"
+        + f"\nThe first row's texts: {first['tokens']} tokens of {first['texts']} questions with "
+        "solutions of GSM8K's train split; other rows are compared on the same ones.\n"
         + source(found, "quantisation", "../")
     )
 
@@ -617,8 +616,7 @@ def bounds(estimate: dict[str, Any], factor: float, places: int) -> str:
     if low is None:
         return f"{factor * value:+.{places}f}"
     return (
-        f"{factor * value:+.{places}f} "
-        f"({factor * low:+.{places}f} to {factor * high:+.{places}f})"
+        f"{factor * value:+.{places}f} ({factor * low:+.{places}f} to {factor * high:+.{places}f})"
     )
 
 

@@ -85,7 +85,9 @@ def tokenizer_of(header: Header) -> Any:
     begins = settings.get("add_bos_token", not by_bytes or rule in _WHOLE_WORDS)
     template = header.settings.get("tokenizer.chat_template")
     try:
-        backend, _ = converter.convert_gguf_tokenizer(header.settings["general.architecture"], given)
+        backend, _ = converter.convert_gguf_tokenizer(
+            header.settings["general.architecture"], given
+        )
         if rule in _COMPOSED and by_bytes:
             backend.normalizer = normalizers.NFC()
         if rule in _SINGLE_DIGITS and by_bytes:
