@@ -107,6 +107,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     kept: dict[str, Any] = {"lengths": {}, "prompts": []}
     if options.checkpoint.exists() and not options.fresh:
         kept = json.loads(options.checkpoint.read_text(encoding="utf-8"))
+    best = min(kept["lengths"], key=lambda length: kept["lengths"][length], default="")
+    if len(kept["prompts"]) >= options.prompts:
+        return kept | {"assisted_length": int(best)}
     end = time.perf_counter() + 60 * options.minutes
     methods, draft = contestants(options)
     for run in methods.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -238,3 +239,18 @@ def test_peft_refuses_exchanged_modules_and_merges_before_they_are(tmp_path: Pat
     merged = load(tmp_path / "adapter").model.model.layers[0].self_attn.q_proj
     assert isinstance(merged, PackedLinear)
     assert not torch.equal(merged.weight, plain(folder).model.layers[0].self_attn.q_proj.weight)
+
+
+def test_what_has_a_format_of_its_own_is_not_quantised(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    import ggufs
+
+    file = ggufs.write(tmp_path / "llama.gguf", ggufs.build("llama", 0), "llama", "Q4_K")
+    with pytest.raises(CompatibilityError, match="is a GGUF file, whose weights have a format"):
+        load(file, quantize="int4")
+    folder = folder_of(tmp_path / "llama", "llama")
+    settings = json.loads((folder / "config.json").read_text())
+    settings["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(CompatibilityError, match="is quantised already, with gptq; leave"):
+        load(folder, quantize="int4")
