@@ -4,6 +4,8 @@ The folders at hand were unpacked from 4-bit files, so their weights are multipl
 each 32 inputs, and rounding them to 4 bits again finds nearly the same multiples: it would show the
 loss of a model that has lost it before. Here factors go through each matrix and come out of the one
 before it, which changes no result but for rounding, and leaves no two weights of a group on a grid.
+Rounding to 4 bits then changes a matrix by 7.6 % of its norm (SmolLM2-135M), normally distributed
+weights by 7.4 %, and those on the file's grid by 0.9 %.
 """
 
 from __future__ import annotations

@@ -107,6 +107,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     kept: dict[str, Any] = {"lengths": {}, "prompts": []}
     if options.checkpoint.exists() and not options.fresh:
         kept = json.loads(options.checkpoint.read_text(encoding="utf-8"))
+    best = min(kept["lengths"], key=lambda length: kept["lengths"][length], default="")
+    if len(kept["prompts"]) >= options.prompts:
+        return kept | {"assisted_length": int(best)}
     end = time.perf_counter() + 60 * options.minutes
     methods, draft = contestants(options)
     for run in methods.values():
@@ -119,7 +122,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     for length in LENGTHS:
         if str(length) not in kept["lengths"]:
             set_length(draft, length)
-            took = sum(methods["assisted"](q)[1] for q in questions[-TRIED:])
+            took = sum(methods["assisted"](q, 32)[1] for q in questions[-TRIED:])
             kept["lengths"][str(length)] = took
             save()
     best = min(kept["lengths"], key=lambda length: kept["lengths"][length])
@@ -152,7 +155,7 @@ def main() -> None:
     parser.add_argument("--gsm8k", type=Path, default=Path(".cache/gsm8k"))
     parser.add_argument("--checkpoint", type=Path, default=Path(".cache/bfloat16.json"))
     parser.add_argument("--prompts", type=int, default=8)
-    parser.add_argument("--max-new-tokens", type=int, default=96)
+    parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--minutes", type=float, default=1e9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--fresh", action="store_true")

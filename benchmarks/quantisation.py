@@ -28,8 +28,10 @@ from _record import plain_numbers, write
 from safetensors import safe_open
 
 import stet
+from stet.evaluation.graders.number import Number
 from stet.evaluation.statistics import Resamples, gain, ratio, share
 from stet.evaluation.tasks import load_task
+from stet.evaluation.tasks.base import Question
 from stet.models.gguf.file import GgufFile
 from stet.requests.options import PINNED
 
@@ -54,8 +56,9 @@ def main() -> None:
     parser.add_argument("--target", default="coder-1.5b")
     parser.add_argument("--gsm8k", type=Path, default=Path(".cache/gsm8k"))
     parser.add_argument("--folder", type=Path, default=Path(".cache/quantisation"))
-    parser.add_argument("--texts", type=int, default=20, help="texts of a round")
+    parser.add_argument("--texts", type=int, default=12, help="texts of a round")
     parser.add_argument("--questions", type=int, default=24, help="questions of a round")
+    parser.add_argument("--batch", type=int, default=12, help="questions answered together")
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--max-new-tokens", type=int, default=320)
     parser.add_argument("--minutes", type=float, default=1e9)
@@ -63,44 +66,59 @@ def main() -> None:
     end = time.perf_counter() + 60 * options.minutes
     options.folder.mkdir(parents=True, exist_ok=True)
     for number in range(options.rounds):
-        for name in FORMATS:
-            if time.perf_counter() < end:
-                measure(options, name, number, end)
+        for part in PARTS:
+            for name in FORMATS if part == "texts" else GRADED:
+                if time.perf_counter() < end:
+                    measure(options, name, part, number, end)
     report(options)
 
 
 PARTS = ("texts", "answers")
 
 
-def part_file(options: argparse.Namespace, name: str, number: int, part: str) -> Path:
+def kept_file(options: argparse.Namespace, name: str, part: str) -> Path:
     word = "".join(c for c in name.lower() if c.isalnum())
-    return options.folder / f"{word}-{number}-{part}.json"
+    return options.folder / f"{options.target}-{word}-{part}.json"
 
 
-def measure(options: argparse.Namespace, name: str, number: int, end: float) -> None:
-    """A round's texts and questions in one format, each kept in a file of its own."""
-    files = {part: part_file(options, name, number, part) for part in PARTS}
-    left = [part for part, path in files.items() if not path.exists()]
-    if name not in GRADED:
-        left = [part for part in left if part == "texts"]
+def measure(options: argparse.Namespace, name: str, part: str, number: int, end: float) -> None:
+    """A round's texts or questions in one format, kept as they are done."""
+    path = kept_file(options, name, part)
+    kept: dict[str, Any] = {"seconds": 0.0, part: {}}
+    if path.exists():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+    units = wanted(options, part, number)
+    left = [unit for unit in units if not unit.keys() <= kept[part].keys()]
     if not left:
         return
     began = time.perf_counter()
     with loaded(options, name) as pair:
         print(name, number, "load", round(time.perf_counter() - began, 1), flush=True)
-        for part in left:
+        kept["bytes"] = pair.target.parameter_bytes
+        for unit in left:
             began = time.perf_counter()
             if began > end:
                 return
-            if part == "texts":
-                some = texts(options)[number * options.texts :][: options.texts]
-                found: Any = losses(pair, some)
-            else:
-                found = answers(pair, options, number)
-            seconds = time.perf_counter() - began
-            kept = {"bytes": pair.target.parameter_bytes, "seconds": seconds, part: found}
-            files[part].write_text(json.dumps(kept), encoding="utf-8")
-            print(name, number, part, round(seconds, 1), flush=True)
+            found = losses(pair, unit) if part == "texts" else answers(pair, options, unit)
+            kept[part] |= found
+            kept["seconds"] += time.perf_counter() - began
+            path.write_text(json.dumps(kept), encoding="utf-8")
+
+
+def wanted(options: argparse.Namespace, part: str, number: int) -> list[dict[str, Any]]:
+    """What a round measures, by its id, in pieces that are kept when they are done."""
+    if part == "texts":
+        some = texts(options)[number * options.texts :][: options.texts]
+        return [{str(number * options.texts + i): text} for i, text in enumerate(some)]
+    count = options.questions * options.rounds
+    path = options.gsm8k / "train.jsonl"
+    # Only the template and the order are the task's; it grades in `answers`.
+    questions = load_task("gsm8k", split="train", count=count, path=path).questions
+    some_ = questions[number * options.questions :][: options.questions]
+    return [
+        {question.id: question for question in some_[at : at + options.batch]}
+        for at in range(0, len(some_), options.batch)
+    ]
 
 
 def loaded(options: argparse.Namespace, name: str) -> stet.Pair:
@@ -127,80 +145,71 @@ def texts(options: argparse.Namespace) -> list[str]:
 
 
 @torch.inference_mode()
-def losses(pair: stet.Pair, some: list[str]) -> list[tuple[float, int]]:
-    """Of each text, minus the log-probability of all tokens but the first, and their number."""
+def losses(pair: stet.Pair, some: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Of each text: minus the log-probability of its tokens but the first, and the best tokens."""
     runner = pair.engine.runners["target"]
     row = runner.allocate()
-    found: list[tuple[float, int]] = []
-    for text in some:
+    found: dict[str, dict[str, Any]] = {}
+    for key, text in some.items():
         ids = torch.tensor([pair.tokenizer(text)["input_ids"][:LENGTH]])
         logits = runner.forward([row], ids, [0]).logits[0, :-1].float()
         loss = torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum")
-        found.append((float(loss), ids.shape[1] - 1))
+        found[key] = {"loss": float(loss), "best": logits.argmax(-1).tolist()}
     runner.release(row)
     return found
 
 
-def answers(pair: stet.Pair, options: argparse.Namespace, number: int) -> dict[str, bool]:
-    """Whether each of a round's questions is answered rightly, by its id."""
-    count = options.questions * options.rounds
-    task = load_task("gsm8k", split="train", count=count, path=options.gsm8k / "train.jsonl")
-    some = task.questions[number * options.questions :][: options.questions]
-    prompts = [[{"role": "user", "content": question.prompt}] for question in some]
+def answers(
+    pair: stet.Pair, options: argparse.Namespace, some: dict[str, Question]
+) -> dict[str, bool]:
+    """Whether questions are answered rightly, by their ids."""
+    prompts = [[{"role": "user", "content": question.prompt}] for question in some.values()]
     results = pair.generate(prompts, "target", max_new_tokens=options.max_new_tokens, **PINNED)
-    grader = task.grader
-    assert grader is not None
+    grader = Number()
     return {
         question.id: grader.right(grader.extract(result.text), str(question.reference))
-        for question, result in zip(some, results, strict=True)
+        for question, result in zip(some.values(), results, strict=True)
     }
 
 
 def report(options: argparse.Namespace) -> None:
     """Compare what every format has done with the first one, and write the result."""
-    done = {
-        name: [
-            json.loads(path.read_text(encoding="utf-8"))
-            for number in range(options.rounds)
-            for part in PARTS
-            if (path := part_file(options, name, number, part)).exists()
-        ]
-        for name in FORMATS
-    }
+    done: dict[str, dict[str, Any]] = {}
+    for name in FORMATS:
+        for part in PARTS:
+            path = kept_file(options, name, part)
+            if path.exists():
+                done.setdefault(name, {}).update(json.loads(path.read_text(encoding="utf-8")))
     base = done[GRADED[0]]
-    rows = [compared(name, units, base) for name, units in done.items() if units]
+    rows = [compared(name, found, base) for name, found in done.items()]
     for row in rows:
         print(json.dumps(row))
     figures: dict[str, float] = {}
     for row in rows:
         word = row["format"].replace(" ", "_").replace(",", "").replace("'", "").lower()
-        figures[f"{word}_perplexity"] = row["perplexity"]
-        if row["format"] in GRADED[1:]:
+        if "perplexity" in row:
+            figures[f"{word}_perplexity"] = row["perplexity"]
+        if row["format"] in GRADED[1:] and "gain" in row:
             figures[f"{word}_accuracy_loss_points"] = round(-100 * row["gain"]["value"], 2)
     more = {"target": options.target, "folder_is_file": folder_is_file(options)}
     print("written:", write("quantisation", rows, figures, **more))
 
 
-def compared(name: str, units: list[Any], base: list[Any]) -> dict[str, Any]:
+def compared(name: str, own: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
     """A format's row: its own numbers, and differences to the first format's on the same texts."""
     resamples = Resamples()
-    own = [tuple(text) for unit in units for text in unit.get("texts", ())]
-    theirs = [tuple(text) for unit in base for text in unit.get("texts", ())]
-    both = list(zip(own, theirs, strict=False))
-    tokens = [text[1] for text, _ in both]
-    more = ratio([a[0] - b[0] for a, b in both], tokens, resamples)
-    row: dict[str, Any] = {
-        "format": name,
-        "gigabytes": round(units[0]["bytes"] / 1e9, 3),
-        "texts": len(both),
-        "tokens": sum(tokens),
-        "perplexity": round(math.exp(sum(text[0] for text, _ in both) / sum(tokens)), 4),
-        "nats_more_for_a_token": plain_numbers(more),
-    }
-    right = {key: good for unit in units for key, good in unit.get("answers", {}).items()}
-    others = {key: good for unit in base for key, good in unit.get("answers", {}).items()}
-    keys = [key for key in right if key in others]
-    if keys:
+    row: dict[str, Any] = {"format": name, "gigabytes": round(own["bytes"] / 1e9, 3)}
+    ours, theirs = own.get("texts", {}), base.get("texts", {})
+    if both := [(ours[key], theirs[key]) for key in ours if key in theirs]:
+        tokens = [len(a["best"]) for a, _ in both]
+        more = ratio([a["loss"] - b["loss"] for a, b in both], tokens, resamples)
+        same = [sum(x == y for x, y in zip(a["best"], b["best"], strict=True)) for a, b in both]
+        row["texts"], row["tokens"] = len(both), sum(tokens)
+        row["perplexity"] = round(math.exp(sum(a["loss"] for a, _ in both) / sum(tokens)), 4)
+        row["nats_more_for_a_token"] = plain_numbers(more)
+        row["same_best_token"] = plain_numbers(ratio(same, tokens, resamples))
+    right, others = own.get("answers", {}), base.get("answers", {})
+    if keys := [key for key in right if key in others]:
         ones = [1] * len(keys)
         row["questions"] = len(keys)
         row["accuracy"] = plain_numbers(share([right[key] for key in keys], ones))

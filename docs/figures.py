@@ -607,8 +607,8 @@ def quantisation() -> str:
     heading += ["right answers (95 %)", "points more (95 %)"]
     return (
         table(heading, rows)
-        + f"\n{first['tokens']} tokens of {first['texts']} texts and {first['questions']} "
-        "questions of GSM8K's train split, the same for all; batches of up to 32.\n"
+        + f"\nThe first row's texts: {first['tokens']} tokens of {first['texts']} questions with "
+        "solutions of GSM8K's train split; other rows are compared on the same ones.\n"
         + source(found, "quantisation", "../")
     )
 

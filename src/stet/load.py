@@ -69,10 +69,10 @@ def load_pair(
         compile: compile the forward passes: at once, never, or ("auto") after a minute of work.
         self_check: compare what each layer of a model does through Stet's cache with what it does
             by itself, and refuse a model whose layers differ.
-        packed: keep the matrices of GGUF files packed, on a CPU with AVX2 or AVX-512 VNNI and a C
-            compiler: they take a quarter of the memory, and passes over few tokens are several
-            times as fast. "auto": where that is possible, unless `dtype` asks for float32 or
-            float16.
+        packed: keep the matrices of GGUF files packed, and those of folders in bfloat16 in the
+            layout of the same kernel, on a CPU with AVX2 or AVX-512 VNNI and a C compiler: passes
+            over few tokens are several times as fast, and packed ones take a quarter of the memory.
+            "auto": where that is possible, unless `dtype` asks for float32 or float16.
         quantize: round the weights of full-precision models on a CPU to "int8" or "int4" (embedding
             and head to int8): faster, and less accurate.
         draft_quantize: the same for the draft alone, or "none"; None: as the target.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,16 @@ def test_without_a_kernel_the_values_are_the_same(tmp_path: Path, monkeypatch) -
     assert type(load(folder_of(tmp_path / "half", "llama")).model.lm_head) is nn.Linear
 
 
+def test_matrices_are_left_to_torch_where_a_user_asks_for_it(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "llama")
+    left = load(folder, packed=False)
+    assert not any(isinstance(part, PackedLinear) for part in left.model.modules())
+    assert fingerprint(left) == fingerprint(load(folder))
+    rounded, kept = load(folder, packed=False, quantize="int4"), load(folder, quantize="int4")
+    wanted = kept.model.get_submodule("model.layers.0.mlp.up_proj").weight
+    assert torch.equal(rounded.model.model.layers[0].mlp.up_proj.weight, wanted)
+
+
 def test_greedy_speculation_gives_the_targets_own_text(tmp_path: Path) -> None:
     sizes = {"hidden_size": 128, "head_dim": 32}  # heads that the kernel of attention serves
     target = folder_of(tmp_path / "target", "llama", **sizes)
@@ -228,3 +239,18 @@ def test_peft_refuses_exchanged_modules_and_merges_before_they_are(tmp_path: Pat
     merged = load(tmp_path / "adapter").model.model.layers[0].self_attn.q_proj
     assert isinstance(merged, PackedLinear)
     assert not torch.equal(merged.weight, plain(folder).model.layers[0].self_attn.q_proj.weight)
+
+
+def test_what_has_a_format_of_its_own_is_not_quantised(tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    import ggufs
+
+    file = ggufs.write(tmp_path / "llama.gguf", ggufs.build("llama", 0), "llama", "Q4_K")
+    with pytest.raises(CompatibilityError, match="is a GGUF file, whose weights have a format"):
+        load(file, quantize="int4")
+    folder = folder_of(tmp_path / "llama", "llama")
+    settings = json.loads((folder / "config.json").read_text())
+    settings["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(CompatibilityError, match="is quantised already, with gptq; leave"):
+        load(folder, quantize="int4")

@@ -89,7 +89,8 @@ class ModelOptions(OptionGroup):
         bool | None,
         typer.Option(
             "--packed/--no-packed",
-            help="Keep the matrices of GGUF files packed. Default: on a CPU, where it is possible.",
+            help="Keep matrices of GGUF files packed, and bfloat16 arranged for a kernel. Default: "
+            "on a CPU, where it is possible.",
             show_default=False,
         ),
     ] = None

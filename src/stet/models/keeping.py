@@ -62,7 +62,7 @@ def check_not_quantised(quantize: str | None, name: str, config: Any) -> None:
         )
 
 
-def keep_for_kernels(model: Any, name: str, quantize: str | None) -> None:
+def keep_for_kernels(model: Any, name: str, quantize: str | None, *, plain: bool = False) -> None:
     """Bring the matrices of a model on the CPU into the kernels' layouts, in its place.
 
     Without `quantize` those of bfloat16 are arranged, where the kernel can be had. What they are
@@ -72,6 +72,7 @@ def keep_for_kernels(model: Any, name: str, quantize: str | None) -> None:
         model: the model; its matrices are exchanged for `PackedLinear`s.
         name: for messages.
         quantize: the format that weights are rounded to; None: they keep their values.
+        plain: leave the matrices to torch, and round them to plain ones.
 
     Raises:
         CompatibilityError: the model is of no family of which it is known what would be rounded.
@@ -84,15 +85,17 @@ def keep_for_kernels(model: Any, name: str, quantize: str | None) -> None:
                 f"{name} is a {model.config.model_type} model; give a quantised checkpoint."
             )
         return
-    if reason is not None:
-        if quantize is not None:
+    if plain or reason is not None:
+        if quantize is None:
+            return
+        if not plain:
             warnings.warn(
                 f"The weights of {name} are rounded to {quantize}, and kept in {model.dtype}, "
                 f"which takes more time and memory: {reason}.",
                 RuntimeWarning,
                 stacklevel=2,
             )
-            _round_in_place(model, quantize)
+        _round_in_place(model, quantize)
         return
     _exchange(model, quantize)
 

@@ -65,11 +65,9 @@ def load_model(
 ) -> LoadedModel:
     """Load a causal language model and its tokenizer.
 
-    Weights are read from safetensors and GGUF files only. On a CPU, weights of bfloat16 are kept in
-    the layout of a kernel that reads them faster than torch does; their values stay as they are.
-    Quantised checkpoints of transformers are loaded by their own configuration. Set
-    `HF_HUB_OFFLINE=1` to use only files that were downloaded before; so does a hub that does not
-    answer.
+    Weights are read from safetensors and GGUF files only. Quantised checkpoints of transformers are
+    loaded by their own configuration. Set `HF_HUB_OFFLINE=1` to use only files that were downloaded
+    before; so does a hub that does not answer.
 
     Args:
         name_or_path: a folder, a GGUF file, a name on the Hugging Face hub, or a model of
@@ -83,8 +81,9 @@ def load_model(
         device_map: as in transformers, to spread a model over several devices; replaces `device`.
         max_length: the longest sequence that will be run, in tokens; None: the model's context.
         self_check: compare each layer's output through Stet's cache with its output by itself.
-        packed: keep the matrices of a GGUF file packed, on a CPU with AVX2 or AVX-512 VNNI and a C
-            compiler; "auto": where that is possible, unless `dtype` asks for float32 or float16.
+        packed: keep the matrices of a GGUF file packed, and those of a folder in bfloat16 in the
+            layout of the same kernel, on a CPU with AVX2 or AVX-512 VNNI and a C compiler; "auto":
+            where that is possible, unless `dtype` asks for float32 or float16.
         quantize: round the weights of a full-precision model to "int8" or "int4", on a CPU; its
             embedding and head to int8.
 
@@ -113,7 +112,7 @@ def load_model(
     else:
         common = {"revision": revision, "trust_remote_code": trust_remote_code}
         model, tokenizer, identity = _from_transformers(
-            folder_of(found), name, kind, place, device_map, max_length, common, quantize
+            folder_of(found), name, kind, place, device_map, max_length, common, packed, quantize
         )
     loaded = prepare_model(
         model,
@@ -136,6 +135,7 @@ def _from_transformers(
     device_map: Any,
     max_length: int | None,
     common: dict[str, Any],
+    packed: bool | Literal["auto"],
     quantize: Quantize | None,
 ) -> tuple[PreTrainedModel, Any, str | None]:
     """The model and the tokenizer of a folder or of the hub, and its adapter's hash."""
@@ -166,7 +166,7 @@ def _from_transformers(
     if device_map is None and getattr(model, "hf_quantizer", None) is None:
         cast(nn.Module, model).to(device)
         if device.type == "cpu":
-            keep_for_kernels(model, name, quantize)
+            keep_for_kernels(model, name, quantize, plain=packed is False)
     return model, tokenizer, None if adapter is None else adapter.identity
 
 
