@@ -106,8 +106,14 @@ def test_a_prompt_with_less_room_than_its_neighbour_is_found_again_too() -> None
 
 
 @pytest.mark.slow
-def test_the_bundled_pair_in_half_precision_parts_by_rounding_alone() -> None:
-    """Equality at temperature 0 is up to rounding: there are such texts, and all are near ties."""
+def test_the_bundled_pair_in_half_precision_parts_by_rounding_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Equality at temperature 0 is up to rounding: there are such texts, and all are near ties.
+
+    Torch attends, as it does without a C compiler; by the kernel such texts are too rare.
+    """
+    monkeypatch.setattr("stet.models.loading.serves", lambda layers: False)
     pair = stet.load_pair(dtype="bfloat16", max_batch=4, compile=False)
     prompts = [pair.render([{"role": "user", "content": p.text}]) for p in problems(24)]
     options = {"max_new_tokens": 160, "draft_length": 8}
