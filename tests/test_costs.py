@@ -191,7 +191,7 @@ def test_beside_other_work_nothing_better_is_found(others) -> None:
 
 def serve(costs: CurrentCosts, runner: FakeRunner, passes: int) -> None:
     for _ in range(passes):
-        runner.forward([0], torch.zeros(1, 3), [0])
+        runner.forward([0], torch.zeros(1, 1), [0])
         costs._compare()
 
 

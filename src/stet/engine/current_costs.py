@@ -207,9 +207,10 @@ class CurrentCosts:
             if runner is None or not runner.timings:
                 continue
             if self._latest is not None and self._state() == self._measured:
-                known = self._latest.draft_pass if role == "draft" else self._latest.target_pass
+                known = self._latest.draft if role == "draft" else self._latest.target
                 for tokens, seconds in runner.timings:
-                    self.watch.add(role, seconds / known(tokens))
+                    if tokens in known:  # between these, costs are not measured
+                        self.watch.add(role, seconds / known[tokens])
             runner.timings.clear()
 
 
