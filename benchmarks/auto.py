@@ -96,7 +96,8 @@ def run(options: argparse.Namespace) -> None:
                     row["accepted"] = sum(counters.accepted_tokens for _, counters in timed)
             rows.append(row)
             path.write_text(json.dumps(record, indent=1), "utf-8")
-        print(summary(rows), flush=True)
+        if rows:
+            print(summary(rows), flush=True)
 
 
 def run_batches(options: argparse.Namespace) -> None:
@@ -171,6 +172,8 @@ def report() -> None:
         if path.stem.endswith("-batches"):
             batched |= batch_figures(path.stem, record["rows"])
             rows.append({"setting": path.stem, **record})
+            continue
+        if not record["rows"]:
             continue
         found = summary(record["rows"])
         rows.append({"setting": path.stem, "best_length": record["best"], **found, **record})
