@@ -96,7 +96,8 @@ def run(options: argparse.Namespace) -> None:
                     row["accepted"] = sum(counters.accepted_tokens for _, counters in timed)
             rows.append(row)
             path.write_text(json.dumps(record, indent=1), "utf-8")
-        print(summary(rows), flush=True)
+        if rows:
+            print(summary(rows), flush=True)
 
 
 def run_batches(options: argparse.Namespace) -> None:
@@ -162,7 +163,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def report() -> None:
+def report(note: str) -> None:
     """Write the result file from all runs."""
     rows: list[dict[str, Any]] = []
     batched: dict[str, float] = {}
@@ -172,6 +173,8 @@ def report() -> None:
             batched |= batch_figures(path.stem, record["rows"])
             rows.append({"setting": path.stem, **record})
             continue
+        if not record["rows"]:
+            continue
         found = summary(record["rows"])
         rows.append({"setting": path.stem, "best_length": record["best"], **found, **record})
     figures = {"auto_time_vs_best_upper": max(r["upper"] for r in rows if "upper" in r)}
@@ -180,7 +183,7 @@ def report() -> None:
     figures |= batched
     for row in (row for row in rows if "upper" in row):
         figures[f"auto_upper_{row['setting'].replace('-', '_')}"] = row["upper"]
-    print(write("auto", rows, figures))
+    print(write("auto", rows, figures, note=note))
 
 
 def main() -> None:
@@ -194,10 +197,11 @@ def main() -> None:
     parser.add_argument("--grid", type=int, nargs="+", help="fixed lengths to choose from")
     parser.add_argument("--stop-after", type=float, default=1e9, help="seconds; begin no further")
     parser.add_argument("--batches", type=int, nargs="+", help="requests at a time")
+    parser.add_argument("--note", default="", help="of a report: what else is to be known")
     options = parser.parse_args()
     if options.batches and options.what == "run":
         return run_batches(options)
-    report() if options.what == "report" else run(options)
+    report(options.note) if options.what == "report" else run(options)
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
             print(rows[-1], flush=True)
 
 
-def report() -> None:
+def report(note: str) -> None:
     """Write the result file from all runs."""
     rows = [
         row
@@ -103,7 +103,7 @@ def report() -> None:
         figures[f"doctor_coverage_{name}"] = round(sum(r["covered"] for r in own) / len(own), 3)
         figures[f"sets_{name}"] = len(own)
         figures[f"longest_seconds_{name}"] = max(row["examined_seconds"] for row in own)
-    print(write("doctor", rows, figures))
+    print(write("doctor", rows, figures, note=note))
 
 
 def main() -> None:
@@ -115,8 +115,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=96, help="of the answers measured afterwards")
     parser.add_argument("--seconds", type=float, default=40.0, help="to examine one set")
     parser.add_argument("--stop-after", type=float, default=1e9, help="seconds; begin no further")
+    parser.add_argument("--note", default="", help="of a report: what else is to be known")
     options = parser.parse_args()
-    report() if options.what == "report" else run(options)
+    report(options.note) if options.what == "report" else run(options)
 
 
 if __name__ == "__main__":

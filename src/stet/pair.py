@@ -12,8 +12,6 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
-import torch
-
 from stet.core.draft_length import SHARED, AdaptiveLength
 from stet.core.errors import OptionError, StetError
 from stet.core.model import LoadedModel
@@ -21,7 +19,7 @@ from stet.core.result import Chunk, Result
 from stet.core.sequence import Role
 from stet.engine.compiled import WIDTHS
 from stet.engine.costs import Costs, estimate_draft_cost
-from stet.engine.current_costs import CurrentCosts
+from stet.engine.current_costs import CostsOfBatches, CurrentCosts
 from stet.engine.drafting import LookupDrafter, ModelDrafter
 from stet.engine.engine import Engine
 from stet.engine.masks import WIDEST
@@ -113,6 +111,7 @@ class Pair:
             small.stand_in = small.vocab_size - 1 if small.vocab_size < target.vocab_size else None
         self._profile = Profile(None, {})
         self._costs: CurrentCosts | None = None
+        self._batches: CostsOfBatches | None = None
         if self._target_runner is not None:
             if profile:
                 short = None if small is None else small.shortlist
@@ -137,8 +136,10 @@ class Pair:
         self.engine = Engine(
             self._target_runner, drafter, max_batch=max_batch, max_rows=self.max_rows
         )
-        if self._fits_blocks:
-            self.engine.costs = self._costs_of_batches
+        if self._costs is not None and all(m.device.type == "cpu" for m in self.models):
+            # Halves of rounds are timed on a CPU only.
+            self._batches = CostsOfBatches(self._costs, self.models[0])
+            self.engine.costs = self._batches
         self._thread = EngineThread(
             self.engine,
             compile_after=COMPILE_AFTER if compile == "auto" else float("inf"),
@@ -402,10 +403,11 @@ class Pair:
         if not (greedy and block_invariant):
             cost = _round_cost(estimate_draft_cost(self.target, self.draft))
             return AdaptiveLength(draft_cost=cost, by_confidence=look, may_rest=lossless)
+        fits = self._batches is not None and self._batches.known
         return AdaptiveLength(
             draft_cost=_round_cost(self.costs.draft_cost),
             position_cost=_round_cost(self.costs.position_cost),
-            longest=WIDEST - 1 if self.max_batch == 1 or self._fits_blocks else SHARED,
+            longest=WIDEST - 1 if self.max_batch == 1 or (lossless and fits) else SHARED,
             by_confidence=look,
             prior_weight=1.0,
             may_rest=lossless,
@@ -449,24 +451,6 @@ class Pair:
     def end_tokens(self) -> frozenset[int]:
         """Tokens that end an answer."""
         return self._vocabularies["target"].ends
-
-    @property
-    def _fits_blocks(self) -> bool:
-        """Whether blocks are fitted to how full a round is; halves of rounds are timed on a CPU."""
-        return all(model.device.type == "cpu" for model in self.models)
-
-    def _costs_of_batches(self) -> Costs | None:
-        """What blocks are fitted to a round by, in the engine's thread; None: not now.
-
-        Where rounding depends on a pass's width, and a run is recorded, its texts must not hang on
-        what rounds take today.
-        """
-        costs, model = self._costs, self.models[0]
-        if costs is None or (
-            costs.kept.is_record and not model.packed and model.dtype != torch.float32
-        ):
-            return None
-        return costs.latest
 
     async def _in_helper_thread(self, function: Callable[[], T]) -> T:
         """Call a function in another thread than the event loop's."""

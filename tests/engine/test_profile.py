@@ -102,3 +102,18 @@ def test_a_pair_measures_once_for_all_processes(tmp_path: Path, monkeypatch) -> 
         assert second.auto_length() == first.auto_length()
     with load_pair(compile=False, profile=False) as third:
         assert third.costs != costs
+
+
+def test_a_run_goes_on_with_the_costs_it_began_with(tmp_path: Path) -> None:
+    path, inner = tmp_path / "profile.json", tmp_path / "inner.json"
+    with load_pair(compile=False, profile=False) as first, first.costs_of_run(path):
+        costs = first.costs
+        with first.costs_of_run(inner):
+            assert first.costs == costs
+        assert first.costs == costs
+    with load_pair(compile=False, profile=False) as second:
+        own = second.costs
+        with second.costs_of_run(path):
+            resumed = second.costs
+            assert (resumed.draft, resumed.target) == (costs.draft, costs.target)
+        assert second.costs == own

@@ -37,6 +37,8 @@ BEGUN = 2
 """Tokens of a short answer: with two, both models have read the prompt."""
 
 WARM_UP = 8
+_LEAST_BATCHES = 2
+"""Batches that are measured however long they take: one alone does not tell how prompts vary."""
 
 
 @dataclass(slots=True)
@@ -247,7 +249,7 @@ def examine(
     parts: dict[int, list[Measurement]] = {length: [] for length in (0, *scope.lengths)}
     done = 0
     for some in batches[: scope.batches]:
-        if done and clock() - began > seconds:
+        if len(parts[0]) >= _LEAST_BATCHES and clock() - began > seconds:
             break
         for length, found in parts.items():
             part = Measurement()

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import torch
 
+from stet.core.model import LoadedModel
 from stet.core.row import Role
 from stet.engine.costs import Costs
 from stet.engine.measuring import WIDTHS, CostMeasurement, fitting, measure_costs
@@ -207,10 +208,36 @@ class CurrentCosts:
             if runner is None or not runner.timings:
                 continue
             if self._latest is not None and self._state() == self._measured:
-                known = self._latest.draft_pass if role == "draft" else self._latest.target_pass
+                known = self._latest.draft if role == "draft" else self._latest.target
                 for tokens, seconds in runner.timings:
-                    self.watch.add(role, seconds / known(tokens))
+                    if tokens in known:  # between these, costs are not measured
+                        self.watch.add(role, seconds / known[tokens])
             runner.timings.clear()
 
 
 _ROLES: tuple[Role, Role] = ("target", "draft")
+
+
+class CostsOfBatches:
+    """What blocks are fitted to a round by; for the engine's thread.
+
+    Where rounding depends on a pass's width and a run is recorded, nothing is known: the run's
+    texts must not hang on what rounds take today.
+
+    Args:
+        costs: the current costs.
+        target: the model that verifies.
+    """
+
+    def __init__(self, costs: CurrentCosts, target: LoadedModel) -> None:
+        self._costs = costs
+        self._exact = target.packed or target.dtype == torch.float32
+
+    @property
+    def known(self) -> bool:
+        """Whether blocks are fitted at present."""
+        return self._exact or not self._costs.kept.is_record
+
+    def __call__(self) -> Costs | None:
+        """The costs; None where blocks are to be left as they are asked for."""
+        return self._costs.latest if self.known else None

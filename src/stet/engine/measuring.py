@@ -34,6 +34,8 @@ class CostMeasurement:
             cannot be told of less.
         budget: seconds after which two timings of each pass are enough, so that a large model is
             run only a few times.
+        patience: seconds that are measured where other work holds the machine's cores: of more
+            timings the shortest is nearer to what a pass takes by itself.
         clock: returns seconds; for tests.
 
     Attributes:
@@ -49,11 +51,12 @@ class CostMeasurement:
         repeats: int = 7,
         least: float = 0.3,
         budget: float = 1.5,
+        patience: float = 6.0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.costs: Costs | None = None
         self._clock = clock
-        self._least, self._budget = least, budget
+        self._least, self._budget, self._patience = least, budget, patience
         runners: dict[Role, Runner | None] = {"target": target, "draft": draft}
         self._timers: dict[tuple[Role, int], Callable[[], None]] = {
             (role, width): partial(_run_pass, runner, width)
@@ -76,16 +79,20 @@ class CostMeasurement:
         spent = sum(map(sum, self._seconds.values()))
         if spent > self._budget and all(len(v) > _FEWEST for v in self._seconds.values()):
             self._left = self._left[: len(self._left) % len(self._timers)]
-        if not self._left and spent < self._least and self._turns < _MOST:
-            self._left = list(self._timers)
-            self._turns += 1
         if self._left:
             return
-        found = {key: _lower_quartile(_drop_warm_up(v)) for key, v in self._seconds.items()}
+        disturbed = self._others.disturb()
+        wanted = self._patience if disturbed else self._least
+        if spent < wanted and self._turns < _MOST:
+            self._left = list(self._timers)
+            self._turns += 1
+            return
+        typical = min if disturbed else _lower_quartile
+        found = {key: typical(_drop_warm_up(values)) for key, values in self._seconds.items()}
         self.costs = Costs(
             draft={width: found[role, width] for role, width in found if role == "draft"},
             target={width: found[role, width] for role, width in found if role == "target"},
-            disturbed=self._others.disturb(),
+            disturbed=disturbed,
         )
 
 

@@ -34,8 +34,10 @@ def speculative(
     # A limit only cuts. Where a text depends on where its blocks end, the last one is as long as
     # it would be without the limit; elsewhere tokens that would be cut need not be drafted.
     beyond = not (sequence.sampling.greedy and policy.block_invariant)
+    # What a lenient policy is measured by, such as its tokens per pass, must not hang on how long
+    # the rounds of today take.
     adapts = isinstance(sequence.limits.draft_length, AdaptiveLength)
-    least = int(not (bonus and policy.lossless)) if adapts and not beyond else None
+    least = 0 if adapts and bonus and policy.lossless and not beyond else None
     shortlist = policy.lossless and sequence.sampling.greedy
     while not (sequence.finished or ended(sequence)):
         size = sequence.block_size(bonus=bonus, beyond=beyond)
