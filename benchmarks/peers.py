@@ -60,7 +60,7 @@ def main() -> None:
         if checkpoint.find(installing=name) is None:
             checkpoint.add({"installing": name, "error": error})
     texts_plan = {"target": str(places.target), "limit": sizes.limit}
-    reference = Checkpoint(options.folder / "reference.jsonl", texts_plan)
+    reference = Checkpoint(options.folder / f"reference-{sizes.limit}.jsonl", texts_plan)
     ends = time.monotonic() + 60 * options.minutes
     session = Session(checkpoint, folder, ends)
     texts = Session(reference, folder, ends)
