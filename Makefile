@@ -34,6 +34,8 @@ demo: $(READY) ## solve bundled problems with and without speculation, and show 
 test: $(READY) lint types docs ## lint, format check, types, documentation check and all tests
 	@$(PYTEST)
 
+# Old torch asks addr2line for every line of a traceback, which takes minutes.
+test-oldest: export TORCH_DISABLE_ADDR2LINE := 1
 test-oldest: BIN := $(OLDEST)/bin
 test-oldest: $(OLDEST_READY) ## all tests with the oldest versions allowed, in .venv-oldest (on Linux 7 GB: old torch comes with CUDA)
 	@$(PYTEST)

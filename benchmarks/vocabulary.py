@@ -21,6 +21,8 @@ import torch
 from _record import write
 from _vocabulary import LENGTH, SAMPLINGS, VOCAB, Setting
 
+from stet.policies import arbiter_inference
+
 POLICIES = (
     "exact",
     "block",
@@ -46,6 +48,23 @@ def argmax_seconds(repeats: int) -> float:
         logits.argmax(-1)
         found.append(time.perf_counter() - began)
     return median(found)
+
+
+def in_tensors_over_in_numbers(setting: Setting, repeats: int) -> float:
+    """Time of a scored position whose arbiter is run on tensors, over that of one in numbers.
+
+    Both in turn; the median of the ratios. It is what having two implementations saves.
+    """
+    few, ratios = arbiter_inference.FEW, list[float]()
+    try:
+        for _ in range(5):
+            seconds: list[float] = []
+            for arbiter_inference.FEW in (0, few):
+                seconds.append(setting.seconds("cospec", "greedy", repeats)[1])
+            ratios.append(seconds[0] / seconds[1])
+    finally:
+        arbiter_inference.FEW = few
+    return round(median(ratios), 2)
 
 
 def main() -> None:
@@ -83,6 +102,9 @@ def main() -> None:
         for policy, sampling in (("exact", "greedy"), ("exact", "top_p"))
         for key in ("rows_a_drafted_token", "rows_a_scored_position")
     }
+    figures["arbiter_in_tensors_over_in_numbers"] = in_tensors_over_in_numbers(
+        setting, options.repeats
+    )
     print(write(options.name, rows, figures, vocabulary=VOCAB, block=LENGTH))
 
 

@@ -441,6 +441,15 @@ def test_rare_formats_need_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
+def test_a_transformers_that_cannot_build_the_tokenizer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Everything else runs with it, and so does `import stet`."""
+    monkeypatch.setitem(sys.modules, "transformers.integrations.gguf.gguf_tokenizer_mapping", None)
+    sentence = refused(tmp_path / "it.gguf", "llama")
+    assert "needs transformers 5.17 or newer" in sentence
+
+
 @pytest.mark.parametrize("name", ["smol-135m", "coder-0.5b", "coder-1.5b"])
 def test_a_published_file(name: str) -> None:
     """Its weights are those of the folder that transformers made of it, to the last bit."""

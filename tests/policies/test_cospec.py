@@ -258,6 +258,16 @@ def test_every_feature_is_looked_at_on_all_positions_alike(models):
         assert [s.answer for s in decode(models, policy, 5)] == expected
 
 
+def test_text_that_no_model_drafted_is_decided_about_too():
+    """Copied text is certain of its tokens, though there are no logits of a draft."""
+    policy = CoSpec(arbiter(["draft_draft", "draft_target", "draft_rank", "overlap"]), 0.5)
+    prompts = [[n, n + 1, n + 3] * 4 for n in range(4)]
+    sequences = decode((llama(), None), policy, 4, prompts)
+    assert sum(len(b.mismatches) for s in sequences for b in s.blocks) > 5
+    for sequence, prompt in zip(sequences, prompts, strict=True):
+        assert sequence.answer == decode((llama(), None), policy, 4, [prompt])[0].answer
+
+
 def test_mismatches_are_recorded_with_the_arbiter_s_probability(models):
     policy = CoSpec(arbiter(seed=1), threshold=0.5)
     stood = declined = 0

@@ -37,19 +37,27 @@ class Position:
 
     @cached_property
     def both(self) -> ModelReading:
-        """The target's distributions at the positions, then the draft's if its logits were kept.
+        """The target's distributions at the positions, then the draft's if it is read.
 
         Both are read together: at these sizes the number of operations determines the cost.
         """
-        blocks = self.blocks
-        models = [blocks.raw_target_logits]
-        if blocks.has_draft_logits:
-            models.append(blocks.raw_draft_logits)
-        shape = (len(models), len(self.rows), models[0].shape[2])
+        blocks, target = self.blocks, self.blocks.raw_target_logits
+        shape = (1 + blocks.reads_draft_logits, len(self.rows), target.shape[2])
         out = torch.empty(shape, device=self.rows.device)
-        for model, logits in enumerate(models):
-            torch.index_select(logits.flatten(0, 1), 0, self._flat(logits), out=out[model])
+        torch.index_select(target.flatten(0, 1), 0, self._flat(target), out=out[0])
+        if blocks.reads_draft_logits:
+            self._copy_draft_logits(out[1])
         return ModelReading(out)
+
+    def _copy_draft_logits(self, out: Tensor) -> None:
+        """Copy the draft's logits at the positions to `out`, [N, V]."""
+        if out.device.type == "cpu":
+            # One by one: taken together, those of the whole block would be joined first.
+            for number, at in enumerate(zip(self.rows.tolist(), self.places.tolist(), strict=True)):
+                out[number] = self.blocks.draft_row(*at)
+        else:
+            logits = self.blocks.raw_draft_logits
+            torch.index_select(logits.flatten(0, 1), 0, self._flat(logits), out=out)
 
     @cached_property
     def models(self) -> list[ModelNumbers]:

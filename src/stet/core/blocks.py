@@ -236,14 +236,16 @@ class Blocks:
     def draft_row(self, row: int, place: int) -> Tensor:
         """[V]: the draft's raw logits at one position, without joining those of the others."""
         self.require(Need.DRAFT_LOGPROBS, "the draft's log-probabilities")
+        if self._draft_logits is None:
+            return one_hot(self.drafted[row, place], self.raw_target_logits.shape[-1]).log()
         if isinstance(self._draft_logits, Steps):
             return self._draft_logits.at(row, place)
-        return self.raw_draft_logits[row, place]
+        return self._draft_logits[row, place]
 
     @property
-    def has_draft_logits(self) -> bool:
-        """Whether the draft's logits were kept for this policy, so that they can be read."""
-        return self._draft_logits is not None and Need.DRAFT_LOGPROBS in self._needs
+    def reads_draft_logits(self) -> bool:
+        """Whether the policy declares that it reads the draft's logits."""
+        return Need.DRAFT_LOGPROBS in self._needs
 
     @property
     def target_hidden(self) -> Tensor:

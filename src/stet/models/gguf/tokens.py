@@ -8,14 +8,12 @@ that the model was not trained on, and nothing would show it.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
+import transformers
 from tokenizers import decoders, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
-from transformers.integrations.gguf.gguf_tokenizer_mapping import (
-    GGUF_PRE_TOKENIZER_SPLITS,
-    convert_gguf_tokenizer,
-)
 
 from stet.core.errors import CompatibilityError, LoadError, first_line
 from stet.models.gguf.header import Header
@@ -46,6 +44,7 @@ _ENDS = frozenset(
 """Special tokens that end an answer, whether or not the file says so. Files name one end, and chat
 models write another one than models of plain text; llama.cpp, too, goes by the spelling."""
 
+_CONVERTER = "transformers.integrations.gguf.gguf_tokenizer_mapping"
 _PARTS = "tokens", "scores", "token_type", "merges"
 _SPECIAL = 3, 4
 """Types of the tokens that no text is split across: control, and defined by the user."""
@@ -67,8 +66,9 @@ def tokenizer_of(header: Header) -> Any:
             f"{header.name} has a tokenizer of the kind {str(kind)[:40]!r}, and of GGUF files Stet "
             f"reads {' and '.join(_KNOWN)}; give the folder of the transformers model."
         )
+    converter = _converter(header.name)
     by_bytes = kind == "gpt2"
-    known = _PLAIN | _SINGLE_DIGITS | GGUF_PRE_TOKENIZER_SPLITS.keys()
+    known = _PLAIN | _SINGLE_DIGITS | converter.GGUF_PRE_TOKENIZER_SPLITS.keys()
     if by_bytes and rule not in known:
         raise CompatibilityError(
             f"{header.name} names the rule {str(rule)[:40]!r} for splitting texts, which Stet does "
@@ -85,7 +85,7 @@ def tokenizer_of(header: Header) -> Any:
     begins = settings.get("add_bos_token", not by_bytes or rule in _WHOLE_WORDS)
     template = header.settings.get("tokenizer.chat_template")
     try:
-        backend, _ = convert_gguf_tokenizer(header.settings["general.architecture"], given)
+        backend, _ = converter.convert_gguf_tokenizer(header.settings["general.architecture"], given)
         if rule in _COMPOSED and by_bytes:
             backend.normalizer = normalizers.NFC()
         if rule in _SINGLE_DIGITS and by_bytes:
@@ -112,6 +112,20 @@ def tokenizer_of(header: Header) -> Any:
         raise LoadError(
             f"The tokenizer of {header.name} could not be built ({first_line(error)}); get the "
             "file again."
+        ) from error
+
+
+def _converter(name: str) -> Any:
+    """The part of transformers that builds tokenizers from GGUF files.
+
+    Imported where it is needed: versions before 5.17 lack it, and run everything else.
+    """
+    try:
+        return import_module(_CONVERTER)
+    except ImportError as error:
+        raise CompatibilityError(
+            f"{name} is a GGUF file, whose tokenizer needs transformers 5.17 or newer (this is "
+            f"{transformers.__version__}); update it, or give the folder of the transformers model."
         ) from error
 
 
