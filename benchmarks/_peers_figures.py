@@ -18,6 +18,7 @@ TARGET = "stet 4-bit target"
 
 RATIOS = {
     "target_vs_llamacpp_q4": ("4-bit", TARGET, "llama.cpp target"),
+    "target_vs_openvino_q4": ("openvino", TARGET, "OpenVINO target"),
     "target_vs_generate_bf16_real": ("bf16", "stet bf16 target", "transformers generate"),
     "exact_vs_assisted_bf16_real": ("bf16", "stet bf16 exact", "transformers assisted"),
     "exact_vs_target_bf16_real": ("bf16", "stet bf16 exact", "stet bf16 target"),
@@ -81,7 +82,7 @@ def best_peer(groups: Groups, checkpoint: Checkpoint) -> tuple[str, Ratio] | Non
     found = [
         (contender.name, value)
         for group in groups.all()
-        if group.name in ("4-bit", "bf16", "vllm")
+        if group.name in ("4-bit", "openvino", "bf16", "vllm")
         for contender in chosen(group, checkpoint)
         if not contender.name.startswith("stet")
         if (value := compared(checkpoint, group.name, DEFAULT, contender.name)) is not None

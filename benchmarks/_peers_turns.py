@@ -73,7 +73,7 @@ class Elsewhere:
         """
         elapsed = max(time.perf_counter() - self._began, 1e-9)
         spent = max(_busy() - self._busy - (_ours() - self._ours), 0.0)
-        return spent / elapsed, spent > 0.05 + 0.1 * elapsed
+        return spent / elapsed, spent > 0.05 + 0.2 * elapsed
 
 
 def _busy() -> float:

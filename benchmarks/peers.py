@@ -35,8 +35,8 @@ from _record import write
 def main() -> None:
     options = arguments()
     places = Places(
-        options.models / options.target,
-        options.models / options.draft,
+        (options.models / options.target).absolute(),
+        (options.models / options.draft).absolute(),
         options.environments.absolute(),
         options.gsm8k,
         options.spec_bench if options.spec_bench.is_file() else None,
@@ -59,8 +59,8 @@ def main() -> None:
     for name, error in failed.items():
         if checkpoint.find(installing=name) is None:
             checkpoint.add({"installing": name, "error": error})
-    texts_plan = {"target": str(places.target), "limit": sizes.limit}
-    reference = Checkpoint(options.folder / "reference.jsonl", texts_plan)
+    texts_plan = {"target": places.target.name, "limit": sizes.limit}
+    reference = Checkpoint(options.folder / f"reference-{sizes.limit}.jsonl", texts_plan)
     ends = time.monotonic() + 60 * options.minutes
     session = Session(checkpoint, folder, ends)
     texts = Session(reference, folder, ends)

@@ -623,18 +623,30 @@ def bounds(estimate: dict[str, Any], factor: float, places: int) -> str:
     )
 
 
-def of_peers(name: str) -> Callable[[], str]:
+def of_peers(name: str, up: str = "../") -> Callable[[], str]:
     """One of the tables that are made from the comparison with peers."""
 
     def made() -> str:
         found = result("peers")
-        return PEER_TABLES[name](found) + source(found, "peers", "../")
+        return PEER_TABLES[name](found) + source(found, "peers", up)
+
+    return made
+
+
+def picture_of_peers(name: str, words: str) -> Callable[[], str]:
+    """A picture that docs/peer_plots.py draws of the same result, once there is one."""
+
+    def made() -> str:
+        result("peers")
+        return f"![{words}](images/{name}.svg)\n"
 
     return made
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    **{name: of_peers(name) for name in PEER_TABLES},
+    **{name: of_peers(name, "" if name == "peers_bundled" else "../") for name in PEER_TABLES},
+    "peers_picture": picture_of_peers("peers", "Tokens per second of every engine"),
+    "speedup_picture": picture_of_peers("speedup", "Speed-up against acceptance, and against K"),
     "assisted": assisted,
     "bfloat16": bfloat16,
     "quantisation": quantisation,

@@ -25,7 +25,7 @@ from stet.pages.drawing import (
 ROOT = Path(__file__).resolve().parent.parent
 RESULT = ROOT / "benchmarks" / "results" / "peers.json"
 IMAGES = ROOT / "docs" / "images"
-GROUPS = ("4-bit", "bf16", "vllm")
+GROUPS = ("4-bit", "openvino", "bf16", "vllm")
 
 
 def speeds(found: dict[str, Any]) -> Picture:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 Result = dict[str, Any]
-WEIGHTS = {"4-bit": "4-bit GGUF", "bf16": "bfloat16", "vllm": "bfloat16"}
+WEIGHTS = {"4-bit": "4-bit GGUF", "openvino": "4-bit GGUF", "bf16": "bfloat16", "vllm": "bfloat16"}
 
 WANTED = {
     "target_vs_llamacpp_q4": ("target alone over llama.cpp's, 4-bit files", 1.0),
     "default_vs_best_peer": ("default over the best setting of all peers", 1.0),
     "exact_vs_computed_bound": ("default over the computed bound", 0.85),
+    "target_vs_openvino_q4": ("target alone over OpenVINO's, 4-bit files", None),
     "target_vs_generate_bf16_real": ("target alone over `generate`, bfloat16", 1.0),
     "exact_vs_assisted_bf16_real": ("`exact` over assisted generation, bfloat16", 1.6),
     "exact_vs_target_bf16_real": ("`exact` over target alone, bfloat16", None),
@@ -43,14 +44,12 @@ def speed(row: Result) -> str:
 
 def speeds(found: Result) -> str:
     """The real pair: everybody, fastest first."""
-    rows = [row for row in found["rows"] if row["group"] in WEIGHTS]
-    rows.sort(key=lambda row: -row["tokens_per_second"]["median"])
+    first: dict[str, Result] = {}  # who takes part in several groups is listed once
+    for row in found["rows"]:
+        if row["group"] in WEIGHTS:
+            first.setdefault(row["contender"], row)
     cells: list[list[str]] = []
-    seen: set[str] = set()
-    for row in rows:
-        if row["contender"] in seen:
-            continue  # who is compared with several groups is listed once
-        seen.add(row["contender"])
+    for row in sorted(first.values(), key=lambda row: -row["tokens_per_second"]["median"]):
         lead = row.get("default_over_it")
         texts = f"{row['same_text']} of {row['compared_texts']}" if "same_text" in row else ""
         cells.append(
