@@ -628,7 +628,8 @@ def of_peers(name: str, up: str = "../") -> Callable[[], str]:
 
     def made() -> str:
         found = result("peers")
-        return PEER_TABLES[name](found) + source(found, "peers", up)
+        part = "" if found["finished"] else "\nPart of a run: not everything is measured yet.\n"
+        return PEER_TABLES[name](found) + part + source(found, "peers", up)
 
     return made
 

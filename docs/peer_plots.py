@@ -73,10 +73,10 @@ def speedup(found: dict[str, Any]) -> Picture:
                 found["bound"]["expected_speedup"].items(), colours, strict=False
             ):
                 right.plot(range(len(values)), values, color=colour, label=f"{float(rate):.0%}")
+            right.legend(fontsize=7)
         right.axhline(1.0, color=BLACK, linewidth=0.8)
         right.set_xlabel("K, tokens of a block")
         right.set_title("Bare passes allow, by acceptance")
-        right.legend(fontsize=7)
         laid_out(figure)
     told = "; ".join(f"{p['prompt']} {p['acceptance_rate']}: {p['speedup']}" for p in points)
     return Picture("speedup", "Speed-up against acceptance and K", told, figure)
