@@ -67,6 +67,7 @@ def test_model_options_reach_the_loader(run, loader):
             "--no-compile",
             "--no-packed",
         ),
+        *("--quantize", "int8", "--draft-quantize", "none"),
     )
     assert loader.arguments == {
         "target": "big",
@@ -78,6 +79,8 @@ def test_model_options_reach_the_loader(run, loader):
         "trust_remote_code": True,
         "self_check": False,
         "packed": False,
+        "quantize": "int8",
+        "draft_quantize": "none",
         "max_length": 99,
         "max_batch": 1,
         "max_rows": 1,
@@ -513,11 +516,13 @@ def test_files_without_prompts(run, loader, tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    ("size", "chosen", "threads"), [(10**6, None, [1]), (10**6, "2", []), (10**9, None, [])]
+    ("size", "chosen", "threads"), [(10**6, None, [1]), (10**6, "2", []), (10**9, None, [3])]
 )
 def test_small_models_run_on_one_thread(run, pair, monkeypatch, size, chosen, threads):
+    """And large ones on as many as are fastest, unless someone says how many."""
     import torch
 
+    monkeypatch.setattr("stet.cli.threads._fastest", lambda pair: 3)
     if chosen is None:
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     else:
