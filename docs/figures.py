@@ -623,6 +623,10 @@ def bounds(estimate: dict[str, Any], factor: float, places: int) -> str:
     )
 
 
+README_PEERS = ("peers_bundled", "peers_readme")
+"""Tables of the comparison with peers that are in the README, not in docs."""
+
+
 def of_peers(name: str, up: str = "../") -> Callable[[], str]:
     """One of the tables that are made from the comparison with peers."""
 
@@ -645,7 +649,7 @@ def picture_of_peers(name: str, words: str) -> Callable[[], str]:
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    **{name: of_peers(name, "" if name == "peers_bundled" else "../") for name in PEER_TABLES},
+    **{name: of_peers(name, "" if name in README_PEERS else "../") for name in PEER_TABLES},
     "peers_picture": picture_of_peers("peers", "Tokens per second of every engine"),
     "speedup_picture": picture_of_peers("speedup", "Speed-up against acceptance, and against K"),
     "assisted": assisted,

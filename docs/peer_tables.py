@@ -167,6 +167,7 @@ PEER_TABLES: dict[str, Callable[[Result], str]] = {
     "peers_failures": failures,
     "peers_lengths": lengths,
     "peers_ratios": ratios,
+    "peers_readme": speeds,
     "peers_rounds": rounds,
     "peers_speeds": speeds,
     "peers_tasks": tasks,
