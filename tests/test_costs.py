@@ -188,9 +188,9 @@ def test_beside_other_work_the_shortest_of_more_timings_counts(others) -> None:
     calm = target.forward
     chance = random.Random(0)
 
-    def disturbed(*given: Any) -> Any:
+    def disturbed(*given: Any, **more: Any) -> Any:
         target.machine.time += chance.choice((0.0, 0.1, 0.3))
-        return calm(*given)
+        return calm(*given, **more)
 
     target.forward = disturbed  # type: ignore[method-assign]
     found = costs.now()
