@@ -16,10 +16,9 @@ SCRIPTS = ROOT / "benchmarks" / "peers"
 
 
 def threads(count: int) -> dict[str, str]:
-    """The environment of a process that computes in so many threads, which sleep when idle."""
+    """The environment of a process that computes in so many threads, which wait as they like."""
     return {
         "OMP_NUM_THREADS": str(count),
-        "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_OFFLINE": "1",
     }

@@ -30,7 +30,7 @@ def test_an_arbiter_that_looks_at_its_block_or_defers_no_bonus_is_not_block_inva
 
 
 def test_blocks_may_be_longer_for_one_request_at_a_time():
-    """And for several where the engine fits them to rounds: those of lossless policies, on a CPU."""
+    """And for several where the engine fits them to rounds: lossless policies, on a CPU."""
     alone, together = (load_pair(compile=False, max_batch=n) for n in (1, 2))
     assert alone.auto_length().longest == LONGEST - 1
     assert alone.auto_length(lossless=False).longest == LONGEST - 1
