@@ -11,12 +11,8 @@ import os
 from typing import TYPE_CHECKING, Any
 
 # Idle worker threads should sleep, not spin: with anything else on the machine, spinning ones make
-# a pass of a few milliseconds take hundreds. But for the tenth of a millisecond that lies between
-# two operations of a pass they wait awake: to wake one takes as long, some hundred times a pass.
-# The runtime (GNU's, in torch's builds for CPUs) reads this once, when torch is imported.
-if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+# a pass of a few milliseconds take hundreds. The runtime reads this once, when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from stet.core.draft_length import AdaptiveLength, FixedLength
