@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 import stet
+from stet.engine.runner import Logits
 from stet.requests.options import PINNED
 
 
@@ -34,12 +35,14 @@ def passes(pair: stet.Pair, request: dict[str, Any]) -> dict[str, Any]:
             for repeat in range(repeats + 1):
                 for role, width in shapes:
                     block = 300 + torch.arange(width).repeat(batch, 1)
+                    runner = pair.engine.runners[role]
+                    drafts: Logits = "last" if runner.shortlist is None else "short"
                     began = time.perf_counter()
-                    pair.engine.runners[role].forward(
+                    runner.forward(
                         held[role],
                         block,
                         [context] * batch,
-                        logits="all" if role == "target" else "last",
+                        logits="all" if role == "target" else drafts,
                     )
                     if repeat:
                         seconds[role, width].append(time.perf_counter() - began)
