@@ -55,10 +55,10 @@ class Shortlist:
     """A vocabulary's frequent tokens and its added ones, whose logits cost little.
 
     Of a draft of 0.5B with a vocabulary of 150,000 a quarter of the weights are its head, read at
-    every token for logits of tokens that it will not write. Where a text does not depend on what is drafted, it
-    chooses among these tokens instead. Tokenizers of byte pairs number tokens as they were merged,
-    the frequent ones first, so the shortlist is the first ids and, for ends of turns and the like,
-    the last ones. Both parts are views of the whole head.
+    every token for logits of tokens that it will not write. Where a text does not depend on what is
+    drafted, it chooses among these tokens instead. Tokenizers of byte pairs number tokens as they
+    were merged, the frequent ones first, so the shortlist is the first ids and, for ends of turns
+    and the like, the last ones. Both parts are views of the whole head.
 
     Attributes:
         frequent: the head of the tokens below `count`.

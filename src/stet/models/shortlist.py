@@ -26,7 +26,7 @@ def with_shortlist(model: LoadedModel, count: int = COUNT) -> LoadedModel:
 
     It takes no memory: its weights are views. There is none for a vocabulary that is not much
     larger than it would be, for tokenizers that do not number tokens by how early they were merged,
-    for heads that are neither plain nor packed, and on accelerators, where it was not measured.
+    for heads that are neither plain nor packed, and on accelerators, where nobody has measured it.
 
     Args:
         model: the draft, its vocabulary of its final size.
