@@ -41,16 +41,26 @@ def short(bundled: Pair) -> Pair:
 
 @pytest.fixture
 def asked(short: Pair, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The logits that the draft's passes are asked for."""
+    """The logits that the draft's passes are asked for, where they draft and measure nothing."""
     found: list[str] = []
-    runner = short._draft_runner
-    forward = runner.forward
+    drafting: list[bool] = []
+    runner, drafter = short._draft_runner, short.engine.drafter
+    forward, run = runner.forward, drafter.run
 
     def watched(*arguments: Any, **options: Any) -> Any:
-        found.append(options.get("logits", "all"))
+        if drafting:
+            found.append(options.get("logits", "all"))
         return forward(*arguments, **options)
 
+    def draft(drafts: Any) -> Any:
+        drafting.append(True)
+        try:
+            return run(drafts)
+        finally:
+            drafting.clear()
+
     monkeypatch.setattr(runner, "forward", watched)
+    monkeypatch.setattr(drafter, "run", draft)
     return found
 
 
