@@ -190,3 +190,12 @@ def test_a_text_of_other_tokens_is_drafted_with_all(short: Pair, asked: list[str
     assert "short" not in asked
     assert not list_of(short.draft).suits(prompt)
     assert list_of(short.draft).suits([600, 601, *range(40)])
+
+
+def test_a_pair_is_loaded_with_one_unless_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stet.load.with_shortlist", lambda model: with_shortlist(model, COUNT))
+    for wanted in (True, False):
+        pair = load_pair(profile=False, max_length=64, max_batch=1, shortlist=wanted)
+        assert pair.draft is not None
+        assert (pair.draft.shortlist is not None) is wanted
+        assert pair.target.shortlist is None

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from stet.core.errors import CapacityError
 from stet.core.model import LayerShape
-from stet.kernels.build import FLAGS, KernelError, load_library
+from stet.kernels.build import FUSED_FLAGS, KernelError, load_library
 from stet.kernels.threads import parallel_entry
 
 SOURCE = Path(__file__).with_name("attention.c")
@@ -25,9 +25,6 @@ FASTER = 16
 
 SMALL = 2**20
 """Multiplications that are not worth a second thread."""
-
-# Products are summed with one rounding, the same one wherever a query is.
-_FLAGS = tuple(flag for flag in FLAGS if not flag.startswith("-ffp-contract"))
 
 
 class _Pass(ctypes.Structure):
@@ -163,7 +160,7 @@ class NativePass:
 def _library() -> ctypes.CDLL | None:
     """The library; None where it cannot be compiled."""
     try:
-        library = load_library(SOURCE, _FLAGS)
+        library = load_library(SOURCE, FUSED_FLAGS)
     except KernelError:
         return None
     library.stet_attend.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)

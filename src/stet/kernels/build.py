@@ -34,6 +34,9 @@ FLAGS = (
     "-fPIC",
     "-shared",
 )
+FUSED_FLAGS = tuple(flag for flag in FLAGS if not flag.startswith("-ffp-contract"))
+"""For kernels with one path: products are summed with one rounding, the same one everywhere."""
+
 COMPILERS = ("cc", "gcc", "clang")
 TIMEOUT = 120.0
 """The longest that a compiler may take, in seconds."""

@@ -9,12 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from stet.kernels.build import FLAGS, KernelError, load_library
+from stet.kernels.build import FUSED_FLAGS, KernelError, load_library
 
 SOURCE = Path(__file__).with_name("norm.c")
 LANES = 16
-
-_FLAGS = tuple(flag for flag in FLAGS if not flag.startswith("-ffp-contract"))
 
 
 class _Norm(ctypes.Structure):
@@ -69,7 +67,7 @@ def norm(x: Tensor, weight: Tensor, epsilon: float, *, rounds: bool) -> Tensor:
 def _library() -> ctypes.CDLL | None:
     """The library; None where it cannot be compiled."""
     try:
-        library = load_library(SOURCE, _FLAGS)
+        library = load_library(SOURCE, FUSED_FLAGS)
     except KernelError:
         return None
     library.stet_norm.argtypes = (ctypes.c_void_p,)

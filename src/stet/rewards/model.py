@@ -103,7 +103,7 @@ class ModelReward:
         # transformers takes a second to import, and most policies never need it.
         from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-        from stet.models import loading
+        from stet.models import loading, pretrained
         from stet.models.compatibility import context_length
         from stet.models.files import folder_of
 
@@ -111,7 +111,7 @@ class ModelReward:
         folder = folder_of(name)
         source = name if folder is None else str(folder)
         common: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-        config: Any = loading.config_of(source, name, common)
+        config: Any = pretrained.config_of(source, name, common)
         kind = _kind(config.architectures or [])
         if kind is None:
             raise CompatibilityError(
@@ -147,7 +147,7 @@ class ModelReward:
             )
         return cls(
             model.to(place),
-            loading.tokenizer_of(source, name, common),
+            pretrained.tokenizer_of(source, name, common),
             name=name,
             max_length=max_length if max_length is not None else context_length(config),
             max_batch=max_batch,
