@@ -94,8 +94,10 @@ def _node(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name in PINNED["llama"]:
         (folder / name).write_bytes((SCRIPTS / name).read_bytes())
-    # Scripts would fetch or compile other builds; the package holds one that is ready.
-    _run(["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"], folder)
+    # Scripts would fetch or compile other builds; the package holds one that is ready. Builds for
+    # other systems are gigabytes, and `npm ci` asks that an index has them all.
+    left_out = ["--ignore-scripts", "--omit=optional", "--no-audit", "--no-fund"]
+    _run(["npm", "install", *left_out], folder)
 
 
 def _python(name: str) -> Callable[[Path], None]:

@@ -28,21 +28,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load(options: argparse.Namespace, max_batch: int = 1) -> stet.Pair:
-    """The pair that the options name: GGUF files kept packed, bfloat16 folders, or the bundled."""
+    """The pair that the options name: GGUF files, bfloat16 folders, or the bundled."""
     if options.pair == "bundled":
         pair = stet.load_pair(max_batch=max_batch, compile=False)
         torch.set_num_threads(1)  # as the commands do for models as small as these
     else:
-        packed = options.pair == "gguf"
-        suffix = ".gguf" if packed else ""
+        is_file = options.pair == "gguf"
+        suffix = ".gguf" if is_file else ""
         target, draft = (
             options.models / (name + suffix) for name in (options.target, options.draft)
         )
         pair = stet.load_pair(
             target,
             draft,
-            packed=packed,
-            dtype="auto" if packed else "bfloat16",
+            dtype="auto" if is_file else "bfloat16",
             max_batch=max_batch,
             max_length=1024,
             compile=False,

@@ -40,6 +40,18 @@ def test_a_packed_tensor_has_the_values_of_its_type(kind, shape):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 256)])
+def test_the_compiled_code_gives_what_torch_gives(kind, shape, monkeypatch):
+    raw = random_blocks(kind, *shape)
+    compiled = pack_ggml(kind, raw, shape)
+    monkeypatch.setattr("stet.kernels.ggml.retile", lambda *_: False)
+    through_torch = pack_ggml(kind, raw, shape)
+    assert (compiled.shape, compiled.format) == (through_torch.shape, through_torch.format)
+    for name, tensor in compiled.tensors().items():
+        assert torch.equal(tensor, through_torch.tensors()[name]), name
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_inputs_that_are_no_multiple_of_256(kind):
     if TYPES[kind].weights == 256:
         with pytest.raises(ValueError, match="no matrix"):

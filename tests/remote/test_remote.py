@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import subprocess
 import sys
@@ -12,7 +11,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +45,7 @@ class Server:
 
     process: subprocess.Popen
     port: int
+    pairs: list[Pair] = field(default_factory=list)
 
     @property
     def url(self) -> str:
@@ -65,7 +65,15 @@ class Server:
         return RemoteTarget(self.url, MODEL, **({"backoff": 0.02} | more))
 
     def pair(self, **more: Any) -> Pair:
-        return load_pair(self.target(**more), DRAFT, dtype="float32", max_length=600, compile=False)
+        """A pair that is closed when the test ends."""
+        target = self.target(**more)
+        pair = load_pair(target, DRAFT, dtype="float32", max_length=600, compile=False)
+        self.pairs.append(pair)
+        return pair
+
+    def close_pairs(self) -> None:
+        while self.pairs:
+            self.pairs.pop().close()
 
 
 @contextmanager
@@ -75,7 +83,9 @@ def started(*options: str) -> Iterator[Server]:
     )
     try:
         assert process.stdout is not None
-        yield Server(process, int(process.stdout.readline()))
+        server = Server(process, int(process.stdout.readline()))
+        yield server
+        server.close_pairs()
     finally:
         process.kill()
         process.wait()
@@ -89,10 +99,11 @@ def running() -> Iterator[Server]:
 
 
 @pytest.fixture
-def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+def server(running: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     running.tell()
-    return running
+    yield running
+    running.close_pairs()
 
 
 @pytest.fixture(scope="module")
@@ -417,7 +428,6 @@ def connections(server: Server) -> int:
 
 
 def test_a_closed_pair_holds_no_connections(server: Server, prompts: list[list[int]]):
-    gc.collect()  # pairs of other tests, which were not closed, hold some until they are freed
     before = connections(server)
     with server.pair() as pair:
         assert pair.generate(prompts[0], REWRITE, max_new_tokens=20).error is None
