@@ -26,6 +26,7 @@ from stet.engine.masks import WIDEST
 from stet.engine.profile import Profile, open_profile, open_record
 from stet.engine.runner import Runner
 from stet.engine.thread import EngineThread
+from stet.kernels.threads import release_pool
 from stet.models.defaults import GenerationDefaults
 from stet.models.fingerprint import fingerprint
 from stet.policies import Policy
@@ -149,6 +150,8 @@ class Pair:
         weakref.finalize(self, self._thread.stop).atexit = False
         self._helpers = ThreadPoolExecutor(4, thread_name_prefix="stet-helper")
         self._measuring = threading.Lock()
+        # Passes run in a thread of the pair's own; those that helped to load would count as well.
+        release_pool()
 
     def __repr__(self) -> str:
         """Names of both models."""

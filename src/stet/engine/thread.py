@@ -23,6 +23,7 @@ import torch
 from stet.core.errors import CapacityError, StetError
 from stet.engine.engine import Engine
 from stet.engine.request import Request
+from stet.engine.waits import Waits
 
 T = TypeVar("T")
 
@@ -151,6 +152,7 @@ class EngineThread:
     # In the engine's thread
 
     def _run(self) -> None:
+        waits = Waits()
         try:
             for runner in self.engine.runners.values():
                 if runner.device.type == "cuda":  # each thread has a current device of its own
@@ -163,7 +165,9 @@ class EngineThread:
                     self._count(time.perf_counter() - began)
                     if self._after_round is not None and self.engine.broken is None:
                         self._after_round()
+                    waits.look()
         finally:
+            waits.end()
             self._closed = True
             self._end()
 
