@@ -33,6 +33,7 @@ POLICIES = (
     "confident",
     "cosd",
     "ensemble",
+    "speculative-cascade",
     "random",
     "cospec",
 )

@@ -15,7 +15,8 @@ def test_policies_that_depend_on_where_blocks_end_do_not_claim_otherwise():
     """A coin is thrown per block, `fly` looks at what is left of one; for the others see
     tests/policies, where each writes the same text with blocks of several lengths.
     """
-    for name in ("exact", "block", "confident", "ensemble", "cosd", "fuzzy", "top-k", "typical"):
+    plain = ("confident", "ensemble", "speculative-cascade", "cosd", "fuzzy", "top-k", "typical")
+    for name in ("exact", "block", *plain):
         assert resolve(name).block_invariant, name
     for name in ("random", "fly", "cascade", "specguard"):
         assert not resolve(name).block_invariant, name

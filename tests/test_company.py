@@ -14,6 +14,7 @@ POLICIES = [
     "exact",
     "block",
     "ensemble",
+    "speculative-cascade",
     "confident",
     "typical",
     "top-k",

@@ -11,7 +11,7 @@ from stet.core.draft_length import FixedLength
 from stet.core.errors import OptionError
 from stet.core.limits import Limits
 from stet.core.sampling import Sampler, SamplingParams
-from stet.policies import Cascade, Confident, Ensemble, Exact, resolve
+from stet.policies import Cascade, Confident, Ensemble, Exact, SpeculativeCascade, resolve
 from stet.programs import cascade, drafting
 from tiny import engine, greedy, llama, near, request, run, seeded
 
@@ -58,6 +58,43 @@ def test_an_ensemble_is_greedy_decoding_from_the_mean(models, block, weight, spa
     written = decode(models, Ensemble(weight, space), block)
     for prompt, sequence in zip(PROMPTS, written, strict=True):
         assert sequence.answer == by_hand(models, prompt, choose)
+
+
+@pytest.mark.parametrize("block", [1, 2, 5, 9])
+@pytest.mark.parametrize(
+    ("rule", "cost"),
+    [
+        *[("chow", cost) for cost in (0.3, 0.8)],
+        *[("difference", cost) for cost in (0.0, 0.1)],
+        *[("optimal", cost) for cost in (0.0, 0.3, 0.6)],
+    ],
+)
+def test_a_speculative_cascade_is_greedy_decoding_by_its_rule(models, block, rule, cost):
+    deferred = []
+
+    def choose(p, q):
+        p, q = p.exp(), q.exp()
+        apart = float((p - q).clamp(min=0).sum())
+        sure = float(q.max())
+        least = {
+            "chow": 1 - cost,
+            "difference": float(p.max()) - cost,
+            "optimal": float(p.max()) - cost * apart,
+        }[rule]
+        deferred.append(sure < least)
+        return (p if sure < least else q).argmax()
+
+    written = decode(models, SpeculativeCascade(rule, cost), block)
+    for prompt, sequence in zip(PROMPTS, written, strict=True):
+        assert sequence.answer == by_hand(models, prompt, choose)
+    assert 0 < sum(deferred) < len(deferred)  # both happen
+
+
+@pytest.mark.parametrize(("cost", "whose"), [(-1.0, 0), (2.0, 1)])
+def test_a_speculative_cascade_with_an_extreme_cost_is_one_model(models, cost, whose):
+    written = decode(models, SpeculativeCascade("difference", cost), 4)
+    for prompt, sequence in zip(PROMPTS, written, strict=True):
+        assert sequence.answer == by_hand(models, prompt, lambda *both: both[whose].argmax())
 
 
 EDITS = {
@@ -250,6 +287,18 @@ def test_a_sampled_ensemble_follows_the_mean(space):
         assert float(((seen - wrong) ** 2 / wrong).sum()) > 100
 
 
+@pytest.mark.parametrize(("cost", "whose"), [(-1.0, 0), (2.0, 1)])
+def test_a_sampled_speculative_cascade_follows_the_model_that_answers(cost, whose):
+    rows = 40_000
+    blocks, p, q = sampled_blocks(rows)
+    verification = SpeculativeCascade("difference", cost).verify(blocks)
+    first = torch.where(verification.accepted > 0, blocks.drafted[:, 0], verification.next_token)
+    seen = torch.bincount(first, minlength=4).float()
+    fits, other = (model[0].exp() * rows for model in ((p, q), (q, p))[whose])
+    assert float(((seen - fits) ** 2 / fits).sum()) < 21.1
+    assert float(((seen - other) ** 2 / other).sum()) > 100
+
+
 def test_a_sampled_arbitration_that_accepts_no_mismatch_is_the_exact_rule():
     rows = 40_000
     blocks, p, _ = sampled_blocks(rows)
@@ -318,6 +367,8 @@ def test_the_draft_alone_records_its_probabilities(models):
     [
         ("ensemble", {"weight": 1.5}, "weight is 1.5"),
         ("ensemble", {"space": "logits"}, "choose from logprobs, probs"),
+        ("speculative-cascade", {"rule": "token"}, "choose from chow, difference, optimal"),
+        ("speculative-cascade", {"cost": math.inf}, "cost is inf"),
         ("cascade", {"threshold": -0.1}, "threshold is -0.1"),
         ("cascade", {"statistic": "median"}, "choose from mean, min"),
         ("confident", {"weight": 1}, "it has: margin"),

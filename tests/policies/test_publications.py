@@ -26,6 +26,7 @@ from stet.policies import (
     Fuzzy,
     RewardGuided,
     SpecReason,
+    SpeculativeCascade,
     TokenPolicy,
     TopK,
     Typical,
@@ -195,6 +196,27 @@ def test_an_ensemble_is_a_mean_of_logarithms_or_of_probabilities():
     for space, expected in (("logprobs", [0.37980, 0.62020]), ("probs", [0.4, 0.6])):
         mean = Ensemble(0.5, space).combined(both)[0, 0].softmax(-1)
         assert mean.tolist() == pytest.approx(expected, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rule", "cost", "expected"),
+    [
+        ("chow", 0.46, True),  # 0.55 is not below 0.54
+        ("chow", 0.40, False),  # 0.55 < 0.6
+        ("difference", 0.06, True),  # 0.55 is not below 0.54
+        ("difference", 0.04, False),  # 0.55 < 0.56
+        ("optimal", 0.16, True),  # 0.55 is not below 0.6 - 0.16 * 0.35 = 0.544
+        ("optimal", 0.14, False),  # 0.55 < 0.6 - 0.14 * 0.35 = 0.551
+    ],
+)
+def test_a_speculative_cascade_defers_where_the_draft_is_not_sure_enough(rule, cost, expected):
+    """Narasimhan et al., section 4: Chow's rule, the difference, and the optimal rule.
+
+    p = (0.6, 0.2, 0.2) and q = (0.3, 0.55, 0.15): the largest are 0.6 and 0.55, and of the total
+    variation the parts are 0.3 and 0.05 where p is larger, together 0.35.
+    """
+    policy = SpeculativeCascade(rule, cost)
+    assert accepted(policy, [0.6, 0.2, 0.2], [0.3, 0.55, 0.15]) is expected
 
 
 def test_a_cascade_compares_the_mean_or_the_least_probability_with_its_threshold():

@@ -15,6 +15,7 @@ from stet.core.verification import DEFERRED, Mismatches, ScoredMismatches, Verif
 from stet.policies.autojudge import AutoJudge
 from stet.policies.block import BlockVerification
 from stet.policies.cascade import Cascade
+from stet.policies.combined import CombinedPolicy
 from stet.policies.confident import Confident
 from stet.policies.cosd import CoSD
 from stet.policies.cospec import CoSpec
@@ -34,6 +35,7 @@ from stet.policies.registry import available, register, resolve
 from stet.policies.reward_guided import RewardGuided
 from stet.policies.spec_reason import SpecReason
 from stet.policies.specguard import SpecGuard
+from stet.policies.speculative_cascade import SpeculativeCascade
 from stet.policies.top_k import TopK
 from stet.policies.typical import Typical
 
@@ -51,6 +53,7 @@ __all__ = [
     "Cascade",
     "CoSD",
     "CoSpec",
+    "CombinedPolicy",
     "Confident",
     "Ensemble",
     "Exact",
@@ -65,6 +68,7 @@ __all__ = [
     "ScoredMismatches",
     "SpecGuard",
     "SpecReason",
+    "SpeculativeCascade",
     "Step",
     "StepDecision",
     "StepPolicy",
