@@ -86,17 +86,26 @@ def put_into_chat(
     Raises:
         OptionError: a chat was asked for, and there is no template, or the template refuses it.
     """
-    from stet.requests.chat import has_template
-
-    asked = chat.system is not None or bool(chat.arguments)
-    if in_chat is None:
-        in_chat = asked or has_template(pair.tokenizer)
-    if not in_chat:
+    if not goes_into_chat(pair, in_chat, chat):
         return list(texts)
     prompts: list[Prompt] = [chat.prompt(pair, text) for text in texts]
     if not quiet:
         announce(pair)
     return prompts
+
+
+def goes_into_chat(pair: Pair, in_chat: bool | None, chat: Chat) -> bool:
+    """Whether texts belong into the chat template.
+
+    Args:
+        pair: the models; the template is theirs.
+        in_chat: as the user said; None: where there is a template.
+        chat: system prompt and arguments of the template.
+    """
+    from stet.requests.chat import has_template
+
+    asked = chat.system is not None or bool(chat.arguments)
+    return (asked or has_template(pair.tokenizer)) if in_chat is None else in_chat
 
 
 def announce(pair: Pair) -> None:
