@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from sources import Bundled, Control, Source
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,8 @@ class Recipe:
         stories: Share of word problems in the training data; the rest is of the family `units`.
         problems: Distinct problems to train on.
         templates: Only these templates, or all of them.
+        reader: Whose problems of the control pair, with tables of this seed; None: the bundled
+            pair's.
         prompt_weight: Weight of a prompt token's loss; a solution token's is 1.
         seed: Of the initial weights and of the order of the data.
     """
@@ -37,8 +42,21 @@ class Recipe:
     stories: float = 0.75
     problems: int = 400_000
     templates: tuple[str, ...] | None = None
+    reader: Literal["target", "draft"] | None = None
     prompt_weight: float = 0.1
     seed: int = 0
+
+    @property
+    def source(self) -> Source:
+        """Where its problems come from."""
+        if self.reader is not None:
+            return Control(self.problems, self.reader, self.seed)
+        return Bundled(self.problems, self.stories, self.templates)
+
+    @property
+    def tokenizer(self) -> str:
+        """The folder of its tokenizer: tables of another seed have other words."""
+        return "tokenizer" if self.reader is None else f"tokenizer-control-{self.seed}"
 
 
 RECIPES: dict[str, Recipe] = {
@@ -60,5 +78,12 @@ RECIPES: dict[str, Recipe] = {
         templates=("change_chain", "compare_total", "shopping", "journey", "wages", "fence"),
         minutes=8.0,
         seed=3,
+    ),
+    # The positive control (control.py): a target that lacks some facts, and a draft that has them.
+    "control-target": Recipe(
+        layers=6, width=96, inner=256, problems=300_000, reader="target", minutes=16.0
+    ),
+    "control-draft": Recipe(
+        layers=2, width=96, inner=256, problems=20_000, reader="draft", minutes=6.0
     ),
 }

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
+from sources import Source, Text
 from tokenizers import Tokenizer
 
-from stet.bundled import DEFAULT_DIFFICULTY, iterate
+from stet.bundled import DEFAULT_DIFFICULTY
 
 IGNORED = -100
+
+Part = Literal["training", "validation"]
 
 
 @dataclass(frozen=True)
@@ -41,58 +45,48 @@ class Data:
         return np.diff(self.starts)
 
 
-def load(
-    cache: Path,
-    tokenizer_file: Path,
-    split: str,
-    problems: int,
-    stories: float,
-    templates: tuple[str, ...] | None = None,
-) -> Data:
-    """The data of a split, generated on first use and cached."""
+def load(cache: Path, tokenizer_file: Path, source: Source, part: Part, count: int) -> Data:
+    """The problems of a source, generated on first use and cached.
+
+    Args:
+        cache: the folder to keep them in.
+        tokenizer_file: what cuts them into tokens.
+        source: of the problems.
+        part: those to train on, or those to judge by.
+        count: of those to judge by.
+    """
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
     settings = {
         "tokenizer": hashlib.sha256(tokenizer_file.read_bytes()).hexdigest()[:16],
         "difficulty": asdict(DEFAULT_DIFFICULTY),
-        "split": split,
-        "problems": problems,
-        "stories": stories,
-        "templates": templates,
+        "source": type(source).__name__,
+        **asdict(source),  # type: ignore[call-overload]
+        "part": part,
+        "count": count,
     }
     name = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
     folder = cache / "data" / name
     if not (folder / "settings.json").exists():
-        _write(folder, tokenizer, split, problems, stories, templates)
+        problems = source.training() if part == "training" else source.validation(count)
+        _write(folder, tokenizer, problems)
         (folder / "settings.json").write_text(json.dumps(settings, indent=2))
     return Data(
         *(np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("ids", "starts", "prompts"))
     )
 
 
-def _write(
-    folder: Path,
-    tokenizer: Tokenizer,
-    split: str,
-    problems: int,
-    stories: float,
-    templates: tuple[str, ...] | None,
-) -> None:
+def _write(folder: Path, tokenizer: Tokenizer, problems: Iterable[Text]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     end = tokenizer.token_to_id("<|end|>")
     ids: list[np.ndarray] = []
     prompts: list[int] = []
-    counts = {"stories": round(problems * stories), "units": problems - round(problems * stories)}
-    for family, count in counts.items():
-        if not count:
-            continue
-        wanted = (p for p in iterate(family, split) if templates is None or p.template in templates)
-        stream = islice(wanted, count)
-        while chunk := list(islice(stream, 4096)):
-            prompt_ids = tokenizer.encode_batch([p.prompt for p in chunk])
-            solution_ids = tokenizer.encode_batch([p.solution for p in chunk])
-            for prompt, solution in zip(prompt_ids, solution_ids, strict=True):
-                ids.append(np.array([*prompt.ids, *solution.ids, end], dtype=np.uint16))
-                prompts.append(len(prompt.ids))
+    stream = iter(problems)
+    while chunk := list(islice(stream, 4096)):
+        prompt_ids = tokenizer.encode_batch([p.prompt for p in chunk])
+        solution_ids = tokenizer.encode_batch([p.solution for p in chunk])
+        for prompt, solution in zip(prompt_ids, solution_ids, strict=True):
+            ids.append(np.array([*prompt.ids, *solution.ids, end], dtype=np.uint16))
+            prompts.append(len(prompt.ids))
     np.save(folder / "ids.npy", np.concatenate(ids))
     np.save(
         folder / "starts.npy",

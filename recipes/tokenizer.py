@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
+from sources import Text
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-
-from stet.bundled import FAMILIES, iterate
 
 SIZE = 1024
 END, PAD = "<|end|>", "<|pad|>"
@@ -28,8 +28,8 @@ CHAT_TEMPLATE = (
 )
 
 
-def train(problems: int = 20_000) -> Tokenizer:
-    """Learn the merges from generated problems of all families."""
+def train(problems: Iterable[Text]) -> Tokenizer:
+    """Learn the merges from problems."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -46,14 +46,8 @@ def train(problems: int = 20_000) -> Tokenizer:
         show_progress=False,
     )
 
-    def texts():
-        for family in FAMILIES:
-            for _, problem in zip(
-                range(problems), iterate(family, "pair_train", seed=1), strict=False
-            ):
-                yield problem.prompt + problem.solution
-
-    tokenizer.train_from_iterator(texts(), trainer)
+    texts = (problem.prompt + problem.solution for problem in problems)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 

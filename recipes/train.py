@@ -32,6 +32,7 @@ from decode import greedy
 from model import build
 from optim import Average, optimisers, set_rates
 from parallel import Workers, start, usable_cores
+from sources import Source
 from tokenizers import Tokenizer
 from torch.nn import functional
 
@@ -40,6 +41,7 @@ import stet.bundled as bundled
 from stet.core.writing import append_lines, json_line
 
 CHANGEABLE = ("layers", "width", "inner", "problems", "batch_tokens", "seed")
+PARTS: tuple[tuple[problems_data.Part, int], ...] = (("training", 0), ("validation", 400))
 PLACES = {"target": bundled.TARGET, "draft": bundled.DRAFT}
 
 
@@ -80,9 +82,9 @@ def validation_loss(model: Any, data: problems_data.Data, recipe: Recipe, device
     return total / weight
 
 
-def validation_accuracy(model: Any, tokenizer: Tokenizer, family: str, count: int) -> float:
+def validation_accuracy(model: Any, tokenizer: Tokenizer, source: Source, count: int) -> float:
     """Share of right answers under greedy decoding."""
-    chosen = bundled.generate(family, "validation", count, seed=7)
+    chosen = source.asked(count)
     end = tokenizer.token_to_id(tokenizer_recipe.END)
     texts = greedy(model, [tokenizer.encode(p.prompt).ids for p in chosen], end)
     right = [
@@ -101,14 +103,9 @@ def load_data(recipe: Recipe, cache: Path) -> tuple[problems_data.Data, problems
     """Training and validation data, written to the cache on first use."""
     train, validation = (
         problems_data.load(
-            cache,
-            cache / "tokenizer" / "tokenizer.json",
-            split,
-            problems,
-            recipe.stories,
-            recipe.templates,
+            cache, cache / recipe.tokenizer / "tokenizer.json", recipe.source, part, count
         )
-        for split, problems in (("pair_train", recipe.problems), ("validation", 400))
+        for part, count in PARTS
     )
     return train, validation
 
@@ -128,8 +125,8 @@ class Run:
         self.recipe, self.options, self.workers = recipe, options, workers
         self.folder = run_folder(options)
         self.folder.mkdir(parents=True, exist_ok=True)
-        tokenizer_file = options.cache / "tokenizer" / "tokenizer.json"
-        self.tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        self.tokenizer_folder = options.cache / recipe.tokenizer
+        self.tokenizer = Tokenizer.from_file(str(self.tokenizer_folder / "tokenizer.json"))
         vocabulary = self.tokenizer.get_vocab_size()
         end, pad = (
             self.tokenizer.token_to_id(t) for t in (tokenizer_recipe.END, tokenizer_recipe.PAD)
@@ -190,7 +187,9 @@ class Run:
             self.judged.load_state_dict(now, strict=False)
         result = {"validation_loss": losses[0], "validation_loss_average": losses[1]}
         if count:
-            result["accuracy"] = validation_accuracy(self.judged, self.tokenizer, "stories", count)
+            result["accuracy"] = validation_accuracy(
+                self.judged, self.tokenizer, self.recipe.source, count
+            )
         return result
 
     def save(self, started: float, name: str = "last") -> None:
@@ -205,9 +204,7 @@ class Run:
         """Export the better of the weights and their average."""
         judged = self.judge(0)
         better = judged["validation_loss_average"] <= judged["validation_loss"]
-        checkpoint.export(
-            folder, self.judged, self.weights(averaged=better), self.options.cache / "tokenizer"
-        )
+        checkpoint.export(folder, self.judged, self.weights(averaged=better), self.tokenizer_folder)
         self.log(exported=folder.name, averaged=better, **judged)
 
     def step(self, loss_function: Any, batch: problems_data.Batch, started: float) -> Step:
@@ -353,9 +350,12 @@ def main() -> None:
             f"--{field.replace('_', '-')}", type=int, help="instead of the recipe's"
         )
     options = parser.parse_args()
-    tokenizer_folder = options.cache / "tokenizer"
+    recipe = RECIPES.get(options.what, RECIPES["target"])
+    changed = {f: v for f in CHANGEABLE if (v := getattr(options, f)) is not None}
+    recipe = Recipe(**(asdict(recipe) | changed))
+    tokenizer_folder = options.cache / recipe.tokenizer
     if options.what == "tokenizer" or not (tokenizer_folder / "tokenizer.json").exists():
-        tokenizer_recipe.save(tokenizer_recipe.train(), tokenizer_folder)
+        tokenizer_recipe.save(tokenizer_recipe.train(recipe.source.words()), tokenizer_folder)
     if options.what == "tokenizer":
         return
     on_cpu = torch.device(options.device).type == "cpu"
@@ -366,9 +366,6 @@ def main() -> None:
         parser.error("several processes are for a CPU")
     if options.threads is None:
         options.threads = 1 if options.processes > 1 else torch.get_num_threads()
-    recipe = RECIPES[options.what]
-    changed = {f: v for f in CHANGEABLE if (v := getattr(options, f)) is not None}
-    recipe = Recipe(**(asdict(recipe) | changed))
     set_budget(options, recipe)
     load_data(recipe, options.cache)  # written once, before several processes read it
     start(options.processes, work, recipe, options)

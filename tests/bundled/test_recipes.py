@@ -14,7 +14,18 @@ from stet.bundled import TARGET, generate
 pytestmark = pytest.mark.unit
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("config", "data", "model", "optim", "checkpoint", "decode", "tokenizer", "train")
+NAMES = (
+    "control",
+    "sources",
+    "config",
+    "data",
+    "model",
+    "optim",
+    "checkpoint",
+    "decode",
+    "tokenizer",
+    "train",
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,9 +42,7 @@ def recipe(recipes):
 @pytest.fixture(scope="module")
 def data(recipes, recipe, tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
-    return recipes.data.load(
-        cache, TARGET / "tokenizer.json", "pair_train", recipe.problems, recipe.stories
-    )
+    return recipes.data.load(cache, TARGET / "tokenizer.json", recipe.source, "training", 0)
 
 
 def new_model(recipes, recipe, attention="sdpa"):
@@ -50,8 +59,8 @@ def test_data_holds_the_problems(data):
     assert len(data) == 200
 
 
-def test_data_is_read_back_from_the_cache(recipes, tmp_path, monkeypatch):
-    arguments = (tmp_path, TARGET / "tokenizer.json", "validation", 20, 0.5)
+def test_data_is_read_back_from_the_cache(recipes, recipe, tmp_path, monkeypatch):
+    arguments = (tmp_path, TARGET / "tokenizer.json", recipe.source, "validation", 20)
     once = recipes.data.load(*arguments)
     monkeypatch.setattr(recipes.data, "_write", lambda *_: pytest.fail("written again"))
     again = recipes.data.load(*arguments)
