@@ -59,32 +59,6 @@ def source(found: dict[str, Any], name: str, up: str = "") -> str:
     )
 
 
-def assisted() -> str:
-    found = result("assisted")
-    figures = found["figures"]
-    compiled = "exact_vs_target_compiled" in figures
-    rows = []
-    for key, words in (
-        ("target_vs_generate", "Stet's plain decoding over transformers' `generate`"),
-        ("exact_vs_target", "`exact` over Stet's plain decoding"),
-        ("exact_vs_assisted", "`exact` over transformers' assisted generation"),
-        ("exact_vs_generate", "`exact` over transformers' `generate`"),
-    ):
-        cells = [words, f"{figures[key]:.2f}x"]
-        if compiled:
-            cells.append(f"{figures[key + '_compiled']:.2f}x")
-        rows.append(cells)
-    heading = ["Speed-up, batch 1, median over prompts", "eager"]
-    heading += ["Stet compiled"] if compiled else []
-    row = found["rows"][0]
-    return (
-        table(heading, rows)
-        + f"\n{figures['tokens_per_pass']:.2f} tokens per target pass; the target's own text on "
-        f"{figures['same_text_share']:.0%} of {row['prompts']} prompts; bundled pair, "
-        f"{row['dtype']}.\n" + source(found, "assisted")
-    )
-
-
 def bundled() -> str:
     found = result("bundled")
     figures = found["figures"]
@@ -652,7 +626,6 @@ TABLES: dict[str, Callable[[], str]] = {
     **{name: of_peers(name, "" if name in README_PEERS else "../") for name in PEER_TABLES},
     "peers_picture": picture_of_peers("peers", "Tokens per second of every engine"),
     "speedup_picture": picture_of_peers("speedup", "Speed-up against acceptance, and against K"),
-    "assisted": assisted,
     "bfloat16": bfloat16,
     "quantisation": quantisation,
     "bundled": bundled,
