@@ -56,13 +56,14 @@ def _turn_over(pair: stet.Pair) -> None:
     assert pair.draft is not None
     module: Any = pair.draft.model
     body: Any = pair.draft.body
+    held = [module.base_model.norm.weight.data]
+    if body is not None:
+        # Its norm has forms of the weight that it was made with; some may be the same memory.
+        held += [body.norm.weight, body.norm._scaled, getattr(body.norm, "_wide", None)]
+    distinct = {tensor.data_ptr(): tensor for tensor in held if tensor is not None}
     with torch.no_grad():
-        weight = module.base_model.norm.weight
-        weight.neg_()
-        if body is not None:
-            body.norm._scaled.neg_()  # made of the weight once
-            if body.norm.weight.data_ptr() != weight.data_ptr():
-                body.norm.weight.neg_()
+        for tensor in distinct.values():
+            tensor.neg_()
 
 
 def prompts(pair: stet.Pair, options: argparse.Namespace, count: int, start: int = 0) -> list[Any]:

@@ -96,6 +96,10 @@ def run(options: argparse.Namespace) -> None:
                     row["accepted"] = sum(counters.accepted_tokens for _, counters in timed)
             rows.append(row)
             path.write_text(json.dumps(record, indent=1), "utf-8")
+        if options.stranger and 3 * sum(r["accepted"] for r in rows) > sum(
+            r["drafted"] for r in rows
+        ):
+            raise SystemExit("A third of what the stranger wrote was accepted: it is none.")
         if rows:
             print(summary(rows), flush=True)
 
