@@ -281,5 +281,27 @@ def test_of_thresholds_about_as_accurate_the_fastest_is_chosen():
     assert choose(curve, 0.02).threshold == 0.1
 
 
+def outcomes(threshold, speed, lost, won, questions=1000):
+    """The best has its first 900 right; this one loses some of them and wins some others."""
+    text = "0" * lost + "1" * (900 - lost) + "1" * won + "0" * (questions - 900 - won)
+    return Measured(threshold, questions, text.count("1"), speed, 1, 1, text)
+
+
+@pytest.mark.parametrize(
+    ("lost", "won", "chosen"),
+    [
+        (0, 0, 0.1),  # the same answers
+        (5, 5, 0.1),  # 0 + 1.645 * sqrt(10) / 1000 = 0.0052
+        (21, 20, 0.9),  # 0.001 + 1.645 * sqrt(41) / 1000 = 0.0115
+        (20, 20, 0.1),  # as accurate, and faster
+        (8, 2, 0.9),  # 0.006 + 1.645 * sqrt(10 - 0.036) / 1000 = 0.0112
+        (6, 3, 0.1),  # 0.003 + 1.645 * sqrt(9 - 0.009) / 1000 = 0.0079
+    ],
+)
+def test_a_faster_threshold_is_chosen_where_a_loss_of_a_point_is_excluded(lost, won, chosen):
+    curve = [outcomes(0.1, 9.0, lost, won), outcomes(0.9, 5.0, 0, 0)]
+    assert choose(curve, 0.01).threshold == chosen
+
+
 def test_worth_is_right_answers_less_what_their_blocks_cost():
     assert Measured(0.5, 100, 80, 6.0, 50, 20).worth(0.01) == pytest.approx(0.8 - 0.003)

@@ -270,6 +270,7 @@ def test_hidden_states_can_be_looked_at(pair, task, validation, tmp_path):
         ({"sweeps": 0}, "sweeps is 0"),
         ({"rounds": -1}, "rounds is -1"),
         ({"within": 1.5}, "within is 1.5"),
+        ({"error": 0.0}, "error is 0.0"),
     ],
 )
 def test_what_cannot_be_done_is_refused(task, validation, change, sentence):

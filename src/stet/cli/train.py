@@ -90,6 +90,7 @@ def _make_request(
         sweeps=learning.sweeps,
         rounds=learning.rounds,
         within=learning.within,
+        error=learning.error,
         batch=run.batch,
         seed=run.seed,
         command=command_line(),

@@ -138,9 +138,13 @@ class LearningOptions(OptionGroup):
         typer.Option(
             min=0,
             max=1,
-            help="Accuracy that may be given up for speed where the threshold is chosen.",
+            help="Loss of accuracy that must be excluded where a faster threshold is chosen.",
         ),
-    ] = 0.005
+    ] = 0.01
+    error: Annotated[
+        float,
+        typer.Option(min=0, max=0.5, help="Probability of excluding it where it is there."),
+    ] = 0.05
 
 
 @dataclass(frozen=True, slots=True)

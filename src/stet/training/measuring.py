@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 from stet.arbiter import Arbiter
@@ -33,6 +35,8 @@ class Measured:
         tokens_per_pass: emitted tokens per pass of the target.
         mismatches: number of mismatches that were decided.
         accepted_mismatches: number of those at which the draft's token was accepted.
+        outcomes: for each question, in their order, "1" where the answer is right, else "0"; empty
+            in records of earlier versions.
     """
 
     threshold: float
@@ -41,6 +45,7 @@ class Measured:
     tokens_per_pass: float
     mismatches: int
     accepted_mismatches: int
+    outcomes: str = ""
 
     @property
     def accuracy(self) -> float:
@@ -106,6 +111,7 @@ class Measuring:
             tokens_per_pass=tokens / max(passes, 1),
             mismatches=len(decided),
             accepted_mismatches=sum(Above(threshold).one(score) for score in decided),
+            outcomes="".join("01"[g.right] for g in rollouts),
         )
 
     def rollouts(self, threshold: float) -> list[Rollout]:
@@ -128,14 +134,28 @@ class Measuring:
         return None
 
 
-def choose(curve: Sequence[Measured], within: float) -> Measured:
-    """Choose, among thresholds of nearly the best accuracy, the one with most tokens per pass.
+def choose(curve: Sequence[Measured], within: float, error: float = 0.05) -> Measured:
+    """Choose the threshold with most tokens per pass among those that are shown to lose little.
 
     Args:
-        curve: results at each threshold.
-        within: by how much accuracy may be below the best: differences of a few questions are
-            noise, those in speed are not.
+        curve: results at each threshold, on the same questions.
+        within: the loss of accuracy, against the most accurate threshold, that must be excluded.
+        error: the probability of excluding it where it is there, for each threshold.
     """
-    most = max(m.accuracy for m in curve)
-    good = [m for m in curve if m.accuracy >= most - within - 1e-9]
+    best = max(curve, key=lambda m: (m.right, m.tokens_per_pass))
+    good = [m for m in curve if m is best or _largest_loss(m, best, error) <= within + 1e-9]
     return max(good, key=lambda m: (m.tokens_per_pass, m.right))
+
+
+def _largest_loss(measured: Measured, best: Measured, error: float) -> float:
+    """The upper bound of the accuracy that is lost, from the questions whose outcomes differ.
+
+    Where outcomes are not known, the loss as it was seen.
+    """
+    loss = best.accuracy - measured.accuracy
+    if not (measured.outcomes and len(measured.outcomes) == len(best.outcomes)):
+        return loss
+    differing = sum(a != b for a, b in zip(measured.outcomes, best.outcomes, strict=True))
+    spread = max(differing / best.questions - loss**2, 0.0)
+    quantile = NormalDist().inv_cdf(1 - error)
+    return loss + quantile * math.sqrt(spread / best.questions)

@@ -43,7 +43,8 @@ class TrainRequest:
         rounds: the largest number of rounds of policy gradient.
         check_every: rounds between validations.
         patience: validations without improvement after which training stops.
-        within: accuracy that may be given up for speed in the choice of a threshold.
+        within: the loss of accuracy that must be excluded for a faster threshold to be chosen.
+        error: the probability of excluding it where it is there.
         held_out: share of a sweep's questions that are held out for early stopping of the fit.
         batch: questions at a time.
         seed: seed of all random choices.
@@ -61,7 +62,8 @@ class TrainRequest:
     rounds: int = 24
     check_every: int = 4
     patience: int = 3
-    within: float = 0.005
+    within: float = 0.01
+    error: float = 0.05
     held_out: float = 0.2
     batch: int = 32
     seed: int = 0
@@ -86,6 +88,8 @@ class TrainRequest:
             raise OptionError(f"rounds is {self.rounds}; it must not be negative.")
         if not 0 <= self.within < 1:
             raise OptionError(f"within is {self.within}; it is a share of answers, 0 to 1.")
+        if not 0 < self.error < 0.5:
+            raise OptionError(f"error is {self.error}; it is a probability, above 0 and below 0.5.")
         for name, task, least in (("task", self.task, 20), ("validation", self.validation, 10)):
             if task.grader is None or any(q.reference is None for q in task.questions):
                 raise OptionError(
@@ -122,6 +126,7 @@ class TrainRequest:
             "sweeps": self.sweeps,
             "check_every": self.check_every,
             "within": self.within,
+            "error": self.error,
             "held_out": self.held_out,
             "seed": self.seed,
         }

@@ -127,9 +127,9 @@ class Trainer:
         rounds: list[dict[str, Any]] = []
         arbiter, final = warm, warm_curve
         if self.request.method != "none" and self.request.rounds:
-            arbiter, rounds = self._improve(warm, choose(warm_curve, self.request.within))
+            arbiter, rounds = self._improve(warm, self._choose(warm_curve))
             final = self._measure("arbiter", self._measuring(arbiter), CURVE)
-        chosen = choose(final, self.request.within)
+        chosen = self._choose(final)
         arbiter = replace(arbiter, threshold=chosen.threshold, trained=self._describe(chosen))
         arbiter.save(self.folder / POLICY)
         cells = [s.cells() for s in sweeps]
@@ -157,6 +157,9 @@ class Trainer:
         }
         write_text(self.folder / RESULT, json_line(record, indent=1) + "\n")
         return Trained(arbiter, cells, warm_curve, final, target, rounds, record)
+
+    def _choose(self, curve: Sequence[Measured]) -> Measured:
+        return choose(curve, self.request.within, self.request.error)
 
     def _log(self, **entry: Any) -> None:
         append_lines(self.folder / LOG, [json_line(entry)])
