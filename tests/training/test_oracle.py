@@ -6,7 +6,7 @@ import torch
 from stet.arbiter import Arbiter, Network
 from stet.evaluation.tasks import load_task
 from stet.load import load_pair
-from stet.training.oracle import Oracle
+from stet.training.oracle import Oracle, TargetsOthers
 from stet.training.rollout_policy import RolloutPolicy, roll_out
 
 pytestmark = pytest.mark.slow
@@ -45,3 +45,19 @@ def test_the_accepted_mismatches_that_it_found_make_the_answer_right(pair):
         )
         assert rollout.right
         assert len(item.accepted_mismatches) <= 2
+
+
+def test_other_tokens_of_the_target_are_tried_at_the_same_places(pair):
+    arbiter = Arbiter(Network(2).requires_grad_(False), ("target_target", "draft_draft"))
+    task = load_task("stories", split="validation", count=12)
+    others = TargetsOthers(pair, seed=3)
+    tried = 0
+    for rollout in roll_out(pair, task, range(12), RolloutPolicy(arbiter, 1.0)):
+        found = others(rollout)
+        assert found == others(rollout)
+        assert tuple(other.place for other in found) == rollout.places
+        assert all(rollout.tokens[other.place] != other.token for other in found)
+        tried += len(found)
+    assert tried
+    searched = Oracle(pair, task, arbiter, depth=1, alternatives=others).search(range(12))
+    assert all(s.accepted_mismatches is None or len(s.accepted_mismatches) < 2 for s in searched)

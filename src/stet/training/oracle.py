@@ -1,6 +1,8 @@
 """An upper bound: accepting exactly the mismatches that help, found by search.
 
-For analysis only: it uses the right answers.
+For analysis only: it uses the right answers. Whoever may try several answers gets more of them
+right, whatever the other answers are; so the same search over other tokens of the target, at the
+same places, says how much of the bound is the search's own (`TargetsOthers`).
 """
 
 from __future__ import annotations
@@ -9,7 +11,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
+
 from stet.arbiter import Arbiter
+from stet.requests.seeds import mixed
 from stet.training.rollout_policy import Rollout, RolloutPolicy, roll_out
 
 if TYPE_CHECKING:
@@ -44,6 +49,72 @@ class _Node:
     promise: float
 
 
+@dataclass(frozen=True, slots=True)
+class Alternative:
+    """A token in the place of the target's at a mismatch.
+
+    Attributes:
+        place: number of tokens of the answer before it.
+        token: the token.
+        promise: of two, the one with the higher promise is tried first.
+    """
+
+    place: int
+    token: int
+    promise: float
+
+
+def drafts_tokens(rollout: Rollout) -> list[Alternative]:
+    """The draft's tokens; those first of which the draft is surer than the target of its own."""
+    found: list[Alternative] = []
+    for place, mismatch in zip(rollout.places, rollout.mismatches, strict=True):
+        target, draft = mismatch.features[:2]
+        found.append(Alternative(place, mismatch.draft, draft - target))
+    return found
+
+
+@dataclass(frozen=True)
+class TargetsOthers:
+    """At each mismatch, a token that the target samples when it must not take its first choice.
+
+    Attributes:
+        pair: the models.
+        seed: of what is sampled.
+    """
+
+    pair: Pair
+    seed: int = 0
+
+    def __call__(self, rollout: Rollout) -> list[Alternative]:
+        """The tokens, in an order by chance."""
+        if not rollout.places:
+            return []
+        return self.pair.between_rounds(lambda: self._sample(rollout))
+
+    @torch.inference_mode()
+    def _sample(self, rollout: Rollout) -> list[Alternative]:
+        runner = self.pair.engine.runners["target"]
+        tokens = torch.tensor([[*rollout.prompt, *rollout.tokens]], device=runner.device)
+        row = runner.allocate()
+        try:
+            known = len(rollout.prompt) - 1
+            runner.forward([row], tokens[:, :known], [0], logits="none")
+            logits = runner.forward([row], tokens[:, known:-1], [known]).logits
+        finally:
+            runner.release(row)
+        at = logits[0, list(rollout.places)].float().cpu()
+        at.scatter_(1, at.argmax(-1, keepdim=True), -torch.inf)
+        # Tokens alike in number for the same answer, whichever branch it was met on.
+        own = mixed(self.seed, rollout.question, len(rollout.tokens))
+        generator = torch.Generator().manual_seed(own)
+        drawn = torch.multinomial(at.softmax(-1), 1, generator=generator)[:, 0].tolist()
+        order = torch.rand(len(drawn), generator=generator).tolist()
+        return [
+            Alternative(place, token, promise)
+            for place, token, promise in zip(rollout.places, drawn, order, strict=True)
+        ]
+
+
 @dataclass(frozen=True)
 class Oracle:
     """A beam search over accepted mismatches; the target alone finishes every branch.
@@ -53,6 +124,7 @@ class Oracle:
         task: graded questions.
         arbiter: never decides; its features must begin with `target_target` and `draft_draft`, by
             which branches are ranked where there are more than the beam is wide.
+        alternatives: the tokens that are tried in the place of the target's.
         depth: the largest number of accepted mismatches of an answer.
         width: of the beam: the number of answers of each question that are branched further.
         batch: answers at a time.
@@ -64,6 +136,7 @@ class Oracle:
     depth: int = 3
     width: int = 4
     batch: int = 16
+    alternatives: Callable[[Rollout], list[Alternative]] = drafts_tokens
 
     def search(
         self, questions: Sequence[int], on_batch: Callable[[int], None] | None = None
@@ -100,22 +173,20 @@ class Oracle:
         return Saved(rollout.question, None, tried)
 
     def _children(self, node: _Node) -> list[_Node]:
-        """The answer up to each of its later mismatches, with the draft's token accepted."""
+        """The answer up to each of its later mismatches, with another token there."""
         rollout, children = node.rollout, []
-        for at, mismatch in zip(rollout.places, rollout.mismatches, strict=True):
-            target, draft = mismatch.features[:2]
+        for other in self.alternatives(rollout):
             begun = Rollout(
                 rollout.question,
                 False,
                 rollout.prompt,
-                (*rollout.tokens[:at], mismatch.draft),
+                (*rollout.tokens[: other.place], other.token),
                 (),
                 (),
                 rollout.counters,
             )
-            children.append(
-                _Node(begun, (*node.accepted_mismatches, at), node.promise + draft - target)
-            )
+            places = (*node.accepted_mismatches, other.place)
+            children.append(_Node(begun, places, node.promise + other.promise))
         return children
 
     def _finish(self, nodes: Sequence[_Node]) -> list[_Node]:
