@@ -32,8 +32,16 @@ PAIRS: dict[str, tuple[str | None, str | None]] = {
     "bundled": (None, None),
     "overconfident": (str(STUDY / "study-target"), str(STUDY / "draft-overconfident")),
     "specialised": (str(STUDY / "study-target"), str(STUDY / "draft-specialised")),
+    **{
+        f"control-{seed}": (
+            str(STUDY / "control" / f"target-{seed}"),
+            str(STUDY / "control" / f"draft-{seed}"),
+        )
+        for seed in (0, 1, 2)
+    },
 }
-"""Target and draft of each pair; of the last two the drafts mislead (`recipes/README.md`)."""
+"""Target and draft of each pair (`recipes/README.md`). Of two the drafts mislead; of the control
+pairs they know what their targets lack, and are weak at everything else."""
 
 SWEEPS: dict[str, list[dict[str, Any]]] = {
     "confident": [{"margin": m} for m in (-0.4, -0.2, 0.0, 0.2, 0.4)],
@@ -97,12 +105,37 @@ class Settings:
         """The folder of this pair."""
         return self.root / self.pair
 
+    def task(self, split: str, count: int, seed: int = 0) -> LoadedTask:
+        """Problems of the kind that the pair was trained on."""
+        kind, _, number = self.pair.partition("-")
+        if kind == "control":
+            path = control_problems(self.folder, split, int(number))
+            return load_task(str(path), count=count, seed=seed, grader="number")
+        return load_task("stories", split=split, count=count, seed=seed)
+
     def load(self, batch: int | None = None) -> Pair:
         """The pair, with room for a batch."""
         target, draft = PAIRS[self.pair]
         return load_pair(
             target, draft, dtype="float32", max_batch=batch or self.batch, compile=False
         )
+
+
+CONTROL = {"policy_train": 6000, "calibration": 2000, "validation": 2000, "test": 3000}
+"""Problems of the control pair that are generated, by split."""
+
+
+def control_problems(folder: Path, split: str, seed: int) -> Path:
+    """A file of problems of the control pair, written where there is none."""
+    import control  # of the recipes, which are no package
+
+    path = folder / f"{split}.jsonl"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        problems = control.generate("asked", split, CONTROL[split], seed)
+        lines = [json.dumps({"question": p.text, "answer": str(p.answer)}) for p in problems]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
 
 
 def named(name: str, label: str | None = None, **values: Any) -> Contender:
@@ -114,7 +147,7 @@ def named(name: str, label: str | None = None, **values: Any) -> Contender:
 
 def tune(settings: Settings) -> None:
     """Run every setting of every rule on validation problems."""
-    task = load_task("stories", split="validation", count=settings.tuning)
+    task = settings.task("validation", settings.tuning)
     rules = [named(name, None, **values) for name, sweep in SWEEPS.items() for values in sweep]
     run("tune", task, [named("exact"), *rules], settings)
 
@@ -173,7 +206,7 @@ def judge(settings: Settings) -> None:
 
 def aim(settings: Settings) -> None:
     """Run AutoJudge at every threshold, graded by right answers as the rules' settings are."""
-    task = load_task("stories", split="validation", count=settings.tuning)
+    task = settings.task("validation", settings.tuning)
     arbiter = str(settings.folder / "autojudge/policy")
     chosen = [
         named("autojudge", f"autojudge at {bar}", arbiter=arbiter, threshold=bar) for bar in CURVE
@@ -184,8 +217,8 @@ def aim(settings: Settings) -> None:
 def request_of(settings: Settings, seed: int) -> TrainRequest:
     """The request for a training under a seed."""
     return TrainRequest(
-        load_task("stories", split="policy_train", count=settings.training, seed=seed),
-        load_task("stories", split="validation", count=settings.tuning),
+        settings.task("policy_train", settings.training, seed),
+        settings.task("validation", settings.tuning),
         batch=settings.batch,
         seed=seed,
         command="python benchmarks/cospec.py train",
@@ -252,7 +285,7 @@ def contenders(settings: Settings) -> list[Contender]:
 
 def test(settings: Settings) -> None:
     """Everything on test problems, in batches."""
-    task = load_task("stories", split="test", count=settings.problems)
+    task = settings.task("test", settings.problems)
     for share in settings.shares:
         dealt = replace(task, questions=task.questions[share :: len(SHARES)])
         run(f"test-{share}", dealt, contenders(settings), settings)
@@ -260,7 +293,7 @@ def test(settings: Settings) -> None:
 
 def again(settings: Settings) -> None:
     """Rules that have changed, tuned and tested anew beside the target; others stay as recorded."""
-    task = load_task("stories", split="validation", count=settings.tuning)
+    task = settings.task("validation", settings.tuning)
     swept = [name for name in settings.rules if name in SWEEPS]
     tried = [named(name, None, **values) for name in swept for values in SWEEPS[name]]
     run("again-tune", task, [named("exact"), *tried], settings)
@@ -268,7 +301,7 @@ def again(settings: Settings) -> None:
     chosen = [named(name, name, **best_of(results, name).parameters) for name in swept]
     rest = [name for name in settings.rules if name not in SWEEPS]
     chosen += [named(name, name, **recorded(settings.pair, name)) for name in rest]
-    task = load_task("stories", split="test", count=settings.problems)
+    task = settings.task("test", settings.problems)
     run("again-test", task, [named("target"), named("exact"), *chosen], settings)
 
 
@@ -283,7 +316,7 @@ def recorded(pair: str, name: str) -> dict[str, Any]:
 def inside(settings: Settings) -> None:
     """SpecGuard, which was calibrated on the bundled pair, and an arbiter in what it rewrites."""
     if settings.pair == "bundled":
-        task = load_task("stories", split="test", count=settings.oracle)
+        task = settings.task("test", settings.oracle)
         chosen = [
             named("target"),
             named("exact"),
@@ -296,6 +329,8 @@ def inside(settings: Settings) -> None:
 
 def transfer(settings: Settings) -> None:
     """Run the arbiters on problems unlike those that they were trained on."""
+    if settings.pair.startswith("control"):
+        return  # whose problems are of one kind
     chosen = [
         named("target"),
         named("exact"),
@@ -346,7 +381,7 @@ def run(
 
 def pace(settings: Settings) -> None:
     """The length of blocks that suits each policy, on validation problems."""
-    task = load_task("stories", split="validation", count=settings.pace)
+    task = settings.task("validation", settings.pace)
     ours = str(settings.folder / "train-0/policy")
     chosen = [
         contender(name, values, label=f"{name} at {length}", options={"draft_length": length})
@@ -369,7 +404,7 @@ def length_for(settings: Settings, name: str) -> int | str:
 
 def speed(settings: Settings) -> None:
     """Everything, one problem at a time, with blocks as long as suits each."""
-    task = load_task("stories", split="test", count=settings.speed)
+    task = settings.task("test", settings.speed)
     lengths = {name: length_for(settings, name) for name in ("exact", "cospec")}
     chosen = [
         named("target"),
@@ -396,7 +431,7 @@ def oracle(settings: Settings) -> None:
     """Run the oracle's search, and follow mismatches that the target finishes."""
     path = settings.folder / "oracle.json"
     pair = settings.load()
-    task = load_task("stories", split="test", count=settings.oracle)
+    task = settings.task("test", settings.oracle)
     places = range(len(task.questions))
     never = Arbiter(Network(len(DEFAULT)).requires_grad_(False), DEFAULT)
     branches = Brancher(pair, task, RolloutPolicy(never, 1.0), settings.batch).collect(
@@ -450,7 +485,7 @@ def agreements(branches: Branches, settings: Settings) -> dict[str, Any]:
 def curve(settings: Settings) -> None:
     """Measure the first seed's warm start and arbiter at every threshold, on test problems."""
     pair = settings.load()
-    task = load_task("stories", split="test", count=settings.oracle)
+    task = settings.task("test", settings.oracle)
     found: dict[str, Any] = {}
     for name, place in (("warm start", "warm"), ("cospec", "policy")):
         arbiter = Arbiter.load(settings.folder / "train-0" / place)

@@ -96,7 +96,8 @@ def validation_accuracy(model: Any, tokenizer: Tokenizer, source: Source, count:
 
 def run_folder(options: argparse.Namespace) -> Path:
     """Where the checkpoints and the log of a run are."""
-    return options.cache / (options.run or options.what)
+    own = options.what if options.seed is None else f"{options.what}-{options.seed}"
+    return options.cache / (options.run or own)
 
 
 def load_data(recipe: Recipe, cache: Path) -> tuple[problems_data.Data, problems_data.Data]:
