@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from families import WORDS, save, save_pair, tokenizer
 from stet.core import trace
 from stet.core.errors import CapacityError, LoadError, OptionError, StetError, TokenizerMismatch
 from stet.engine.runner import Runner
+from stet.engine.thread import gains_by_compiling
 from stet.load import load_pair
 from stet.pair import COMPILE_AFTER
 from tiny import greedy, llama
@@ -294,9 +296,19 @@ def test_compiling_begins_by_itself_only_after_long_work(folders, monkeypatch, c
         begun.append(runner.model.role)
 
     monkeypatch.setattr(Runner, "start_compiling", record)
+    monkeypatch.setattr("stet.engine.thread.gains_by_compiling", lambda _: True)
     pair = load_pair(folders["target"], folders["draft"], max_length=200, compile=choice)
     pair.generate(PROMPT, max_new_tokens=5)
     assert begun == []
     pair._thread.seconds_to_compiling -= COMPILE_AFTER
     pair.generate(PROMPT, max_new_tokens=20)
     assert begun == started
+
+
+def test_what_is_faster_as_it_is_is_not_compiled_by_itself(folders):
+    pair = load_pair(folders["target"], folders["draft"], max_length=200, compile=False)
+    target = pair.target
+    own = replace(target, native=16, foreign=None)
+    assert not gains_by_compiling(own)
+    assert gains_by_compiling(replace(own, native=0))
+    assert gains_by_compiling(replace(own, foreign="it was asked for"))

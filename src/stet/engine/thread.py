@@ -21,6 +21,7 @@ from typing import TypeVar
 import torch
 
 from stet.core.errors import CapacityError, StetError
+from stet.core.model import LoadedModel
 from stet.engine.engine import Engine
 from stet.engine.request import Request
 from stet.engine.waits import Waits
@@ -198,9 +199,7 @@ class EngineThread:
         if self.seconds_to_compiling < 0:
             self.seconds_to_compiling = float("inf")
             for runner in self.engine.runners.values():
-                # Compiled passes are padded and attend by torch, at the price of a packed model's
-                # two gains: costs that grow with the true width, and bits that do not.
-                if not runner.model.packed:
+                if gains_by_compiling(runner.model):
                     runner.start_compiling()
 
     def _end(self) -> None:
@@ -213,6 +212,16 @@ class EngineThread:
                 left.append(self._inbox.get())
         for item in left:
             item()
+
+
+def gains_by_compiling(model: LoadedModel) -> bool:
+    """Whether compiled passes of a model are expected to be faster than its own.
+
+    They are padded, and attend by torch. That costs a packed model what it gains: passes whose time
+    grows with their true width, and bits that do not depend on it. And Stet's own decoder with its
+    attention in C is faster without.
+    """
+    return not (model.packed or (model.native and model.foreign is None))
 
 
 def _use_threads(count: int) -> None:
