@@ -179,12 +179,25 @@ def test_no_sequence_loses_much_to_the_better_of_the_target_alone_and_the_best_l
 def test_a_sequence_that_becomes_easy_is_drafted_again():
     rule, past = AdaptiveLength(draft_cost=0.3, may_rest=True), History()
     lengths = []
-    for turn in range(600):
+    for turn in range(700):
         drafted = rule.next_block(past)
         rule.update(past, drafted, drafted if turn >= 300 else 0, 0)
         lengths.append(drafted)
     assert sum(n > 0 for n in lengths[100:300]) < 10
-    assert all(lengths[500:])
+    assert all(lengths[600:])
+
+
+@pytest.mark.parametrize(("draft", "position", "trials"), [(0.4, 0.15, 3), (0.12, 0.02, 7)])
+def test_where_nothing_is_accepted_trials_end_soon_if_they_are_dear(
+    draft: float, position: float, trials: int
+):
+    rule, past = AdaptiveLength(draft, position, may_rest=True), History()
+    drafted = []
+    for _ in range(100):
+        drafted.append(rule.next_block(past))
+        rule.update(past, drafted[-1], 0, 0)
+    found = sum(length > 0 for length in drafted)
+    assert found == trials if trials < 4 else found >= trials
 
 
 def test_a_rule_that_may_not_rest_always_drafts():

@@ -220,9 +220,19 @@ class AdaptiveLength:
         if self.gain(history) >= _WORTH_IT:
             history.pause = 0
         elif not history.trial:
-            history.rest = history.pause = min(max(2 * history.pause, _FIRST_REST), _LONGEST_REST)
+            history.rest = history.pause = self._rest(history)
             history.trial = _TRIAL
             history.fade(0.5)
+
+    def _rest(self, history: History) -> int:
+        """Rounds of the next rest."""
+        # To try again, the draft would have to read all that was written meanwhile, which costs
+        # more than the trial itself. A block of one token pays where it is accepted more often than
+        # it costs; where not one ever was, that becomes hard to believe.
+        chance = max(1 - self.draft_cost - self.position_cost, 0.0)
+        if not history.stood and chance**history.fell < _BELIEVED:
+            return _HOPELESS_REST
+        return min(max(2 * history.pause, _FIRST_REST), _LONGEST_REST)
 
     def gain(self, history: History) -> float:
         """Tokens that drafting brought, over those that the target writes alone in that time."""
@@ -248,6 +258,8 @@ _WORTH_IT = 0.98
 _PRIOR_GAIN = 1.15
 _FIRST_REST = 8
 _LONGEST_REST = 128
+_HOPELESS_REST = 512
+_BELIEVED = 0.2
 _TRIAL = 2
 
 
