@@ -200,6 +200,26 @@ def test_where_nothing_is_accepted_trials_end_soon_if_they_are_dear(
     assert found == trials if trials < 4 else found >= trials
 
 
+@pytest.mark.parametrize(
+    ("prompt", "most", "drafts"),
+    [
+        (640, 48, False),  # the draft reads for 24 passes; 48 tokens save 10
+        (640, 200, True),
+        (100, 4, True),  # so short a prompt is not counted
+    ],
+)
+def test_an_answer_too_short_to_earn_back_the_drafts_reading_is_the_targets(prompt, most, drafts):
+    rule = AdaptiveLength(0.38, 0.1, may_rest=True, read_cost=0.038)
+    history = rule.begin(prompt, most)
+    lengths = []
+    for _ in range(most):
+        lengths.append(rule.next_block(history))
+        rule.update(history, lengths[-1], lengths[-1], 0)
+    assert any(lengths) is drafts
+    assert AdaptiveLength(0.38, 0.1, read_cost=0.038).begin(prompt, most) == History()
+    assert FixedLength(4).begin(prompt, most) == History()
+
+
 def test_a_rule_that_may_not_rest_always_drafts():
     rule, past = AdaptiveLength(draft_cost=0.5), History()
     for _ in range(100):

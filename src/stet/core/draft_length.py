@@ -79,6 +79,15 @@ class DraftLength(Protocol):
         """The longest block that the rule may ask for."""
         ...
 
+    def begin(self, prompt: int, most: int) -> History:
+        """The history of a new sequence.
+
+        Args:
+            prompt: tokens of its prompt.
+            most: the most tokens of its answer.
+        """
+        ...
+
     def next_block(self, history: History) -> int:
         """Tokens to draft now; 0 to let the target write a token alone."""
         ...
@@ -122,6 +131,11 @@ class FixedLength:
     def longest(self) -> int:
         """The longest block that the rule may ask for."""
         return self.tokens
+
+    def begin(self, prompt: int, most: int) -> History:
+        """An empty history."""
+        del prompt, most
+        return History()
 
     def next_block(self, history: History) -> int:
         """Tokens to draft now."""
@@ -170,6 +184,9 @@ class AdaptiveLength:
         prior_weight: how many blocks' worth of evidence the prior counts for.
         may_rest: whether the target may write alone; for lossless policies, whose text the draft
             has no part in.
+        read_cost: what the draft's reading of a prompt's token costs, in target passes. With it
+            the target also writes alone where so short an answer would not earn that back; 0: the
+            reading is not counted.
     """
 
     draft_cost: float = 0.2
@@ -180,16 +197,29 @@ class AdaptiveLength:
     prior_acceptance: float = 0.8
     prior_weight: float = 2.0
     may_rest: bool = False
+    read_cost: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values out of range."""
         if not 1 <= self.longest <= LONGEST:
             raise OptionError(f"The longest draft is {self.longest}; it must be 1 to {LONGEST}.")
-        if self.draft_cost < 0 or self.position_cost < 0:
+        if min(self.draft_cost, self.position_cost, self.read_cost) < 0:
             raise OptionError("Costs of drafting must not be negative.")
         if not 0 < self.prior_acceptance < 1:
             raise OptionError("The prior acceptance must lie between 0 and 1.")
         _check_confidence(self.min_confidence)
+
+    def begin(self, prompt: int, most: int) -> History:
+        """An empty history, or one that rests to the end of an answer too short to draft for."""
+        reading = prompt * self.read_cost
+        if not self.may_rest or reading < _COUNTED:
+            return History()
+        length = best_length(
+            self.prior_acceptance, self.draft_cost, self.position_cost, self.longest
+        )
+        cost = 1 + length * (self.draft_cost + self.position_cost)
+        saved = most * (1 - cost / expected_tokens(self.prior_acceptance, length))
+        return History(rest=most if saved < reading else 0)
 
     def acceptance(self, history: History) -> float:
         """The estimated probability that a drafted token is accepted."""
@@ -260,6 +290,7 @@ _FIRST_REST = 8
 _LONGEST_REST = 128
 _HOPELESS_REST = 512
 _BELIEVED = 0.2
+_COUNTED = 4.0
 _TRIAL = 2
 
 

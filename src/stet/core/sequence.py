@@ -10,7 +10,6 @@ from math import exp
 
 from stet.core.acceptance import ACCEPTED_MISMATCH, DRAFTED, Acceptance
 from stet.core.block import Block
-from stet.core.draft_length import History
 from stet.core.limits import Limits
 from stet.core.row import Places
 from stet.core.row import Role as Role
@@ -66,7 +65,8 @@ class TokenSequence(Places):
         self.emitted: list[Emitted] = []
         self.blocks: list[BlockRecord] = []
         self.counters = Counters()
-        self.history = History()
+        longest = self.limits.max_new_tokens
+        self.history = self.limits.draft_length.begin(len(prompt), longest)
         self.round = 0
         self.finish_reason: FinishReason | None = None
         self.rows = {}
