@@ -19,6 +19,7 @@ POLICIES: dict[str, tuple[str, dict[str, Any]]] = {
     "random": ("random", {"rate": 0.5}),
     "confident": ("confident", {}),
     "ensemble": ("ensemble", {}),
+    "speculative-cascade": ("speculative-cascade", {}),
     "typical": ("typical", {}),
     "top-k": ("top-k", {}),
     "cosd": ("cosd", {}),

@@ -61,7 +61,8 @@ def both(models, inputs, policy="exact", **settings):
         needs_transformers("5.23", "a repetition penalty that leaves padding out")
     settings = {"max_new_tokens": 30, "pad_token_id": PAD, "eos_token_id": None, **settings}
     wanted = model.generate(**inputs, **settings)
-    loop = stet.custom_generate(policy, assistant_model=draft)
+    # As long as it is chosen, a draft as dear as these tiny ones would soon be left out.
+    loop = stet.custom_generate(policy, assistant_model=draft, draft_length=4)
     return wanted, model.generate(**inputs, custom_generate=loop, **settings), loop
 
 

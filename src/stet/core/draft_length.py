@@ -260,7 +260,8 @@ class AdaptiveLength:
         # more than the trial itself. A block of one token pays where it is accepted more often than
         # it costs; where not one ever was, that becomes hard to believe.
         chance = max(1 - self.draft_cost - self.position_cost, 0.0)
-        if not history.stood and chance**history.fell < _BELIEVED:
+        believed = history.fell < _FEW or chance**history.fell >= _BELIEVED
+        if not (history.stood or believed):
             return _HOPELESS_REST
         return min(max(2 * history.pause, _FIRST_REST), _LONGEST_REST)
 
@@ -290,6 +291,7 @@ _FIRST_REST = 8
 _LONGEST_REST = 128
 _HOPELESS_REST = 512
 _BELIEVED = 0.2
+_FEW = 2.5  # three blocks, as older ones count for less
 _COUNTED = 4.0
 _TRIAL = 2
 
