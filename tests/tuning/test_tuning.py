@@ -1,6 +1,8 @@
 """Tuning a draft: what is learned, going on after an interruption, and what it is good for."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from stet.evaluation.tasks import load_task
 from stet.tuning import Example, TuneRequest, read_examples, tune, write_examples
 from stet.tuning import tuning as module
 from stet.tuning.batches import batch_of, chosen, passes
+from stet.tuning.examples import _end_of
 
 pytest.importorskip("peft", reason="needs peft")
 
@@ -96,11 +99,20 @@ def test_a_users_examples_are_read_in_both_forms(pair, tmp_path):
             read_examples(pair, path, None)
 
 
+@pytest.mark.unit
+def test_an_example_ends_as_the_tokenizers_chats_do():
+    """Of several ends not the one with the lowest id, which may end texts without a chat."""
+    for own, expected in ((9, 9), (4, 3), (None, 3)):
+        tokenizer = SimpleNamespace(eos_token_id=own)
+        found = _end_of(SimpleNamespace(tokenizer=tokenizer, end_tokens=frozenset({9, 3})))
+        assert found == [expected]
+
+
 @pytest.mark.slow
 def test_the_targets_answers_are_kept_and_not_asked_for_again(pair, tmp_path, monkeypatch):
     task = load_task("stories", split="policy_train", count=20)
-    path = tmp_path / "answers.jsonl"
-    found = write_examples(pair, task, path, 8, quiet)
+    folder, path = tmp_path, tmp_path / "answers.jsonl"
+    found = write_examples(pair, task, folder, 8, quiet)
     assert len(found) == 20
     text = pair.tokenizer.decode(found[0].answer, skip_special_tokens=True)
     prompt = generate("stories", "policy_train", 1)[0].prompt
@@ -111,8 +123,11 @@ def test_the_targets_answers_are_kept_and_not_asked_for_again(pair, tmp_path, mo
     monkeypatch.setattr(
         type(pair), "generate", lambda self, p, *a, **k: asked.extend(p) or real(self, p, *a, **k)
     )
-    assert write_examples(pair, task, path, 8, quiet) == found
+    assert write_examples(pair, task, folder, 8, quiet) == found
     assert len(asked) == 8
+    shorter = replace(task, max_new_tokens=7)
+    with pytest.raises(StetError, match="holds another set of answers"):
+        write_examples(pair, shorter, folder, 8, quiet)
 
 
 def request(**more):
@@ -150,7 +165,7 @@ def test_a_draft_that_learned_its_targets_texts_is_accepted_more(tmp_path):
     prompts = [problem.prompt for problem in generate("stories", "policy_train", 40)]
     with stet.load_pair(max_batch=20, compile=False) as plain:
         task = load_task("stories", split="policy_train", count=40)
-        learned = write_examples(plain, task, tmp_path / "answers.jsonl", 20, quiet)
+        learned = write_examples(plain, task, tmp_path / "learned", 20, quiet)
         before = plain.generate(prompts, "exact", max_new_tokens=200, draft_length=6)
     settings = request(examples=learned, validation=learned[:0] or held_out(tmp_path), rank=16)
     tune(DRAFT, settings, tmp_path / "state", tmp_path / "tuned", quiet)
@@ -173,7 +188,7 @@ def test_a_draft_that_learned_its_targets_texts_is_accepted_more(tmp_path):
 def held_out(folder):
     with stet.load_pair(max_batch=20, compile=False) as pair:
         task = load_task("stories", split="validation", count=16)
-        return write_examples(pair, task, folder / "validation.jsonl", 16, quiet)
+        return write_examples(pair, task, folder / "validation", 16, quiet)
 
 
 @pytest.mark.unit

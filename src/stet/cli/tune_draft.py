@@ -155,11 +155,10 @@ def _collect(
         suited = [part.suited(pair) for part in questions]
         if suited[0].chat is not None:
             announce(pair)
-        folder.mkdir(parents=True, exist_ok=True)
         with stages() as tell:
             learned, checked = (
-                write_examples(pair, part, folder / f"{name}.jsonl", run.batch, tell)
-                for name, part in zip(("answers", "validation"), suited, strict=True)
+                write_examples(pair, part, folder / name, run.batch, tell)
+                for name, part in zip(("learned", "validation"), suited, strict=True)
             )
         return learned, checked
 

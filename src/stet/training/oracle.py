@@ -104,7 +104,7 @@ class TargetsOthers:
             runner.release(row)
         at = logits[0, list(rollout.places)].float().cpu()
         at.scatter_(1, at.argmax(-1, keepdim=True), -torch.inf)
-        # Tokens alike in number for the same answer, whichever branch it was met on.
+        # The same answer has the same alternatives, whatever else was searched before.
         own = mixed(self.seed, rollout.question, len(rollout.tokens))
         generator = torch.Generator().manual_seed(own)
         drawn = torch.multinomial(at.softmax(-1), 1, generator=generator)[:, 0].tolist()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stet.calibration.rollouts import prompt_of, with_room
 from stet.core.errors import OptionError, StetError
+from stet.core.folders import claim_folder
 from stet.core.reading import read_records
 from stet.core.writing import append_lines, drop_torn_line, json_line
 from stet.requests.chat import Chat
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Report = Callable[[str, int, int], None]
 """A progress callback: it is called with a title, the number done, and the total."""
 
+ANSWERS = "answers.jsonl"
 SMALLEST = 16
 """Examples below which there is nothing to learn from."""
 
@@ -41,7 +43,7 @@ class Example:
 
 
 def write_examples(
-    pair: Pair, task: LoadedTask, path: Path, batch: int, report: Report
+    pair: Pair, task: LoadedTask, folder: Path, batch: int, report: Report
 ) -> list[Example]:
     """Have the target answer the questions of a task, greedily and speculating losslessly.
 
@@ -50,14 +52,24 @@ def write_examples(
     Args:
         pair: the models.
         task: the questions; right answers are not used.
-        path: file of the answers; those that it holds are not generated again.
+        folder: of the answers; those that it holds are not generated again.
         batch: questions at a time.
         report: called with the progress.
 
     Raises:
-        StetError: the target could not answer.
+        StetError: the target could not answer, or the folder holds answers of another pair, or to
+            another task.
     """
     task = with_room(pair, task.suited(pair))
+    about = {
+        "pair": pair.fingerprint,
+        "task": task.name,
+        "chat": None if task.chat is None else asdict(task.chat),
+        "max_new_tokens": task.max_new_tokens,
+        "stop": list(task.stop),
+    }
+    claim_folder(folder, about, "set of answers")
+    path = folder / ANSWERS
     found = _read(path)
     waiting = [question for question in task.questions if question.id not in found]
     for start in range(0, len(waiting), batch):
@@ -100,7 +112,7 @@ def read_examples(pair: Pair, path: Path, chat: Chat | None) -> list[Example]:
         where = f"Example {number} of {path}"
         prompt, text = _parts(pair, record, chat, where)
         ids = list(pair.tokenizer(text, add_special_tokens=False)["input_ids"])
-        answer = (*ids, *sorted(pair.end_tokens)[:1]) if not _ends(ids, pair) else tuple(ids)
+        answer = tuple(ids) if ids and ids[-1] in pair.end_tokens else (*ids, *_end_of(pair))
         if len(prompt) + len(answer) > pair.max_length:
             raise OptionError(
                 f"{where} has {len(prompt) + len(answer)} tokens, and the pair has room for "
@@ -110,8 +122,10 @@ def read_examples(pair: Pair, path: Path, chat: Chat | None) -> list[Example]:
     return examples
 
 
-def _ends(ids: Sequence[int], pair: Pair) -> bool:
-    return bool(ids) and ids[-1] in pair.end_tokens
+def _end_of(pair: Pair) -> list[int]:
+    """The token that ends an answer: of several ends the tokenizer's own, which chats end with."""
+    own = pair.tokenizer.eos_token_id
+    return [own] if own in pair.end_tokens else sorted(pair.end_tokens)[:1]
 
 
 def _parts(
