@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 from pathlib import Path
 
 import torch
 
-from stet.kernels.build import KernelError, load_library
-from stet.kernels.threads import parallel_entry
+from stet.kernels.tiles import TENSORS, addresses, run_tiles
 
 SOURCE = Path(__file__).with_name("retile.c")
 
@@ -24,11 +22,7 @@ class _Job(ctypes.Structure):
         ("size", ctypes.c_int64),
         ("type", ctypes.c_int32),
         ("bits", ctypes.c_int32),
-        ("codes", ctypes.c_void_p),
-        ("scales", ctypes.c_void_p),
-        ("mins", ctypes.c_void_p),
-        ("super_scales", ctypes.c_void_p),
-        ("super_mins", ctypes.c_void_p),
+        *TENSORS,
         ("next_tile", ctypes.c_int64),
     )
 
@@ -45,9 +39,6 @@ def retile(blocks: torch.Tensor, number: int, bits: int, tensors: dict[str, torc
     Returns:
         Whether it was done; False where the code cannot be had.
     """
-    library = _library()
-    if library is None:
-        return False
     rows, count, size = blocks.shape
     job = _Job(
         rows=rows,
@@ -56,16 +47,6 @@ def retile(blocks: torch.Tensor, number: int, bits: int, tensors: dict[str, torc
         type=number,
         bits=bits,
         **{"from": blocks.data_ptr()},
-        **{name: tensor.data_ptr() for name, tensor in tensors.items()},
+        **addresses(tensors),
     )
-    entry = ctypes.c_void_p(parallel_entry())
-    library.stet_retile(ctypes.byref(job), entry, torch.get_num_threads())
-    return True
-
-
-@functools.cache
-def _library() -> ctypes.CDLL | None:
-    try:
-        return load_library(SOURCE)
-    except KernelError:
-        return None
+    return run_tiles(SOURCE, "stet_retile", job)
