@@ -306,6 +306,20 @@ def test_compiling_begins_by_itself_only_after_long_work(folders, monkeypatch, c
     assert begun == started
 
 
+def test_what_helped_to_load_is_released_once_the_pair_is_whole(folders, monkeypatch):
+    released = []
+    monkeypatch.setattr("stet.pair.release_pool", lambda: released.append(True))
+    load_pair(folders["target"], folders["draft"], max_length=200, compile=False)
+    assert released == [True]
+
+
+def test_a_drafts_reading_counts_where_the_text_does_not_depend_on_it(pair, folders):
+    assert pair.auto_length().read_cost > 0
+    assert pair.auto_length(greedy=False).read_cost == 0
+    alone = load_pair(folders["target"], "lookup", max_length=200, compile=False)
+    assert alone.auto_length().read_cost == 0
+
+
 def test_what_is_faster_as_it_is_is_not_compiled_by_itself(folders):
     pair = load_pair(folders["target"], folders["draft"], max_length=200, compile=False)
     target = pair.target

@@ -6,9 +6,10 @@ import torch
 
 from kernels.blocks import KINDS, random_blocks, random_weight
 from real import real_model
-from stet.kernels import concatenate, pack_ggml
+from stet.kernels import concatenate, pack_ggml, unavailable
 from stet.kernels.ggml import TYPES
 from stet.kernels.planes import decode, encode
+from stet.kernels.retile import retile
 
 SHAPES = [(64, 256), (7, 512), (96, 1536), (33, 4864)]
 
@@ -42,8 +43,13 @@ def test_a_packed_tensor_has_the_values_of_its_type(kind, shape):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [*SHAPES, (1, 256)])
 def test_the_compiled_code_gives_what_torch_gives(kind, shape, monkeypatch):
+    if unavailable() is not None:
+        pytest.skip(unavailable())
     raw = random_blocks(kind, *shape)
+    done = []
+    monkeypatch.setattr("stet.kernels.ggml.retile", lambda *a: done.append(retile(*a)) or done[-1])
     compiled = pack_ggml(kind, raw, shape)
+    assert done == [True]
     monkeypatch.setattr("stet.kernels.ggml.retile", lambda *_: False)
     through_torch = pack_ggml(kind, raw, shape)
     assert (compiled.shape, compiled.format) == (through_torch.shape, through_torch.format)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 
+from stet.kernels.threads import usable_cores
+
 if TYPE_CHECKING:
     from stet.engine.costs import Costs
     from stet.pair import Pair
@@ -63,8 +65,7 @@ def _fastest(pair: Pair) -> int:
 
 def _candidates() -> Iterator[int]:
     """All cores, one thread for each physical one, and powers of two below; the most first."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    most = cores or 1
+    most = usable_cores()
     halves = {2**n for n in range(most.bit_length())}
     physical = psutil.cpu_count(logical=False) or most
     yield from sorted({most, min(physical, most), *halves}, reverse=True)

@@ -65,8 +65,8 @@ class TokenSequence(Places):
         self.emitted: list[Emitted] = []
         self.blocks: list[BlockRecord] = []
         self.counters = Counters()
-        longest = self.limits.max_new_tokens
-        self.history = self.limits.draft_length.begin(len(prompt), longest)
+        rule, longest = self.limits.draft_length, self.limits.max_new_tokens
+        self.history = rule.begin(len(prompt), longest)
         self.round = 0
         self.finish_reason: FinishReason | None = None
         self.rows = {}

@@ -154,6 +154,7 @@ class EngineThread:
 
     def _run(self) -> None:
         waits = Waits()
+        on_cpu = all(r.device.type == "cpu" for r in self.engine.runners.values())
         try:
             for runner in self.engine.runners.values():
                 if runner.device.type == "cuda":  # each thread has a current device of its own
@@ -166,7 +167,8 @@ class EngineThread:
                     self._count(time.perf_counter() - began)
                     if self._after_round is not None and self.engine.broken is None:
                         self._after_round()
-                    waits.look()
+                    if on_cpu:
+                        waits.look()
         finally:
             waits.end()
             self._closed = True

@@ -84,5 +84,12 @@ class Crowd:
 def _stand(library: Any, leave: threading.Event) -> None:
     """Hold a pool of more threads than there are cores; it goes with this thread."""
     nothing = ctypes.CDLL(None).free  # which does nothing with a null pointer
-    library.GOMP_parallel(nothing, None, (os.cpu_count() or 1) + 1, 0)
+    library.GOMP_parallel(nothing, None, usable_cores() + 1, 0)
     leave.wait()
+
+
+def usable_cores() -> int:
+    """The cores that this process may run on, which OpenMP counts, too."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
