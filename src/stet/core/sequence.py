@@ -5,36 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import exp
 
 from stet.core.acceptance import ACCEPTED_MISMATCH, DRAFTED, Acceptance
 from stet.core.block import Block
+from stet.core.emitted import Emitted
 from stet.core.limits import Limits
 from stet.core.row import Places
 from stet.core.row import Role as Role
 from stet.core.sampling import SamplingParams
 from stet.core.streaming import Decoder, TextStream
 from stet.core.trace import BlockRecord, Counters, FinishReason, Origin, StepRecord
-
-
-@dataclass(slots=True)
-class Emitted:
-    """What is recorded of one emitted token beside its id.
-
-    Attributes:
-        origin: the model that wrote it.
-        reason: why it was emitted, one of the policy's reasons.
-        p_target: the target's raw probability of it, where recorded.
-        p_draft: the draft's raw probability of it, where recorded.
-        top_logprobs: the target's most probable tokens there, where recorded.
-    """
-
-    origin: Origin
-    reason: str
-    p_target: float | None = None
-    p_draft: float | None = None
-    top_logprobs: dict[int, float] | None = None
 
 
 class TokenSequence(Places):

@@ -6,7 +6,6 @@ the same folder is resumed: branches batch by batch, policy gradient round by ro
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -15,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from stet.arbiter import Arbiter, Network
 from stet.calibration.label_source import with_own_answers
 from stet.calibration.rollouts import with_room
+from stet.core.checkpoint import load_checkpoint, save_checkpoint
 from stet.core.errors import StetError, TokenizerMismatch
 from stet.core.folders import PROFILE, claim_folder
 from stet.core.machine import machine, versions
@@ -275,7 +274,9 @@ class Trainer:
         state = State(0, start.worth(cost), 0, [])
         kept = {name: value.clone() for name, value in network.state_dict().items()}
         if (self.folder / STATE).exists():
-            state, kept = self._restore(network, optimiser)
+            parts, told = load_checkpoint(self.folder / STATE, optimiser)
+            network.load_state_dict(parts["network"])
+            state, kept = State(**told), parts["best"]
         while state.round < request.rounds and state.since < request.patience:
             self.report("policy gradient", state.round, request.rounds)
             entry = self._run_round(network, arbiter, warm, optimiser, state.round)
@@ -289,7 +290,8 @@ class Trainer:
                     kept = {name: value.clone() for name, value in network.state_dict().items()}
             state.rounds.append(entry)
             self._log(stage="gradient", **entry)
-            self._save(network, optimiser, state, kept)
+            parts = {"network": network.state_dict(), "best": kept}
+            save_checkpoint(self.folder / STATE, parts, optimiser, asdict(state))
         self.report("policy gradient", request.rounds, request.rounds)
         network.load_state_dict(kept)
         return self._arbiter(network), state.rounds
@@ -334,44 +336,6 @@ class Trainer:
             "used": found.used,
             **measured,
         }
-
-    def _save(
-        self,
-        network: Network,
-        optimiser: torch.optim.Optimizer,
-        state: State,
-        kept: dict[str, torch.Tensor],
-    ) -> None:
-        tensors = {f"network/{k}": v.clone() for k, v in network.state_dict().items()}
-        tensors |= {f"best/{k}": v for k, v in kept.items()}
-        for index, values in optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser/{index}/{k}": v.clone() for k, v in values.items()}
-        partial = self.folder / (STATE + ".partial")
-        # Counters are written to the same file, so that they always match the weights.
-        save_file(tensors, partial, metadata={"state": json.dumps(asdict(state))})
-        partial.replace(self.folder / STATE)
-
-    def _restore(
-        self, network: Network, optimiser: torch.optim.Optimizer
-    ) -> tuple[State, dict[str, torch.Tensor]]:
-        from safetensors import safe_open
-
-        path = self.folder / STATE
-        tensors = load_file(path)
-        with safe_open(path, "pt") as file:
-            metadata: dict[str, str] = file.metadata()
-        parts: dict[str, dict[str, torch.Tensor]] = {"network": {}, "best": {}}
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in tensors.items():
-            part, _, rest = name.partition("/")
-            if part == "optimiser":
-                index, _, key = rest.partition("/")
-                moments.setdefault(int(index), {})[key] = tensor
-            else:
-                parts[part][rest] = tensor
-        network.load_state_dict(parts["network"])
-        optimiser.load_state_dict(optimiser.state_dict() | {"state": moments})
-        return State(**json.loads(metadata["state"])), parts["best"]
 
     def _describe(self, chosen: Measured) -> dict[str, Any]:
         """How the arbiter was trained, for its settings."""

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
+from stet.core.checkpoint import load_checkpoint, save_checkpoint
 from stet.core.errors import CompatibilityError, LoadError
 from stet.core.folders import claim_folder
 from stet.core.machine import machine, versions
@@ -34,7 +33,7 @@ from stet.tuning.batches import chosen, passes
 from stet.tuning.examples import Report
 from stet.tuning.request import TuneRequest
 
-STATE, BEST, RESULT = "state.safetensors", "best.safetensors", "tuning.json"
+STATE, RESULT = "state.safetensors", "tuning.json"
 SAVE_SECONDS = 120.0
 """Seconds between states that are kept."""
 
@@ -126,6 +125,7 @@ class _Run:
         self.optimiser = torch.optim.AdamW(self.parameters, lr=request.rate, weight_decay=0.0)
         self.step = 0
         self.checks: list[Measured] = []
+        self.best: dict[str, Tensor] = {}
 
     def go(self, output: Path, report: Report) -> Tuned:
         """Train to the end, and write the adapter."""
@@ -188,7 +188,7 @@ class _Run:
             count += len(batch.following)
         found = Measured(self.step, round(total / count, 5), round(same / count, 5))
         if not self.checks or found.loss < min(check.loss for check in self.checks):
-            _write(self.folder / BEST, self._updates(), {})
+            self.best = self._updates()
         self.checks.append(found)
 
     def _updates(self) -> dict[str, Tensor]:
@@ -201,31 +201,18 @@ class _Run:
 
     def _save(self) -> None:
         """Keep all that training goes on from."""
-        tensors = self._updates()
-        for number, parameter in enumerate(self.parameters):
-            for key, value in self.optimiser.state[parameter].items():
-                tensors[f"optimiser.{number}.{key}"] = value.detach().cpu().clone()
         told = {"step": self.step, "checks": [asdict(check) for check in self.checks]}
-        _write(self.folder / STATE, tensors, {"progress": json.dumps(told)})
+        parts = {"updates": self._updates(), "best": self.best}
+        save_checkpoint(self.folder / STATE, parts, self.optimiser, told)
 
     def _restore(self) -> None:
         """Go on from what is kept, if anything is."""
         path = self.folder / STATE
-        if not path.is_file():
-            return
-        with safe_open(path, "pt") as file:
-            told = json.loads(file.metadata()["progress"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self._put(tensors)
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith("optimiser."):
-                _, number, key = name.split(".", 2)
-                state.setdefault(int(number), {})[key] = value
-        whole = self.optimiser.state_dict()
-        self.optimiser.load_state_dict({**whole, "state": state})
-        self.step = told["step"]
-        self.checks = [Measured(**check) for check in told["checks"]]
+        if path.is_file():
+            parts, told = load_checkpoint(path, self.optimiser)
+            self._put(parts["updates"])
+            self.best, self.step = parts["best"], told["step"]
+            self.checks = [Measured(**check) for check in told["checks"]]
 
     @torch.no_grad()
     def _put(self, tensors: dict[str, Tensor]) -> None:
@@ -235,18 +222,12 @@ class _Run:
 
     def _finish(self, output: Path) -> Tuned:
         """Write the adapter of the best state."""
-        with safe_open(self.folder / BEST, "pt") as file:
-            self._put({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        self._put(self.best)
         best = min(self.checks, key=lambda check: check.loss)
         self.model.save_pretrained(str(output), safe_serialization=True)
         (output / "README.md").unlink(missing_ok=True)  # a form that nobody has filled in
         record = {
-            "base": self.base,
-            "settings": {
-                name: value
-                for name, value in self.request.settings(self.base).items()
-                if name != "base"
-            },
+            "settings": self.request.settings(self.base),
             "checks": [asdict(check) for check in self.checks],
             "best": asdict(best),
             "machine": machine(),
@@ -307,10 +288,3 @@ def _share(step: int, steps: int) -> float:
     if step < rising:
         return (step + 1) / rising
     return 0.5 + 0.5 * math.cos(math.pi * (step - rising) / max(1, steps - rising))
-
-
-def _write(path: Path, tensors: dict[str, Tensor], told: dict[str, str]) -> None:
-    """Write tensors atomically."""
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata=told)
-    partial.replace(path)
