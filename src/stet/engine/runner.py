@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,8 +17,7 @@ from stet.core.head import Shortlist
 from stet.core.row import Row
 from stet.core.tensors import select_last
 from stet.engine.attention import CacheView
-from stet.engine.compiled import CompiledPasses
-from stet.engine.failures import is_out_of_memory
+from stet.engine.compiling import Compiling
 from stet.engine.kv_cache import KVCache
 from stet.engine.masks import WIDEST, AlignedMasks
 from stet.engine.rows import Rows
@@ -52,7 +50,7 @@ class Forward:
     hidden: Tensor | None = None
 
 
-class Runner:
+class Runner(Compiling):
     """One model with its key/value cache.
 
     Live rows always are the rows [0, rows_in_use) of the cache, so that a batch of all of them is
@@ -108,7 +106,7 @@ class Runner:
             self.cache = KVCache(model.layers, rows=max_rows, max_length=max_length, grow=grow)
             self._slots = torch.arange(max_length, device=self.device)
         self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
-        self._compiled: CompiledPasses | None = None
+        self._compiled = None
         if compile:
             self.start_compiling()
         self._rows = Rows(self.cache, model.name)
@@ -118,42 +116,10 @@ class Runner:
         work = max(1, model.layers[0].key_heads * model.layers[0].key_size)
         self._span_cost = 24_000 // work if self.device.type == "cpu" else 4_000_000 // work
 
-    def start_compiling(self) -> None:
-        """Run short passes through `torch.compile` from now on, each as soon as it is compiled.
-
-        On a CPU they are compiled in the background. The cache is brought to its full size first;
-        where there is no memory for that there is one warning, and passes run without.
-        """
-        if self._compiled is None and self.model.head is not None and self.max_length > 8:
-            try:
-                with torch.inference_mode():
-                    if self.cache.ensure(self.max_length):
-                        self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
-                    self._compiled = CompiledPasses(self.model, self.cache, self._masks)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-                self._warn("there is no memory for the whole cache")
-
-    def stop_compiling(self) -> None:
-        """Compile nothing further, and end the compiling thread; compiled passes stay in use."""
-        if self._compiled is not None:
-            self._compiled.stop()
-
     @property
     def shortlist(self) -> Shortlist | None:
         """The tokens that "short" logits are of; None where there are no such logits."""
         return self.model.shortlist if self.stand_in is None else None
-
-    @property
-    def compiled_passes(self) -> int:
-        """How many kinds of passes are compiled by now; passes cost less from then on."""
-        return 0 if self._compiled is None else self._compiled.ready
-
-    @property
-    def compiling(self) -> bool:
-        """Whether passes are being compiled at present."""
-        return self._compiled is not None and self._compiled.busy
 
     @property
     def rows_in_use(self) -> int:
@@ -245,73 +211,6 @@ class Runner:
         if self.timings is not None and short and usual and recorder is None:
             self.timings.append((width, time.perf_counter() - began))
         return result
-
-    def warm_up(
-        self,
-        widths: Sequence[int],
-        *,
-        batches: Sequence[int] = (1, 2),
-        capture: int = 0,
-        timeout: float | None = None,
-    ) -> bool:
-        """Compile the passes of some widths now, and wait for them.
-
-        Args:
-            widths: the T of the passes to come, such as 1, 2 and K + 1; at most 16 each.
-            batches: 1 for passes of a single row, 2 for passes of several.
-            capture: how many last layers a recorder captures; 0 for passes without a recorder.
-            timeout: seconds to wait for each; None: as long as it takes.
-
-        Returns:
-            Whether all are compiled; False also where compiling is off or failed.
-        """
-        self.request_compiled(widths, batches=batches, capture=capture)
-        ready = self.wait_compiled(widths, batches=batches, capture=capture, timeout=timeout)
-        self._give_up_compiling()
-        return ready
-
-    def request_compiled(
-        self, widths: Sequence[int], *, batches: Sequence[int] = (1, 2), capture: int = 0
-    ) -> None:
-        """Begin to compile passes, see `warm_up`; called in the thread that runs them."""
-        if self._compiled is not None:
-            for shape in self._shapes(widths, batches, capture):
-                self._compiled.request(*shape)
-
-    def wait_compiled(
-        self,
-        widths: Sequence[int],
-        *,
-        batches: Sequence[int] = (1, 2),
-        capture: int = 0,
-        timeout: float | None = None,
-    ) -> bool:
-        """Wait until requested passes are compiled, see `warm_up`; called in any thread."""
-        compiled = self._compiled
-        if compiled is None:
-            return False
-        shapes = self._shapes(widths, batches, capture)
-        ready = [compiled.wait(*shape, timeout=timeout) for shape in shapes]
-        return all(ready)
-
-    def _shapes(
-        self, widths: Sequence[int], batches: Sequence[int], capture: int
-    ) -> list[tuple[int, int, int]]:
-        capture = min(capture, len(self.model.layers))
-        return [(b, w, capture) for w in widths for b in batches if b <= self.max_rows]
-
-    def _give_up_compiling(self) -> None:
-        """Warn once why passes are not compiled, in the thread that would run them."""
-        if self._compiled is not None and self._compiled.failure is not None:
-            self._warn(self._compiled.failure)
-            self._compiled = None
-
-    def _warn(self, reason: str) -> None:
-        warnings.warn(
-            f"{self.model.name} runs without torch.compile ({reason}).",
-            RuntimeWarning,
-            stacklevel=4,
-        )
 
     def _run_compiled(
         self,
