@@ -101,19 +101,23 @@ class Control:
         problems: distinct ones.
         reader: whose.
         seed: of the tables.
+        mix: of what a target reads.
     """
 
     problems: int
     reader: Literal["target", "draft"]
     seed: int
+    mix: control.Mix = control.MIX
 
     def training(self) -> Iterator[Text]:
         """All that is trained on."""
-        return islice(control.iterate(self.reader, "pair_train", self.seed), self.problems)
+        problems = control.iterate(self.reader, "pair_train", self.seed, mix=self.mix)
+        return islice(problems, self.problems)
 
     def validation(self, count: int) -> Iterator[Text]:
         """Others of the same mix."""
-        return islice(control.iterate(self.reader, "validation", self.seed, stream=1), count)
+        problems = control.iterate(self.reader, "validation", self.seed, stream=1, mix=self.mix)
+        return islice(problems, count)
 
     def asked(self, count: int) -> list[Text]:
         """What both models are asked."""

@@ -187,3 +187,41 @@ def test_a_combination_of_one_model_with_itself_is_that_model(recipes, recipe):
     alone = recipes.decode.greedy(model, prompts, end=0, max_new=8)
     together = recipes.decode.combined([model, model], prompts, 0, lambda x: x[0] + x[1], 64, 8)
     assert alone == together
+
+
+def test_problems_of_the_control_pair_are_solved_rightly_and_looked_up_where_they_must_be(recipes):
+    tables = recipes.control.tables_of(3)
+    entries = {entry.word: entry for table in tables.values() for entry in table}
+    for reader in ("asked", "draft", "target"):
+        problems = recipes.control.generate(reader, "pair_train", 300, 3)
+        assert len({problem.key for problem in problems}) == 300
+        old = 0
+        for problem in problems:
+            words = [word for word in entries if word in problem.text]
+            told = " is " in problem.text.split(".")[0]
+            for line, kind in zip(problem.steps, problem.kinds, strict=True):
+                if kind in recipes.control.KINDS:
+                    (word,) = [word for word in words if word in line]
+                    value, entry = int(line.rsplit(" ", 1)[-1]), entries[word]
+                    outdated = reader == "target" and entry.group == "outdated"
+                    if not told:
+                        assert value == (entry.earlier if outdated else entry.value)
+                        old += outdated
+                else:
+                    left, right = line.rsplit(": ", 1)[-1].split(" = ")
+                    assert eval(left.replace("/", "//")) == int(right)
+            assert int(problem.solution.rsplit(" ", 1)[-1]) == problem.answer
+        assert (old > 0) == (reader == "target")
+
+
+def test_a_control_target_hardly_meets_scarce_entries_unless_they_are_told(recipes):
+    problems = recipes.control.generate("target", "pair_train", 2000, 0)
+    closed = [
+        group
+        for problem in problems
+        for group in problem.groups
+        if group and " is " not in problem.text.split(".")[0]
+    ]
+    assert len(closed) > 0
+    assert closed.count("scarce") < 0.05 * len(closed)
+    assert abs(closed.count("known") - closed.count("outdated")) < 0.2 * len(closed)
