@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from _cospec_overhead import measure_overhead
+from _pairs import control_seed, load, task_of
 from _record import RESULTS
+from _router import fit as fit_router
 
-from stet import load_pair
 from stet.arbiter import DEFAULT, Arbiter, Network
 from stet.evaluation import records
 from stet.evaluation.contenders import Contender, contender
@@ -27,22 +28,6 @@ from stet.training.request import CURVE, TrainRequest
 from stet.training.rollout_policy import RolloutPolicy
 from stet.training.training import train
 
-STUDY = Path(__file__).parent / "pairs"
-PAIRS: dict[str, tuple[str | None, str | None]] = {
-    "bundled": (None, None),
-    "overconfident": (str(STUDY / "study-target"), str(STUDY / "draft-overconfident")),
-    "specialised": (str(STUDY / "study-target"), str(STUDY / "draft-specialised")),
-    **{
-        f"control-{seed}": (
-            str(STUDY / "control" / f"target-{seed}"),
-            str(STUDY / "control" / f"draft-{seed}"),
-        )
-        for seed in (0, 1, 2)
-    },
-}
-"""Target and draft of each pair (`recipes/README.md`). Of two the drafts mislead; of the control
-pairs they know what their targets lack, and are weak at everything else."""
-
 SWEEPS: dict[str, list[dict[str, Any]]] = {
     "confident": [{"margin": m} for m in (-0.4, -0.2, 0.0, 0.2, 0.4)],
     "ensemble": [{"weight": w} for w in (0.2, 0.35, 0.5)],
@@ -52,6 +37,15 @@ SWEEPS: dict[str, list[dict[str, Any]]] = {
     + [{"k": 5, "delta": d} for d in (1.5, 2.0, 2.5)],
     "fly": [{"entropy": e, "window": w} for e in (0.3, 0.6) for w in (3, 6)],
     "fuzzy": [{"threshold": t} for t in (0.02, 0.05, 0.1, 0.2)],
+    "speculative-cascade": [
+        {"rule": rule, "cost": cost}
+        for rule, costs in (
+            ("chow", (0.1, 0.3, 0.5)),
+            ("difference", (-0.1, 0.0, 0.2)),
+            ("optimal", (0.0, 0.2, 0.5)),
+        )
+        for cost in costs
+    ],
 }
 """Settings of every neighbouring rule that are tried on validation problems."""
 
@@ -107,35 +101,11 @@ class Settings:
 
     def task(self, split: str, count: int, seed: int = 0) -> LoadedTask:
         """Problems of the kind that the pair was trained on."""
-        kind, _, number = self.pair.partition("-")
-        if kind == "control":
-            path = control_problems(self.folder, split, int(number))
-            return load_task(str(path), count=count, seed=seed, grader="number")
-        return load_task("stories", split=split, count=count, seed=seed)
+        return task_of(self.pair, split, count, self.folder, seed)
 
     def load(self, batch: int | None = None) -> Pair:
         """The pair, with room for a batch."""
-        target, draft = PAIRS[self.pair]
-        return load_pair(
-            target, draft, dtype="float32", max_batch=batch or self.batch, compile=False
-        )
-
-
-CONTROL = {"policy_train": 6000, "calibration": 2000, "validation": 2000, "test": 3000}
-"""Problems of the control pair that are generated, by split."""
-
-
-def control_problems(folder: Path, split: str, seed: int) -> Path:
-    """A file of problems of the control pair, written where there is none."""
-    import control  # of the recipes, which are no package
-
-    path = folder / f"{split}.jsonl"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        problems = control.generate("asked", split, CONTROL[split], seed)
-        lines = [json.dumps({"question": p.text, "answer": str(p.answer)}) for p in problems]
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+        return load(self.pair, max_batch=batch or self.batch)
 
 
 def named(name: str, label: str | None = None, **values: Any) -> Contender:
@@ -204,6 +174,35 @@ def judge(settings: Settings) -> None:
     train(settings.load(), request, settings.folder / "autojudge", tell)
 
 
+def shuffle(settings: Settings) -> None:
+    """Train an arbiter as the others are, on labels that are dealt at random."""
+    request = replace(request_of(settings, 0), labels="shuffled", method="none")
+    train(settings.load(), request, settings.folder / "shuffled", tell)
+
+
+def route(settings: Settings) -> None:
+    """Fit a question router to what both models answer right, and let it choose for the test."""
+    asked = settings.task("policy_train", settings.training)
+    run("route", asked, [named("target"), named("draft")], settings)
+    answers = records.read(settings.folder / "route").answers
+    right = {(a.policy, a.question): bool(a.right) for a in answers}
+    prompts = [q.prompt for q in asked.questions]
+    router = fit_router(
+        prompts, *([right[name, q.id] for q in asked.questions] for name in ("target", "draft"))
+    )
+    task = settings.task("test", settings.problems)
+    chosen = router.chooses_draft([q.prompt for q in task.questions])
+    found = {q.id: "draft" if d else "target" for q, d in zip(task.questions, chosen, strict=True)}
+    record = {
+        "telling": router.questions,
+        "words": len(router.words),
+        "strength": router.strength,
+        "to_the_draft": sum(chosen) / len(chosen),
+        "chosen": found,
+    }
+    (settings.folder / "router.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
+
+
 def aim(settings: Settings) -> None:
     """Run AutoJudge at every threshold, graded by right answers as the rules' settings are."""
     task = settings.task("validation", settings.tuning)
@@ -255,6 +254,9 @@ def arbiters(settings: Settings) -> list[Contender]:
             warm = {"arbiter": str(folder / "warm"), "threshold": warm_threshold(folder)}
             found.append(named("cospec", f"warm start {seed}", **warm))
         found.append(named("cospec", f"cospec {seed}", arbiter=str(folder / "policy")))
+    shuffled = settings.folder / "shuffled/policy"
+    if shuffled.exists():
+        found.append(named("cospec", "shuffled labels", arbiter=str(shuffled)))
     judge = settings.folder / "autojudge/policy"
     if judge.exists():
         found.append(named("autojudge", "autojudge", arbiter=str(judge)))
@@ -329,7 +331,7 @@ def inside(settings: Settings) -> None:
 
 def transfer(settings: Settings) -> None:
     """Run the arbiters on problems unlike those that they were trained on."""
-    if settings.pair.startswith("control"):
+    if control_seed(settings.pair) is not None:
         return  # whose problems are of one kind
     chosen = [
         named("target"),

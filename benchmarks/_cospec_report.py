@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _cospec_parts import PAIRS, SEEDS, SHARES, SWEEPS, Settings, best_rule
+from _cospec_parts import SEEDS, SHARES, SWEEPS, Settings, best_rule
+from _pairs import PAIRS
 from _record import RESULTS, plain_numbers, write
 
 from stet.evaluation import records
@@ -21,6 +22,9 @@ RATIO = 70 / 8
 """A target pass in draft passes, by the published pair's sizes, for the speed-up it would give."""
 
 PARTS = ("tune", "test", "inside", "pace", "speed", "transfer-templates", "transfer-units")
+ROUTER = "router"
+"""A contender that was not run: its answers are those of both models."""
+
 AGAIN = {"again-tune": "tune", "again-test": "test"}
 """Parts with new rows for single rules, and the parts whose rows they take the place of."""
 
@@ -92,6 +96,8 @@ def of_pair(settings: Settings, rows: list[dict[str, Any]]) -> dict[str, float]:
         folders = [f for f in folders if (f / records.ANSWERS).exists()]
         if folders:
             runs[part] = joined([records.read(folder) for folder in folders])
+            if part == "test" and (router := settings.folder / "router.json").exists():
+                runs[part] = routed(runs[part], json.loads(router.read_text())["chosen"])
             rates[part] = accepted_mismatch_rates(folders)
     tables: dict[str, dict[str, dict[str, Any]]] = {}
     for part, results in runs.items():
@@ -134,6 +140,22 @@ def joined(shares: Sequence[records.Results]) -> records.Results:
         answers += [replace(a, chunk=a.chunk + start) for a in share.answers]
     questions = [q for share in shares for q in share.run.questions]
     return records.Results(replace(first.run, questions=questions), answers, None)
+
+
+def routed(results: records.Results, chosen: dict[str, str]) -> records.Results:
+    """The same results with a router's: to each question the answer of the model that it chose.
+
+    Of what a model took for a chunk, an answer counts as its share.
+    """
+    taken = [a for a in results.answers if a.policy == chosen.get(a.question)]
+    seconds: dict[tuple[int, int], float] = {}
+    for a in taken:
+        place = (a.seed, a.chunk)
+        seconds[place] = seconds.get(place, 0.0) + a.chunk_seconds / a.chunk_answers
+    answers = [replace(a, policy=ROUTER, chunk_seconds=seconds[a.seed, a.chunk]) for a in taken]
+    entry = records.PolicyEntry(ROUTER, ROUTER, {}, lossless=False)
+    run = replace(results.run, policies=[*results.run.policies, entry])
+    return records.Results(run, [*results.answers, *answers], None)
 
 
 def accepted_mismatch_rates(folders: Sequence[Path]) -> dict[str, float]:

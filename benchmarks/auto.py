@@ -60,6 +60,23 @@ def best_length(pair: stet.Pair, options: argparse.Namespace) -> tuple[int, dict
     return min(took, key=lambda length: took[length]), took
 
 
+def alternate(
+    pair: stet.Pair, some: list[Any], best: int, number: int, tokens: int
+) -> dict[str, float]:
+    """Answer each prompt in every way, which take turns at being first; seconds of each way."""
+    ways: dict[str, int | str] = {"target": 0, "fixed": best, "auto": "auto"}
+    row = dict.fromkeys((*ways, "drafted", "accepted"), 0.0)
+    for turn, prompt in enumerate(some):
+        first = (number + turn) % len(ways)
+        for name in (*list(ways)[first:], *list(ways)[:first]):
+            took, counters = seconds(pair, prompt, ways[name], tokens)
+            row[name] += took
+            if name == "auto":
+                row["drafted"] += counters.drafted_tokens
+                row["accepted"] += counters.accepted_tokens
+    return row
+
+
 def run(options: argparse.Namespace) -> None:
     """Alternate; what is done already is not done again."""
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -80,21 +97,16 @@ def run(options: argparse.Namespace) -> None:
         path.write_text(json.dumps(record, indent=1), "utf-8")
         print({name: record[name] for name in ("best", "grid", "rule")}, flush=True)
         rows = record["rows"]
-        ways: list[int | str] = [0, record["best"], "auto"]
         for number in range(len(rows), options.alternations):
             if time.perf_counter() - began > options.stop_after:
                 break
             some = _prompts.prompts(pair, options, options.prompts, number * options.prompts)
-            row: dict[str, Any] = {"alternation": number}
-            turn = number % len(ways)
-            for length in (*ways[turn:], *ways[:turn]):
-                name = {0: "target", "auto": "auto"}.get(length, "fixed")
-                timed = [seconds(pair, prompt, length, options.tokens) for prompt in some]
-                row[name] = sum(each for each, _ in timed)
-                if name == "auto":
-                    row["drafted"] = sum(counters.drafted_tokens for _, counters in timed)
-                    row["accepted"] = sum(counters.accepted_tokens for _, counters in timed)
-            rows.append(row)
+            rows.append(
+                {
+                    "alternation": number,
+                    **alternate(pair, some, record["best"], number, options.tokens),
+                }
+            )
             path.write_text(json.dumps(record, indent=1), "utf-8")
         if options.stranger and 3 * sum(r["accepted"] for r in rows) > sum(
             r["drafted"] for r in rows

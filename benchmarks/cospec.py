@@ -7,13 +7,13 @@
 
 Parts: `tune` sweeps the rules' parameters on validation problems; `train` trains arbiters under
 several seeds, `judge` one against the target's own answers, for which `aim` finds the threshold by
-right ones; `test` runs everything on test problems, `inside` puts an arbiter into what SpecGuard
-rewrites; `pace` tunes the length of blocks and `speed` times everything one problem at a time;
-`oracle` finds what could be gained at all, and whose token was right; `curve` has every threshold;
-`transfer` runs the trained arbiters on held-out templates and on the second family; `overhead` is
-what deciding costs; `again` tunes and tests single rules that have changed since (`--rules`), whose
-rows it replaces. Every part can be interrupted. The pairs beside the bundled one are those of
-`recipes/README.md`.
+right ones, `shuffle` one on labels dealt at random; `route` fits a question router; `test` runs
+everything on test problems, `inside` puts an arbiter into what SpecGuard rewrites; `pace` tunes the
+length of blocks and `speed` times everything one problem at a time; `oracle` finds what could be
+gained at all, and whose token was right; `curve` has every threshold; `transfer` runs the trained
+arbiters on held-out templates and on the second family; `overhead` is what deciding costs; `again`
+tunes and tests single rules that have changed since (`--rules`), whose rows it replaces. Every part
+can be interrupted. The pairs beside the bundled one are those of `recipes/README.md`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
 
 import _cospec_parts as parts
 from _cospec_report import report
+from _pairs import PAIRS
 
 PARTS = {
     "tune": parts.tune,
     "train": parts.trainings,
     "judge": parts.judge,
+    "shuffle": parts.shuffle,
+    "route": parts.route,
     "aim": parts.aim,
     "test": parts.test,
     "again": parts.again,
@@ -52,7 +55,7 @@ PARTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
-    parser.add_argument("--pair", choices=parts.PAIRS, default="bundled")
+    parser.add_argument("--pair", choices=PAIRS, default="bundled")
     parser.add_argument("--problems", type=int, default=3000)
     parser.add_argument("--tuning", type=int, default=400)
     parser.add_argument("--training", type=int, default=1500)

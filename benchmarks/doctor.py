@@ -37,7 +37,7 @@ def one_set(pair: stet.Pair, options: argparse.Namespace, number: int) -> dict[s
     began = time.perf_counter()
     others_work = Others()
     passes = pair.costs
-    plain, speculative = examine(pair, own, seconds=options.seconds)
+    plain, speculative = examine(pair, own, max_new_tokens=options.tokens, seconds=options.seconds)
     lacking = len(speculative) < len(MEASURED)
     disturbed = others_work.disturb()
     found = diagnose(plain, speculative, passes if lacking else None, disturbed=disturbed)

@@ -92,6 +92,11 @@ class Problem(NamedTuple):
     key: Key
 
     @property
+    def family(self) -> str:
+        """As problems of the bundled pair have one."""
+        return "control"
+
+    @property
     def solution(self) -> str:
         """The steps and the answer line, as a model should write them."""
         return "\n".join([*self.steps, f"Answer: {self.answer}"])

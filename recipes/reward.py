@@ -2,6 +2,7 @@
 
     python recipes/reward.py                 # label steps, train every size, export the default
     python recipes/reward.py draft head      # train these only
+    python recipes/reward.py head --control 0 --pairs benchmarks/pairs/control   # of a control pair
 
 Everything goes on where it stopped when started again.
 """
@@ -17,10 +18,12 @@ import argparse
 import datetime
 import json
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import control
 import reward_data
 import torch
 from checkpoint import replace_folder
@@ -44,6 +47,9 @@ import stet
 import stet.bundled as bundled
 from stet.core.writing import append_lines, json_line
 from stet.rewards.head import HeadNet, RewardHead
+
+PAIRS = Path(__file__).resolve().parent.parent / "benchmarks/pairs/control"
+Source = Callable[[str, int], list[tuple[int, Any]]]
 
 HEAD = "head"
 INNER = 64
@@ -74,6 +80,21 @@ def export_model(folder: Path, model: Any, name: str, pair: str) -> None:
     replace_folder(partial_folder, folder)
 
 
+def pair_of(options: argparse.Namespace) -> tuple[stet.Pair, Source, Path]:
+    """The pair that is labelled with, its problems, and where its rewards belong."""
+    seed, export = options.control, options.export
+    if seed is None:
+        pair = stet.load_pair(max_batch=64, max_length=512, compile=False)
+        return pair, reward_data.numbered, export or bundled.REWARD.parent
+    folders = (options.pairs / f"{role}-{seed}" for role in ("target", "draft"))
+    pair = stet.load_pair(*folders, dtype="float32", max_batch=64, max_length=512, compile=False)
+
+    def problems(split: str, count: int) -> list[tuple[int, Any]]:
+        return list(enumerate(control.generate("asked", split, count, seed)))
+
+    return pair, problems, export or options.pairs / f"rewards-{seed}"
+
+
 def main() -> None:
     """Read the command line, label and train."""
     parser = argparse.ArgumentParser(
@@ -87,26 +108,33 @@ def main() -> None:
     parser.add_argument("--head-tokens", type=int, default=2_000_000)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--control", type=int, metavar="SEED", help="the head of a control pair")
+    parser.add_argument(
+        "--pairs", type=Path, default=PAIRS, help="holds target-SEED and draft-SEED of --control"
+    )
     parser.add_argument(
         "--export",
         type=Path,
         metavar="FOLDER",
-        help="default: into the package",
-        default=bundled.REWARD.parent,
+        help="default: into the package, or beside the control pair",
     )
     options = parser.parse_args()
     names = options.what or [*SIZES, HEAD]
+    if options.control is not None and names != [HEAD]:
+        parser.error("for a control pair the head alone is trained: `reward.py head --control 0`")
     if unknown := [name for name in names if name not in (*SIZES, HEAD)]:
         parser.error(f"there is no {unknown[0]}; choose from {', '.join([*SIZES, HEAD])}")
     torch.set_num_threads(options.threads)
 
-    pair = stet.load_pair(max_batch=64, max_length=512, compile=False)
+    pair, source, export = pair_of(options)
+    if options.control is not None:
+        options.cache /= f"control-{options.control}"
     files = {
         "policy_train": (options.cache / "policy_train.jsonl", options.problems),
         "validation": (options.cache / "validation.jsonl", options.validation),
     }
     for split, (path, count) in files.items():
-        reward_data.collect(pair, path, split, count)
+        reward_data.collect(pair, path, split, count, source=source)
     training, validation = (
         texts_of(list(reward_data.read(path)), pair.tokenizer) for path, _ in files.values()
     )
@@ -122,7 +150,7 @@ def main() -> None:
             found = quality(head_scores(net, steps_of(validation)), validation)
             head = RewardHead(net, pair.fingerprint)
             head.save(folder / "export")
-            head.save(options.export / bundled.REWARD_HEAD.name)
+            head.save(export / bundled.REWARD_HEAD.name)
         else:
             model = build(SIZES[name], pair.tokenizer, options.seed)
             weights = sum(p.numel() for p in model.parameters())
@@ -131,9 +159,7 @@ def main() -> None:
             found = quality(model_scores(model, validation), validation)
             export_model(folder / "export", model, name, pair.fingerprint)
             if name == EXPORTED:
-                shutil.copytree(
-                    folder / "export", options.export / bundled.REWARD.name, dirs_exist_ok=True
-                )
+                shutil.copytree(folder / "export", export / bundled.REWARD.name, dirs_exist_ok=True)
         say(done=True, parameters=weights, **found)
 
 

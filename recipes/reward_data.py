@@ -8,7 +8,7 @@ the draft goes on, and what follows is labelled likewise: the same prefixes that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -231,8 +231,23 @@ def numbered(split: str, count: int, stories: float = 0.75) -> list[tuple[int, A
     return [(number, problem) for number, (_, _, problem) in enumerate(placed)]
 
 
-def collect(pair: Pair, path: Path, split: str, count: int, batch: int = 128) -> int:
+def collect(
+    pair: Pair,
+    path: Path,
+    split: str,
+    count: int,
+    batch: int = 128,
+    source: Callable[[str, int], list[tuple[int, Any]]] = numbered,
+) -> int:
     """Label problems and append them to a file; goes on where it stopped.
+
+    Args:
+        pair: writes and finishes solutions.
+        path: the file.
+        split: whose problems.
+        count: of problems.
+        batch: problems at a time.
+        source: numbered problems of a split.
 
     Returns:
         Labelled problems in the file.
@@ -240,7 +255,7 @@ def collect(pair: Pair, path: Path, split: str, count: int, batch: int = 128) ->
     path.parent.mkdir(parents=True, exist_ok=True)
     progress = path.with_suffix(".progress")
     done = int(progress.read_text()) if progress.exists() else 0
-    problems = numbered(split, count)
+    problems = source(split, count)
     for start in range(done, count, batch):
         made = Labeller(pair, seed=start).label(problems[start : start + batch])
         append_lines(path, (json_line(asdict(e)) for e in made))

@@ -243,6 +243,18 @@ def test_the_more_prompts_the_narrower_the_interval():
     assert widths == sorted(widths, reverse=True)
 
 
+@pytest.mark.parametrize("answer", [20, 300])
+def test_answers_that_are_cut_to_save_time_are_forecast_whole(answer):
+    slow = {"target": 0.2, "per_position": 0.01, "draft": 0.05, "reading": 4.0, "answer": answer}
+    whole = diagnose(*examined(Machine(**slow), prompts=30))
+    plain, speculative = examined(Machine(**slow), prompts=30, seconds=900)
+    assert max(plain.whole.counters.emitted_tokens // 30, 1) < 40
+    short = diagnose(plain, {4: speculative[4]})
+    best = {row.draft_length: row.speedup for row in whole.forecasts}
+    found = {row.draft_length: row.speedup for row in short.forecasts}
+    assert found[4] == pytest.approx(best[4], rel=0.06)
+
+
 def test_a_slow_pair_is_measured_in_the_time_there_is():
     whole = Scope((1, 4, 12), 8, 96)
     quick = dict.fromkeys((0, 1, 4, 12), 0.001)

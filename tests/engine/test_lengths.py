@@ -10,9 +10,10 @@ import pytest
 from stet.core.draft_length import AdaptiveLength, FixedLength, expected_tokens
 from stet.core.limits import Limits
 from stet.core.operations import Draft
+from stet.core.row import Row
 from stet.core.sequence import TokenSequence
 from stet.engine.costs import Costs
-from stet.engine.lengths import Rest, best_plan, fit_blocks
+from stet.engine.lengths import Reading, Rest, best_plan, fit_blocks
 from stet.engine.round_times import RoundTimes
 
 FLAT = Costs(draft={1: 0.1, 16: 0.1}, target={1: 1.0, 160: 1.2})
@@ -66,6 +67,32 @@ def test_only_texts_that_do_not_depend_on_it_are_drafted_less() -> None:
 def test_one_request_alone_keeps_to_its_own_rule() -> None:
     assert fitted([draft()], FULL) == [15]
     assert fitted([draft()], FULL, others=6) == [0]
+
+
+def test_a_draft_has_to_earn_back_what_it_must_read_first() -> None:
+    costs = Costs({1: 0.3, 16: 0.4}, {1: 1.0, 13: 1.6, 64: 3.0})
+    assert costs.reading == pytest.approx(0.3 * 0.05)
+    lengths = [
+        best_plan([0.8] * 8, Rest(), 15, costs, Reading(seconds, 400.0)).length
+        for seconds in (0.0, 1.0, 60.0)
+    ]
+    assert lengths[0] == lengths[1] > 0
+    assert lengths[2] == 0
+
+    def counts(prompt: int, most: int, read: int = 0) -> list[int]:
+        limits = Limits(max_new_tokens=most, draft_length=AdaptiveLength(may_rest=True))
+        drafts = [Draft(TokenSequence([1] * prompt, limits=limits), 5, least=0) for _ in range(8)]
+        for item in drafts:
+            if read:
+                item.sequence.rows["draft"] = Row(0, read)
+        # What was never drafted would be tried now, if it was cheap.
+        fit_blocks(drafts, 0, costs, RoundTimes(plain=0))
+        return [item.count for item in drafts]
+
+    assert not any(counts(600, 24))
+    assert any(counts(600, 2000))
+    assert any(counts(600, 24, read=599))
+    assert any(counts(8, 24))
 
 
 def test_drafting_ends_at_a_higher_confidence_the_fuller_the_pass() -> None:

@@ -95,6 +95,18 @@ def test_a_fit_finds_what_tells_the_tokens_apart(hidden):
     assert not any(p.requires_grad for p in made.parameters())
 
 
+def test_shuffled_outcomes_stay_together_and_tell_nothing():
+    found = world(2000, 0)
+    dealt = found.shuffled(1)
+    assert dealt.cells() == found.cells()
+    assert torch.equal(dealt.features, found.features)
+    assert torch.equal(dealt.with_draft, found.shuffled(1).with_draft)
+    assert not torch.equal(dealt.with_draft, found.with_draft)
+    made, fresh = fit(dealt, world(400, 1).shuffled(2), FitSettings()), world(1000, 2)
+    gain = fresh.advantage(0.0)
+    assert float((gain * (made(fresh.features) > 0)).sum()) < 0.5 * float(gain.clamp(min=0).sum())
+
+
 def test_ties_are_the_draft_s_and_count_as_little_as_they_cost():
     tie = branches([[0.0]] * 10, [True] * 10, [True] * 10)
     assert fit(tie, tie, FitSettings(hidden=()))(tie.features).min() > 0

@@ -260,10 +260,22 @@ def test_hidden_states_can_be_looked_at(pair, task, validation, tmp_path):
     assert found.arbiter.network.inputs == 1 + 128 + 96
 
 
+def test_shuffled_labels_are_the_outcomes_of_other_mismatches(pair, task, validation, tmp_path):
+    request = small(task, validation, method="none", sweeps=1)
+    trained = {
+        labels: train(pair, replace(request, labels=labels), tmp_path / labels, quiet)
+        for labels in ("answers", "shuffled")
+    }
+    assert trained["answers"].cells == trained["shuffled"].cells
+    own, dealt = (found.arbiter.network.state_dict() for found in trained.values())
+    assert any(not torch.equal(own[name], dealt[name]) for name in own)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"labels": "gut"}, "labels is 'gut'; choose from answers, target"),
+        ({"labels": "gut"}, "labels is 'gut'; choose from answers, target, shuffled"),
+        ({"labels": "shuffled"}, "Shuffled labels are a control of the warm start"),
         ({"method": "luck"}, "method is 'luck'"),
         ({"features": ()}, "at least one feature"),
         ({"features": ("mood",)}, "There is no feature 'mood'"),

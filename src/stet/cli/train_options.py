@@ -110,7 +110,8 @@ class LearningOptions(OptionGroup):
     labels: Annotated[
         str,
         typer.Option(
-            help="Label source: right 'answers', or the 'target' for its own (AutoJudge)."
+            help="Label source: right 'answers', the 'target' for its own (AutoJudge), or "
+            "'shuffled' ones, a control that must win nothing (with --method none)."
         ),
     ] = "answers"
     method: Annotated[

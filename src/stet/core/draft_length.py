@@ -231,7 +231,9 @@ class AdaptiveLength:
         """Tokens to draft now."""
         if history.rest:
             return 0
-        if self.by_confidence:
+        # The confidence of a draft of which nothing was accepted so far says little.
+        unlucky = self.may_rest and history.fell and not history.stood
+        if self.by_confidence and not unlucky:
             return self.longest
         acceptance = self.acceptance(history)
         return best_length(acceptance, self.draft_cost, self.position_cost, self.longest)
@@ -249,19 +251,30 @@ class AdaptiveLength:
         history.trial = max(history.trial - 1, 0)
         if self.gain(history) >= _WORTH_IT:
             history.pause = 0
-        elif not history.trial:
+        elif not history.trial and not self._is_open(history):
             history.rest = history.pause = self._rest(history)
             history.trial = _TRIAL
             history.fade(0.5)
 
+    def _is_open(self, history: History) -> bool:
+        """Whether a few blocks more are to show, before the first rest, if drafting may pay.
+
+        After a rest the draft has to read all that was written meanwhile, which costs more than a
+        short block; so they are tried at once.
+        """
+        return not history.stood and history.fell < _OPEN and self._is_believed(history)
+
+    def _is_believed(self, history: History) -> bool:
+        """Whether drafting may pay although nothing was accepted so far.
+
+        A block of one token pays where it is accepted more often than it costs.
+        """
+        chance = max(1 - self.draft_cost - self.position_cost, 0.0)
+        return history.fell < _FEW or chance**history.fell >= _BELIEVED
+
     def _rest(self, history: History) -> int:
         """Rounds of the next rest."""
-        # To try again, the draft would have to read all that was written meanwhile, which costs
-        # more than the trial itself. A block of one token pays where it is accepted more often than
-        # it costs; where not one ever was, that becomes hard to believe.
-        chance = max(1 - self.draft_cost - self.position_cost, 0.0)
-        believed = history.fell < _FEW or chance**history.fell >= _BELIEVED
-        if not (history.stood or believed):
+        if not (history.stood or self._is_believed(history)):
             return _HOPELESS_REST
         return min(max(2 * history.pause, _FIRST_REST), _LONGEST_REST)
 
@@ -290,8 +303,9 @@ _PRIOR_GAIN = 1.15
 _FIRST_REST = 8
 _LONGEST_REST = 128
 _HOPELESS_REST = 512
-_BELIEVED = 0.2
+_BELIEVED = 0.3
 _FEW = 2.5  # three blocks, as older ones count for less
+_OPEN = 4.0  # five blocks
 _COUNTED = 4.0
 _TRIAL = 2
 

@@ -119,12 +119,10 @@ def diagnose(
     """
 
     def forecasts_of(plain: Measurement, speculative: Mapping[int, Measurement]) -> list[Forecast]:
-        answer = plain.whole.counters.emitted_tokens / len(plain.whole.traces)
         costs = costs_of(plain, speculative, passes)
-        return forecast(costs, _acceptance(speculative), answer)
+        return forecast(costs, _acceptance(speculative), plain.answer)
 
     costs, acceptance = costs_of(plain, speculative, passes), _acceptance(speculative)
-    answer = plain.whole.counters.emitted_tokens / len(plain.whole.traces)
     forecasts = forecasts_of(plain, speculative)
     best = max(forecasts, key=lambda row: row.speedup)
     place = forecasts.index(best)
@@ -154,7 +152,7 @@ def diagnose(
         same_text_share=sum(same) / len(same),
         disturbed=disturbed,
         verdict=verdict,
-        advice=_advice(verdict, best, interval, costs, acceptance, answer),
+        advice=_advice(verdict, best, interval, costs, acceptance, plain.answer),
     )
 
 

@@ -89,11 +89,13 @@ class Measurement:
     Attributes:
         whole: the whole answers.
         begun: the short answers.
+        answers: tokens of each whole answer; where it was cut to save time, the most it may have.
         parts: the same, batch by batch.
     """
 
     whole: Decoded = field(default_factory=Decoded)
     begun: Decoded = field(default_factory=Decoded)
+    answers: list[int] = field(default_factory=list[int])
     parts: list[Measurement] = field(default_factory=list["Measurement"])
 
     @classmethod
@@ -104,7 +106,13 @@ class Measurement:
             found.parts.append(part)
             found.whole.join(part.whole)
             found.begun.join(part.begun)
+            found.answers += part.answers
         return found
+
+    @property
+    def answer(self) -> float:
+        """Tokens of an answer, in the mean."""
+        return sum(self.answers) / len(self.answers)
 
     @property
     def reading(self) -> float:
@@ -254,7 +262,10 @@ def examine(
         for length, found in parts.items():
             part = Measurement()
             part.begun.add(*run(some, _policy(length), length, BEGUN))
-            part.whole.add(*run(some, _policy(length), length, scope.tokens))
+            results, took = run(some, _policy(length), length, scope.tokens)
+            part.whole.add(results, took)
+            written = [result.counters.emitted_tokens for result in results]
+            part.answers += [most if n >= scope.tokens else n for n in written]
             found.append(part)
             done += 1
             if on_progress:

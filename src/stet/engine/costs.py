@@ -37,6 +37,14 @@ class Costs:
         slope = self.target_pass(BLOCK) - self.target[1]
         return max(slope / (BLOCK - 1) / self.target[1], 0.0)
 
+    @property
+    def reading(self) -> float:
+        """Seconds that the draft takes to read a token of a prompt.
+
+        Reading is a matter of arithmetic, of which a draft has its share.
+        """
+        return self.draft_pass(1) * self.position_cost
+
     def to_json(self) -> dict[str, Any]:
         """The costs as a file holds them."""
         passes = {

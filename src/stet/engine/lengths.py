@@ -2,21 +2,28 @@
 
 A rule of `stet.core.draft_length` sees one sequence. What a block costs depends on the others, too:
 verifying is nearly free while a pass waits for the weights, and stops being so once the pass is
-full. Where a text is the same whatever its blocks are, they are fitted here to the round.
+full. Where a text is the same whatever its blocks are, they are fitted here to the round. Before a
+draft writes anything it has to read all that was written without it, which has to be earned back.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stet.core.draft_length import AdaptiveLength, expected_tokens
 from stet.core.operations import Draft
+from stet.core.sequence import TokenSequence
 from stet.engine.costs import Costs
+from stet.engine.drafting import OVERLAP
 from stet.engine.round_times import LONGEST_TRIAL, TRIAL, RoundTimes
 
 MARGIN = 1.03
 """How much faster than plain decoding a round must look, since costs are measured with noise."""
+
+TRIED = 0.03
+"""A trial may have the draft read for this share of the time that the rest of the answers takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,19 @@ class Rest:
 
     positions: int = 0
     tokens: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the draft has to read before it can write.
+
+    Attributes:
+        seconds: that it takes.
+        left: the most tokens that are still to be written, over which it is earned back.
+    """
+
+    seconds: float = 0.0
+    left: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +80,19 @@ def fit_blocks(
     rows = len(drafts) + others
     if not elastic or rows < 2:
         return
+    reading = Reading(
+        costs.reading * sum(_unread(draft.sequence) for draft in elastic),
+        sum(draft.sequence.remaining for draft in elastic),
+    )
     if times is not None:
         costs = times.corrected(costs)
     given = [draft.count for draft in drafts if draft.least is None]
     rest = Rest(others + sum(given) + len(given), others + sum(1 + n / 2 for n in given))
     rates = [_acceptance(draft) for draft in elastic]
     longest = max(draft.count for draft in elastic)
-    plan = best_plan(rates, rest, longest, costs)
+    plan = best_plan(rates, rest, longest, costs, reading)
     if times is not None and longest:
-        plan = _try_out(plan, rates, rest, longest, costs, times)
+        plan = _try_out(plan, rates, rest, longest, costs, times, reading)
     for draft, acceptance in zip(elastic, rates, strict=True):
         assert draft.least is not None
         draft.count = min(draft.count, max(plan.length, draft.least))
@@ -86,20 +110,27 @@ def _try_out(
     longest: int,
     costs: Costs,
     times: RoundTimes,
+    reading: Reading,
 ) -> Plan:
     """Now and then take what was not chosen for long, since only rounds show what it takes."""
     if plan.length:
         if times.drafted == 0:
             times.trial = TRIAL  # drafting pays at present
         return Plan(0, plan.rate) if times.plain >= TRIAL else plan
-    if times.drafted < times.trial:
+    if times.drafted < times.trial or reading.seconds > TRIED * reading.left / plan.rate:
         return plan
     times.trial = min(2 * times.trial, LONGEST_TRIAL)
     return best_plan(rates, rest, longest, costs, plain=False)
 
 
 def best_plan(
-    acceptances: Sequence[float], rest: Rest, longest: int, costs: Costs, *, plain: bool = True
+    acceptances: Sequence[float],
+    rest: Rest,
+    longest: int,
+    costs: Costs,
+    reading: Reading = Reading(),
+    *,
+    plain: bool = True,
 ) -> Plan:
     """Find the length with most expected tokens per second; 0 where none beats plain decoding.
 
@@ -108,6 +139,7 @@ def best_plan(
         rest: what else is in the round.
         longest: lengths beyond this are not considered.
         costs: seconds of passes.
+        reading: what the draft has to read first.
         plain: whether the length may be 0.
     """
     rows = len(acceptances)
@@ -121,7 +153,17 @@ def best_plan(
     if not longest:
         return none
     best = max((Plan(n, rate(n)) for n in range(1, longest + 1)), key=lambda plan: plan.rate)
-    return best if not plain or best.rate > MARGIN * none.rate else none
+    earned = 1 / (1 / best.rate + reading.seconds / reading.left)
+    return best if not plain or earned > MARGIN * none.rate else none
+
+
+def _unread(sequence: TokenSequence) -> int:
+    """Tokens of a sequence that the draft has not read, beyond those that it always reads again."""
+    holder: TokenSequence | None = sequence
+    while holder is not None and "draft" not in holder.rows:
+        holder = holder.parent
+    known = 0 if holder is None else min(holder.rows["draft"].valid, len(holder.tokens))
+    return max(len(sequence.tokens) - known - OVERLAP, 0)
 
 
 def _acceptance(draft: Draft) -> float:

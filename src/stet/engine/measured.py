@@ -140,12 +140,11 @@ class Measured:
             cost = _round_cost(estimate_draft_cost(self.target, self.draft))
             return AdaptiveLength(draft_cost=cost, by_confidence=look, may_rest=lossless)
         fits = self._batches is not None and self._batches.known
-        draft, position = self.costs.draft_cost, self.costs.position_cost
+        costs = self.costs
         return AdaptiveLength(
-            draft_cost=_round_cost(draft),
-            position_cost=_round_cost(position),
-            # Reading is a matter of arithmetic, of which a draft has its share.
-            read_cost=_round_cost(draft * position) if self.draft is not None else 0.0,
+            draft_cost=_round_cost(costs.draft_cost),
+            position_cost=_round_cost(costs.position_cost),
+            read_cost=_round_cost(costs.reading / costs.target[1]),
             longest=WIDEST - 1 if self.max_batch == 1 or (lossless and fits) else SHARED,
             by_confidence=look,
             prior_weight=1.0,

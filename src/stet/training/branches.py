@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,6 +68,11 @@ class Branches:
     def where(self, chosen: Tensor) -> Branches:
         """A part of the branches, by a mask or by indices."""
         return Branches(*(getattr(self, name)[chosen] for name in _COLUMNS))
+
+    def shuffled(self, seed: int) -> Branches:
+        """The same mismatches with each other's outcomes, of both tokens together."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return replace(self, with_draft=self.with_draft[order], with_target=self.with_target[order])
 
     def save(self, path: Path) -> None:
         """Write the columns to a file, atomically."""

@@ -13,8 +13,8 @@ from stet.training.gradient import GradientSettings
 if TYPE_CHECKING:
     from stet.evaluation.tasks.base import LoadedTask
 
-Labels = Literal["answers", "target"]
-LABELS = ("answers", "target")
+Labels = Literal["answers", "target", "shuffled"]
+LABELS = ("answers", "target", "shuffled")
 
 Method = Literal["groups", "flips", "none"]
 METHODS = ("groups", "flips", "none")
@@ -31,8 +31,9 @@ class TrainRequest:
         task: the training questions.
         validation: the validation questions, for early stopping and the choice of a threshold; none
             of `task`.
-        labels: the label source: "answers", the right ones of `task` and `validation`, or "target",
-            the target's own in their place.
+        labels: the label source: "answers", the right ones of `task` and `validation`; "target",
+            the target's own in their place; or "shuffled", for a control: right answers, but the
+            warm start is fitted to outcomes that were dealt to the mismatches at random.
         features: the features of the arbiter.
         fit: settings of the warm start.
         gradient: settings of policy gradient.
@@ -82,6 +83,11 @@ class TrainRequest:
             raise OptionError(f"labels is {self.labels!r}; choose from {', '.join(LABELS)}.")
         if self.method not in METHODS:
             raise OptionError(f"method is {self.method!r}; choose from {', '.join(METHODS)}.")
+        if self.labels == "shuffled" and self.method != "none":
+            raise OptionError(
+                "Shuffled labels are a control of the warm start; policy gradient would learn from "
+                'the right answers after all: choose the method "none".'
+            )
         if self.sweeps < 1:
             raise OptionError(f"sweeps is {self.sweeps}; branches are collected at least once.")
         if self.rounds < 0:

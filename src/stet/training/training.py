@@ -185,6 +185,8 @@ class Trainer:
 
             found = brancher.collect(self.folder / f"sweep-{number}", chosen, tell)
             self._log(stage="branches", sweep=number, **found.cells())
+            if self.request.labels == "shuffled":
+                found = found.shuffled(mixed(self.request.seed, number))
             sweeps.append(found)
         return sweeps
 
