@@ -19,7 +19,11 @@ RESULTS = Path(__file__).parent / "results"
 def command() -> str:
     """The command that made the result, as typed from the top of the repository."""
     script = Path(sys.argv[0]).resolve().relative_to(Path(__file__).resolve().parent.parent)
-    return shlex.join(["python", str(script), *sys.argv[1:]])
+    words = sys.argv[1:]
+    if "--note" in words:  # it stands in the result by itself
+        place = words.index("--note")
+        words = words[:place] + words[place + 2 :]
+    return shlex.join(["python", str(script), *words])
 
 
 def write(name: str, rows: list[dict[str, Any]], figures: dict[str, float], **more: object) -> Path:

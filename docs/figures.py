@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from choice_tables import CHOICE_TABLES
 from peer_tables import PEER_TABLES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -612,6 +613,16 @@ def of_peers(name: str, up: str = "../") -> Callable[[], str]:
     return made
 
 
+def of_choice(name: str) -> Callable[[], str]:
+    """A table about what Stet decides by itself."""
+
+    def made() -> str:
+        found = result(name)
+        return CHOICE_TABLES[name](found) + source(found, name, "../")
+
+    return made
+
+
 def picture_of_peers(name: str, words: str) -> Callable[[], str]:
     """A picture that docs/peer_plots.py draws of the same result, once there is one."""
 
@@ -626,6 +637,7 @@ TABLES: dict[str, Callable[[], str]] = {
     **{name: of_peers(name, "" if name in README_PEERS else "../") for name in PEER_TABLES},
     "peers_picture": picture_of_peers("peers", "Tokens per second of every engine"),
     "speedup_picture": picture_of_peers("speedup", "Speed-up against acceptance, and against K"),
+    **{name: of_choice(name) for name in CHOICE_TABLES},
     "bfloat16": bfloat16,
     "quantisation": quantisation,
     "bundled": bundled,
