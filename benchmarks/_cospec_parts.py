@@ -49,6 +49,9 @@ SWEEPS: dict[str, list[dict[str, Any]]] = {
 }
 """Settings of every neighbouring rule that are tried on validation problems."""
 
+WITH_STATES = (*DEFAULT, "target_hidden", "draft_hidden")
+"""Features of an arbiter that can know where in an answer it is."""
+
 SEEDS = (0, 1, 2)
 WITHIN = 0.005
 """Of settings within so much of the best accuracy, the one with most tokens per pass is taken."""
@@ -168,6 +171,14 @@ def trainings(settings: Settings) -> None:
         train(pair, request_of(settings, seed), settings.folder / f"train-{seed}", tell)
 
 
+def hidden(settings: Settings) -> None:
+    """The same with arbiters that also read both models' hidden states before the mismatch."""
+    pair = settings.load()
+    for seed in settings.seeds:
+        request = replace(request_of(settings, seed), features=WITH_STATES)
+        train(pair, request, settings.folder / f"hidden-{seed}", tell)
+
+
 def judge(settings: Settings) -> None:
     """Train AutoJudge: an arbiter that is to leave the target's own answers as they are."""
     request = replace(request_of(settings, 0), labels="target", method="none")
@@ -250,10 +261,15 @@ def arbiters(settings: Settings) -> list[Contender]:
     found: list[Contender] = []
     for seed in SEEDS:
         folder = settings.folder / f"train-{seed}"
+        if not (folder / "policy").exists():
+            continue
         if settings.warm:
             warm = {"arbiter": str(folder / "warm"), "threshold": warm_threshold(folder)}
             found.append(named("cospec", f"warm start {seed}", **warm))
         found.append(named("cospec", f"cospec {seed}", arbiter=str(folder / "policy")))
+        states = settings.folder / f"hidden-{seed}/policy"
+        if states.exists():
+            found.append(named("cospec", f"with hidden states {seed}", arbiter=str(states)))
     shuffled = settings.folder / "shuffled/policy"
     if shuffled.exists():
         found.append(named("cospec", "shuffled labels", arbiter=str(shuffled)))
@@ -435,7 +451,9 @@ def oracle(settings: Settings) -> None:
     pair = settings.load()
     task = settings.task("test", settings.oracle)
     places = range(len(task.questions))
-    never = Arbiter(Network(len(DEFAULT)).requires_grad_(False), DEFAULT)
+    assert pair.draft is not None
+    states = [m.model.config.get_text_config().hidden_size for m in (pair.target, pair.draft)]
+    never = Arbiter(Network(len(DEFAULT) + sum(states)).requires_grad_(False), WITH_STATES)
     branches = Brancher(pair, task, RolloutPolicy(never, 1.0), settings.batch).collect(
         settings.folder / "oracle-branches",
         places,
@@ -466,10 +484,17 @@ def agreements(branches: Branches, settings: Settings) -> dict[str, Any]:
     }
     for seed in SEEDS:
         folder = settings.folder / f"train-{seed}"
-        for name, place in (("warm start", "warm"), ("cospec", "policy")):
-            arbiter = Arbiter.load(folder / place)
-            bar = warm_threshold(folder) if place == "warm" else arbiter.threshold
-            picks[f"{name} {seed}"] = arbiter.logits_of(telling.features).sigmoid() > bar
+        for name, path in (
+            ("warm start", folder / "warm"),
+            ("cospec", folder / "policy"),
+            ("with hidden states", settings.folder / f"hidden-{seed}/policy"),
+        ):
+            if not path.exists():
+                continue
+            arbiter = Arbiter.load(path)
+            bar = warm_threshold(folder) if path.name == "warm" else arbiter.threshold
+            known = telling.features[:, : arbiter.network.inputs]  # the states come last
+            picks[f"{name} {seed}"] = arbiter.logits_of(known).sigmoid() > bar
     return {
         "finished_by": "the target",
         "cells": branches.cells(),

@@ -6,14 +6,15 @@
     python benchmarks/cospec.py report                 # from what there is of every pair
 
 Parts: `tune` sweeps the rules' parameters on validation problems; `train` trains arbiters under
-several seeds, `judge` one against the target's own answers, for which `aim` finds the threshold by
-right ones, `shuffle` one on labels dealt at random; `route` fits a question router; `test` runs
-everything on test problems, `inside` puts an arbiter into what SpecGuard rewrites; `pace` tunes the
-length of blocks and `speed` times everything one problem at a time; `oracle` finds what could be
-gained at all, and whose token was right; `curve` has every threshold; `transfer` runs the trained
-arbiters on held-out templates and on the second family; `overhead` is what deciding costs; `again`
-tunes and tests single rules that have changed since (`--rules`), whose rows it replaces. Every part
-can be interrupted. The pairs beside the bundled one are those of `recipes/README.md`.
+several seeds, `hidden` others that read hidden states, `judge` one against the target's own
+answers, for which `aim` finds the threshold by right ones, `shuffle` one on labels dealt at random;
+`route` fits a question router; `test` runs everything on test problems, `inside` puts an arbiter
+into what SpecGuard rewrites; `pace` tunes the length of blocks and `speed` times everything one
+problem at a time; `oracle` finds what could be gained at all, and whose token was right; `curve`
+has every threshold; `transfer` runs the trained arbiters on held-out templates and on the second
+family; `overhead` is what deciding costs; `again` tunes and tests single rules that have changed
+since (`--rules`), whose rows it replaces. Every part can be interrupted. The pairs beside the
+bundled one are those of `recipes/README.md`.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from _pairs import PAIRS
 PARTS = {
     "tune": parts.tune,
     "train": parts.trainings,
+    "hidden": parts.hidden,
     "judge": parts.judge,
     "shuffle": parts.shuffle,
     "route": parts.route,
