@@ -131,6 +131,8 @@ def _show(found: Trained) -> None:
         parts = ", ".join(f"{name} {count}" for name, count in cells.items())
         out.print(f"Branches, sweep {number}: {parts}.")
     out.print(table)
+    if found.outlook is not None:
+        out.print(found.outlook.words)
     for part, note in found.record["notes"].items():
         out.print(f"Of the {part}: {note}")
 
@@ -148,6 +150,8 @@ def _inspect(folder: Path, as_json: bool) -> None:
             f"[bold]{item.name}[/]: {item.branches} mismatches of {item.questions} "
             f"questions; {parts}."
         )
+        if item.outlook is not None:
+            out.print(item.outlook.words)
         if not item.auroc:
             continue
         table = a_table("Draft only against target only", "feature", "AUROC", "draft", "target")

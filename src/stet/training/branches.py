@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from stet.evaluation.tasks.base import LoadedTask
     from stet.pair import Pair
 
+FIRST = "sweep-0"
+"""Folder of a training's first branches, from answers in which no mismatch was accepted."""
+
 CELLS = ("both right", "draft only", "target only", "neither")
 """The outcomes of a mismatch: whose token leads to the right answer."""
 

@@ -11,7 +11,8 @@ from scipy.stats import rankdata
 
 from stet.core.errors import StetError
 from stet.core.folders import SETTINGS
-from stet.training.branches import Branches
+from stet.training.branches import FIRST, Branches
+from stet.training.outlook import Outlook, outlook
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,8 @@ class Inspected:
         auroc: for each feature that is a single number: the probability that it is larger where
             only the draft's token leads to the right answer than where only the target's does, and
             its mean in both; the most predictive first.
+        outlook: what may be expected of an arbiter; None where the branches are not of the target's
+            own answers, or are too few.
     """
 
     name: str
@@ -33,6 +36,7 @@ class Inspected:
     branches: int
     cells: dict[str, int]
     auroc: dict[str, tuple[float, float, float]]
+    outlook: Outlook | None
 
 
 def inspect_folder(folder: Path) -> list[Inspected]:
@@ -63,6 +67,7 @@ def _inspect(name: str, branches: Branches, features: list[str]) -> Inspected:
         len(branches),
         branches.cells(),
         feature_auroc(branches, features),
+        outlook(branches) if name == FIRST else None,
     )
 
 

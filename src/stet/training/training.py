@@ -29,6 +29,7 @@ from stet.training.fitting import fit
 from stet.training.gradient import gather, improve, improve_by_flips
 from stet.training.importance import importance
 from stet.training.measuring import Measured, Measuring, choose, read_measured
+from stet.training.outlook import Outlook, outlook
 from stet.training.request import CURVE, TrainRequest
 from stet.training.rollout_policy import RolloutPolicy, roll_out
 
@@ -54,6 +55,7 @@ class Trained:
         final: results of the final arbiter on them, at the same thresholds.
         target: results of the target alone on them.
         rounds: the log of policy gradient, round by round.
+        outlook: what the first branches said was to be expected; None from too few questions.
         record: all of this as JSON.
     """
 
@@ -63,6 +65,7 @@ class Trained:
     final: list[Measured]
     target: Measured
     rounds: list[dict[str, Any]]
+    outlook: Outlook | None
     record: dict[str, Any]
 
 
@@ -132,8 +135,10 @@ class Trainer:
         arbiter = replace(arbiter, threshold=chosen.threshold, trained=self._describe(chosen))
         arbiter.save(self.folder / POLICY)
         cells = [s.cells() for s in sweeps]
+        expected = outlook(sweeps[0], self.request.seed)
         record: dict[str, Any] = {
             "cells": cells,
+            "outlook": None if expected is None else asdict(expected),
             "target": asdict(target),
             "warm": [asdict(m) for m in warm_curve],
             "final": [asdict(m) for m in final],
@@ -155,7 +160,7 @@ class Trainer:
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         write_text(self.folder / RESULT, json_line(record, indent=1) + "\n")
-        return Trained(arbiter, cells, warm_curve, final, target, rounds, record)
+        return Trained(arbiter, cells, warm_curve, final, target, rounds, expected, record)
 
     def _choose(self, curve: Sequence[Measured]) -> Measured:
         return choose(curve, self.request.within, self.request.error)
