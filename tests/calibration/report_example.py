@@ -62,6 +62,8 @@ def example(goal: Wish | None = None, label_source: LabelSource = ANSWERS) -> Ca
             "fitted_on": 100,
             "chosen_on": 200,
             "steps": 400,
+            "saving": 8,
+            "misleading": 60,
             "labels": "the target's greedy completion of the step gives the reference answer",
             "note": "Two small models.",
         },

@@ -3,7 +3,7 @@
 import pytest
 
 from calibration.fakes import ScriptedPair, letters
-from stet.calibration.labels import ByAnswer, ByStep, Proposal
+from stet.calibration.labels import ByAnswer, ByStep, Label, Proposal
 from stet.calibration.rollouts import Prefix, Rollouts
 from stet.evaluation.graders import resolve_grader
 
@@ -20,8 +20,17 @@ def test_by_answer_blames_no_step_after_what_is_lost():
 
     labeller = ByAnswer(Rollouts(ScriptedPair(writes), GRADER, 64))
     proposals = [proposal("\n", "a\n"), proposal("a\n", "x\n"), proposal("x\n", "b\n")]
-    assert labeller.label(proposals) == [True, False, None]
+    assert labeller.label(proposals) == [Label(True), Label(False), Label(None)]
     assert "greedy" in labeller.words
+
+
+def test_by_answer_a_step_may_save_what_the_target_would_lose():
+    def writes(text, _):
+        return "Answer: 7" if "key\n" in text else "Answer: 8"
+
+    labeller = ByAnswer(Rollouts(ScriptedPair(writes), GRADER, 64))
+    proposals = [proposal("\n", "a\n"), proposal("\na\n", "key\n"), proposal("key\n", "b\n")]
+    assert labeller.label(proposals) == [Label(None), Label(True, saves=True), Label(True)]
 
 
 @pytest.mark.parametrize(("right", "good"), [(0, False), (1, False), (2, True), (4, True)])
@@ -33,7 +42,7 @@ def test_of_sampled_completions_half_must_come_out_right(right, good):
 
     pair = ScriptedPair(writes)
     labeller = ByAnswer(Rollouts(pair, GRADER, 64, samples=4, seed=3))
-    assert labeller.label([proposal("\n", "a\n")]) == [good]
+    assert labeller.label([proposal("\n", "a\n")]) == [Label(good)]
     assert "at least half of 4 sampled" in labeller.words
     assert len(pair.asked) == 8
     assert {o["temperature"] for o in pair.options} == {1.0}
@@ -60,7 +69,9 @@ def test_by_step_the_target_writes_the_same(own, step, good):
     pair = ScriptedPair(lambda text, _: own)
     tokens = letters(step.removesuffix("|")) + ((0,) if step.endswith("|") else ())
     before = Prefix(letters("?"), letters("ab\n"), "")
-    assert ByStep(pair, "\n").label([Proposal(before, tokens, step.removesuffix("|"))]) == [good]
+    assert ByStep(pair, "\n").label([Proposal(before, tokens, step.removesuffix("|"))]) == [
+        Label(good)
+    ]
     assert pair.asked == ["?ab\n"]
 
 
@@ -73,7 +84,7 @@ def test_by_step_every_step_has_a_label():
     pair = ScriptedPair(writes)
     long = "a long step of its own, longer than the other\n"
     labels = ByStep(pair, "\n").label([proposal("", "b\n"), proposal("b\n", long)])
-    assert labels == [False, True]
+    assert labels == [Label(False), Label(True)]
     assert len({o["max_new_tokens"] for o in pair.options}) == 2
 
 

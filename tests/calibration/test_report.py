@@ -16,7 +16,7 @@ from stet.calibration.choosing import Wish
 from stet.calibration.label_source import LABEL_SOURCES, TARGETS_ANSWER, TARGETS_TEXT
 from stet.calibration.report import page, terminal, write_page
 from stet.calibration.report.plots import plots
-from stet.calibration.report.words import best_first, label, role
+from stet.calibration.report.words import best_first, label, outlook, role
 from stet.calibration.result import Calibration
 from stet.cli import app
 from stet.core.errors import OptionError
@@ -79,6 +79,8 @@ def test_the_page_says_what_was_asked_chosen_and_claimed(found, text):
     assert "Threshold 0.4 on a score of min_logprob (0.70), max_entropy (0.30)" in words
     assert found.claim in words
     assert "The policy is lossy" in words
+    assert "2.0% lead to the right answer where the target's own do not, and 15.0%" in words
+    assert "expect speed, not accuracy" in words
     # Signals as they are meant, the best first, with the reason why some are left out.
     assert re.search(r"min_logprob 0\.910 0\.860 to 0\.950 0\.900 weight 0\.70", words)
     assert re.search(r"less max_entropy 0\.880 0\.830 to 0\.920 0\.850 weight 0\.30", words)
@@ -90,6 +92,15 @@ def test_the_page_says_what_was_asked_chosen_and_claimed(found, text):
     for fact in ("stet calibrate --risk 0.1", "a processor", "2.13", "c0ffee", "Two small models."):
         assert fact in words
     assert f"{found.reliability.error:.3f}" in words
+
+
+def test_the_outlook_follows_what_steps_and_thresholds_showed():
+    found = example()
+    more = replace(found.chosen, right=found.references["target"].right + 10)
+    assert "gave 5.0 points more right answers" in outlook(replace(found, chosen=more))
+    earlier = {k: v for k, v in found.task.items() if k not in ("saving", "misleading")}
+    assert outlook(replace(found, task=earlier)) == ""
+    assert outlook(example(label_source=TARGETS_ANSWER)) == ""
 
 
 def test_the_same_page_each_time(found, text):

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from stet.calibration.labels import ByStep, Proposal
+from stet.calibration.labels import ByStep, Label, Proposal
 from stet.calibration.rollouts import Prefix, Rollouts, prompt_of, with_room
 from stet.core.errors import OptionError
 from stet.evaluation.tasks import load_task
@@ -60,8 +60,8 @@ def test_steps_are_compared_with_the_targets_to_the_end_of_the_context(wide, tas
         own.append(Proposal(prefix, last, wide.tokenizer.decode(list(last))))
         others.append(Proposal(prefix, (1, 2, 3), "no such step\n"))
     for pair in (wide, narrow):
-        assert ByStep(pair, "\n").label(own) == [True] * len(own)
-        assert ByStep(pair, "\n").label(others) == [False] * len(others)
+        assert ByStep(pair, "\n").label(own) == [Label(True)] * len(own)
+        assert ByStep(pair, "\n").label(others) == [Label(False)] * len(others)
 
 
 def test_questions_without_room_for_an_answer_are_left_out_and_said_to_be(wide, task):

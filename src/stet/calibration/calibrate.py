@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 REFERENCES = ("target", "exact")
 
+LABELS = 2
+"""Version of the labels' meaning: since 2 steps that save an answer are good."""
+
 
 def calibrate(pair: Pair, request: CalibrateRequest, folder: Path, report: Report) -> Calibration:
     """Run a calibration; in the folder of an interrupted one, resume it.
@@ -117,6 +120,8 @@ def _calibrate(
             "fitted_on": len(fitting.questions),
             "chosen_on": len(choosing.questions),
             "steps": len(learnt.steps),
+            "saving": sum(s.saves for s in learnt.steps),
+            "misleading": sum(not s.good for s in learnt.steps),
             "labels": labeller.words,
             "note": request.task.note,
         },
@@ -161,6 +166,7 @@ def _settings(pair: Pair, request: CalibrateRequest, fitting: LoadedTask) -> dic
         "yardstick": request.label_source.name,
         "rollouts": request.rollouts,
         "seed": request.seed,
+        "labels": LABELS,
     }
 
 

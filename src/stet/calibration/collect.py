@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stet.calibration import samples
-from stet.calibration.labels import ByAnswer, Labeller, Proposal
+from stet.calibration.labels import ByAnswer, Label, Labeller, Proposal
 from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
 from stet.calibration.samples import ProblemSample, StepSample
 from stet.core.errors import OptionError
@@ -105,9 +105,7 @@ class Collector:
             for question, result in zip(questions, results, strict=True)
         ]
 
-    def _sample(
-        self, question: Question, result: Result, labels: Sequence[bool | None]
-    ) -> ProblemSample:
+    def _sample(self, question: Question, result: Result, labels: Sequence[Label]) -> ProblemSample:
         grader = self.task.grader
         assert grader is not None
         steps = [
@@ -120,12 +118,13 @@ class Collector:
         return ProblemSample(question.id, right, steps)
 
 
-def _step(problem: str, index: int, step: StepRecord, good: bool | None) -> StepSample:
+def _step(problem: str, index: int, step: StepRecord, label: Label) -> StepSample:
     return StepSample(
         problem=problem,
         index=index,
         tokens=len(step.candidates[step.chosen].ids),
         signals=step.signals,
-        good=good,
+        good=label.good,
+        saves=label.saves,
         kept=step.decision == "accepted",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from stet.calibration.rollouts import Prefix, Rollouts
 from stet.core.steps import Delimiter, ends_of, normalise
@@ -36,6 +36,18 @@ class Proposal:
         return Prefix(before.prompt, before.written + self.tokens, before.reference)
 
 
+class Label(NamedTuple):
+    """What is known of a step.
+
+    Attributes:
+        good: whether it is good; None where that cannot be told.
+        saves: whether it is good where the target's own step is not.
+    """
+
+    good: bool | None
+    saves: bool = False
+
+
 class Labeller(Protocol):
     """Labels steps as good or bad."""
 
@@ -44,8 +56,8 @@ class Labeller(Protocol):
         """The condition under which a step is good, as a clause."""
         ...
 
-    def label(self, proposals: Sequence[Proposal]) -> list[bool | None]:
-        """Label each step: whether it is good; None where that cannot be told."""
+    def label(self, proposals: Sequence[Proposal]) -> list[Label]:
+        """Label each step."""
         ...
 
 
@@ -53,7 +65,8 @@ class Labeller(Protocol):
 class ByAnswer:
     """Labels a step as good if the target's rollout from it reaches the reference answer.
 
-    Where the rollout from before the step does not reach it either, the label is None.
+    If the rollout from before the step does not reach it, the step saves the answer. Where neither
+    reaches it, no step is to blame, and the label is None.
 
     Attributes:
         rollouts: the target's rollouts.
@@ -71,13 +84,14 @@ class ByAnswer:
             )
         return "the target's greedy completion of the step gives the reference answer"
 
-    def label(self, proposals: Sequence[Proposal]) -> list[bool | None]:
+    def label(self, proposals: Sequence[Proposal]) -> list[Label]:
         """Label each step, see `Labeller`."""
-        sound = self.rollouts.sound([p.before for p in proposals])
-        # After a prefix that is not sound, no step is labelled.
-        checked = [p.after for p, ok in zip(proposals, sound, strict=True) if ok]
-        good = iter(self.rollouts.sound(checked))
-        return [next(good) if ok else None for ok in sound]
+        before = self.rollouts.sound([p.before for p in proposals])
+        after = self.rollouts.sound([p.after for p in proposals])
+        return [
+            Label(True if good else False if sound else None, good and not sound)
+            for sound, good in zip(before, after, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -99,9 +113,9 @@ class ByStep:
         """The condition under which a step is good, as a clause."""
         return "the target writes the same step from the same prefix"
 
-    def label(self, proposals: Sequence[Proposal]) -> list[bool | None]:
+    def label(self, proposals: Sequence[Proposal]) -> list[Label]:
         """Label each step, see `Labeller`."""
-        found: list[bool | None] = [None] * len(proposals)
+        found = [Label(None)] * len(proposals)
         # Prompts of one call share their limits, so proposals of equal room are grouped.
         groups: dict[int, list[int]] = defaultdict(list)
         for place, proposal in enumerate(proposals):
@@ -113,7 +127,7 @@ class ByStep:
             results = self.pair.generate(prompts, "exact", max_new_tokens=room, fit=True, **PINNED)
             for place, result in zip(places, results, strict=True):
                 same = self._same(proposals[place], result.text, result.token_ids)
-                found[place] = result.error is None and same
+                found[place] = Label(result.error is None and same)
         return found
 
     def _same(self, proposal: Proposal, text: str, ids: Sequence[int]) -> bool:

@@ -19,9 +19,10 @@ class StepSample:
         index: number of steps before it.
         tokens: its number of tokens.
         signals: raw signals, by name.
-        good: the label: whether a right answer can still be reached after it. None where it could
-            not be reached before either.
+        good: the label: whether a right answer can be reached after it. None where it could not be
+            reached before either.
         kept: whether the collecting policy accepted it.
+        saves: whether a right answer can be reached after it and could not before.
     """
 
     problem: str
@@ -30,6 +31,7 @@ class StepSample:
     signals: dict[str, float]
     good: bool | None
     kept: bool
+    saves: bool = False
 
 
 @dataclass(frozen=True, slots=True)

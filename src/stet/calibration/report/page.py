@@ -6,7 +6,7 @@ from pathlib import Path
 
 from stet.calibration.choosing import ThresholdPoint
 from stet.calibration.report.plots import plots
-from stet.calibration.report.words import asked, best_first, chosen, label, role, share
+from stet.calibration.report.words import asked, best_first, chosen, label, outlook, role, share
 from stet.calibration.result import Calibration
 from stet.pages.shell import render, write
 from stet.pages.words import MISSING, number
@@ -31,6 +31,7 @@ def page(found: Calibration) -> str:
         found=found,
         label_source=found.measure,
         asked=asked(found),
+        outlook=outlook(found),
         chosen=chosen(found),
         signals=_signals(found),
         bins=_bins(found),

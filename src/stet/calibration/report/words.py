@@ -51,6 +51,27 @@ def chosen(found: Calibration) -> str:
     )
 
 
+def outlook(found: Calibration) -> str:
+    """What steps of the draft can bring on this pair; empty where labels do not tell."""
+    steps, saving = found.task["steps"], found.task.get("saving")
+    target = found.references.get("target")
+    if saving is None or found.measure.note or target is None:
+        return ""
+    misleading = found.task["misleading"]
+    text = (
+        f"Of {steps} labelled steps of the draft {share(saving / steps)} lead to the right answer "
+        f"where the target's own do not, and {share(misleading / steps)} away from it where the "
+        "target's own do not"
+    )
+    gain = found.chosen.accuracy - target.accuracy
+    if gain <= 0 or not saving:
+        return f"{text}: expect speed, not accuracy."
+    return (
+        f"{text}. On the problems that the threshold was chosen on it gave {100 * gain:.1f} points "
+        "more right answers than the target; `stet compare` on other problems shows if that holds."
+    )
+
+
 def role(found: Calibration, quality: Quality) -> str:
     """The role of a signal: its weight, or why it has none."""
     if quality is found.score:
