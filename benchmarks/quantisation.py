@@ -180,6 +180,12 @@ def report(options: argparse.Namespace) -> None:
             path = kept_file(options, name, part)
             if path.exists():
                 done.setdefault(name, {}).update(json.loads(path.read_text(encoding="utf-8")))
+    for part in PARTS:  # what every format has done, so that their numbers are of the same texts
+        held = [found[part] for found in done.values() if part in found]
+        shared = set(held[0]).intersection(*held)
+        for found in done.values():
+            if part in found:
+                found[part] = {key: value for key, value in found[part].items() if key in shared}
     base = done[GRADED[0]]
     rows = [compared(name, found, base) for name, found in done.items()]
     for row in rows:

@@ -9,8 +9,8 @@ occur inside one answer, so no choice between whole answers can win everything.
 - The draft is the expert. It has read many problems that use the tables as they are now, and few
   distinct ones: it knows every entry, and has learned sums by heart that it should have computed.
 - The target has read many problems of every kind, in most of which an entry is given with the
-  problem. Of the entries that are not given it has often read a third as they are now, a third as
-  an earlier edition had them, and has hardly met the rest.
+  problem. Of the entries that are not given it has often read half as they are now, a quarter as an
+  earlier edition had them, and has hardly met the rest.
 
 Tables, numbers and both models' weights hang on the seed.
 """
@@ -33,11 +33,12 @@ from stet.bundled.wording import NAMES, THINGS
 Kind = Literal["unit", "fee", "share"]
 KINDS: tuple[Kind, ...] = ("unit", "fee", "share")
 ENTRIES = 60
-"""Of each table; a multiple of three."""
+"""Of each table; a multiple of four."""
 LARGEST = 9999
 
 Group = Literal["known", "outdated", "scarce"]
-GROUPS: tuple[Group, ...] = ("known", "outdated", "scarce")
+GROUPS: tuple[Group, ...] = ("known", "outdated", "known", "scarce")
+"""In turn, the groups of a table's entries."""
 
 Reader = Literal["target", "draft", "asked"]
 """Whose problems: what the target or the draft reads, or what both are asked."""
@@ -54,15 +55,17 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Mix:
-    """Shares of what a target reads.
+    """Shares of what a target reads, and of what both are asked.
 
     Attributes:
-        plain: problems without lookups.
+        plain: problems without lookups, of what a target reads.
+        asked_plain: the same of what a draft reads and both are asked.
         given: problems with lookups whose entries are told, with any values.
         scarce: how often an entry of the group `scarce` is read, to one of the others.
     """
 
     plain: float = 0.35
+    asked_plain: float = 0.4
     given: float = 0.45
     scarce: float = 0.01
 
@@ -120,7 +123,7 @@ def tables_of(seed: int) -> dict[Kind, tuple[Entry, ...]]:
         for number in range(ENTRIES):
             value = rng.randint(11, 99)
             earlier = rng.choice([other for other in range(11, 100) if other != value])
-            entries.append(Entry(next(chosen), value, earlier, GROUPS[number % 3]))
+            entries.append(Entry(next(chosen), value, earlier, GROUPS[number % len(GROUPS)]))
         found[kind] = tuple(entries)
     return found
 
@@ -245,7 +248,7 @@ def _told(d: Draft, kind: Kind, entry: Entry) -> int:
 def _draw(d: Draft, reader: Reader, mix: Mix) -> None:
     """Write a problem."""
     chance = d.rng.random()
-    is_plain = chance < mix.plain if reader == "target" else chance < 0.2
+    is_plain = chance < (mix.plain if reader == "target" else mix.asked_plain)
     is_given = reader == "target" and not is_plain and chance < mix.plain + mix.given
     lookups = 0 if is_plain else d.rng.choice((1, 1, 2))
     ordinary = d.rng.randint(2, 4) if is_plain else d.rng.randint(1, 3)
