@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -11,7 +13,7 @@ from _peers_checkpoint import Checkpoint
 from _peers_groups import Group, Groups
 from _peers_session import chosen
 from _peers_stats import Ratio, common_prefix, rate, ratio
-from _record import spread
+from _record import RESULTS, spread
 
 DEFAULT = "stet 4-bit exact"
 TARGET = "stet 4-bit target"
@@ -168,6 +170,37 @@ def figures(groups: Groups, checkpoint: Checkpoint) -> dict[str, float]:
     for row in round_rows(checkpoint):
         name = "_real" if row["pair"] == "real" else "_bundled"
         found[f"round_overhead_b{row['batch']}{name}"] = row["over_bare"]
+    return found
+
+
+ELSEWHERE = {
+    "auto_time_vs_best_upper": "auto",
+    "auto_throughput_vs_target_batched": "auto",
+    "doctor_coverage": "doctor",
+    "int4_accuracy_loss_points": "quantisation",
+}
+"""Figures that other scripts measure, and the results that hold them."""
+
+
+def elsewhere(results: Path = RESULTS) -> dict[str, float]:
+    """The figures of other scripts, as far as they were measured."""
+    found: dict[str, float] = {}
+    for name, result in ELSEWHERE.items():
+        path = results / f"{result}.json"
+        if path.exists():
+            figures = json.loads(path.read_text(encoding="utf-8"))["figures"]
+            if name in figures:
+                found[name] = figures[name]
+    return found
+
+
+def gather(results: Path = RESULTS) -> dict[str, float]:
+    """Take the figures of other scripts over into the result of a comparison that is done."""
+    path = results / "peers.json"
+    record = json.loads(path.read_text(encoding="utf-8"))
+    record["figures"] |= elsewhere(results)
+    path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    found: dict[str, float] = record["figures"]
     return found
 
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from _peers_checkpoint import Checkpoint
 from _peers_convert import readable
-from _peers_figures import figures, rows
+from _peers_figures import elsewhere, figures, gather, rows
 from _peers_groups import QUICK, Groups, Places, Sizes
 from _peers_session import Session, measurements
 from _peers_setup import ROOT, SCRIPTS, install
@@ -34,6 +34,10 @@ from _record import write
 
 def main() -> None:
     options = arguments()
+    if options.gather:
+        for name, value in gather().items():
+            print(f"{name:<32} {value}")
+        return
     places = Places(
         (options.models / options.target).absolute(),
         (options.models / options.draft).absolute(),
@@ -87,7 +91,7 @@ def main() -> None:
         print("Nothing is written: this is a part of a run.")
         return
     speeds = found.pop("speeds")
-    print(write("peers", speeds, named, finished=finished, **found))
+    print(write("peers", speeds, named | elsewhere(), finished=finished, **found))
 
 
 def arguments() -> argparse.Namespace:
@@ -109,6 +113,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=600, help="of this slice")
     parser.add_argument("--quick", action="store_true", help="few short answers, to try it out")
     parser.add_argument("--fresh", action="store_true", help="do not go on with an earlier run")
+    parser.add_argument(
+        "--gather",
+        action="store_true",
+        help="only take the figures of auto.py, doctor.py and quantisation.py into the result",
+    )
     return parser.parse_args()
 
 

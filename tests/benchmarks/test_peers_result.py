@@ -166,3 +166,11 @@ def test_a_run_of_which_most_is_missing_says_so(scripts, groups, tmp_path):
     assert scripts.figures.figures(groups, kept) == {}
     assert "not measured" in scripts.peer_tables.ratios(found)
     assert scripts.peer_tables.lengths(found) == "Not measured yet.\n"
+
+
+def test_figures_that_other_scripts_measure_are_taken_over(scripts, tmp_path):
+    (tmp_path / "peers.json").write_text('{"figures": {"exact": 2.0}, "rows": []}')
+    (tmp_path / "auto.json").write_text('{"figures": {"auto_time_vs_best_upper": 1.04, "x": 3}}')
+    found = scripts.figures.gather(tmp_path)
+    assert found == {"exact": 2.0, "auto_time_vs_best_upper": 1.04}
+    assert json.loads((tmp_path / "peers.json").read_text()) == {"figures": found, "rows": []}
