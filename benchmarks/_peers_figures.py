@@ -182,6 +182,32 @@ ELSEWHERE = {
 """Figures that other scripts measure, and the results that hold them."""
 
 
+MISSED = {
+    "exact_vs_assisted_compiled": (
+        3.0,
+        "Compiled passes attend by torch's own attention, over padded rows, and the eager decoder "
+        "with its kernels is faster by now: so a pair on a CPU is not compiled by itself, and the "
+        "ratio that users get is the eager one. A whole layer in one kernel would be the way.",
+    ),
+    "auto_time_vs_best_upper": (
+        -1.05,
+        "Of the bundled pair with a draft of which nothing is accepted; every other setting is "
+        "below. Four short blocks and the draft's reading of the prompt are 3 % of an answer of 96 "
+        "tokens. Tried: longer rests, a rest for good, short blocks in a row (1.158 before).",
+    ),
+}
+"""What is wanted of figures that may miss it (negative: at most), and why they do."""
+
+
+def missed(figures: dict[str, float]) -> dict[str, str]:
+    """The figures that miss what is wanted of them, each with the reason."""
+    return {
+        name: why
+        for name, (wanted, why) in MISSED.items()
+        if name in figures and (figures[name] < wanted if wanted > 0 else figures[name] > -wanted)
+    }
+
+
 def elsewhere(results: Path = RESULTS) -> dict[str, float]:
     """The figures of other scripts, as far as they were measured."""
     found: dict[str, float] = {}
@@ -199,6 +225,7 @@ def gather(results: Path = RESULTS) -> dict[str, float]:
     path = results / "peers.json"
     record = json.loads(path.read_text(encoding="utf-8"))
     record["figures"] |= elsewhere(results)
+    record["missed"] = missed(record["figures"])
     path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     found: dict[str, float] = record["figures"]
     return found

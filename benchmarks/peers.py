@@ -24,7 +24,7 @@ from pathlib import Path
 
 from _peers_checkpoint import Checkpoint
 from _peers_convert import readable
-from _peers_figures import elsewhere, figures, gather, rows
+from _peers_figures import elsewhere, figures, gather, missed, rows
 from _peers_groups import QUICK, Groups, Places, Sizes
 from _peers_session import Session, measurements
 from _peers_setup import ROOT, SCRIPTS, install
@@ -91,7 +91,8 @@ def main() -> None:
         print("Nothing is written: this is a part of a run.")
         return
     speeds = found.pop("speeds")
-    print(write("peers", speeds, named | elsewhere(), finished=finished, **found))
+    named |= elsewhere()
+    print(write("peers", speeds, named, finished=finished, missed=missed(named), **found))
 
 
 def arguments() -> argparse.Namespace:

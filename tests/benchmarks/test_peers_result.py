@@ -170,7 +170,10 @@ def test_a_run_of_which_most_is_missing_says_so(scripts, groups, tmp_path):
 
 def test_figures_that_other_scripts_measure_are_taken_over(scripts, tmp_path):
     (tmp_path / "peers.json").write_text('{"figures": {"exact": 2.0}, "rows": []}')
-    (tmp_path / "auto.json").write_text('{"figures": {"auto_time_vs_best_upper": 1.04, "x": 3}}')
-    found = scripts.figures.gather(tmp_path)
-    assert found == {"exact": 2.0, "auto_time_vs_best_upper": 1.04}
-    assert json.loads((tmp_path / "peers.json").read_text()) == {"figures": found, "rows": []}
+    for upper, missed in ((1.04, set()), (1.06, {"auto_time_vs_best_upper"})):
+        other = {"figures": {"auto_time_vs_best_upper": upper, "x": 3}}
+        (tmp_path / "auto.json").write_text(json.dumps(other))
+        found = scripts.figures.gather(tmp_path)
+        assert found == {"exact": 2.0, "auto_time_vs_best_upper": upper}
+        kept = json.loads((tmp_path / "peers.json").read_text())
+        assert (kept["figures"], kept["rows"], set(kept["missed"])) == (found, [], missed)
