@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from _cospec_overhead import measure_overhead
 from _pairs import control_seed, load, task_of
+from _progress import go, tell
 from _record import RESULTS
 from _router import fit as fit_router
 
@@ -235,18 +236,6 @@ def request_of(settings: Settings, seed: int) -> TrainRequest:
     )
 
 
-_told = ""
-
-
-def tell(what: str, done: int, total: int) -> None:
-    """Print progress, each line once."""
-    global _told
-    line = f"{what}: {done} of {total}"
-    if line != _told:
-        print(line, flush=True)
-    _told = line
-
-
 # The test
 
 
@@ -380,18 +369,7 @@ def run(
         batch=batch or settings.batch,
         options={"max_new_tokens": task.max_new_tokens, "stop": list(task.stop)},
     )
-    comparison = Comparison(settings.load(plan.batch), plan, settings.folder / part)
-    done = len(comparison.answers)
-    chunk = -1
-
-    def tell_chunk(answers: Sequence[records.Answer]) -> None:
-        nonlocal done, chunk
-        done += len(answers)
-        if answers[0].chunk != chunk:
-            chunk = answers[0].chunk
-            print(f"{part}: {done} of {comparison.total} answers", flush=True)
-
-    comparison.go(tell_chunk)
+    go(Comparison(settings.load(plan.batch), plan, settings.folder / part), part)
 
 
 # Speed, one problem at a time

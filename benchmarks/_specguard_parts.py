@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from _pairs import STUDY, control_seed, load, task_of
+from _progress import go, tell
 from scipy.stats import rankdata
 
 from stet.calibration.calibrate import calibrate
@@ -17,7 +18,6 @@ from stet.calibration.choosing import Wish
 from stet.calibration.request import CalibrateRequest
 from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
 from stet.calibration.samples import read, steps_of
-from stet.evaluation import records
 from stet.evaluation.contenders import Contender, contender
 from stet.evaluation.run import Comparison, Plan
 from stet.evaluation.tasks.base import LoadedTask
@@ -190,35 +190,35 @@ def single_signals(settings: Settings) -> list[Contender]:
     return found
 
 
+PUBLISHED = "specguard as published"
+
+
+def published(candidates: int) -> dict[str, Any]:
+    """What the published policy takes on these problems, whose steps are lines."""
+    return {"delimiter": "\n", "candidates": candidates, "target_candidates": candidates}
+
+
 def sampled(candidates: int) -> list[Contender]:
     """The contenders that draw answers or candidates."""
-    paper: dict[str, Any] = {
-        "delimiter": "\n",
-        "candidates": candidates,
-        "target_candidates": candidates,
-    }
-    title = "specguard as published"
+    paper = published(candidates)
     return [
         named("exact"),
         named("majority", "target majority of 5"),
         named("majority", "draft majority of 5", of="draft"),
-        named("specguard.paper", title, **paper),
+        named("specguard.paper", PUBLISHED, **paper),
     ]
 
 
 def selectors(candidates: int) -> list[Contender]:
     """The published policy with one part changed."""
-    paper: dict[str, Any] = {
-        "delimiter": "\n",
-        "candidates": candidates,
-        "target_candidates": candidates,
-    }
-    title = "specguard as published"
+    paper = published(candidates)
     return [
         named("exact"),
-        named("specguard.paper", f"{title}, first candidate", **paper | {"selector": "first"}),
-        named("specguard.paper", f"{title}, vote", **paper | {"selector": "vote"}),
-        named("specguard.paper", f"{title}, one of the target", **paper | {"target_candidates": 1}),
+        named("specguard.paper", f"{PUBLISHED}, first candidate", **paper | {"selector": "first"}),
+        named("specguard.paper", f"{PUBLISHED}, vote", **paper | {"selector": "vote"}),
+        named(
+            "specguard.paper", f"{PUBLISHED}, one of the target", **paper | {"target_candidates": 1}
+        ),
     ]
 
 
@@ -272,18 +272,7 @@ def pair_for(plan: Plan, settings: Settings) -> Pair:
 def run(part: str, settings: Settings, candidates: int) -> None:
     """Run a part, or go on with it."""
     chosen = plan(part, settings, candidates)
-    comparison = Comparison(pair_for(chosen, settings), chosen, settings.folder / part)
-    done = len(comparison.answers)
-    chunk = 0
-
-    def tell(answers: Sequence[records.Answer]) -> None:
-        nonlocal done, chunk
-        done += len(answers)
-        if answers[0].chunk != chunk:
-            chunk = answers[0].chunk
-            print(f"{part}: {done} of {comparison.total} answers", flush=True)
-
-    comparison.go(tell)
+    go(Comparison(pair_for(chosen, settings), chosen, settings.folder / part), part)
 
 
 # The calibration of a pair that ships none
@@ -301,15 +290,6 @@ def calibration(settings: Settings) -> None:
         batch=settings.batch,
         command=f"python benchmarks/specguard.py --pair {settings.pair} calibrate",
     )
-    last = ""
-
-    def tell(what: str, done: int, total: int) -> None:
-        nonlocal last
-        line = f"{what}: {done} of {total}"
-        if line != last:
-            print(line, flush=True)
-        last = line
-
     found = calibrate(
         load(settings.pair, max_batch=settings.batch), request, settings.calibrated, tell
     )

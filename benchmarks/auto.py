@@ -97,16 +97,13 @@ def run(options: argparse.Namespace) -> None:
         path.write_text(json.dumps(record, indent=1), "utf-8")
         print({name: record[name] for name in ("best", "grid", "rule")}, flush=True)
         rows = record["rows"]
-        for number in range(len(rows), options.alternations):
+        done = {row["alternation"] for row in rows}
+        for number in (n for n in range(options.alternations) if n not in done):
             if time.perf_counter() - began > options.stop_after:
                 break
             some = _prompts.prompts(pair, options, options.prompts, number * options.prompts)
-            rows.append(
-                {
-                    "alternation": number,
-                    **alternate(pair, some, record["best"], number, options.tokens),
-                }
-            )
+            row = alternate(pair, some, record["best"], number, options.tokens)
+            rows.append({"alternation": number, **row})
             path.write_text(json.dumps(record, indent=1), "utf-8")
         if options.stranger and 3 * sum(r["accepted"] for r in rows) > sum(
             r["drafted"] for r in rows

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
 from stet.training.branches import Branches
-from stet.training.outlook import Outlook, outlook
+from stet.training.outlook import Outlook, _best_bar, _changes, outlook
 
 
 def branches(questions: int, seed: int, *, only_draft: float, telling: bool) -> Branches:
@@ -58,16 +61,18 @@ def test_a_wide_interval_asks_for_more_questions() -> None:
     assert "take more questions" in Outlook(50, 200, 0.02, 0.05, 0.1, 0.0, -0.04, 0.04).words
 
 
-def test_the_first_mismatch_that_is_accepted_decides_and_few_questions_say_nothing() -> None:
+def test_few_questions_say_nothing() -> None:
     assert outlook(branches(5, 3, only_draft=0.3, telling=True)) is None
-    # The better mismatch comes after one that looks as good and loses: it cannot be had.
-    one = branches(400, 4, only_draft=0.0, telling=False)
-    last = one.place == one.place.max()
-    features = torch.zeros_like(one.features)
-    again = Branches(
-        features, one.question, one.place, one.draft, one.target, last, torch.zeros_like(last)
-    )
-    found = outlook(again)
-    assert found is not None
-    assert found.saved == 1.0
-    assert found.gain == 0.0  # all look alike, so the first would be accepted
+
+
+def test_the_first_mismatch_above_the_bar_decides() -> None:
+    one = branches(3, 4, only_draft=0.0, telling=False).where(torch.arange(15).flip(0))
+    draft = torch.zeros(15, dtype=torch.bool)
+    draft[one.place == 14] = True
+    again = replace(one, with_draft=draft, with_target=one.place == 7)
+    # By place: 0 and 28 are ties, 7 is lost, 14 is won.
+    for accepted, change in (((14,), 1), ((7, 14), -1), ((0, 14), 0), ((14, 7), -1), ((), 0)):
+        above = torch.isin(one.place, torch.tensor(accepted, dtype=torch.long)).float()
+        assert _changes(again, above, 0.5).tolist() == [change] * 3
+    assert 0 <= _best_bar(again, (one.place == 14).float()) < 1
+    assert _best_bar(again, (one.place == 7).float()) == math.inf

@@ -28,7 +28,7 @@ class Inspected:
             only the draft's token leads to the right answer than where only the target's does, and
             its mean in both; the most predictive first.
         outlook: what may be expected of an arbiter; None where the branches are not of the target's
-            own answers, or are too few.
+            own answers, are too few, or were not judged by right answers.
     """
 
     name: str
@@ -47,27 +47,32 @@ def inspect_folder(folder: Path) -> list[Inspected]:
     """
     try:
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        names = list(settings["features"])
+        names, labels = list(settings["features"]), settings.get("labels", "answers")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise StetError(f"{folder} holds no training.") from error
     found: list[Inspected] = []
     for part in sorted(p for p in folder.iterdir() if p.is_dir()):
         files = sorted(part.glob("branches-*.safetensors"))
         if files:
-            found.append(_inspect(part.name, Branches.join(map(Branches.load, files)), names))
+            branches = Branches.join(map(Branches.load, files))
+            # By its own answers the target is always right.
+            expected = outlook(branches) if part.name == FIRST and labels != "target" else None
+            found.append(_inspect(part.name, branches, names, expected))
     if not found:
         raise StetError(f"{folder} holds no branches yet.")
     return found
 
 
-def _inspect(name: str, branches: Branches, features: list[str]) -> Inspected:
+def _inspect(
+    name: str, branches: Branches, features: list[str], expected: Outlook | None
+) -> Inspected:
     return Inspected(
         name,
         len(set(branches.question.tolist())),
         len(branches),
         branches.cells(),
         feature_auroc(branches, features),
-        outlook(branches) if name == FIRST else None,
+        expected,
     )
 
 

@@ -6,6 +6,7 @@ import math
 import random
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,8 @@ SPEED_ALONE = 0.01
 """Where a gain of so many right answers per question is excluded, speed alone is to be expected."""
 
 _TIES = 1e-3  # weight of ties: here only who is right counts
-_BARS = 40
+_BARS = 40  # that are tried
+_NEVER = torch.iinfo(torch.int64).max  # the place of a mismatch that is not accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,7 @@ def outlook(branches: Branches, seed: int = 0) -> Outlook | None:
     random.Random(seed).shuffle(questions)
     fold_of = {question: place % FOLDS for place, question in enumerate(questions)}
     fold = torch.tensor([fold_of[question] for question in branches.question.tolist()])
-    won: list[bool] = []
-    lost: list[bool] = []
+    changes: list[Tensor] = []
     for held in range(FOLDS):
         stopping = (held + 1) % FOLDS
         network = fit(
@@ -100,11 +101,10 @@ def outlook(branches: Branches, seed: int = 0) -> Outlook | None:
         with torch.no_grad():
             scores = network(branches.features)
         bar = _best_bar(branches.where(fold != held), scores[fold != held])
-        for branch in _accepted(branches.where(fold == held), scores[fold == held], bar):
-            won.append(branch > 0)
-            lost.append(branch < 0)
+        changes.append(_changes(branches.where(fold == held), scores[fold == held], bar))
     draft_only = branches.with_draft & ~branches.with_target
-    found = gain(won, lost, [1] * len(won), Resamples())
+    change = torch.cat(changes)
+    found = gain(change > 0, change < 0, torch.ones_like(change), Resamples())
     return Outlook(
         questions=len(questions),
         mismatches=len(branches),
@@ -117,28 +117,18 @@ def outlook(branches: Branches, seed: int = 0) -> Outlook | None:
     )
 
 
-def _accepted(branches: Branches, scores: Tensor, bar: float) -> list[int]:
+def _changes(branches: Branches, scores: Tensor, bar: float) -> Tensor:
     """For each question what its first mismatch above the bar changes: 1 won, -1 lost, else 0."""
-    change = branches.with_draft.int() - branches.with_target.int()
-    first: dict[int, tuple[int, int]] = {}
-    found = dict.fromkeys(branches.question.tolist(), 0)
-    for question, place, score, value in zip(
-        branches.question.tolist(),
-        branches.place.tolist(),
-        scores.tolist(),
-        change.tolist(),
-        strict=True,
-    ):
-        if score > bar and place < first.get(question, (place + 1, 0))[0]:
-            first[question] = place, value
-    return list((found | {question: value for question, (_, value) in first.items()}).values())
+    questions, owner = branches.question.unique(return_inverse=True)
+    places = branches.place.masked_fill(scores <= bar, _NEVER)
+    first = torch.full_like(questions, _NEVER).scatter_reduce(0, owner, places, "amin")
+    accepted = (places < _NEVER) & (places == first[owner])
+    change = branches.with_draft.long() - branches.with_target.long()
+    return torch.zeros_like(questions).index_add(0, owner[accepted], change[accepted])
 
 
 def _best_bar(branches: Branches, scores: Tensor) -> float:
     """The bar with most right answers; infinity where nothing is better than accepting nothing."""
-    shares = torch.linspace(0.0, 1.0, _BARS, dtype=scores.dtype)
-    bars: list[float] = [math.inf, *map(float, torch.quantile(scores[:_MOST], shares))]
-    return max(bars, key=lambda bar: (sum(_accepted(branches, scores, bar)), bar))
-
-
-_MOST = 1_000_000  # of what a quantile can be taken
+    quantiles = np.quantile(scores.numpy(), np.linspace(0.0, 1.0, _BARS))
+    bars: list[float] = [math.inf, *map(float, quantiles)]
+    return max(bars, key=lambda bar: (int(_changes(branches, scores, bar).sum()), bar))

@@ -55,7 +55,8 @@ class Trained:
         final: results of the final arbiter on them, at the same thresholds.
         target: results of the target alone on them.
         rounds: the log of policy gradient, round by round.
-        outlook: what the first branches said was to be expected; None from too few questions.
+        outlook: what the first branches said was to be expected; None from too few questions, or
+            where labels are not the right answers.
         record: all of this as JSON.
     """
 
@@ -135,7 +136,11 @@ class Trainer:
         arbiter = replace(arbiter, threshold=chosen.threshold, trained=self._describe(chosen))
         arbiter.save(self.folder / POLICY)
         cells = [s.cells() for s in sweeps]
-        expected = outlook(sweeps[0], self.request.seed)
+        expected = None
+        if self.request.labels == "answers":
+            self.report("outlook", 0, 1)
+            expected = outlook(sweeps[0], self.request.seed)
+            self.report("outlook", 1, 1)
         record: dict[str, Any] = {
             "cells": cells,
             "outlook": None if expected is None else asdict(expected),
