@@ -11,7 +11,7 @@ from stet.calibration import samples
 from stet.calibration.calibrate import calibrate
 from stet.calibration.choosing import Wish
 from stet.calibration.collect import Collector
-from stet.calibration.labels import ByAnswer
+from stet.calibration.labels import ByAnswer, Label
 from stet.calibration.report.terminal import terminal
 from stet.calibration.request import CalibrateRequest
 from stet.calibration.result import Calibration
@@ -161,6 +161,21 @@ def test_sampled_rollouts_label_steps(pair, task, tmp_path):
     again = Rollouts(pair, task.grader, task.max_new_tokens, samples=4, seed=1)
     prefixes = [Prefix(prompt_of(pair, task, q), (), q.reference) for q in few.questions]
     assert again.sound(prefixes) == rollouts.sound(prefixes)
+
+
+def test_steps_that_save_are_kept_with_their_labels(pair, task, tmp_path):
+    class Saving:
+        words = "it saves"
+
+        def label(self, proposals):
+            return [Label(True, saves=place % 2 == 0) for place in range(len(proposals))]
+
+    few, path = replace(task, questions=task.questions[:6]), tmp_path / "steps.jsonl"
+    collector = Collector(pair, few, SpecGuard(threshold=0.0), batch=6, labeller=Saving())
+    collector.collect(path)
+    saves = [s.saves for p in samples.read(path) for s in p.steps]
+    assert saves == [place % 2 == 0 for place in range(len(saves))]
+    assert len(saves) > 6
 
 
 def test_problems_that_do_not_fit_are_left_out_and_counted(pair, task, tmp_path):

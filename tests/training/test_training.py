@@ -14,7 +14,7 @@ from stet.evaluation.tasks import load_task
 from stet.load import load_pair
 from stet.policies import CoSpec
 from stet.training import training as module
-from stet.training.branches import Brancher
+from stet.training.branches import Brancher, Branches
 from stet.training.fitting import FitSettings
 from stet.training.gradient import GradientSettings
 from stet.training.inspecting import inspect_folder
@@ -260,15 +260,38 @@ def test_hidden_states_can_be_looked_at(pair, task, validation, tmp_path):
     assert found.arbiter.network.inputs == 1 + 128 + 96
 
 
-def test_shuffled_labels_are_the_outcomes_of_other_mismatches(pair, task, validation, tmp_path):
+def test_shuffled_labels_are_the_outcomes_of_other_mismatches(
+    pair, task, validation, tmp_path, monkeypatch
+):
+    def reverse(branches, seed):
+        shuffled.append(seed)
+        return replace(branches, with_draft=branches.with_target, with_target=branches.with_draft)
+
+    shuffled, fitted = [], []
+    monkeypatch.setattr(Branches, "shuffled", reverse)
+    real = module.fit
+    monkeypatch.setattr(module, "fit", lambda *a: fitted.append(a[0].cells()) or real(*a))
     request = small(task, validation, method="none", sweeps=1)
-    trained = {
-        labels: train(pair, replace(request, labels=labels), tmp_path / labels, quiet)
-        for labels in ("answers", "shuffled")
-    }
-    assert trained["answers"].cells == trained["shuffled"].cells
-    own, dealt = (found.arbiter.network.state_dict() for found in trained.values())
-    assert any(not torch.equal(own[name], dealt[name]) for name in own)
+    for labels in ("answers", "shuffled"):
+        train(pair, replace(request, labels=labels), tmp_path / labels, quiet)
+    assert len(shuffled) == 1
+    own, dealt = fitted
+    assert dealt["draft only"] == own["target only"]
+    assert dealt["target only"] == own["draft only"] != own["target only"]
+
+
+def test_what_to_expect_is_told_where_labels_are_right_answers(
+    pair, task, validation, tmp_path, monkeypatch
+):
+    seen = []
+    monkeypatch.setattr(module, "outlook", lambda branches, seed: seen.append(len(branches)))
+    request = small(task, validation, method="none", sweeps=1)
+    for labels in ("target", "answers"):
+        folder = tmp_path / labels
+        found = train(pair, replace(request, labels=labels), folder, quiet)
+        (looked,) = inspect_folder(folder)
+        assert (looked.outlook is None) is (labels == "target")
+    assert seen == [sum(found.cells[0].values())]
 
 
 @pytest.mark.parametrize(
