@@ -25,7 +25,7 @@ from stet.pair import Pair
 from stet.training.branches import Brancher, Branches
 from stet.training.measuring import Measured, Measuring, choose
 from stet.training.oracle import Oracle
-from stet.training.request import CURVE, TrainRequest
+from stet.training.request import CURVE, Method, TrainRequest
 from stet.training.rollout_policy import RolloutPolicy
 from stet.training.training import train
 
@@ -52,6 +52,9 @@ SWEEPS: dict[str, list[dict[str, Any]]] = {
 
 WITH_STATES = (*DEFAULT, "target_hidden", "draft_hidden")
 """Features of an arbiter that can know where in an answer it is."""
+
+BESIDE = {"hidden": "with hidden states", "numbers": "without hidden states"}
+"""In tables, arbiters with the other features."""
 
 SEEDS = (0, 1, 2)
 WITHIN = 0.005
@@ -82,6 +85,7 @@ class Settings:
         warm: whether warm starts are tested beside what policy gradient made of them.
         root: of everything.
         rules: which the part `again` measures.
+        method: of improving on the warm start.
     """
 
     pair: str
@@ -97,6 +101,20 @@ class Settings:
     warm: bool
     root: Path
     rules: Sequence[str] = ()
+    method: Method = "groups"
+
+    @property
+    def others(self) -> str:
+        """What arbiters with the other features are called, in folders and tables."""
+        return "hidden" if control_seed(self.pair) is None else "numbers"
+
+    def features(self, *, others: bool = False) -> tuple[str, ...]:
+        """Features of the arbiters, or of those beside them.
+
+        Numbers about two distributions do not tell what kind of step it is; on a control pair all
+        hangs on that, so its arbiters also read hidden states.
+        """
+        return WITH_STATES if (control_seed(self.pair) is None) == others else DEFAULT
 
     @property
     def folder(self) -> Path:
@@ -172,12 +190,12 @@ def trainings(settings: Settings) -> None:
         train(pair, request_of(settings, seed), settings.folder / f"train-{seed}", tell)
 
 
-def hidden(settings: Settings) -> None:
-    """The same with arbiters that also read both models' hidden states before the mismatch."""
+def others(settings: Settings) -> None:
+    """The same with the other features: with hidden states, or on a control pair without them."""
     pair = settings.load()
     for seed in settings.seeds:
-        request = replace(request_of(settings, seed), features=WITH_STATES)
-        train(pair, request, settings.folder / f"hidden-{seed}", tell)
+        request = replace(request_of(settings, seed), features=settings.features(others=True))
+        train(pair, request, settings.folder / f"{settings.others}-{seed}", tell)
 
 
 def judge(settings: Settings) -> None:
@@ -230,6 +248,8 @@ def request_of(settings: Settings, seed: int) -> TrainRequest:
     return TrainRequest(
         settings.task("policy_train", settings.training, seed),
         settings.task("validation", settings.tuning),
+        features=settings.features(),
+        method=settings.method,
         batch=settings.batch,
         seed=seed,
         command="python benchmarks/cospec.py train",
@@ -256,9 +276,9 @@ def arbiters(settings: Settings) -> list[Contender]:
             warm = {"arbiter": str(folder / "warm"), "threshold": warm_threshold(folder)}
             found.append(named("cospec", f"warm start {seed}", **warm))
         found.append(named("cospec", f"cospec {seed}", arbiter=str(folder / "policy")))
-        states = settings.folder / f"hidden-{seed}/policy"
-        if states.exists():
-            found.append(named("cospec", f"with hidden states {seed}", arbiter=str(states)))
+        beside = settings.folder / f"{settings.others}-{seed}/policy"
+        if beside.exists():
+            found.append(named("cospec", f"{BESIDE[settings.others]} {seed}", arbiter=str(beside)))
     shuffled = settings.folder / "shuffled/policy"
     if shuffled.exists():
         found.append(named("cospec", "shuffled labels", arbiter=str(shuffled)))
@@ -465,7 +485,7 @@ def agreements(branches: Branches, settings: Settings) -> dict[str, Any]:
         for name, path in (
             ("warm start", folder / "warm"),
             ("cospec", folder / "policy"),
-            ("with hidden states", settings.folder / f"hidden-{seed}/policy"),
+            (BESIDE[settings.others], settings.folder / f"{settings.others}-{seed}/policy"),
         ):
             if not path.exists():
                 continue

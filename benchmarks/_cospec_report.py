@@ -216,8 +216,11 @@ def of_test(
         "_over_best_plain_rule": [rule],
         "_over_best_plain_rule_on_test": [most],
         "_over_warm_start": [n for n in table if n.startswith("warm start")],
+        "_over_cascades": ["speculative-cascade"],
+        "_over_router": [ROUTER],
+        "_over_shuffled": ["shuffled labels"],
     }.items():
-        if not others:
+        if not others or not all(name in table for name in others):
             continue
         difference = between(results, labels, others)
         found[f"gain{name}_points"] = 100 * difference.value

@@ -42,6 +42,9 @@ RULES = ("ensemble", "confident", "cascade")
 HEAD_THRESHOLDS, MODEL_THRESHOLDS = (0.7, 0.9, 0.95, 0.98, 0.99), (0.7, 0.95, 0.98)
 """Thresholds of the two rewards: a stricter one is more accurate and slower."""
 
+UNTRAINED = "calibration-untrained"
+"""Folder of a calibration without a trained signal."""
+
 AS_ACCURATE = 0.01
 """Reward-guided decoding counts as good as `specguard` within so much of its accuracy."""
 
@@ -116,10 +119,15 @@ class Settings:
         return own | {"bundled": MODEL_THRESHOLDS} if self.pair == "bundled" else own
 
     def policy(self) -> SpecGuard:
-        """The calibrated policy."""
+        """The calibrated policy; a control pair's also has a trained signal."""
         if self.pair == "bundled":
             return SpecGuard.bundled()
         return SpecGuard.load(self.calibrated / "policy.json")
+
+    def untrained(self) -> SpecGuard | None:
+        """The policy that was calibrated without a trained signal, where there is one beside it."""
+        path = self.folder / UNTRAINED / "policy.json"
+        return SpecGuard.load(path) if path.exists() else None
 
     def task(self, split: str, count: int) -> LoadedTask:
         """Problems of the kind that the pair was trained on."""
@@ -161,7 +169,10 @@ def ablations(settings: Settings) -> list[Contender]:
     """The calibrated policy with one part changed."""
     policy = settings.policy()
     by_target = replace(policy, scorer="target", signals=(), weights=(), ranges=())
+    untrained = settings.untrained()
+    beside = [] if untrained is None else [specguard(untrained, "without the trained signal")]
     return [
+        *beside,
         specguard(replace(policy, speculate=False), "without inner speculation"),
         specguard(replace(policy, lower=None), "draft's signals alone"),
         specguard(by_target, "target's reading alone"),
@@ -279,21 +290,24 @@ def run(part: str, settings: Settings, candidates: int) -> None:
 
 
 def calibration(settings: Settings) -> None:
-    """Calibrate the policy on problems of the pair, for its accuracy; the bundled one ships."""
+    """Calibrate the policy on problems of the pair, for its accuracy; the bundled one ships.
+
+    Once with a trained signal, and once without.
+    """
     if settings.pair == "bundled":
         return
     base = SpecGuard(delimiter="\n", candidates=1, temperature=0.0, lower=0.0)
-    request = CalibrateRequest(
-        settings.task("calibration", settings.calibration),
-        Wish("accuracy"),
-        base,
-        batch=settings.batch,
-        command=f"python benchmarks/specguard.py --pair {settings.pair} calibrate",
-    )
-    found = calibrate(
-        load(settings.pair, max_batch=settings.batch), request, settings.calibrated, tell
-    )
-    found.save(settings.calibrated / "policy.json")
+    for folder, head in ((settings.calibrated, True), (settings.folder / UNTRAINED, False)):
+        request = CalibrateRequest(
+            settings.task("calibration", settings.calibration),
+            Wish("accuracy"),
+            base,
+            head=head,
+            batch=settings.batch,
+            command=f"python benchmarks/specguard.py --pair {settings.pair} calibrate",
+        )
+        found = calibrate(load(settings.pair, max_batch=settings.batch), request, folder, tell)
+        found.save(folder / "policy.json")
 
 
 # What limits accuracy

@@ -45,7 +45,8 @@ LACKED = ("outdated", "scarce")
 """Groups of entries that the target lacks: the draft's kinds."""
 
 APART = 0.15
-"""By so much the draft is above the target on its kinds of steps, and below it on all."""
+"""By so much the draft is above the target on its kinds of steps, and below it on arithmetic and
+on whole answers."""
 
 ROOM = 0.06
 """The oracle's gain less that of the same search over other tokens, at least."""
@@ -124,13 +125,16 @@ def room(pair: stet.Pair, problems: list[control.Problem], batch: int) -> dict[s
     }
 
 
-def met(steps: dict[str, Any], found: dict[str, float]) -> dict[str, bool]:
+def met(
+    steps: dict[str, Any], answers: dict[str, float], found: dict[str, float]
+) -> dict[str, bool]:
     """The criteria, and whether they are met."""
     whose = {kind: own["draft"] - own["target"] for kind, own in steps.items()}
     experts = [gap for kind, gap in whose.items() if kind.endswith(LACKED)]
     return {
         "draft above target on its kinds": min(experts) >= APART,
         "target above draft on arithmetic": whose["all arithmetic"] <= -APART,
+        "target above draft on whole answers": answers["target"] - answers["draft"] >= APART,
         "room": found["room"] >= ROOM,
     }
 
@@ -152,7 +156,7 @@ def of_seed(seed: int, options: argparse.Namespace) -> dict[str, Any] | None:
         print(json.dumps(answers), flush=True)
         searched = room(pair, problems[: options.searched], options.batch)
         print(json.dumps(searched), flush=True)
-    criteria = met(steps, searched)
+    criteria = met(steps, answers, searched)
     print(json.dumps(criteria), flush=True)
     return {"seed": seed, "criteria": criteria, "steps": steps, "whole": answers, "room": searched}
 

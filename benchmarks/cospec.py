@@ -6,7 +6,7 @@
     python benchmarks/cospec.py report                 # from what there is of every pair
 
 Parts: `tune` sweeps the rules' parameters on validation problems; `train` trains arbiters under
-several seeds, `hidden` others that read hidden states, `judge` one against the target's own
+several seeds, `others` those with the other features, `judge` one against the target's own
 answers, for which `aim` finds the threshold by right ones, `shuffle` one on labels dealt at random;
 `route` fits a question router; `test` runs everything on test problems, `inside` puts an arbiter
 into what SpecGuard rewrites; `pace` tunes the length of blocks and `speed` times everything one
@@ -33,10 +33,12 @@ import _cospec_parts as parts
 from _cospec_report import report
 from _pairs import PAIRS
 
+from stet.training.request import METHODS
+
 PARTS = {
     "tune": parts.tune,
     "train": parts.trainings,
-    "hidden": parts.hidden,
+    "others": parts.others,
     "judge": parts.judge,
     "shuffle": parts.shuffle,
     "route": parts.route,
@@ -68,6 +70,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", choices=parts.SEEDS, default=parts.SEEDS)
     parser.add_argument("--shares", type=int, nargs="+", choices=parts.SHARES, default=parts.SHARES)
     parser.add_argument("--warm", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--method", choices=METHODS, default="groups")
     parser.add_argument("--rules", nargs="+", default=[], help="of the part `again`")
     parser.add_argument("--root", type=Path, default=Path(".cache/cospec"))
     given = parser.parse_args()

@@ -142,6 +142,32 @@ def test_branches_are_what_both_ways_on_come_to(pair, task, tmp_path):
             assert bool(found.with_target[i]) == outcomes[mismatch.target]
 
 
+def test_of_a_long_answer_some_mismatches_are_branched(pair, task, tmp_path):
+    """The branches are some of those of every mismatch, the same ones each time."""
+    policy = RolloutPolicy(arbiter(), 0.4)
+    every = Brancher(pair, task, policy, batch=8).collect(tmp_path / "all", range(8))
+    some, again = (
+        Brancher(pair, task, policy, batch=8, most=2).collect(tmp_path / name, range(8))
+        for name in ("some", "again")
+    )
+    assert torch.equal(some.features, again.features)
+    counts = {q: int((every.question == q).sum()) for q in every.question.tolist()}
+    assert max(counts.values()) > 2
+    assert {q: int((some.question == q).sum()) for q in counts} == {
+        q: min(count, 2) for q, count in counts.items()
+    }
+    known = {
+        (int(q), int(at)): (bool(d), bool(t))
+        for q, at, d, t in zip(
+            every.question, every.place, every.with_draft, every.with_target, strict=True
+        )
+    }
+    for q, at, d, t in zip(
+        some.question, some.place, some.with_draft, some.with_target, strict=True
+    ):
+        assert known[int(q), int(at)] == (bool(d), bool(t))
+
+
 def test_branches_that_are_there_are_not_collected_again(pair, task, tmp_path, monkeypatch):
     brancher = Brancher(pair, task, RolloutPolicy(arbiter(), 1.0), batch=4)
     first = brancher.collect(tmp_path, range(8))
@@ -191,13 +217,16 @@ def test_answers_whose_decisions_stay_the_same_are_not_written_again(pair, task,
     assert sum(asked) == before
 
 
+@pytest.mark.parametrize(
+    ("method", "update"), [("groups", "improve"), ("flips", "improve_by_flips")]
+)
 def test_an_interrupted_training_goes_on_where_it_was(
-    pair, task, validation, tmp_path, monkeypatch
+    pair, task, validation, tmp_path, monkeypatch, method, update
 ):
-    request = small(task, validation, rounds=3)
+    request = small(task, validation, rounds=3, method=method)
     whole = train(pair, request, tmp_path / "whole", quiet)
 
-    real, calls = module.improve, []
+    real, calls = getattr(module, update), []
 
     def failing(*arguments):
         calls.append(1)
@@ -205,7 +234,7 @@ def test_an_interrupted_training_goes_on_where_it_was(
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(module, "improve", failing)
+    monkeypatch.setattr(module, update, failing)
     with pytest.raises(KeyboardInterrupt):
         train(pair, request, tmp_path / "cut", quiet)
     found = train(pair, request, tmp_path / "cut", quiet)

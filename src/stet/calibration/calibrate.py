@@ -30,6 +30,7 @@ from stet.evaluation.contenders import Contender, contender
 from stet.evaluation.records import Results
 from stet.evaluation.run import Comparison, Plan
 from stet.policies import SpecGuard, parameters
+from stet.signals import HEAD
 
 if TYPE_CHECKING:
     from stet.evaluation.tasks.base import LoadedTask
@@ -83,17 +84,19 @@ def _calibrate(
             with_own_answers(pair, part, own, request.batch, report) for part in (fitting, choosing)
         )
     labeller = _labeller(pair, request, fitting)
-    learnt = learn(
-        pair,
-        fitting,
-        request.base,
-        folder / "steps.jsonl",
-        report,
-        signals=request.signals,
-        batch=request.batch,
-        seed=request.seed,
-        labeller=labeller,
-    )
+    with pair.keeping_texts():
+        learnt = learn(
+            pair,
+            fitting,
+            request.base,
+            folder / "steps.jsonl",
+            report,
+            signals=request.signals,
+            batch=request.batch,
+            seed=request.seed,
+            labeller=labeller,
+            head=folder / HEAD if request.head else None,
+        )
     grid = learnt.thresholds(request.thresholds)
     policies = {t: replace(learnt.policy, threshold=t) for t in grid}
     results = _run(pair, request, choosing, policies, folder / "runs", report)
@@ -167,6 +170,7 @@ def _settings(pair: Pair, request: CalibrateRequest, fitting: LoadedTask) -> dic
         "rollouts": request.rollouts,
         "seed": request.seed,
         "labels": LABELS,
+        **({"head": True} if request.head else {}),
     }
 
 

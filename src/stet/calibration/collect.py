@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stet.calibration import samples
+from stet.calibration import samples, states
 from stet.calibration.labels import ByAnswer, Label, Labeller, Proposal
 from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
 from stet.calibration.samples import ProblemSample, StepSample
@@ -35,6 +35,8 @@ class Collector:
         batch: questions at a time.
         seed: seed from which those of the requests are derived.
         labeller: labels the steps; by default by the target's greedy completions.
+        states: folder for hidden states of the steps, which a signal is trained on; None: they are
+            not kept.
     """
 
     pair: Pair
@@ -43,6 +45,7 @@ class Collector:
     batch: int = 16
     seed: int = 0
     labeller: Labeller | None = None
+    states: Path | None = None
 
     def collect(
         self, path: Path, on_problem: Callable[[ProblemSample], None] | None = None
@@ -69,7 +72,10 @@ class Collector:
         for start in range(0, len(waiting), self.batch):
             chunk = waiting[start : start + self.batch]
             seeds = [mixed(self.seed, i) for i, _ in chunk]
-            made = self._collect_batch([q for _, q in chunk], seeds, labeller)
+            made, kept = self._collect_batch([q for _, q in chunk], seeds, labeller)
+            if self.states is not None:
+                # First of the two: a labelled step always has its states.
+                states.save(self.states, chunk[0][0], kept)
             samples.append(path, made)
             found += made
             for sample in made:
@@ -79,7 +85,7 @@ class Collector:
 
     def _collect_batch(
         self, questions: Sequence[Question], seeds: Sequence[int], labeller: Labeller
-    ) -> list[ProblemSample]:
+    ) -> tuple[list[ProblemSample], states.States]:
         """Answer a batch of questions, and label the steps that the draft proposed."""
         prompts = [prompt_of(self.pair, self.task, q) for q in questions]
         options: Options = {
@@ -89,7 +95,8 @@ class Collector:
             "seed": seeds,
             **PINNED,  # type: ignore[typeddict-item]
         }
-        results = self.pair.generate(prompts, self.policy, **options)
+        policy = self.policy if self.states is None else states.Recording.of(self.policy)
+        results = self.pair.generate(prompts, policy, **options)
         proposals = [
             Proposal(
                 Prefix(prompt, tuple(result.token_ids[: step.position]), question.reference or ""),
@@ -100,10 +107,20 @@ class Collector:
             for step in result.trace.steps
         ]
         labels = iter(labeller.label(proposals))
-        return [
+        made = [
             self._sample(question, result, [next(labels) for _ in result.trace.steps])
             for question, result in zip(questions, results, strict=True)
         ]
+        if not isinstance(policy, states.Recording):
+            return made, {}
+        places = [
+            (question.id, index)
+            for question, result in zip(questions, results, strict=True)
+            for index in range(len(result.trace.steps))
+        ]
+        before = [(*p.before.prompt, *p.before.written) for p in proposals]
+        kept = {place: policy.kept[tokens] for place, tokens in zip(places, before, strict=True)}
+        return made, kept
 
     def _sample(self, question: Question, result: Result, labels: Sequence[Label]) -> ProblemSample:
         grader = self.task.grader

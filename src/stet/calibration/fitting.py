@@ -14,7 +14,7 @@ from stet.calibration.quality import Quality, quality
 from stet.calibration.samples import StepSample
 from stet.core.errors import StetError
 from stet.policies.specguard import TARGET_MARGIN
-from stet.signals import SIGNALS
+from stet.signals import sign_of
 
 ENDS = (0.02, 0.98)
 """The quantiles of raw values that are normalised to 0 and 1."""
@@ -132,7 +132,7 @@ def trust(steps: Sequence[StepSample]) -> float:
 
 
 def _oriented(found: Quality) -> float:
-    return found.auroc if SIGNALS[found.name].sign > 0 else 1 - found.auroc
+    return found.auroc if sign_of(found.name) > 0 else 1 - found.auroc
 
 
 def _range(name: str, steps: Sequence[StepSample]) -> tuple[float, float]:
@@ -141,7 +141,7 @@ def _range(name: str, steps: Sequence[StepSample]) -> tuple[float, float]:
     if low == high:
         high = low + 1.0
     low, high = round(float(low), 6), round(float(high), 6)
-    return (low, high) if SIGNALS[name].sign > 0 else (high, low)
+    return (low, high) if sign_of(name) > 0 else (high, low)
 
 
 def _unit(value: float, ends: tuple[float, float]) -> float:

@@ -11,12 +11,16 @@ import numpy as np
 
 from stet.calibration.collect import Collector
 from stet.calibration.fitting import Fit, fit, score, trust
+from stet.calibration.head_fitting import Examples, fit_head
 from stet.calibration.labels import Labeller
 from stet.calibration.quality import Quality, quality
 from stet.calibration.samples import StepSample, steps_of
+from stet.calibration.states import States, states_of
+from stet.calibration.states import load as load_states
 from stet.policies import SpecGuard
 from stet.policies.specguard import TARGET_MARGIN
-from stet.signals import SIGNALS
+from stet.rewards.head import RewardHead
+from stet.signals import HEAD, SIGNALS
 
 if TYPE_CHECKING:
     from stet.evaluation.tasks.base import LoadedTask
@@ -64,6 +68,7 @@ def learn(
     batch: int = 8,
     seed: int = 0,
     labeller: Labeller | None = None,
+    head: Path | None = None,
 ) -> Learnt:
     """Run the policy, label the steps that its draft proposes, and fit a score to the labels.
 
@@ -78,6 +83,8 @@ def learn(
         batch: problems at a time.
         seed: seed of the runs and of the intervals.
         labeller: labels the steps; by default by the target's greedy completions.
+        head: folder for the trained signal "head", which is fitted to the same steps; None: it is
+            not trained.
 
     Raises:
         StetError: no score can be fitted on these problems.
@@ -98,7 +105,8 @@ def learn(
     if base.lower is not None:
         # With `lower` the target reads some steps; here it reads all, to measure its reading too.
         collecting = replace(collecting, threshold=1.0, lower=0.0)
-    collector = Collector(pair, task, collecting, batch, seed, labeller)
+    states = None if head is None else path.parent / "states"
+    collector = Collector(pair, task, collecting, batch, seed, labeller, states)
     done = 0
 
     def tell(_: object) -> None:
@@ -107,19 +115,45 @@ def learn(
         report("labelling steps", done, len(task.questions))
 
     steps = steps_of(collector.collect(path, tell))
+    if head is not None and states is not None:
+        steps = _train(pair, steps, load_states(states), head, seed, report)
+        names = [*names, *([HEAD] if HEAD not in names else [])]
     fitted = fit(steps, names, seed=seed)
     policy = replace(
         base,
         signals=fitted.signals,
         weights=fitted.weights,
         ranges=fitted.ranges,
+        head=base.head if head is None else str(head),
         pair=pair.fingerprint,
     )
+    if HEAD not in fitted.signals:
+        policy = replace(policy, head=None)
     if base.lower is None:
         return Learnt(fitted, policy, steps)
     reading = [s for s in steps if TARGET_MARGIN in s.signals]
     policy = replace(policy, lower=0.0, target_threshold=trust(reading))
     return Learnt(fitted, policy, steps, quality(TARGET_MARGIN, reading, seed))
+
+
+def _train(
+    pair: Pair,
+    steps: list[StepSample],
+    states: States,
+    folder: Path,
+    seed: int,
+    report: Report,
+) -> list[StepSample]:
+    """Train the signal; returns the steps with what heads that have not seen them say."""
+    examples = Examples(
+        states_of(steps, states), [bool(s.good) for s in steps], [s.problem for s in steps]
+    )
+    net, logits = fit_head(examples, seed, lambda done, total: report("training", done, total))
+    RewardHead(net, pair.fingerprint).save(folder)
+    return [
+        replace(step, signals={**step.signals, HEAD: logit})
+        for step, logit in zip(steps, logits, strict=True)
+    ]
 
 
 def _usable(signals: Sequence[str], base: SpecGuard) -> list[str]:

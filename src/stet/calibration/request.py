@@ -31,6 +31,7 @@ class CalibrateRequest:
         without_answers: do not use right answers even where there are any.
         rollouts: number of sampled completions by the target that label a step; 0 for the greedy
             one.
+        head: also train a signal, a small head on the draft's hidden states, on the same steps.
         batch: questions at a time.
         seed: seed of the division and of all runs.
         command: the command line, for the record.
@@ -44,6 +45,7 @@ class CalibrateRequest:
     fit_share: float = 0.5
     without_answers: bool = False
     rollouts: int = 0
+    head: bool = False
     batch: int = 8
     seed: int = 0
     command: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from stet.core.errors import OptionError
 from stet.core.parsing import first_problem
 from stet.core.upgrades import upgrade
 from stet.core.writing import json_line, write_text
+from stet.policies.artefact import FOLDER
 
 VERSION = 2
 
@@ -108,11 +110,22 @@ class Calibration:
             raise OptionError(
                 f"{path}: not a calibration ({first_problem(error, 'the file')})."
             ) from error
+        if isinstance(head := found.parameters.get(FOLDER), str):
+            found.parameters[FOLDER] = str(path.parent / head)  # an absolute one stays as it is
         if found.label_source not in LABEL_SOURCES:
             raise OptionError(f"{path}: there is no label source {found.label_source!r}.")
         return found
 
     def save(self, path: Path) -> None:
-        """Write the calibration to a file, replacing one of that name atomically."""
+        """Write the calibration to a file, replacing one of that name atomically.
+
+        A trained signal is copied to a folder beside it, which the file names.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json_line(asdict(self), indent=1) + "\n")
+        record = asdict(self)
+        if (head := self.parameters.get(FOLDER)) is not None:
+            beside = f"{path.stem}-{FOLDER}"
+            if Path(head).resolve() != (path.parent / beside).resolve():
+                shutil.copytree(head, path.parent / beside, dirs_exist_ok=True)
+            record["parameters"] = {**self.parameters, FOLDER: beside}
+        write_text(path, json_line(record, indent=1) + "\n")

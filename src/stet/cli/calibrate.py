@@ -83,6 +83,7 @@ def _make_request(
         thresholds=run.thresholds,
         without_answers=task.without_answers,
         rollouts=run.rollouts,
+        head=run.head,
         batch=run.batch,
         seed=run.seed,
         command=command_line(),

@@ -121,6 +121,12 @@ class RunOptions(OptionGroup):
             "come out right; 0: the greedy one.",
         ),
     ] = 0
+    head: Annotated[
+        bool,
+        typer.Option(
+            "--head", help="Also train a signal: a small head on the draft's hidden states."
+        ),
+    ] = False
     seed: Annotated[
         int, typer.Option(help="Seed of the division of the problems and of the runs.")
     ] = 0

@@ -87,6 +87,7 @@ def _make_request(
         fit=FitSettings(hidden=widths, cost=max(learning.cost, 0.001)),
         gradient=GradientSettings(cost=learning.cost),
         method=learning.method,  # type: ignore[arg-type]
+        branched=learning.branched,
         sweeps=learning.sweeps,
         rounds=learning.rounds,
         within=learning.within,

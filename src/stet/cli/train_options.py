@@ -121,6 +121,15 @@ class LearningOptions(OptionGroup):
             "counterfactuals ('flips'), or 'none'.",
         ),
     ] = "groups"
+    branched: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Mismatches of an answer that are branched, at most, drawn at random; long "
+            "answers have many.",
+            show_default="all",
+        ),
+    ] = None
     sweeps: Annotated[
         int,
         typer.Option(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Self
 
 Role = Literal["target", "draft"]
@@ -19,11 +19,14 @@ class Row:
         valid: number of cached tokens that agree with the sequence's token list. Lowering it
             rewinds the row.
         written: slots, from the first on, that may hold something other than zero.
+        prompt: what its sequence begins with for as long as it lives, where others may start from
+            a copy of this row; else empty.
     """
 
     index: int
     valid: int = 0
     written: int = 0
+    prompt: list[int] = field(default_factory=list[int])
 
 
 class Places:

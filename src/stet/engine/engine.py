@@ -288,7 +288,7 @@ class Engine:
         if self.broken is None:
             try:
                 for role, row in sequence.rows.items():
-                    self.runners[role].release(row)
+                    self.runners[role].release(row, sequence.tokens)
             except Exception as error:
                 # A device error may surface here first; a request that ends must still end.
                 self.broken = device_error(error)

@@ -115,6 +115,15 @@ class KVCache:
             for target in targets:
                 tensor[target, :, :length] = prefix
 
+    def swap(self, one: int, other: int, length: int) -> None:
+        """Exchange the first `length` tokens of two rows."""
+        if not length or one == other:
+            return
+        for tensor in (*self.keys, *self.values):
+            kept = tensor[one, :, :length].clone()
+            tensor[one, :, :length] = tensor[other, :, :length]
+            tensor[other, :, :length] = kept
+
     def clear(self, row: int, start: int = 0, stop: int | None = None) -> None:
         """Zero the slots [start, stop) of a row; to the end, reserved slot included, if None."""
         for tensor in (*self.keys, *self.values):

@@ -109,6 +109,26 @@ class Measured:
             with suppress(StetError):  # the pair was closed
                 self.between_rounds(partial(costs.use, outer))
 
+    @contextmanager
+    def keeping_texts(self) -> Iterator[None]:
+        """Inside the `with` block, a prompt is not read again as far as it was read before.
+
+        For work that asks about the same texts again and again, such as collecting rollouts; times
+        that are measured meanwhile depend on what was asked before. Only of packed models: of
+        others the last bits of a text would depend on it, too.
+        """
+
+        def keep(yes: bool) -> None:
+            for runner in self.engine.runners.values():
+                runner.keep_texts(yes)
+
+        self.between_rounds(partial(keep, True))
+        try:
+            yield
+        finally:
+            with suppress(StetError):  # the pair was closed
+                self.between_rounds(partial(keep, False))
+
     def between_rounds(self, function: Callable[[], T]) -> T:
         """Call a function in the engine's thread, between two rounds, and wait for it.
 

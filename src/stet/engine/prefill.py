@@ -100,7 +100,7 @@ class Prefill:
                     return ready
                 row = sequence.borrow(role) or self._fork(runner, parent, sequence, role)
             else:
-                row = self._allocate(runner)
+                row = self._allocate(runner, sequence)
             if row is None:
                 return False
             sequence.rows[role] = row
@@ -117,11 +117,13 @@ class Prefill:
         row.valid = min(row.valid, child.prompt_length)
         return row
 
-    def _allocate(self, runner: Runner) -> Row | None:
+    def _allocate(self, runner: Runner, sequence: TokenSequence) -> Row | None:
         try:
-            return runner.allocate()
+            row = runner.allocate(sequence.tokens)
         except CapacityError:
             return None
+        row.prompt = sequence.tokens[: sequence.prompt_length]
+        return row
 
     def _look_again(
         self,

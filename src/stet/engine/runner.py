@@ -126,17 +126,35 @@ class Runner(Compiling):
         """Number of live rows."""
         return self._rows.count
 
-    def allocate(self) -> Row:
-        """Allocate an empty row.
+    def allocate(self, tokens: Sequence[int] = ()) -> Row:
+        """Allocate a row, empty but for what is in the cache already of its text.
+
+        Args:
+            tokens: the text, where others that are kept may be begun from (`keep_texts`).
 
         Raises:
             CapacityError: all rows are taken.
         """
-        return self._rows.allocate()
+        return self._rows.allocate(tokens)
 
-    def release(self, row: Row) -> None:
-        """Give a row back, unless it already was; the last row moves into the hole."""
-        self._rows.release(row)
+    def release(self, row: Row, tokens: Sequence[int] = ()) -> None:
+        """Give a row back, unless it already was; the last row moves into the hole.
+
+        Args:
+            row: the row.
+            tokens: the text that it holds as far as it is valid, which may be kept.
+        """
+        self._rows.release(row, tokens)
+
+    def keep_texts(self, keep: bool) -> None:
+        """Keep the texts of rows that are given back for others that begin so, or forget them.
+
+        Only of packed models, whose states are the same bits whatever pass they are computed in, up
+        to passes that are so wide that torch attends.
+        """
+        self._rows.keep = keep and self.model.packed
+        if not self._rows.keep:
+            self._rows.forget()
 
     def fork(self, row: Row, count: int) -> list[Row]:
         """Allocate rows that start with the valid tokens of `row`, copied, not recomputed.

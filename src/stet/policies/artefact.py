@@ -13,6 +13,10 @@ SUFFIX = ".json"
 """The suffix by which a policy's name is taken for the path of a file."""
 
 
+FOLDER = "head"
+"""The parameter that names a folder; one beside the file is named without a path."""
+
+
 def read_artefact(path: str | Path) -> tuple[str, dict[str, Any]]:
     """Read the name and the parameters of the policy in a file.
 
@@ -22,7 +26,10 @@ def read_artefact(path: str | Path) -> tuple[str, dict[str, Any]]:
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
         name = str(record["policy"])
-        return name, upgrade_parameters(name, record["parameters"])
+        parameters = upgrade_parameters(name, record["parameters"])
+        if isinstance(beside := parameters.get(FOLDER), str):
+            parameters[FOLDER] = str(Path(path).parent / beside)  # an absolute one stays as it is
+        return name, parameters
     except OSError as error:
         raise OptionError(f"{path} cannot be read ({error.strerror}).") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

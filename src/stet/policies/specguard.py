@@ -23,7 +23,8 @@ from stet.policies.artefact import read_artefact
 from stet.policies.checks import check_drafting
 from stet.policies.registry import register
 from stet.rewards.batching import Batcher
-from stet.signals import SIGNALS, Signal, agreeing, centrality
+from stet.rewards.head import RewardHead
+from stet.signals import HEAD, SIGNALS, Signal, agreeing, centrality, trained
 from stet.signals.confidence import min_logprob
 
 SELECTORS = ("vote", "medoid", "first")
@@ -55,7 +56,7 @@ class SpecGuard(StepPolicy):
         top_p: nucleus sampling of the candidates.
         delimiter: text that ends a step, several of them, or "sentence".
         step_tokens: the most tokens of a step.
-        signals: names of the signals in the score (`stet.signals.SIGNALS`).
+        signals: names of the signals in the score (`stet.signals.SIGNALS`), and "head".
         weights: weight of each signal; equal if empty.
         ranges: for each signal the raw values that count as 0 and as 1, from a calibration; if
             empty, probabilities are used as they are.
@@ -78,6 +79,7 @@ class SpecGuard(StepPolicy):
             is not lossless, tokens of the draft are accepted in what the target rewrites.
         shadow: decide and record, but let the target write every step.
         whole: also finish candidates that cannot reach the threshold any more.
+        head: folder of the trained signal "head" (`stet.rewards.RewardHead`), from a calibration.
         pair: fingerprint of the pair that a calibration fitted this to; other pairs are refused.
     """
 
@@ -101,6 +103,7 @@ class SpecGuard(StepPolicy):
     shadow: bool = False
     loop_after: int = LOOP
     whole: bool = False
+    head: str | None = None
     pair: str | None = None
 
     name: ClassVar[str] = "specguard"
@@ -132,9 +135,14 @@ class SpecGuard(StepPolicy):
     def _check_signals(self) -> None:
         if not self.signals and self.scorer == "draft":
             raise OptionError("signals is empty; name at least one.")
+        if HEAD in self.signals:
+            if self.head is None:
+                raise OptionError('The signal "head" is trained; name its folder (head=...).')
+            if self.pair is None:
+                object.__setattr__(self, "pair", self._trained.pair)
         for signal in self.signals:
-            if signal not in SIGNALS:
-                listed = ", ".join(SIGNALS)
+            if signal not in SIGNALS and signal != HEAD:
+                listed = ", ".join((*SIGNALS, HEAD))
                 raise OptionError(f"There is no signal {signal!r}; choose from {listed}.")
             if self.signals.count(signal) > 1:
                 raise OptionError(f"Signal {signal!r} is named twice; give it a larger weight.")
@@ -202,9 +210,17 @@ class SpecGuard(StepPolicy):
 
     # What the program asks
 
-    @property
+    @cached_property
     def _used(self) -> list[Signal]:
-        return [SIGNALS[name] for name in self.signals]
+        return [
+            SIGNALS[name] if name != HEAD else trained(self._trained.logits)
+            for name in self.signals
+        ]
+
+    @cached_property
+    def _trained(self) -> RewardHead:
+        assert self.head is not None
+        return RewardHead.load(self.head)
 
     @cached_property
     def needs(self) -> frozenset[Need]:
@@ -362,7 +378,7 @@ class SpecGuard(StepPolicy):
     def _unit(self, index: int, value: float) -> float:
         """The normalised value of a signal, 0 to 1."""
         if not self.ranges:
-            return min(max(SIGNALS[self.signals[index]].unit(value), 0.0), 1.0)
+            return min(max(self._used[index].unit(value), 0.0), 1.0)
         low, high = self.ranges[index]
         return min(max((value - low) / (high - low), 0.0), 1.0)
 

@@ -23,7 +23,7 @@ from stet.core.tensors import upload
 from stet.core.writing import write_text
 
 if TYPE_CHECKING:
-    from stet.core.step_policy import Step
+    from stet.core.step_policy import Candidate, Step
 
 SETTINGS, WEIGHTS = "head.json", "head.safetensors"
 """The files in a head's folder."""
@@ -145,11 +145,11 @@ class RewardHead:
         return cls(net.eval().requires_grad_(False), settings.pair, str(folder))
 
     def save(self, folder: str | Path) -> None:
-        """Write the head to a folder, as two files, with weights in bfloat16."""
+        """Write the head to a folder, as two files."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = self.net.state_dict()
-        save_file({k: w.to(torch.bfloat16) for k, w in weights.items()}, folder / WEIGHTS)
+        save_file({k: w.detach().cpu().contiguous() for k, w in weights.items()}, folder / WEIGHTS)
         settings = {
             "format": FORMAT,
             "pair": self.pair,
@@ -165,7 +165,20 @@ class RewardHead:
             OptionError: the draft's hidden states have another size than the head reads.
         """
         yield from ()
-        steps = [candidate.hidden for candidate in step.candidates]
+        rewards: list[float] = self._read(step.candidates).sigmoid().tolist()
+        return rewards
+
+    def logits(self, candidates: Sequence[Candidate]) -> list[float]:
+        """The logit of each candidate's reward.
+
+        Raises:
+            OptionError: the draft's hidden states have another size than the head reads.
+        """
+        found: list[float] = self._read(candidates).tolist()
+        return found
+
+    def _read(self, candidates: Sequence[Candidate]) -> Tensor:
+        steps = [candidate.hidden for candidate in candidates]
         width, device = steps[0].shape[1], steps[0].device
         if width != self.net.width:
             raise OptionError(
@@ -175,5 +188,5 @@ class RewardHead:
         if device != self._place:
             self.net.to(device)
             self._place = device
-        rewards: list[float] = self.net(*padded(steps)).sigmoid().tolist()
-        return rewards
+        logits: Tensor = self.net(*padded(steps))
+        return logits

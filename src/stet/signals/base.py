@@ -96,6 +96,24 @@ def _agreement(candidates: Sequence[Candidate]) -> list[float]:
     return agreeing([candidate.text for candidate in candidates])
 
 
+HEAD = "head"
+"""The name of the trained signal, which is a pair's own and so not in `SIGNALS`."""
+
+
+def trained(measure: Callable[[Sequence[Candidate]], list[float]]) -> Signal:
+    """The trained signal.
+
+    Args:
+        measure: computes a head's logits that candidates are good steps.
+    """
+    about = "A trained head on the draft's hidden states, as a logit."
+    return Signal(HEAD, about, frozenset({Need.DRAFT_HIDDEN}), 1, measure, _chance)
+
+
+def _chance(logit: float) -> float:
+    return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
+
+
 SIGNALS: dict[str, Signal] = {
     **{name: _confidence(name) for name in CONFIDENCE},
     **{name: _grounding(name) for name in GROUNDING},
@@ -109,3 +127,8 @@ SIGNALS: dict[str, Signal] = {
     ),
 }
 """All signals, by name."""
+
+
+def sign_of(name: str) -> int:
+    """1 where more of a signal is better, -1 where less is."""
+    return 1 if name == HEAD else SIGNALS[name].sign

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -125,12 +126,14 @@ class Brancher:
         task: graded questions.
         policy: decides by a threshold, before and after the branch.
         batch: questions at a time.
+        most: mismatches of an answer that are branched, drawn at random; None: all.
     """
 
     pair: Pair
     task: LoadedTask
     policy: RolloutPolicy
     batch: int = 16
+    most: int | None = None
 
     def collect(
         self,
@@ -172,7 +175,7 @@ class Brancher:
             policy=self.policy,
         )
         flips = iter(finishing.sound([p for g in rollouts for p in self._flips(g)]))
-        rows = [(g, at, d, next(flips)) for g in rollouts for at, d in _decisions(g)]
+        rows = [(g, at, d, next(flips)) for g in rollouts for at, d in self._decisions(g)]
         width = self.policy.arbiter.network.inputs
         return Branches(
             features=torch.tensor([d.features for _, _, d, _ in rows]).reshape(-1, width),
@@ -197,9 +200,19 @@ class Brancher:
                 (*rollout.tokens[:at], mismatch.target if mismatch.accepted else mismatch.draft),
                 reference,
             )
-            for at, mismatch in _decisions(rollout)
+            for at, mismatch in self._decisions(rollout)
         ]
 
+    def _decisions(self, rollout: Rollout) -> list[tuple[int, MismatchRecord]]:
+        """The decisions of an answer that are branched, with their places."""
+        found = list(zip(rollout.places, rollout.mismatches, strict=True))
+        if self.most is None or len(found) <= self.most:
+            return found
+        # The same of the same answer, however often it is asked for.
+        drawn = random.Random(f"{rollout.question}/{len(rollout.tokens)}")
+        return [found[place] for place in sorted(drawn.sample(range(len(found)), self.most))]
 
-def _decisions(rollout: Rollout) -> list[tuple[int, MismatchRecord]]:
-    return list(zip(rollout.places, rollout.mismatches, strict=True))
+
+def load_folder(folder: Path) -> Branches:
+    """The branches that a `Brancher` collected in a folder; none where there is none."""
+    return Branches.join(Branches.load(path) for path in sorted(folder.glob("branches-*")))

@@ -165,7 +165,8 @@ def improve_by_flips(
     """Update the network on branches, which have the outcomes of both tokens at each decision.
 
     As both outcomes are known, the expected advantage is maximised instead of a sampled one: the
-    mean over decisions of p(draft) times the difference of the outcomes.
+    mean over decisions of p(draft) times the difference of the outcomes. Nothing is sampled from
+    the network, so outcomes of earlier rounds may be among them.
     """
     advantage = branches.advantage(settings.cost)
     with torch.no_grad():

@@ -39,6 +39,8 @@ class TrainRequest:
         gradient: settings of policy gradient.
         method: "groups" (policy gradient with group-relative advantages), "flips" (policy gradient
             from one-flip counterfactuals) or "none" (the warm start alone).
+        branched: mismatches of an answer that are branched, drawn at random; None: all. Each takes
+            an answer to be finished, and long answers have many.
         sweeps: how often branches are collected; after the first time, under the arbiter fitted so
             far.
         rounds: the largest number of rounds of policy gradient.
@@ -59,6 +61,7 @@ class TrainRequest:
     fit: FitSettings = field(default_factory=FitSettings)
     gradient: GradientSettings = field(default_factory=GradientSettings)
     method: Method = "groups"
+    branched: int | None = None
     sweeps: int = 2
     rounds: int = 24
     check_every: int = 4
@@ -88,6 +91,8 @@ class TrainRequest:
                 "Shuffled labels are a control of the warm start; policy gradient would learn from "
                 'the right answers after all: choose the method "none".'
             )
+        if self.branched is not None and self.branched < 1:
+            raise OptionError(f"branched is {self.branched}; at least one mismatch is branched.")
         if self.sweeps < 1:
             raise OptionError(f"sweeps is {self.sweeps}; branches are collected at least once.")
         if self.rounds < 0:
@@ -129,6 +134,7 @@ class TrainRequest:
             "fit": {**asdict(self.fit), "hidden": list(self.fit.hidden)},
             "gradient": asdict(self.gradient),
             "method": self.method,
+            **({} if self.branched is None else {"branched": self.branched}),
             "sweeps": self.sweeps,
             "check_every": self.check_every,
             "within": self.within,

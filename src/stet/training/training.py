@@ -24,7 +24,7 @@ from stet.core.folders import PROFILE, claim_folder
 from stet.core.machine import machine, versions
 from stet.core.writing import append_lines, drop_torn_line, json_line, write_text
 from stet.requests.seeds import mixed
-from stet.training.branches import Brancher, Branches
+from stet.training.branches import Brancher, Branches, load_folder
 from stet.training.fitting import fit
 from stet.training.gradient import gather, improve, improve_by_flips
 from stet.training.importance import importance
@@ -42,6 +42,9 @@ Report = Callable[[str, int, int], None]
 LOG, RESULT = "log.jsonl", "training.json"
 WARM, POLICY = "warm", "policy"
 STATE = "gradient.safetensors"
+
+REPLAYS = 5
+"""So many times as many passes over outcomes that are known as over sampled ones."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ def train(pair: Pair, request: TrainRequest, folder: Path, report: Report) -> Tr
         validation=with_room(pair, request.validation.suited(pair)),
     )
     claim_folder(folder, request.settings(pair.fingerprint), "training")
-    with pair.costs_of_run(folder / PROFILE):
+    with pair.costs_of_run(folder / PROFILE), pair.keeping_texts():
         if request.labels == "target":
             request = _with_own_answers(pair, request, folder, report)
         return Trainer(pair, request, folder, report).run()
@@ -130,7 +133,7 @@ class Trainer:
         rounds: list[dict[str, Any]] = []
         arbiter, final = warm, warm_curve
         if self.request.method != "none" and self.request.rounds:
-            arbiter, rounds = self._improve(warm, self._choose(warm_curve))
+            arbiter, rounds = self._improve(warm, self._choose(warm_curve), sweeps)
             final = self._measure("arbiter", self._measuring(arbiter), CURVE)
         chosen = self._choose(final)
         arbiter = replace(arbiter, threshold=chosen.threshold, trained=self._describe(chosen))
@@ -187,7 +190,9 @@ class Trainer:
                 fitted = self._fit(sweeps)
                 policy = RolloutPolicy(self._arbiter(fitted), 0.5)
             chosen = places[number :: self.request.sweeps]
-            brancher = Brancher(self.pair, self.request.task, policy, self.request.batch)
+            brancher = Brancher(
+                self.pair, self.request.task, policy, self.request.batch, self.request.branched
+            )
             title = f"branches, sweep {number + 1} of {self.request.sweeps}"
 
             def tell(done: int, title: str = title, total: int = len(chosen)) -> None:
@@ -275,7 +280,9 @@ class Trainer:
 
     # Policy gradient
 
-    def _improve(self, warm: Arbiter, start: Measured) -> tuple[Arbiter, list[dict[str, Any]]]:
+    def _improve(
+        self, warm: Arbiter, start: Measured, sweeps: Sequence[Branches]
+    ) -> tuple[Arbiter, list[dict[str, Any]]]:
         """Improve the warm start; the best state on the validation questions is returned."""
         request = self.request
         network = Network(warm.network.inputs, warm.network.hidden)
@@ -289,9 +296,12 @@ class Trainer:
             parts, told = load_checkpoint(self.folder / STATE, optimiser)
             network.load_state_dict(parts["network"])
             state, kept = State(**told), parts["best"]
+        known = list(sweeps)
+        if request.method == "flips":
+            known += [load_folder(self._flips(number)) for number in range(state.round)]
         while state.round < request.rounds and state.since < request.patience:
             self.report("policy gradient", state.round, request.rounds)
-            entry = self._run_round(network, arbiter, warm, optimiser, state.round)
+            entry = self._run_round(network, arbiter, warm, optimiser, state.round, known)
             state.round += 1
             if state.round % request.check_every == 0:
                 found = self._measuring(arbiter).at(start.threshold)
@@ -315,8 +325,13 @@ class Trainer:
         warm: Arbiter,
         optimiser: torch.optim.Optimizer,
         number: int,
+        known: list[Branches],
     ) -> dict[str, Any]:
-        """Run one round: roll out some questions, then update the network on the outcomes."""
+        """Run one round: roll out some questions, then update the network on the outcomes.
+
+        Of flips, the outcomes that are known from earlier are taken again; those of this round are
+        added to them.
+        """
         request, settings = self.request, self.request.gradient
         picked = random.Random(hash((request.seed, number))).sample(
             range(len(request.task.questions)),
@@ -324,10 +339,15 @@ class Trainer:
         )
         if request.method == "flips":
             policy = RolloutPolicy(arbiter, 0.5)
-            brancher = Brancher(self.pair, request.task, policy, request.batch)
-            branches = brancher.collect(self.folder / f"flips-{number:03d}", picked)
+            brancher = Brancher(self.pair, request.task, policy, request.batch, request.branched)
+            branches = brancher.collect(self._flips(number), picked)
+            known.append(branches)
             network.requires_grad_(True)
-            measured = improve_by_flips(network, warm.network, optimiser, branches, settings)
+            # Nothing is sampled from the network, so more passes do not go astray.
+            many = replace(settings, epochs=REPLAYS * settings.epochs)
+            measured = improve_by_flips(
+                network, warm.network, optimiser, Branches.join(known), many
+            )
             gain = float(branches.advantage(settings.cost).mean())
             return {"round": number, "advantage": gain, **branches.cells(), **measured}
         asked = [q for q in picked for _ in range(settings.group)]
@@ -348,6 +368,10 @@ class Trainer:
             "used": found.used,
             **measured,
         }
+
+    def _flips(self, number: int) -> Path:
+        """The folder of a round's branches."""
+        return self.folder / f"flips-{number:03d}"
 
     def _describe(self, chosen: Measured) -> dict[str, Any]:
         """How the arbiter was trained, for its settings."""

@@ -1,0 +1,294 @@
+"""The greedy texts of many token policies, of which each distinct stretch is written once.
+
+At temperature 0 a block-invariant policy is a choice at each position, and most policies choose
+alike nearly everywhere. So one policy leads, and the others say of each block where they would have
+put another token. Who never would has the same text. The others go on from the token with which
+they part, the first of them leading, and so on. Every text is the one that its policy writes by
+itself (`tests/benchmarks/test_shared_texts.py`): of packed weights to the bit, else up to rounding
+that depends on the width of a pass. What this does not give are times and passes, which are
+measured apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stet.calibration.rollouts import prompt_of
+from stet.core.blocks import Blocks
+from stet.core.needs import Need
+from stet.core.policy import TokenPolicy
+from stet.core.reading import read_records
+from stet.core.verification import DEFERRED, ScoredMismatches, Verification
+from stet.core.writing import append_lines, drop_torn_line, json_line
+from stet.evaluation.tasks.base import LoadedTask
+from stet.pair import Pair
+from stet.requests.options import PINNED
+
+
+@dataclass(frozen=True)
+class Panel(TokenPolicy):
+    """Decides as one policy does, and records the first token that others would put elsewhere.
+
+    Attributes:
+        lead: the policy that is followed.
+        others: the policies that are asked, too.
+    """
+
+    lead: TokenPolicy
+    others: tuple[TokenPolicy, ...] = ()
+
+    name: ClassVar[str] = "panel"
+    lossless: ClassVar[bool] = False
+    reasons: ClassVar[tuple[str, ...]] = ("accepted", "recovered", "bonus")
+    defers_bonus: ClassVar[bool] = True
+    block_invariant: ClassVar[bool] = True
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the engine must keep of the models' passes."""
+        return frozenset[Need]().union(*(p.needs for p in (self.lead, *self.others)))
+
+    def verify(self, blocks: Blocks) -> Verification:
+        """Verify a batch of blocks."""
+        found = self.lead.verify(blocks)
+        whole = (found.accepted == blocks.lengths) & (blocks.lengths > 0)
+        following = found.next_token.masked_fill(whole, DEFERRED)
+        if not blocks.drafted.shape[1]:
+            return Verification(found.accepted, following)
+        parted = torch.stack([_parted(blocks, found, o.verify(blocks)) for o in self.others], 2)
+        target = blocks.target_tokens[:, :-1]
+        mismatch = (blocks.drafted != target) & blocks.present
+        return Verification(
+            found.accepted,
+            following,
+            None,
+            ScoredMismatches(
+                mismatch | (parted > 0).any(2),
+                target,
+                mismatch.float(),
+                parted.float(),
+            ),
+        )
+
+
+def _parted(blocks: Blocks, lead: Verification, other: Verification) -> Tensor:
+    """[B, K] int64: 1 + the token that the other puts where it parts from the lead; else 0."""
+    at = torch.minimum(lead.accepted, other.accepted)
+    inside = at < blocks.lengths
+    places = at.clamp(max=blocks.drafted.shape[1] - 1)[:, None]
+    drafted = blocks.drafted.gather(1, places)[:, 0]
+    own = torch.where(at < lead.accepted, drafted, lead.next_token)
+    another = torch.where(at < other.accepted, drafted, other.next_token)
+    parted = torch.zeros_like(blocks.drafted)
+    return parted.scatter_(1, places, ((inside & (own != another)) * (another + 1))[:, None])
+
+
+@dataclass(frozen=True)
+class Written:
+    """A policy's answer to a question.
+
+    Attributes:
+        policy: its label.
+        question: id of the question.
+        right: whether the answer is right.
+        cut: whether it was cut at the limit.
+        tokens: its length.
+        mismatches: how many mismatches were decided.
+        accepted: at how many of them the draft's token was accepted.
+        text: the answer.
+    """
+
+    policy: str
+    question: str
+    right: bool
+    cut: bool
+    tokens: int
+    mismatches: int
+    accepted: int
+    text: str
+
+
+@dataclass(frozen=True)
+class _Job:
+    """An answer to go on with, and who wrote it so far."""
+
+    question: int
+    written: tuple[int, ...]
+    names: tuple[str, ...]
+    mismatches: int = 0
+    accepted: int = 0
+
+
+@dataclass
+class SharedTexts:
+    """Answers of several policies to the questions of a task, resumably.
+
+    Attributes:
+        pair: the models.
+        task: graded questions.
+        policies: block-invariant policies that defer the bonus token or never accept a mismatch.
+        path: file of the answers; those that it holds are not written again.
+        batch: answers at a time.
+    """
+
+    pair: Pair
+    task: LoadedTask
+    policies: Mapping[str, TokenPolicy]
+    path: Path
+    batch: int = 32
+
+    def run(self, on_batch: Callable[[int], None] | None = None) -> list[Written]:
+        """Answer everything that is not answered yet.
+
+        Args:
+            on_batch: called with the number of questions that are done.
+        """
+        self.task = self.task.suited(self.pair)
+        found = read(self.path)
+        drop_torn_line(self.path)
+        known = {(w.policy, w.question) for w in found}
+        for start in range(0, len(self.task.questions), self.batch):
+            places = range(start, min(start + self.batch, len(self.task.questions)))
+            jobs = [
+                _Job(place, (), missing)
+                for place in places
+                if (
+                    missing := tuple(
+                        name
+                        for name in self.policies
+                        if (name, self.task.questions[place].id) not in known
+                    )
+                )
+            ]
+            with self.pair.keeping_texts():
+                made = self._finish(jobs)
+            append_lines(self.path, [json_line(asdict(w)) for w in made])
+            found += made
+            if on_batch is not None:
+                on_batch(places.stop)
+        return found
+
+    def _finish(self, jobs: list[_Job]) -> list[Written]:
+        made: list[Written] = []
+        while jobs:
+            # Jobs of one lead share batches; the lead with most of them goes first.
+            leads = [job.names[0] for job in jobs]
+            lead = max(sorted(set(leads)), key=leads.count)
+            some = [job for job in jobs if job.names[0] == lead][: self.batch]
+            jobs = [job for job in jobs if job not in some]
+            for job in some:
+                if self._ended(job.written):
+                    made += [self._graded(name, job, job.written) for name in job.names]
+            open_ones = [job for job in some if not self._ended(job.written)]
+            if open_ones:
+                texts, more = self._write(lead, open_ones)
+                made += texts
+                jobs += more
+        return made
+
+    def _write(self, lead: str, jobs: Sequence[_Job]) -> tuple[list[Written], list[_Job]]:
+        """Let the lead go on; who would not have parted from it has its text."""
+        asked = sorted({name for job in jobs for name in job.names if name != lead})
+        panel = Panel(self.policies[lead], tuple(self.policies[name] for name in asked))
+        prompts = [
+            [*prompt_of(self.pair, self.task, self.task.questions[job.question]), *job.written]
+            for job in jobs
+        ]
+        results = self.pair.generate(
+            prompts,
+            panel if asked else Panel(self.policies[lead], (self.policies[lead],)),
+            max_new_tokens=self.task.max_new_tokens,
+            fit=True,
+            stop=list(self.task.stop),
+            **PINNED,
+        )
+        made: list[Written] = []
+        more: list[_Job] = []
+        for job, result in zip(jobs, results, strict=True):
+            room = self.task.max_new_tokens - len(job.written)
+            tokens = tuple(result.token_ids)[:room]
+            decided = [
+                (block.position + d.at, d.score > 0, d.accepted, d.features, d.draft)
+                for block in result.trace.blocks
+                for d in block.mismatches
+                if block.position + d.at < len(tokens)
+            ]
+
+            def counted(end: int, job: _Job = job, decided: list = decided) -> _Job:  # type: ignore[type-arg]
+                own = [yes for at, mismatch, yes, *_ in decided if mismatch and at < end]
+                return replace(
+                    job, mismatches=job.mismatches + len(own), accepted=job.accepted + sum(own)
+                )
+
+            parted: dict[tuple[int, int], list[str]] = {}
+            whole = [lead]
+            for column, name in enumerate(asked):
+                if name not in job.names:
+                    continue
+                first = next(
+                    ((at, int(f[column]) - 1) for at, _, _, f, _ in decided if f[column] > 0), None
+                )
+                if first is None:
+                    whole.append(name)
+                else:
+                    parted.setdefault(first, []).append(name)
+            ended = counted(len(tokens))
+            made += [self._graded(name, ended, (*job.written, *tokens)) for name in whole]
+            for (at, token), names in parted.items():
+                before = counted(at)
+                # The parting is a decision as well, where draft and target mismatch.
+                met = [draft for here, mismatch, *_, draft in decided if mismatch and here == at]
+                more.append(
+                    _Job(
+                        job.question,
+                        (*job.written, *tokens[:at], token),
+                        tuple(names),
+                        before.mismatches + len(met),
+                        before.accepted + met.count(token),
+                    )
+                )
+        return made, more
+
+    def _ended(self, written: tuple[int, ...]) -> bool:
+        if not written:
+            return False
+        if written[-1] in self.pair.end_tokens or len(written) >= self.task.max_new_tokens:
+            return True
+        return any(stop in self._text(written) for stop in self.task.stop)
+
+    def _text(self, written: Sequence[int]) -> str:
+        text: str = self.pair.tokenizer.decode(list(written), skip_special_tokens=True)
+        return text
+
+    def _graded(self, name: str, job: _Job, written: tuple[int, ...]) -> Written:
+        question, grader = self.task.questions[job.question], self.task.grader
+        assert grader is not None
+        text = self._text(written)
+        for stop in self.task.stop:
+            text = text.split(stop)[0]
+        return Written(
+            policy=name,
+            question=question.id,
+            right=grader.right(grader.extract(text), question.reference or ""),
+            cut=len(written) >= self.task.max_new_tokens
+            and written[-1] not in self.pair.end_tokens,
+            tokens=len(written),
+            mismatches=job.mismatches,
+            accepted=job.accepted,
+            text=text,
+        )
+
+
+def read(path: Path) -> list[Written]:
+    """The answers of a file."""
+    from pydantic import TypeAdapter
+
+    if not path.exists():
+        return []
+    return list(read_records(path, TypeAdapter(Written), "a written answer"))

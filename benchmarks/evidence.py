@@ -1,0 +1,69 @@
+"""Do the two ideas hold on a real pair? Everything from the split to the tables, resumably.
+
+    python benchmarks/evidence.py --pair real             # all parts: hours; it can be stopped
+    python benchmarks/evidence.py --pair real tune train  # some parts
+
+Parts: `adapt` tunes the draft of the tuned pair, and its target for a row beside it
+(`tuned-target`); `tune` runs the plain rules' settings on validation problems; `train` trains
+CoSpec's arbiters, `calibrate` SpecGuard; `declare` writes down what will be tested, and with what
+power; `tokens` and `steps` are the test, `oracle` what could be gained, `latency` the time of
+single answers, on a machine that does nothing else; `report` writes `results/evidence.json` from
+the records of every pair. Models and problems are those of `_real.py` and `_splits.py`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import _evidence_parts as parts
+import _real
+from _evidence_report import report
+
+PARTS = {
+    "adapt": parts.adapt,
+    "tune": parts.tune,
+    "train": parts.train,
+    "calibrate": parts.calibrate,
+    "declare": parts.declare,
+    "tokens": parts.tokens,
+    "steps": parts.steps,
+    "tuned-target": parts.tuned_target,
+    "oracle": parts.oracle,
+    "latency": parts.latency,
+    "report": report,
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--pair", choices=_real.PAIRS, default="real")
+    parser.add_argument("--tuning", type=int, default=400)
+    parser.add_argument("--validation", type=int, default=300)
+    parser.add_argument("--branches", type=int, default=240)
+    parser.add_argument("--branched", type=int, default=4)
+    parser.add_argument("--calibration", type=int, default=160)
+    parser.add_argument("--test", type=int, default=600)
+    parser.add_argument("--oracle", type=int, default=60)
+    parser.add_argument("--latency", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
+    parser.add_argument("--root", type=Path, default=Path(".cache/evidence"))
+    given = parser.parse_args()
+    unknown = [part for part in given.parts if part not in PARTS]
+    if unknown:
+        parser.error(f"there is no part {unknown[0]!r}; choose from {', '.join(PARTS)}")
+    if (path := _real.missing(given.pair)) is not None:
+        print(f"Skipped: there is no {path}.")
+        return
+    chosen = given.parts or list(PARTS)
+    del given.parts
+    settings = parts.Settings(**vars(given))
+    settings.folder.mkdir(parents=True, exist_ok=True)
+    for part in chosen:
+        PARTS[part](settings)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,207 @@
+"""Texts that stay in the cache when their rows are given back: what begins so is not read again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ggufs
+from families import VOCAB, build
+from stet import load_pair
+from stet.core.row import Row
+from stet.engine.rows import LEAST, shared
+from stet.engine.runner import Runner
+from stet.kernels import unavailable
+from stet.kernels.attention import serves
+from stet.models import LoadedModel, prepare_model
+
+REASON = unavailable() or ("" if serves([]) else "attention cannot be compiled")
+SIZE, ROWS = 96, 4
+
+
+@functools.cache
+def loaded() -> LoadedModel:
+    return prepare_model(build("llama"), name="llama", self_check=False)
+
+
+def keeping(rows: int = ROWS) -> Runner:
+    """A runner that keeps texts, though its model is not packed."""
+    run = Runner(loaded(), max_rows=rows, max_length=SIZE)
+    run._rows.keep = True
+    return run
+
+
+def text(length: int, seed: int) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(VOCAB, (length,), generator=generator).tolist()
+
+
+def feed(run: Runner, row: Row, tokens: list[int], end: int | None = None) -> torch.Tensor:
+    part = torch.tensor(tokens[row.valid : end])[None]
+    return run.forward([row], part, [row.valid]).logits[0]
+
+
+@functools.cache
+def last_logits(tokens: tuple[int, ...]) -> torch.Tensor:
+    run = Runner(loaded(), max_rows=1, max_length=SIZE)
+    return run.forward([run.allocate()], torch.tensor([tokens]), [0]).logits[0, -1]
+
+
+def right(run: Runner, row: Row, tokens: list[int]) -> None:
+    """The row holds this text as far as it is valid: the token after it is what it must be."""
+    row.valid = min(row.valid, len(tokens) - 1)
+    found = feed(run, row, tokens)[-1]
+    torch.testing.assert_close(found, last_logits(tuple(tokens)), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("same", [0, 1, 2, 30, 31, 63, 64])
+def test_how_much_two_texts_share(same: int) -> None:
+    one = text(64, 0)
+    other = one[:same] + [(t + 1) % VOCAB for t in one[same:]]
+    assert shared(one, other) == shared(other, one) == same
+    assert shared(one[:20], one) == 20
+    assert shared([], one) == 0
+
+
+def test_a_text_that_was_given_back_is_not_read_again() -> None:
+    run, tokens = keeping(), text(40, 0)
+    row = run.allocate(tokens)
+    feed(run, row, tokens)
+    run.release(row, tokens)
+    again = run.allocate([*tokens[:30], *text(10, 1)])
+    assert again.valid == again.written == 30
+    right(run, again, [*tokens[:30], *text(10, 1)])
+    # What lay behind it is gone.
+    run.release(again)
+    assert run.allocate(tokens).valid == 0
+
+
+def test_each_finds_its_own_among_several_in_any_order() -> None:
+    texts = [text(40, seed) for seed in range(ROWS)]
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]):
+        run = keeping()
+        for given_back in (order, order[::-1]):
+            rows = [run.allocate(tokens) for tokens in texts]
+            for row, tokens in zip(rows, texts, strict=True):
+                right(run, row, tokens)
+            for i in given_back:
+                run.release(rows[i], texts[i])
+        passes = run.passes
+        rows = {i: run.allocate(texts[i]) for i in order}
+        assert [rows[i].valid for i in order] == [40] * ROWS
+        assert run.passes == passes
+        for i, row in rows.items():
+            right(run, row, texts[i])
+
+
+def test_the_prompt_of_a_live_text_is_copied() -> None:
+    run, tokens = keeping(), text(40, 0)
+    row = run.allocate(tokens)
+    row.prompt = tokens[:30]
+    feed(run, row, tokens, 35)
+    other = [*tokens[:25], *text(10, 1)]
+    twin = run.allocate(other)
+    assert twin.valid == 25
+    right(run, twin, other)
+    right(run, row, tokens)
+    # Beyond the prompt a text may change: nothing is taken from there.
+    assert run.allocate(tokens).valid == 30
+    row.valid = 20
+    assert run.allocate([*tokens[:22], *text(10, 2)]).valid <= 25
+
+
+def test_a_few_tokens_are_not_worth_it_and_nothing_is_kept_unasked() -> None:
+    run, tokens = keeping(), text(40, 0)
+    row = run.allocate(tokens)
+    feed(run, row, tokens)
+    run.release(row, tokens)
+    assert run.allocate([*tokens[: LEAST - 1], *text(20, 1)]).valid == 0
+    plain = Runner(loaded(), max_rows=ROWS, max_length=SIZE)
+    plain.keep_texts(True)  # its model is not packed
+    row = plain.allocate(tokens)
+    feed(plain, row, tokens)
+    plain.release(row, tokens)
+    assert plain.allocate(tokens).valid == 0
+
+
+BASE = text(SIZE, 7)
+LENGTHS = st.sampled_from([4, LEAST, 24, 40, 60])
+DOING = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), LENGTHS, LENGTHS), max_size=24)
+
+
+@settings(max_examples=40, deadline=None)
+@given(DOING)
+def test_whatever_happens_every_row_holds_its_text(doing: list[tuple[int, int, int, int]]) -> None:
+    """Rows come and go, are rewound and forked; texts begin alike and part at any place."""
+    run = keeping()
+    live: list[tuple[Row, list[int]]] = []
+    for what, which, common, more in doing:
+        if what <= 1 and len(live) < ROWS:
+            tokens = [*BASE[:common], *text(more // 2, which)]
+            row = run.allocate(tokens)
+            row.prompt = tokens[:common]
+            assert row.valid <= len(tokens)
+            if row.valid < len(tokens):
+                feed(run, row, tokens, max(row.valid + 1, len(tokens) - which))
+            live.append((row, tokens))
+        elif what == 2 and live:
+            row, tokens = live.pop(which % len(live))
+            row.valid = min(row.valid, more)
+            run.release(row, tokens if which % 2 else [])
+        elif what == 3 and live and len(live) < ROWS:
+            row, tokens = live[which % len(live)]
+            (child,) = run.fork(row, 1)
+            live.append((child, tokens))
+    for row, tokens in live:
+        right(run, row, tokens)
+
+
+@pytest.mark.skipif(bool(REASON), reason=REASON)
+def test_a_pair_that_keeps_texts_writes_the_same_and_reads_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gguf", reason="needs the gguf package")
+    paths = [
+        ggufs.write(tmp_path / f"{s}.gguf", ggufs.build("llama", s), "llama", "Q4_K")
+        for s in range(2)
+    ]
+    options = {"max_new_tokens": 24, "ignore_eos": True}
+    read = [0]
+    forward = Runner.forward
+
+    def counting(self, rows, tokens, starts, counts=None, **more):
+        read[0] += sum(counts or [tokens.shape[1]] * len(rows)) * (more.get("logits") == "none")
+        return forward(self, rows, tokens, starts, counts, **more)
+
+    monkeypatch.setattr(Runner, "forward", counting)
+    begun = [[*text(50, 3)[:30], *text(20, seed)] for seed in range(5)]
+    with load_pair(
+        *paths, dtype="float32", compile=False, max_length=120, max_batch=3, packed=True
+    ) as pair:
+
+        def answers(prompts: list[list[int]], policy: str) -> list[list[int]]:
+            return [r.token_ids for r in pair.generate(prompts, policy, **options)]
+
+        def counted(asked: Callable[[], object]) -> tuple[object, int]:
+            before = read[0]
+            return asked(), read[0] - before
+
+        for policy in ("target", "exact", "specguard"):
+            plain, cost = counted(lambda policy=policy: answers(begun, policy))
+            assert cost >= 5 * 49
+            with pair.keeping_texts():
+                first, once = counted(lambda policy=policy: answers(begun, policy))
+                again, twice = counted(lambda policy=policy: answers(begun, policy))
+                longer = [[*b, *a] for b, a in zip(begun, again, strict=True)]
+                kept, _ = counted(lambda policy=policy, p=longer: answers(p, policy))
+            assert first == again == plain, policy
+            assert once < cost  # they begin alike
+            assert twice < once
+            assert kept == answers(longer, policy)
+        assert counted(lambda: answers(begun, "target"))[1] == 5 * 49
