@@ -84,6 +84,6 @@ RECIPES: dict[str, Recipe] = {
         layers=6, width=96, inner=256, problems=300_000, reader="target", minutes=16.0
     ),
     "control-draft": Recipe(
-        layers=2, width=96, inner=256, problems=3_500, reader="draft", minutes=5.0
+        layers=2, width=96, inner=256, problems=2_600, reader="draft", minutes=3.5
     ),
 }

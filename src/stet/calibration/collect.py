@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stet.calibration import samples, states
+from stet.calibration import samples
 from stet.calibration.labels import ByAnswer, Label, Labeller, Proposal
 from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
 from stet.calibration.samples import ProblemSample, StepSample
+from stet.calibration.states import Recording, States, save
 from stet.core.errors import OptionError
 from stet.core.writing import drop_torn_line
 from stet.requests.options import PINNED, Options
@@ -75,7 +76,7 @@ class Collector:
             made, kept = self._collect_batch([q for _, q in chunk], seeds, labeller)
             if self.states is not None:
                 # First of the two: a labelled step always has its states.
-                states.save(self.states, chunk[0][0], kept)
+                save(self.states, chunk[0][0], kept)
             samples.append(path, made)
             found += made
             for sample in made:
@@ -85,7 +86,7 @@ class Collector:
 
     def _collect_batch(
         self, questions: Sequence[Question], seeds: Sequence[int], labeller: Labeller
-    ) -> tuple[list[ProblemSample], states.States]:
+    ) -> tuple[list[ProblemSample], States]:
         """Answer a batch of questions, and label the steps that the draft proposed."""
         prompts = [prompt_of(self.pair, self.task, q) for q in questions]
         options: Options = {
@@ -95,7 +96,7 @@ class Collector:
             "seed": seeds,
             **PINNED,  # type: ignore[typeddict-item]
         }
-        policy = self.policy if self.states is None else states.Recording.of(self.policy)
+        policy = self.policy if self.states is None else Recording.of(self.policy)
         results = self.pair.generate(prompts, policy, **options)
         proposals = [
             Proposal(
@@ -111,7 +112,7 @@ class Collector:
             self._sample(question, result, [next(labels) for _ in result.trace.steps])
             for question, result in zip(questions, results, strict=True)
         ]
-        if not isinstance(policy, states.Recording):
+        if not isinstance(policy, Recording):
             return made, {}
         places = [
             (question.id, index)

@@ -131,8 +131,8 @@ def _moments(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def _fold_in(net: HeadNet, mean: Tensor, spread: Tensor) -> None:
     """Change the first layer so that it takes hidden states as they are."""
     with torch.no_grad():
-        net.read.weight /= spread
-        net.read.bias -= net.read.weight @ mean
+        net.read.weight.div_(spread)
+        net.read.bias.sub_(net.read.weight @ mean)
 
 
 def _loss(net: HeadNet, states: Sequence[Tensor], good: Sequence[bool]) -> Tensor:
