@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -332,7 +333,10 @@ def run(
         batch=batch or settings.batch,
         options={"max_new_tokens": task.max_new_tokens, "stop": list(task.stop)},
     )
-    go(Comparison(pair or settings.load(plan.batch), plan, settings.folder / part), part)
+    pair = pair or settings.load(plan.batch)
+    # Times count only where problems are solved one at a time: there every prompt is read.
+    with pair.keeping_texts() if plan.batch > 1 else nullcontext():
+        go(Comparison(pair, plan, settings.folder / part), part)
 
 
 def latency(settings: Settings) -> None:
@@ -366,9 +370,11 @@ def oracle(settings: Settings) -> None:
     for name, others in (("draft", drafts_tokens), ("others", TargetsOthers(pair))):
         path = settings.folder / f"oracle-{name}.json"
         if not path.exists():
-            search = Oracle(
-                pair, task, blind, width=2, batch=settings.batch, alternatives=others
-            ).search(places, lambda done, name=name: tell(f"oracle, {name}", done, len(places)))
+            oracle = Oracle(pair, task, blind, width=2, batch=settings.batch, alternatives=others)
+            with pair.keeping_texts():
+                search = oracle.search(
+                    places, lambda done, name=name: tell(f"oracle, {name}", done, len(places))
+                )
             write(path, [asdict(s) for s in search])
         saved = json.loads(path.read_text())
         found["target"] = sum(s["accepted_mismatches"] == [] for s in saved) / len(saved)

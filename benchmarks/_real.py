@@ -47,10 +47,23 @@ DOMAINS: dict[str, tuple[str, ...]] = {
 }
 """The sets that each pair is tested on; it learns from those of them that have a train split."""
 
-BRIEFLY = (
-    "{{ question }}\n\nSolve it in brief steps, one short line each, without other words. "
-    'End with a line of the form "Answer: N", where N is a number.'
-)
+BRIEFLY = """Write each step of the solution on a line of its own: what it is, and its calculation.
+
+Question: A box holds 4 rows of 6 eggs. 5 eggs are broken. How many eggs are whole?
+Eggs in the box: 4 * 6 = 24
+Whole eggs: 24 - 5 = 19
+Answer: 19
+
+Question: Tom earns $12 an hour and works 5 hours a day. After 3 days he spends $40. What is left?
+Earned in a day: 12 * 5 = 60
+Earned in 3 days: 60 * 3 = 180
+Left: 180 - 40 = 140
+Answer: 140
+
+Question: {{ question }}"""
+"""Brief steps, by two examples: asked for them in words alone, the target leaves steps out, and the
+draft writes code."""
+
 LONGEST = 320
 """The most tokens of an answer; the share that is cut is stated."""
 
