@@ -190,10 +190,9 @@ def token_policy(name: str, values: dict[str, Any]) -> TokenPolicy:
 def share(settings: Settings, part: str, policies: dict[str, Any], name: str) -> list[Written]:
     """Write the texts of token policies on a part's problems, or go on with it."""
     task = settings.task(part)
-    texts = SharedTexts(
-        settings.load(), task, policies, settings.folder / f"{name}.jsonl", settings.batch
-    )
-    return texts.run(lambda done: tell(name, done, len(task.questions)))
+    texts = SharedTexts(settings.load(), task, policies, settings.folder / f"{name}.jsonl")
+    total = len(task.questions) * len(policies)
+    return texts.run(lambda done: tell(name, done, total))
 
 
 # Methods

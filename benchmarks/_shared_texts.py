@@ -11,7 +11,7 @@ measured apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -134,27 +134,27 @@ class SharedTexts:
         task: graded questions.
         policies: block-invariant policies that defer the bonus token or never accept a mismatch.
         path: file of the answers; those that it holds are not written again.
-        batch: answers at a time.
+        pool: questions at a time: the more, the fuller are the batches of those that part.
     """
 
     pair: Pair
     task: LoadedTask
     policies: Mapping[str, TokenPolicy]
     path: Path
-    batch: int = 32
+    pool: int = 256
 
-    def run(self, on_batch: Callable[[int], None] | None = None) -> list[Written]:
+    def run(self, on_answers: Callable[[int], None] | None = None) -> list[Written]:
         """Answer everything that is not answered yet.
 
         Args:
-            on_batch: called with the number of questions that are done.
+            on_answers: called with the number of answers that are done.
         """
         self.task = self.task.suited(self.pair)
         found = read(self.path)
         drop_torn_line(self.path)
         known = {(w.policy, w.question) for w in found}
-        for start in range(0, len(self.task.questions), self.batch):
-            places = range(start, min(start + self.batch, len(self.task.questions)))
+        for start in range(0, len(self.task.questions), self.pool):
+            places = range(start, min(start + self.pool, len(self.task.questions)))
             jobs = [
                 _Job(place, (), missing)
                 for place in places
@@ -167,30 +167,31 @@ class SharedTexts:
                 )
             ]
             with self.pair.keeping_texts():
-                made = self._finish(jobs)
-            append_lines(self.path, [json_line(asdict(w)) for w in made])
-            found += made
-            if on_batch is not None:
-                on_batch(places.stop)
+                for made in self._finish(jobs):
+                    append_lines(self.path, [json_line(asdict(w)) for w in made])
+                    found += made
+                    if on_answers is not None:
+                        on_answers(len(found))
         return found
 
-    def _finish(self, jobs: list[_Job]) -> list[Written]:
-        made: list[Written] = []
+    def _finish(self, jobs: list[_Job]) -> Iterator[list[Written]]:
+        """Answers as they are written; those of one lead share batches."""
         while jobs:
-            # Jobs of one lead share batches; the lead with most of them goes first.
             leads = [job.names[0] for job in jobs]
             lead = max(sorted(set(leads)), key=leads.count)
-            some = [job for job in jobs if job.names[0] == lead][: self.batch]
-            jobs = [job for job in jobs if job not in some]
-            for job in some:
-                if self._ended(job.written):
-                    made += [self._graded(name, job, job.written) for name in job.names]
-            open_ones = [job for job in some if not self._ended(job.written)]
-            if open_ones:
+            some = [job for job in jobs if job.names[0] == lead]
+            jobs = [job for job in jobs if job.names[0] != lead]
+            made = [
+                self._graded(name, job, job.written)
+                for job in some
+                if self._ended(job.written)
+                for name in job.names
+            ]
+            if open_ones := [job for job in some if not self._ended(job.written)]:
                 texts, more = self._write(lead, open_ones)
                 made += texts
                 jobs += more
-        return made
+            yield made
 
     def _write(self, lead: str, jobs: Sequence[_Job]) -> tuple[list[Written], list[_Job]]:
         """Let the lead go on; who would not have parted from it has its text."""

@@ -292,17 +292,16 @@ def run(part: str, settings: Settings, candidates: int) -> None:
 def calibration(settings: Settings) -> None:
     """Calibrate the policy on problems of the pair, for its accuracy; the bundled one ships.
 
-    Once with a trained signal, and once without.
+    Once with a trained signal, which is the head that `reward-guided` goes by, and once without.
     """
     if settings.pair == "bundled":
         return
     base = SpecGuard(delimiter="\n", candidates=1, temperature=0.0, lower=0.0)
-    for folder, head in ((settings.calibrated, True), (settings.folder / UNTRAINED, False)):
+    for folder, head in ((settings.calibrated, settings.head), (settings.folder / UNTRAINED, None)):
         request = CalibrateRequest(
             settings.task("calibration", settings.calibration),
             Wish("accuracy"),
-            base,
-            head=head,
+            replace(base, head=head),
             batch=settings.batch,
             command=f"python benchmarks/specguard.py --pair {settings.pair} calibrate",
         )

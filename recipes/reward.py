@@ -127,8 +127,10 @@ def main() -> None:
     torch.set_num_threads(options.threads)
 
     pair, source, export = pair_of(options)
+    draft = bundled.DRAFT
     if options.control is not None:
         options.cache /= f"control-{options.control}"
+        draft = options.pairs / f"draft-{options.control}"
     files = {
         "policy_train": (options.cache / "policy_train.jsonl", options.problems),
         "validation": (options.cache / "validation.jsonl", options.validation),
@@ -145,9 +147,9 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         say = partial(log, folder)
         if name == HEAD:
-            net = train_head(folder, training, options, say)
+            net = train_head(folder, training, draft, options, say)
             weights = sum(p.numel() for p in net.parameters())
-            found = quality(head_scores(net, steps_of(validation)), validation)
+            found = quality(head_scores(net, steps_of(validation, draft)), validation)
             head = RewardHead(net, pair.fingerprint)
             head.save(folder / "export")
             head.save(export / bundled.REWARD_HEAD.name)
@@ -164,10 +166,14 @@ def main() -> None:
 
 
 def train_head(
-    folder: Path, training: list[tuple[Text, int]], options: argparse.Namespace, say: Any
+    folder: Path,
+    training: list[tuple[Text, int]],
+    draft: Path,
+    options: argparse.Namespace,
+    say: Any,
 ) -> HeadNet:
     """The head, trained on states that the draft is run for once."""
-    steps = steps_of(training)
+    steps = steps_of(training, draft)
     torch.manual_seed(options.seed)
     net = HeadNet(steps.states[0].shape[1], INNER)
     fit = Fit(folder, net, 2e-3, options.head_tokens, decay=0.1)

@@ -217,12 +217,12 @@ class Steps:
 
 
 @torch.inference_mode()
-def steps_of(texts: Sequence[tuple[Text, int]]) -> Steps:
+def steps_of(texts: Sequence[tuple[Text, int]], draft_folder: Path = bundled.DRAFT) -> Steps:
     """Run the draft over solutions and collect its own steps, each once.
 
     State t of a step is the one that its token t was drawn from: of the position before it.
     """
-    draft = LlamaForCausalLM.from_pretrained(bundled.DRAFT, dtype=torch.float32).model.eval()
+    draft = LlamaForCausalLM.from_pretrained(draft_folder, dtype=torch.float32).model.eval()
     found = Steps([], [], [])
     seen: set[tuple[int, tuple[int, ...]]] = set()
     order = sorted(range(len(texts)), key=lambda place: len(texts[place][0].ids))
@@ -235,7 +235,8 @@ def steps_of(texts: Sequence[tuple[Text, int]]) -> Steps:
             for step in range(text.blamed):
                 end = text.ends[step]
                 key = (text.problem, tuple(text.ids[: end + 1]))
-                if text.draft[step] and key not in seen:
+                written = text.ends[step] >= starts[step]  # of an empty step there are no states
+                if text.draft[step] and written and key not in seen:
                     seen.add(key)
                     found.states.append(hidden[row, starts[step] - 1 : end].clone())
                     found.good.append(text.good[step])

@@ -52,7 +52,7 @@ def test_each_text_is_the_one_that_its_policy_writes(shared, pair, tmp_path, mon
 
     monkeypatch.setattr(pair, "generate", counting)
     path = tmp_path / "texts.jsonl"
-    found = shared.SharedTexts(pair, task, policies, path, batch=8).run()
+    found = shared.SharedTexts(pair, task, policies, path, pool=8).run()
     written = sum(asked)
     assert len(found) == len(policies) * len(task.questions)
     # Less is written than by each policy for itself, and not all texts are the same.
@@ -78,13 +78,13 @@ def test_each_text_is_the_one_that_its_policy_writes(shared, pair, tmp_path, mon
     assert all(w.mismatches >= w.accepted for w in found)
     # Started again, nothing is written; of another policy only its own texts.
     monkeypatch.setattr(pair, "generate", lambda *_, **__: pytest.fail("written again"))
-    assert shared.SharedTexts(pair, task, policies, path, batch=8).run() == found
+    assert shared.SharedTexts(pair, task, policies, path, pool=8).run() == found
 
 
 def test_a_limit_cuts_as_it_does_for_a_policy_alone(shared, pair, tmp_path):
     task = replace(load_task("stories", split="validation", count=8), max_new_tokens=21)
     policies = {"target": resolve("exact"), "always": resolve("random", {"rate": 1.0})}
-    found = shared.SharedTexts(pair, task, policies, tmp_path / "texts.jsonl", batch=8).run()
+    found = shared.SharedTexts(pair, task, policies, tmp_path / "texts.jsonl", pool=8).run()
     for label, policy in policies.items():
         results = pair.generate([q.prompt for q in task.questions], policy, max_new_tokens=21)
         own = {w.question: w for w in found if w.policy == label}

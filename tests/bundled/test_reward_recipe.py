@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -192,6 +193,16 @@ def test_the_shipped_reward_model_is_plain_and_small():
 
 def test_the_shipped_rewards_are_for_the_bundled_pair(pair):
     assert load_reward("head").pair == load_reward("bundled").pair == pair.fingerprint
+
+
+def test_an_empty_step_has_no_states(recipes, pair, examples):
+    """As a draft writes one that ends its answer with a line of nothing."""
+    model, data = recipes.reward_model, recipes.reward_data
+    solution = [data.Step(step.text, True, True) for step in examples[0].solutions[0]]
+    longer = replace(examples[0], solutions=[[*solution, data.Step("", True, True)]])
+    steps = model.steps_of(model.texts_of([longer], pair.tokenizer))
+    assert len(steps.states) == len(solution)
+    assert all(len(states) for states in steps.states)
 
 
 @pytest.mark.parametrize("name", ["head", "bundled"])

@@ -157,6 +157,10 @@ def _train(
 
 
 def _usable(signals: Sequence[str], base: SpecGuard) -> list[str]:
-    """The signals that can differ: agreement is constant where there is one candidate."""
+    """The signals that can differ: agreement is constant where there is one candidate.
+
+    A trained signal that the policy has already is one of them.
+    """
     names = [n for n in signals if n != "agreement" or base.candidates > 1]
-    return [*names, *(n for n in base.signals if n not in names)]
+    own = base.signals if base.head is None else (*base.signals, HEAD)
+    return list(dict.fromkeys([*names, *own]))
