@@ -57,9 +57,9 @@ types: $(READY)
 docs: $(READY) ## check the documentation: relative links, and that every `stet` command in it parses
 	@$(BIN)/python docs/check.py
 
-bench: $(READY) ## run every benchmark but that of peers and record its figures in benchmarks/results
+bench: $(READY) ## run every benchmark but those of peers and of real pairs and record its figures in benchmarks/results
 	@set -e; for script in benchmarks/*.py; do \
-		case $$script in */_* | */peers.py) continue ;; esac; \
+		case $$script in */_* | */peers.py | */evidence.py) continue ;; esac; \
 		echo "== $$script"; $(BIN)/python $$script; \
 	done
 
