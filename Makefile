@@ -23,7 +23,7 @@ MODELS ?= .cache/models
 GSM8K ?=
 SPEC_BENCH ?=
 PEERS ?=
-.PHONY: help demo test test-oldest test-integrations check lint types bench peers real format docs setup clean
+.PHONY: help demo test test-oldest test-integrations check lint types bench peers real evidence format docs setup clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ peers: $(READY) ## speeds beside transformers, llama.cpp, OpenVINO and vLLM (ins
 
 real: $(READY) ## the main job on a real pair: make real MODELS=folder [GSM8K=folder]
 	@$(BIN)/python benchmarks/real.py --models $(MODELS) $(if $(GSM8K),--gsm8k $(GSM8K))
+
+evidence: $(READY) ## do the ideas hold on the real pair? Hours; started again it goes on: make evidence [PARTS="tune train"]
+	@$(BIN)/python benchmarks/evidence.py --pair real $(PARTS)
 
 format: $(READY) ## format the code and fix what ruff can fix
 	@$(BIN)/ruff check --fix --quiet . || true
