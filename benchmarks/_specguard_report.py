@@ -49,7 +49,7 @@ def row(part: str, policy: PolicySummary, results: records.Results) -> dict[str,
     return {
         "part": part,
         "policy": policy.label,
-        "parameters": policy.parameters,
+        "parameters": {name: shown(value) for name, value in policy.parameters.items()},
         "accuracy": plain_numbers(policy.accuracy),
         "gain_over_exact": None if difference is None else plain_numbers(difference.gain),
         "p_values": None if difference is None else difference.p_values,
@@ -59,6 +59,11 @@ def row(part: str, policy: PolicySummary, results: records.Results) -> dict[str,
         "draft_passes": round(policy.work.draft_passes, 2),
         "accepted_steps": round(accepted / steps, 4) if steps else None,
     }
+
+
+def shown(value: Any) -> Any:
+    """A folder by its name alone."""
+    return Path(value).name if isinstance(value, str) and "/" in value else value
 
 
 def report(settings: Settings) -> None:
