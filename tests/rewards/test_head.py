@@ -64,7 +64,6 @@ def test_last_mean_largest_and_smallest_features_count():
 
 def test_it_is_read_back_as_it_was_saved(tmp_path: Path):
     reward = head(seed=4)
-    reward.net.to(torch.bfloat16).float()
     reward.save(tmp_path)
     again = RewardHead.load(tmp_path)
     steps = states(3, 5)

@@ -13,6 +13,7 @@ from stet.evaluation.graders import AnswerLine, FunctionGrader, MathVerify
 from stet.evaluation.tasks import load_task
 from stet.load import load_pair
 from stet.policies import CoSpec
+from stet.training import improving
 from stet.training import training as module
 from stet.training.branches import Brancher, Branches
 from stet.training.fitting import FitSettings
@@ -226,7 +227,7 @@ def test_an_interrupted_training_goes_on_where_it_was(
     request = small(task, validation, rounds=3, method=method)
     whole = train(pair, request, tmp_path / "whole", quiet)
 
-    real, calls = getattr(module, update), []
+    real, calls = getattr(improving, update), []
 
     def failing(*arguments):
         calls.append(1)
@@ -234,7 +235,7 @@ def test_an_interrupted_training_goes_on_where_it_was(
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setattr(module, update, failing)
+    monkeypatch.setattr(improving, update, failing)
     with pytest.raises(KeyboardInterrupt):
         train(pair, request, tmp_path / "cut", quiet)
     found = train(pair, request, tmp_path / "cut", quiet)

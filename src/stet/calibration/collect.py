@@ -119,8 +119,10 @@ class Collector:
             for question, result in zip(questions, results, strict=True)
             for index in range(len(result.trace.steps))
         ]
-        before = [(*p.before.prompt, *p.before.written) for p in proposals]
-        kept = {place: policy.kept[tokens] for place, tokens in zip(places, before, strict=True)}
+        kept = {
+            place: policy.kept[*proposal.after.prompt, *proposal.after.written]
+            for place, proposal in zip(places, proposals, strict=True)
+        }
         return made, kept
 
     def _sample(self, question: Question, result: Result, labels: Sequence[Label]) -> ProblemSample:

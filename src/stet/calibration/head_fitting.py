@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from stet.core.checkpoint import snapshot
 from stet.core.errors import StetError
 from stet.rewards.head import HeadNet, padded
 
@@ -91,52 +92,59 @@ def _fit(steps: Examples, seed: int) -> HeadNet:
     questions = sorted(set(steps.problem))
     held = set(random.Random(seed).sample(questions, max(1, round(HELD * len(questions)))))
     validating, training = steps.where(lambda q: q in held), steps.where(lambda q: q not in held)
-    mean, spread = _moments(training.states)
-    scaled = [(s.float() - mean) / spread for s in training.states]
-    tested = [(s.float() - mean) / spread for s in validating.states]
-    before = torch.random.get_rng_state()
-    torch.manual_seed(seed)
-    net = HeadNet(len(mean), INNER)
-    torch.random.set_rng_state(before)
+    scale = _Scale.of(training.states)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = HeadNet(len(scale.mean), INNER)
     optimiser = torch.optim.AdamW(net.parameters(), lr=RATE, weight_decay=DECAY)
-    best, lowest, since = _copy(net), float("inf"), 0
+    best, lowest, since = snapshot(net), float("inf"), 0
     order = random.Random(seed)
     for _ in range(EPOCHS):
-        places = order.sample(range(len(scaled)), len(scaled))
+        places = order.sample(range(len(training.good)), len(training.good))
         for start in range(0, len(places), BATCH):
-            chosen = places[start : start + BATCH]
-            loss = _loss(net, [scaled[i] for i in chosen], [training.good[i] for i in chosen])
+            loss = _loss(net, scale, training, places[start : start + BATCH])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
         with torch.no_grad():
-            found = float(_loss(net, tested, validating.good))
+            found = float(_loss(net, scale, validating, range(len(validating.good))))
         if found < lowest - 1e-4:
-            best, lowest, since = _copy(net), found, 0
+            best, lowest, since = snapshot(net), found, 0
         else:
             since += 1
             if since >= PATIENCE:
                 break
     net.load_state_dict(best)
-    _fold_in(net, mean, spread)
+    scale.fold_into(net)
     return net.eval().requires_grad_(False)
 
 
-def _moments(states: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each number of the hidden states, [D] each."""
-    every = torch.cat(list(states)).float()
-    return every.mean(0), every.std(0).clamp(min=1e-3)
+@dataclass(frozen=True)
+class _Scale:
+    """Mean and standard deviation of each number of hidden states, [D] float32 each."""
+
+    mean: Tensor
+    spread: Tensor
+
+    @classmethod
+    def of(cls, states: Sequence[Tensor]) -> _Scale:
+        # Step by step: of a large draft all states at once in float32 would be gigabytes.
+        count = sum(len(s) for s in states)
+        mean = torch.stack([s.double().sum(0) for s in states]).sum(0) / count
+        squares = torch.stack([(s.double() - mean).square().sum(0) for s in states]).sum(0)
+        return cls(mean.float(), (squares / count).sqrt().clamp(min=1e-3).float())
+
+    def fold_into(self, net: HeadNet) -> None:
+        """Change the first layer so that it takes hidden states as they are."""
+        with torch.no_grad():
+            net.read.weight.div_(self.spread)
+            net.read.bias.sub_(net.read.weight @ self.mean)
 
 
-def _fold_in(net: HeadNet, mean: Tensor, spread: Tensor) -> None:
-    """Change the first layer so that it takes hidden states as they are."""
-    with torch.no_grad():
-        net.read.weight.div_(spread)
-        net.read.bias.sub_(net.read.weight @ mean)
-
-
-def _loss(net: HeadNet, states: Sequence[Tensor], good: Sequence[bool]) -> Tensor:
-    labels = torch.tensor(good, dtype=torch.float32)
+def _loss(net: HeadNet, scale: _Scale, steps: Examples, places: Sequence[int]) -> Tensor:
+    """The mean log loss of some of the steps."""
+    states = [(steps.states[i].float() - scale.mean) / scale.spread for i in places]
+    labels = torch.tensor([steps.good[i] for i in places], dtype=torch.float32)
     return functional.binary_cross_entropy_with_logits(net(*padded(states)), labels)
 
 
@@ -146,7 +154,3 @@ def _rate(net: HeadNet, states: Sequence[Tensor]) -> list[float]:
     for start in range(0, len(states), BATCH):
         found += net(*padded([s.float() for s in states[start : start + BATCH]])).tolist()
     return found
-
-
-def _copy(net: HeadNet) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in net.state_dict().items()}

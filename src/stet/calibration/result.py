@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from stet.core.errors import OptionError
 from stet.core.parsing import first_problem
 from stet.core.upgrades import upgrade
 from stet.core.writing import json_line, write_text
-from stet.policies.artefact import FOLDER
+from stet.policies.artefact import FOLDER, located
 
 VERSION = 2
 
@@ -110,11 +110,9 @@ class Calibration:
             raise OptionError(
                 f"{path}: not a calibration ({first_problem(error, 'the file')})."
             ) from error
-        if isinstance(head := found.parameters.get(FOLDER), str):
-            found.parameters[FOLDER] = str(path.parent / head)  # an absolute one stays as it is
         if found.label_source not in LABEL_SOURCES:
             raise OptionError(f"{path}: there is no label source {found.label_source!r}.")
-        return found
+        return replace(found, parameters=located(found.parameters, path))
 
     def save(self, path: Path) -> None:
         """Write the calibration to a file, replacing one of that name atomically.

@@ -28,7 +28,7 @@ class Recording(SpecGuard):
     """SpecGuard that keeps the hidden states of what it decided about.
 
     Attributes:
-        kept: [T, D] float16 on the host, by the tokens before the step, the prompt included.
+        kept: [T, D] float16 on the host, by the tokens up to the step's end, the prompt included.
     """
 
     kept: dict[tuple[int, ...], Tensor] = field(
@@ -48,8 +48,8 @@ class Recording(SpecGuard):
     def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         """Decide as SpecGuard does."""
         decision = yield from super().judge(step)
-        hidden = step.candidates[decision.chosen].hidden
-        self.kept[tuple(step.sequence.tokens)] = hidden.half().cpu()
+        chosen = step.candidates[decision.chosen]
+        self.kept[tuple(chosen.sequence.tokens)] = chosen.hidden.half().cpu()
         return decision
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 Weights = Mapping[str, Tensor]
 _OPTIMISER, _PROGRESS = "optimiser", "state"
@@ -66,3 +66,8 @@ def load_checkpoint(
                 parts.setdefault(part, {})[rest] = file.get_tensor(name)
     optimiser.load_state_dict({**optimiser.state_dict(), "state": moments})
     return parts, progress
+
+
+def snapshot(module: nn.Module) -> dict[str, Tensor]:
+    """A copy of a module's weights, which further training does not change."""
+    return {name: weight.clone() for name, weight in module.state_dict().items()}

@@ -44,6 +44,10 @@ class _Missing:
     row: Row
     end: int
 
+    def size(self, chunk: int) -> int:
+        """How many of them are read in a pass."""
+        return min(self.end - self.row.valid, chunk)
+
 
 class Prefill:
     """Prefills rows, a bounded number of tokens a round.
@@ -119,11 +123,9 @@ class Prefill:
 
     def _allocate(self, runner: Runner, sequence: TokenSequence) -> Row | None:
         try:
-            row = runner.allocate(sequence.tokens)
+            return runner.allocate(sequence.tokens, sequence.prompt_length)
         except CapacityError:
             return None
-        row.prompt = sequence.tokens[: sequence.prompt_length]
-        return row
 
     def _look_again(
         self,
@@ -147,40 +149,38 @@ class Prefill:
     def _read(self, runner: Runner, missing: list[_Missing]) -> dict[int, Exception]:
         """Read one chunk of each, within the round's budget; return failures by sequence id."""
         failed: dict[int, Exception] = {}
-        missing.sort(key=lambda item: (self._size(item), item.row.index))
+        chunk = min(self._chunk, runner.exact_width or self._chunk)
+        missing.sort(key=lambda item: (item.size(chunk), item.row.index))
         budget = SHARED_CHUNKS * self._chunk
         while missing and budget > 0:
-            batch = self._batch(missing, budget)
-            budget -= len(batch) * self._size(batch[-1])
+            batch = self._batch(missing, chunk, budget)
+            budget -= len(batch) * batch[-1].size(chunk)
             del missing[: len(batch)]
-            failed |= self._forward(runner, batch)
+            failed |= self._forward(runner, batch, chunk)
         return failed
 
-    def _size(self, item: _Missing) -> int:
-        return min(item.end - item.row.valid, self._chunk)
-
-    def _batch(self, missing: list[_Missing], budget: int) -> list[_Missing]:
+    def _batch(self, missing: list[_Missing], chunk: int, budget: int) -> list[_Missing]:
         """Take the shortest ones, while padding wastes less than half and the budget lasts."""
         count = 1
-        shortest = self._size(missing[0])
+        shortest = missing[0].size(chunk)
         for item in missing[1:]:
-            size = self._size(item)
+            size = item.size(chunk)
             if size > 2 * shortest or (count + 1) * size > budget:
                 break
             count += 1
         return missing[:count]
 
-    def _forward(self, runner: Runner, batch: list[_Missing]) -> dict[int, Exception]:
-        results = isolate(batch, lambda part: self._feed(runner, part))
+    def _forward(self, runner: Runner, batch: list[_Missing], chunk: int) -> dict[int, Exception]:
+        results = isolate(batch, lambda part: self._feed(runner, part, chunk))
         return {
             id(item.sequence): result
             for item, result in zip(batch, results, strict=True)
             if isinstance(result, Exception)
         }
 
-    def _feed(self, runner: Runner, batch: list[_Missing]) -> list[None]:
+    def _feed(self, runner: Runner, batch: list[_Missing], chunk: int) -> list[None]:
         """Run one pass over the next chunk of each."""
-        sizes = [self._size(item) for item in batch]
+        sizes = [item.size(chunk) for item in batch]
         width = max(sizes)
         starts = [item.row.valid for item in batch]
         rows: list[list[int]] = []

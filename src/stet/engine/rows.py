@@ -43,7 +43,7 @@ class Rows:
         """Number of live rows."""
         return len(self._live)
 
-    def allocate(self, tokens: Sequence[int] = ()) -> Row:
+    def allocate(self, tokens: Sequence[int] = (), lasting: int = 0) -> Row:
         """Allocate a row; see `Runner.allocate`."""
         index = len(self._live)
         if index == self._cache.rows:
@@ -54,7 +54,7 @@ class Rows:
         known = self._begin(index, list(tokens)) if self.keep and len(tokens) >= LEAST else 0
         self._clear(index, known, self._left[index])
         self._left[index], self._texts[index] = 0, []
-        row = Row(index, known, known)
+        row = Row(index, known, known, list(tokens[:lasting]) if self.keep else [])
         self._live.append(row)
         return row
 
@@ -124,7 +124,6 @@ class Rows:
             self._swap(index, empty)
             with torch.inference_mode():
                 self._cache.copy(source, [index], live[source])
-            self._left[index] = max(self._left[index], live[source])
             return live[source]
         if length < LEAST:
             return 0

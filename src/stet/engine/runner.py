@@ -126,16 +126,17 @@ class Runner(Compiling):
         """Number of live rows."""
         return self._rows.count
 
-    def allocate(self, tokens: Sequence[int] = ()) -> Row:
+    def allocate(self, tokens: Sequence[int] = (), lasting: int = 0) -> Row:
         """Allocate a row, empty but for what is in the cache already of its text.
 
         Args:
-            tokens: the text, where others that are kept may be begun from (`keep_texts`).
+            tokens: the text; looked for where texts are kept (`keep_texts`).
+            lasting: how many of its tokens will never change, which others may be begun from.
 
         Raises:
             CapacityError: all rows are taken.
         """
-        return self._rows.allocate(tokens)
+        return self._rows.allocate(tokens, lasting)
 
     def release(self, row: Row, tokens: Sequence[int] = ()) -> None:
         """Give a row back, unless it already was; the last row moves into the hole.
@@ -149,12 +150,21 @@ class Runner(Compiling):
     def keep_texts(self, keep: bool) -> None:
         """Keep the texts of rows that are given back for others that begin so, or forget them.
 
-        Only of packed models, whose states are the same bits whatever pass they are computed in, up
-        to passes that are so wide that torch attends.
+        Only of packed models, whose states are the same bits whatever pass they are computed in, as
+        long as no pass is wider than `exact_width`.
         """
-        self._rows.keep = keep and self.model.packed
+        self._rows.keep = keep and self.model.packed and self.model.native > 0
         if not self._rows.keep:
             self._rows.forget()
+
+    @property
+    def exact_width(self) -> int | None:
+        """The widest pass in which a text is to be read, while texts are kept; None: any.
+
+        In wider ones torch attends, and a text that was read in another pass would differ in its
+        last bits.
+        """
+        return self.model.native if self._rows.keep else None
 
     def fork(self, row: Row, count: int) -> list[Row]:
         """Allocate rows that start with the valid tokens of `row`, copied, not recomputed.

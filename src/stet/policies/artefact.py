@@ -17,6 +17,13 @@ FOLDER = "head"
 """The parameter that names a folder; one beside the file is named without a path."""
 
 
+def located(parameters: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The parameters of a file, with the path of the folder that lies beside it."""
+    beside = parameters.get(FOLDER)
+    # An absolute path stays as it is.
+    return parameters if beside is None else {**parameters, FOLDER: str(path.parent / beside)}
+
+
 def read_artefact(path: str | Path) -> tuple[str, dict[str, Any]]:
     """Read the name and the parameters of the policy in a file.
 
@@ -26,10 +33,7 @@ def read_artefact(path: str | Path) -> tuple[str, dict[str, Any]]:
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
         name = str(record["policy"])
-        parameters = upgrade_parameters(name, record["parameters"])
-        if isinstance(beside := parameters.get(FOLDER), str):
-            parameters[FOLDER] = str(Path(path).parent / beside)  # an absolute one stays as it is
-        return name, parameters
+        return name, located(upgrade_parameters(name, record["parameters"]), Path(path))
     except OSError as error:
         raise OptionError(f"{path} cannot be read ({error.strerror}).") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

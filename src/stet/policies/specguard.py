@@ -22,9 +22,9 @@ from stet.core.steps import LOOP, Delimiter
 from stet.policies.artefact import read_artefact
 from stet.policies.checks import check_drafting
 from stet.policies.registry import register
+from stet.policies.step_score import StepScore
 from stet.rewards.batching import Batcher
-from stet.rewards.head import RewardHead
-from stet.signals import HEAD, SIGNALS, Signal, agreeing, centrality, trained
+from stet.signals import agreeing, centrality
 from stet.signals.confidence import min_logprob
 
 SELECTORS = ("vote", "medoid", "first")
@@ -124,41 +124,18 @@ class SpecGuard(StepPolicy):
             if getattr(self, field) not in known:
                 listed = ", ".join(known)
                 raise OptionError(f"{field} is {getattr(self, field)!r}; choose from {listed}.")
-        self._check_signals()
+        if not self.signals and self.scorer == "draft":
+            raise OptionError("signals is empty; name at least one.")
+        if (trained_for := self._scoring.pair) is not None:
+            if self.pair not in (None, trained_for):
+                raise OptionError(f"The signal in {self.head} was trained for another pair.")
+            object.__setattr__(self, "pair", trained_for)
         for field in ("threshold", "lower", "target_threshold"):
             value = getattr(self, field)
             if value is not None and not 0 <= value <= 1:
                 raise OptionError(f"{field} is {value}; it must be between 0 and 1.")
         if self.lower is not None and self.lower > self.threshold:
             raise OptionError(f"lower is {self.lower}, above the threshold of {self.threshold}.")
-
-    def _check_signals(self) -> None:
-        if not self.signals and self.scorer == "draft":
-            raise OptionError("signals is empty; name at least one.")
-        if HEAD in self.signals:
-            if self.head is None:
-                raise OptionError('The signal "head" is trained; name its folder (head=...).')
-            if self.pair is None:
-                object.__setattr__(self, "pair", self._trained.pair)
-        for signal in self.signals:
-            if signal not in SIGNALS and signal != HEAD:
-                listed = ", ".join((*SIGNALS, HEAD))
-                raise OptionError(f"There is no signal {signal!r}; choose from {listed}.")
-            if self.signals.count(signal) > 1:
-                raise OptionError(f"Signal {signal!r} is named twice; give it a larger weight.")
-        for field in ("weights", "ranges"):
-            given = getattr(self, field)
-            if given and len(given) != len(self.signals):
-                raise OptionError(
-                    f"{field} has {len(given)} entries for {len(self.signals)} signals."
-                )
-        if self.weights and not (
-            all(0 <= w < math.inf for w in self.weights) and any(self.weights)
-        ):
-            raise OptionError("weights must not be negative, nor all 0.")
-        for signal, pair in zip(self.signals, self.ranges, strict=False):
-            if not _is_range(pair):
-                raise OptionError(f"The range of {signal} needs two different numbers.")
 
     # Constructors
 
@@ -211,21 +188,13 @@ class SpecGuard(StepPolicy):
     # What the program asks
 
     @cached_property
-    def _used(self) -> list[Signal]:
-        return [
-            SIGNALS[name] if name != HEAD else trained(self._trained.logits)
-            for name in self.signals
-        ]
-
-    @cached_property
-    def _trained(self) -> RewardHead:
-        assert self.head is not None
-        return RewardHead.load(self.head)
+    def _scoring(self) -> StepScore:
+        return StepScore(self.signals, self.weights, self.ranges, self.head)
 
     @cached_property
     def needs(self) -> frozenset[Need]:
         """What the engine must keep of the draft's passes."""
-        needs = frozenset[Need]().union(*(s.needs for s in self._used))
+        needs = self._scoring.needs
         if self.candidates > 1 and self.selector != "first":
             needs |= {Need.DRAFT_LOGPROBS}
             if self.selector == "medoid" and self.encoder is None:
@@ -235,14 +204,14 @@ class SpecGuard(StepPolicy):
     @property
     def statistics(self) -> frozenset[str]:
         """Which statistics of candidates are read: by the signals, and to select one of several."""
-        names = frozenset(signal.reads for signal in self._used if signal.reads is not None)
+        names = self._scoring.reads
         selects = self.candidates > 1 and self.selector != "first"
         return names | {"logprobs"} if selects else names
 
     @cached_property
     def capture(self) -> AttentionCapture | None:
         """Which attention of the draft the engine must capture."""
-        return AttentionCapture.union(s.capture for s in self._used)
+        return self._scoring.capture
 
     @property
     def asks_target(self) -> bool:
@@ -259,32 +228,8 @@ class SpecGuard(StepPolicy):
         alone = self.candidates == 1 and self.temperature == 0
         if self.shadow or self.whole or not (judged_by_draft and alone):
             return None
-        bounds = [self._bound(i, sampling) for i in range(len(self.signals))]
-        if not any(bounds):
-            return None
-
-        def hopeless(logprobs: Sequence[float]) -> bool:
-            best = [
-                1.0 if bound is None else self._unit(i, bound(logprobs))
-                for i, bound in enumerate(bounds)
-            ]
-            score = self._score(best)
-            return score is not None and score < self.threshold
-
-        return hopeless
-
-    def _bound(
-        self, index: int, sampling: SamplingParams
-    ) -> Callable[[Sequence[float]], float] | None:
-        """A bound on a signal from the first tokens of a step; None where none is known."""
-        signal = self._used[index]
-        if signal.best_of_favourites and sampling.edits_logits:
-            return None  # tokens need not be the most probable of the raw distribution
-        if self.ranges:
-            low, high = self.ranges[index]
-            if (high - low) * signal.sign < 0:
-                return None  # this range reverses the signal
-        return signal.best
+        best = self._scoring.best(sampling)
+        return None if best is None else lambda logprobs: best(logprobs) < self.threshold
 
     def sampling(self, base: SamplingParams) -> SamplingParams:
         """How candidates are sampled: as the request asks, but for this policy's own parameters."""
@@ -331,11 +276,10 @@ class SpecGuard(StepPolicy):
     def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         """Select a candidate, and accept or reject it."""
         chosen = yield from select_candidate(self, step.candidates)
-        columns = [signal.measure(step.candidates) for signal in self._used]
-        details = [dict(zip(self.signals, row, strict=True)) for row in zip(*columns, strict=True)]
+        details = self._scoring.measure(step.candidates)
         raw = details[chosen] if details else {}
-        unit = {name: self._unit(i, raw[name]) for i, name in enumerate(self.signals)}
-        score = self._score(list(unit.values()))
+        unit = self._scoring.units(raw)
+        score = self._scoring.mean(list(unit.values()))
         decision = StepDecision(
             chosen=chosen,
             accepted=score is not None and score >= self.threshold,
@@ -375,33 +319,10 @@ class SpecGuard(StepPolicy):
             },
         )
 
-    def _unit(self, index: int, value: float) -> float:
-        """The normalised value of a signal, 0 to 1."""
-        if not self.ranges:
-            return min(max(self._used[index].unit(value), 0.0), 1.0)
-        low, high = self.ranges[index]
-        return min(max((value - low) / (high - low), 0.0), 1.0)
-
-    def _score(self, values: Sequence[float]) -> float | None:
-        """The weighted mean of normalised signals; None without signals."""
-        if not values:
-            return None
-        weights = self.weights or (1.0,) * len(values)
-        return sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
-
 
 def _to_names(names: Any) -> tuple[str, ...]:
     """Names as a tuple; a single name may be given as a string."""
     return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _is_range(pair: Any) -> bool:
-    return (
-        isinstance(pair, tuple)
-        and len(pair) == 2
-        and all(isinstance(end, (int, float)) and math.isfinite(end) for end in pair)
-        and pair[0] != pair[1]
-    )
 
 
 def _to_tuples(value: Any) -> Any:

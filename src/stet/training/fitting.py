@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from stet.arbiter import Network
+from stet.core.checkpoint import snapshot
 from stet.training.branches import Branches
 
 EPOCHS = 400
@@ -57,20 +58,19 @@ def fit(training: Branches, validation: Branches, settings: FitSettings) -> Netw
         validation: branches of other questions.
         settings: the settings of the fit.
     """
-    generator = torch.random.get_rng_state()
-    torch.manual_seed(settings.seed)
-    network = Network(training.features.shape[1], settings.hidden)
-    torch.random.set_rng_state(generator)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network = Network(training.features.shape[1], settings.hidden)
     network.fit_inputs(training.features)
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=settings.rate, weight_decay=settings.decay
     )
-    best, lowest, since = _copy(network), float("inf"), 0
+    best, lowest, since = snapshot(network), float("inf"), 0
     for _ in range(EPOCHS):
         with torch.no_grad():
             found = float(loss_of(network, validation, settings.cost))
         if found < lowest - 1e-6:
-            best, lowest, since = _copy(network), found, 0
+            best, lowest, since = snapshot(network), found, 0
         else:
             since += 1
             if since > PATIENCE:
@@ -81,7 +81,3 @@ def fit(training: Branches, validation: Branches, settings: FitSettings) -> Netw
         optimiser.step()
     network.load_state_dict(best)
     return network.requires_grad_(False).eval()
-
-
-def _copy(network: Network) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in network.state_dict().items()}

@@ -7,7 +7,7 @@ the same folder is resumed: branches batch by batch, policy gradient round by ro
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,33 +18,25 @@ import torch
 from stet.arbiter import Arbiter, Network
 from stet.calibration.label_source import with_own_answers
 from stet.calibration.rollouts import with_room
-from stet.core.checkpoint import load_checkpoint, save_checkpoint
 from stet.core.errors import StetError, TokenizerMismatch
 from stet.core.folders import PROFILE, claim_folder
 from stet.core.machine import machine, versions
-from stet.core.writing import append_lines, drop_torn_line, json_line, write_text
+from stet.core.writing import drop_torn_line, json_line, write_text
 from stet.requests.seeds import mixed
-from stet.training.branches import Brancher, Branches, load_folder
+from stet.training.branches import Brancher, Branches
 from stet.training.fitting import fit
-from stet.training.gradient import gather, improve, improve_by_flips
 from stet.training.importance import importance
+from stet.training.improving import LOG, Improvement, Report, add_to_log
 from stet.training.measuring import Measured, Measuring, choose, read_measured
 from stet.training.outlook import Outlook, outlook
 from stet.training.request import CURVE, TrainRequest
-from stet.training.rollout_policy import RolloutPolicy, roll_out
+from stet.training.rollout_policy import RolloutPolicy
 
 if TYPE_CHECKING:
     from stet.pair import Pair
 
-Report = Callable[[str, int, int], None]
-"""A progress callback: it is called with a title, the number done, and the total."""
-
-LOG, RESULT = "log.jsonl", "training.json"
+RESULT = "training.json"
 WARM, POLICY = "warm", "policy"
-STATE = "gradient.safetensors"
-
-REPLAYS = 5
-"""So many times as many passes over outcomes that are known as over sampled ones."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +125,9 @@ class Trainer:
         rounds: list[dict[str, Any]] = []
         arbiter, final = warm, warm_curve
         if self.request.method != "none" and self.request.rounds:
-            arbiter, rounds = self._improve(warm, self._choose(warm_curve), sweeps)
+            improvement = Improvement(self.pair, self.request, self.folder, self.report, warm)
+            network, rounds = improvement.run(self._choose(warm_curve), sweeps)
+            arbiter = self._arbiter(network)
             final = self._measure("arbiter", self._measuring(arbiter), CURVE)
         chosen = self._choose(final)
         arbiter = replace(arbiter, threshold=chosen.threshold, trained=self._describe(chosen))
@@ -173,9 +167,6 @@ class Trainer:
     def _choose(self, curve: Sequence[Measured]) -> Measured:
         return choose(curve, self.request.within, self.request.error)
 
-    def _log(self, **entry: Any) -> None:
-        append_lines(self.folder / LOG, [json_line(entry)])
-
     # Branches and the warm start
 
     def _collect_sweeps(self) -> list[Branches]:
@@ -199,7 +190,7 @@ class Trainer:
                 self.report(title, done, total)
 
             found = brancher.collect(self.folder / f"sweep-{number}", chosen, tell)
-            self._log(stage="branches", sweep=number, **found.cells())
+            add_to_log(self.folder, stage="branches", sweep=number, **found.cells())
             if self.request.labels == "shuffled":
                 found = found.shuffled(mixed(self.request.seed, number))
             sweeps.append(found)
@@ -278,101 +269,6 @@ class Trainer:
         self.report(f"validation, {title}", len(thresholds), len(thresholds))
         return known
 
-    # Policy gradient
-
-    def _improve(
-        self, warm: Arbiter, start: Measured, sweeps: Sequence[Branches]
-    ) -> tuple[Arbiter, list[dict[str, Any]]]:
-        """Improve the warm start; the best state on the validation questions is returned."""
-        request = self.request
-        network = Network(warm.network.inputs, warm.network.hidden)
-        network.load_state_dict(warm.network.state_dict())
-        arbiter = Arbiter(network, warm.features, warm.pair)
-        optimiser = torch.optim.Adam(network.parameters(), lr=request.gradient.rate)
-        cost = request.gradient.cost
-        state = State(0, start.worth(cost), 0, [])
-        kept = {name: value.clone() for name, value in network.state_dict().items()}
-        if (self.folder / STATE).exists():
-            parts, told = load_checkpoint(self.folder / STATE, optimiser)
-            network.load_state_dict(parts["network"])
-            state, kept = State(**told), parts["best"]
-        known = list(sweeps)
-        if request.method == "flips":
-            known += [load_folder(self._flips(number)) for number in range(state.round)]
-        while state.round < request.rounds and state.since < request.patience:
-            self.report("policy gradient", state.round, request.rounds)
-            entry = self._run_round(network, arbiter, warm, optimiser, state.round, known)
-            state.round += 1
-            if state.round % request.check_every == 0:
-                found = self._measuring(arbiter).at(start.threshold)
-                entry |= {"validation": found.accuracy, "tokens_per_pass": found.tokens_per_pass}
-                state.since += 1
-                if found.worth(cost) > state.best:
-                    state.best, state.since = found.worth(cost), 0
-                    kept = {name: value.clone() for name, value in network.state_dict().items()}
-            state.rounds.append(entry)
-            self._log(stage="gradient", **entry)
-            parts = {"network": network.state_dict(), "best": kept}
-            save_checkpoint(self.folder / STATE, parts, optimiser, asdict(state))
-        self.report("policy gradient", request.rounds, request.rounds)
-        network.load_state_dict(kept)
-        return self._arbiter(network), state.rounds
-
-    def _run_round(
-        self,
-        network: Network,
-        arbiter: Arbiter,
-        warm: Arbiter,
-        optimiser: torch.optim.Optimizer,
-        number: int,
-        known: list[Branches],
-    ) -> dict[str, Any]:
-        """Run one round: roll out some questions, then update the network on the outcomes.
-
-        Of flips, the outcomes that are known from earlier are taken again; those of this round are
-        added to them.
-        """
-        request, settings = self.request, self.request.gradient
-        picked = random.Random(hash((request.seed, number))).sample(
-            range(len(request.task.questions)),
-            min(settings.questions, len(request.task.questions)),
-        )
-        if request.method == "flips":
-            policy = RolloutPolicy(arbiter, 0.5)
-            brancher = Brancher(self.pair, request.task, policy, request.batch, request.branched)
-            branches = brancher.collect(self._flips(number), picked)
-            known.append(branches)
-            network.requires_grad_(True)
-            # Nothing is sampled from the network, so more passes do not go astray.
-            many = replace(settings, epochs=REPLAYS * settings.epochs)
-            measured = improve_by_flips(
-                network, warm.network, optimiser, Branches.join(known), many
-            )
-            gain = float(branches.advantage(settings.cost).mean())
-            return {"round": number, "advantage": gain, **branches.cells(), **measured}
-        asked = [q for q in picked for _ in range(settings.group)]
-        rollouts = []
-        for start in range(0, len(asked), request.batch):
-            chunk = asked[start : start + request.batch]
-            seeds = [mixed(request.seed, number, start + i) for i in range(len(chunk))]
-            rollouts += roll_out(
-                self.pair, request.task, chunk, RolloutPolicy(arbiter), seeds=seeds
-            )
-        found = gather(rollouts, settings, network.inputs)
-        network.requires_grad_(True)
-        measured = improve(network, warm.network, optimiser, found, settings)
-        return {
-            "round": number,
-            "reward": found.reward,
-            "right": found.right,
-            "used": found.used,
-            **measured,
-        }
-
-    def _flips(self, number: int) -> Path:
-        """The folder of a round's branches."""
-        return self.folder / f"flips-{number:03d}"
-
     def _describe(self, chosen: Measured) -> dict[str, Any]:
         """How the arbiter was trained, for its settings."""
         request = self.request
@@ -388,20 +284,3 @@ class Trainer:
             "versions": versions(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-
-
-@dataclass
-class State:
-    """The progress of policy gradient.
-
-    Attributes:
-        round: number of rounds that are done.
-        best: the best validation result so far, see `Measured.worth`.
-        since: number of validations since then.
-        rounds: the log of each round.
-    """
-
-    round: int
-    best: float
-    since: int
-    rounds: list[dict[str, Any]]
