@@ -10,25 +10,15 @@ from typing import Any
 
 import _real
 import numpy as np
-from _evidence_parts import MARGIN, POWER, Settings
+from _evidence_parts import CLAIMED, MARGIN, POWER, RULES, Settings, power
 from _record import write
 from _shared_texts import read as read_texts
 
 from stet.evaluation import records
-from stet.evaluation.statistics import (
-    Resamples,
-    gain,
-    holm,
-    mcnemar_p,
-    mcnemar_power,
-    share,
-)
+from stet.evaluation.statistics import Resamples, gain, holm, mcnemar_p, share
 
 Right = dict[str, dict[str, bool]]
 """By contender and question, whether the answer is right."""
-
-RULES = ("confident", "ensemble", "speculative-cascade")
-CLAIMS = {"cospec": 0.017, "specguard": 0.03}
 
 COSPEC, SPECGUARD, RSD = "cospec", "specguard", "reward-guided"
 
@@ -162,8 +152,7 @@ def figures_of(found: Evidence) -> dict[str, float]:
         figures |= {f"{name}_gain_points": own["points"], f"{name}_low": own["low"]}
         figures |= {f"{name}_high": own["high"], f"{name}_p": own["p"]}
         figures[f"{name}_p_holm"] = adjusted[name]
-        differing = max(own["differing"], CLAIMS[name])
-        figures[f"{name}_power"] = mcnemar_power(CLAIMS[name], differing, int(own["problems"]))
+        figures[f"{name}_power"] = power(CLAIMED[name], own["differing"], int(own["problems"]))
     figures["power"] = min((figures[f"{name}_power"] for name in methods), default=0.0)
     if SPECGUARD in right:
         own = accuracy(right[SPECGUARD]) / accuracy(right["target"])
@@ -224,10 +213,9 @@ def rows_of(pair: str, found: Evidence) -> list[dict[str, Any]]:
         if name in found.seconds:
             row["seconds"] = round(found.seconds[name], 1)
             row["tokens_per_pass"] = round(found.tokens_per_pass[name], 3)
-        if name in CLAIMS:
-            claimed, differing = CLAIMS[name], row["all"]["differing"]
-            power = mcnemar_power(claimed, max(claimed, differing), len(own))
-            row |= {"power": round(power, 3), "testable": power >= POWER}
+        if name in CLAIMED:
+            shown = power(CLAIMED[name], row["all"]["differing"], len(own))
+            row |= {"power": round(shown, 3), "testable": shown >= POWER}
             row["loss_of_margin_excluded"] = row["all"]["low"] > -100 * MARGIN
         rows.append(row)
     return rows

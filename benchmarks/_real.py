@@ -81,7 +81,8 @@ def load(pair: str, **options: Any) -> Pair:
 def missing(pair: str) -> str | None:
     """The first file that is not there, or None."""
     models = [path for path in PAIRS[pair] if path not in TUNED.values()]
-    wanted = [*models, *BASES.values(), GSM8K / "train.jsonl", SVAMP]
+    bases = BASES.values() if pair == "tuned" else ()
+    wanted = [*models, *bases, GSM8K / "train.jsonl", GSM8K / "test.jsonl", SVAMP]
     return next((str(path) for path in wanted if not path.exists()), None)
 
 

@@ -12,9 +12,9 @@ measured apart.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from stet.core.blocks import Blocks
 from stet.core.needs import Need
 from stet.core.policy import TokenPolicy
 from stet.core.reading import read_records
+from stet.core.result import Result
 from stet.core.verification import DEFERRED, ScoredMismatches, Verification
 from stet.core.writing import append_lines, drop_torn_line, json_line
 from stet.evaluation.tasks.base import LoadedTask
@@ -61,7 +62,9 @@ class Panel(TokenPolicy):
         following = found.next_token.masked_fill(whole, DEFERRED)
         if not blocks.drafted.shape[1]:
             return Verification(found.accepted, following)
-        parted = torch.stack([_parted(blocks, found, o.verify(blocks)) for o in self.others], 2)
+        # A lead by itself has a column, too, of nobody who parts.
+        others = [_parted(blocks, found, other.verify(blocks)) for other in self.others]
+        parted = torch.stack(others or [torch.zeros_like(blocks.drafted)], 2)
         target = blocks.target_tokens[:, :-1]
         mismatch = (blocks.drafted != target) & blocks.present
         return Verification(
@@ -114,6 +117,30 @@ class Written:
     text: str
 
 
+class _Place(NamedTuple):
+    """A position of a text at which models mismatch, or a policy puts another token."""
+
+    at: int
+    mismatch: bool
+    draft: int
+    parted: Sequence[float]
+
+
+def _places(result: Result, end: int) -> list[_Place]:
+    """The places of a result under a panel, before the end of the text."""
+    return [
+        _Place(block.position + d.at, d.score > 0, d.draft, d.features)
+        for block in result.trace.blocks
+        for d in block.mismatches
+        if block.position + d.at < end
+    ]
+
+
+def _parting(places: Sequence[_Place], column: int) -> tuple[int, int] | None:
+    """Where another policy of the panel parts from the text first, and with which token."""
+    return next(((p.at, int(p.parted[column]) - 1) for p in places if p.parted[column] > 0), None)
+
+
 @dataclass(frozen=True)
 class _Job:
     """An answer to go on with, and who wrote it so far."""
@@ -123,6 +150,19 @@ class _Job:
     names: tuple[str, ...]
     mismatches: int = 0
     accepted: int = 0
+
+    def grown(
+        self, tokens: tuple[int, ...], places: Sequence[_Place], names: Sequence[str]
+    ) -> _Job:
+        """The answer with further tokens, and the mismatches that were decided in them."""
+        decided = [tokens[p.at] == p.draft for p in places if p.mismatch and p.at < len(tokens)]
+        return _Job(
+            self.question,
+            (*self.written, *tokens),
+            tuple(names),
+            self.mismatches + len(decided),
+            self.accepted + sum(decided),
+        )
 
 
 @dataclass
@@ -196,14 +236,13 @@ class SharedTexts:
     def _write(self, lead: str, jobs: Sequence[_Job]) -> tuple[list[Written], list[_Job]]:
         """Let the lead go on; who would not have parted from it has its text."""
         asked = sorted({name for job in jobs for name in job.names if name != lead})
-        panel = Panel(self.policies[lead], tuple(self.policies[name] for name in asked))
         prompts = [
             [*prompt_of(self.pair, self.task, self.task.questions[job.question]), *job.written]
             for job in jobs
         ]
         results = self.pair.generate(
             prompts,
-            panel if asked else Panel(self.policies[lead], (self.policies[lead],)),
+            Panel(self.policies[lead], tuple(self.policies[name] for name in asked)),
             max_new_tokens=self.task.max_new_tokens,
             fit=True,
             stop=list(self.task.stop),
@@ -212,48 +251,19 @@ class SharedTexts:
         made: list[Written] = []
         more: list[_Job] = []
         for job, result in zip(jobs, results, strict=True):
-            room = self.task.max_new_tokens - len(job.written)
-            tokens = tuple(result.token_ids)[:room]
-            decided = [
-                (block.position + d.at, d.score > 0, d.accepted, d.features, d.draft)
-                for block in result.trace.blocks
-                for d in block.mismatches
-                if block.position + d.at < len(tokens)
-            ]
-
-            def counted(end: int, job: _Job = job, decided: list = decided) -> _Job:  # type: ignore[type-arg]
-                own = [yes for at, mismatch, yes, *_ in decided if mismatch and at < end]
-                return replace(
-                    job, mismatches=job.mismatches + len(own), accepted=job.accepted + sum(own)
-                )
-
-            parted: dict[tuple[int, int], list[str]] = {}
-            whole = [lead]
+            tokens = tuple(result.token_ids)[: self.task.max_new_tokens - len(job.written)]
+            places = _places(result, len(tokens))
+            parted: dict[tuple[int, int] | None, list[str]] = {None: [lead]}
             for column, name in enumerate(asked):
-                if name not in job.names:
-                    continue
-                first = next(
-                    ((at, int(f[column]) - 1) for at, _, _, f, _ in decided if f[column] > 0), None
-                )
-                if first is None:
-                    whole.append(name)
+                if name in job.names:
+                    parted.setdefault(_parting(places, column), []).append(name)
+            for parting, names in parted.items():
+                if parting is None:
+                    whole = job.grown(tokens, places, names)
+                    made += [self._graded(name, whole, whole.written) for name in names]
                 else:
-                    parted.setdefault(first, []).append(name)
-            ended = counted(len(tokens))
-            made += [self._graded(name, ended, (*job.written, *tokens)) for name in whole]
-            for (at, token), names in parted.items():
-                before = counted(at)
-                # The parting is a decision as well, where draft and target mismatch.
-                met = [draft for here, mismatch, *_, draft in decided if mismatch and here == at]
-                more.append(
-                    _Job(
-                        job.question,
-                        (*job.written, *tokens[:at], token),
-                        tuple(names),
-                        before.mismatches + len(met),
-                        before.accepted + met.count(token),
-                    )
-                )
+                    at, token = parting
+                    more.append(job.grown((*tokens[:at], token), places, names))
         return made, more
 
     def _ended(self, written: tuple[int, ...]) -> bool:

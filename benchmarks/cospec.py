@@ -32,6 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "recipes"))
 import _cospec_parts as parts
 from _cospec_report import report
 from _pairs import PAIRS
+from _parts import parse
 
 from stet.training.request import METHODS
 
@@ -58,7 +59,6 @@ PARTS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--pair", choices=PAIRS, default="bundled")
     parser.add_argument("--problems", type=int, default=3000)
     parser.add_argument("--tuning", type=int, default=400)
@@ -73,13 +73,8 @@ def main() -> None:
     parser.add_argument("--method", choices=METHODS, default="groups")
     parser.add_argument("--rules", nargs="+", default=[], help="of the part `again`")
     parser.add_argument("--root", type=Path, default=Path(".cache/cospec"))
-    given = parser.parse_args()
-    unknown = [part for part in given.parts if part not in PARTS]
-    if unknown:
-        parser.error(f"there is no part {unknown[0]!r}; choose from {', '.join(PARTS)}")
-    chosen = given.parts or [part for part in PARTS if part != "again"]
-    del given.parts
-    settings = parts.Settings(**vars(given))
+    options, chosen = parse(parser, PARTS, unasked=["again"])
+    settings = parts.Settings(**options)
     settings.folder.mkdir(parents=True, exist_ok=True)
     for part in chosen:
         PARTS[part](settings)

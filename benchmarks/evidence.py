@@ -19,6 +19,7 @@ from pathlib import Path
 import _evidence_parts as parts
 import _real
 from _evidence_report import report
+from _parts import parse
 
 PARTS = {
     "adapt": parts.adapt,
@@ -37,7 +38,6 @@ PARTS = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--pair", choices=_real.PAIRS, default="real")
     parser.add_argument("--tuning", type=int, default=400)
     parser.add_argument("--validation", type=int, default=300)
@@ -50,16 +50,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--root", type=Path, default=Path(".cache/evidence"))
-    given = parser.parse_args()
-    unknown = [part for part in given.parts if part not in PARTS]
-    if unknown:
-        parser.error(f"there is no part {unknown[0]!r}; choose from {', '.join(PARTS)}")
-    if (path := _real.missing(given.pair)) is not None:
+    options, chosen = parse(parser, PARTS)
+    settings = parts.Settings(**options)
+    if (path := _real.missing(settings.pair)) is not None:
         print(f"Skipped: there is no {path}.")
         return
-    chosen = given.parts or list(PARTS)
-    del given.parts
-    settings = parts.Settings(**vars(given))
     settings.folder.mkdir(parents=True, exist_ok=True)
     for part in chosen:
         PARTS[part](settings)

@@ -29,7 +29,8 @@ class Outlook:
 
     The gain is of accepting one mismatch per answer at most: the first at which an arbiter that was
     fitted to other questions is sure enough. Outcomes of that are known from the branches, so that
-    nothing has to be run. An arbiter that accepts more of them may gain more.
+    nothing has to be run. An arbiter that accepts more of them may gain more. Where only some of an
+    answer's mismatches were branched, the others count as not accepted.
 
     Attributes:
         questions: number of questions with a mismatch.
