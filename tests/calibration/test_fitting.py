@@ -49,13 +49,13 @@ def test_a_signal_of_the_wrong_sign_is_left_out_and_named():
 
 
 def test_the_score_is_the_policys_own():
-    from stet.policies import SpecGuard
+    from stet.policies.step_score import StepScore
 
     found = fit(made(), NAMES)
-    policy = SpecGuard(signals=found.signals, weights=found.weights, ranges=found.ranges)
+    own = StepScore(found.signals, found.weights, found.ranges)
     for step in made(20, seed=3):
-        units = [policy._unit(i, step.signals[n]) for i, n in enumerate(found.signals)]
-        assert policy._score(units) == pytest.approx(score(found, step))
+        units = own.units(step.signals)
+        assert own.mean(list(units.values())) == pytest.approx(score(found, step))
         assert 0 <= score(found, step) <= 1
 
 
