@@ -21,7 +21,7 @@ import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import control
 import reward_data
@@ -80,19 +80,37 @@ def export_model(folder: Path, model: Any, name: str, pair: str) -> None:
     replace_folder(partial_folder, folder)
 
 
-def pair_of(options: argparse.Namespace) -> tuple[stet.Pair, Source, Path]:
-    """The pair that is labelled with, its problems, and where its rewards belong."""
+class Subject(NamedTuple):
+    """What rewards are trained for.
+
+    Attributes:
+        pair: steps are labelled with it.
+        draft: folder of its draft, whose states a head reads.
+        source: its problems.
+        export: the folder in which its rewards belong.
+    """
+
+    pair: stet.Pair
+    draft: Path
+    source: Source
+    export: Path
+
+
+def subject_of(options: argparse.Namespace) -> Subject:
+    """What the options ask for: the bundled pair, or a control pair."""
     seed, export = options.control, options.export
     if seed is None:
         pair = stet.load_pair(max_batch=64, max_length=512, compile=False)
-        return pair, reward_data.numbered, export or bundled.REWARD.parent
-    folders = (options.pairs / f"{role}-{seed}" for role in ("target", "draft"))
-    pair = stet.load_pair(*folders, dtype="float32", max_batch=64, max_length=512, compile=False)
+        return Subject(pair, bundled.DRAFT, reward_data.numbered, export or bundled.REWARD.parent)
+    target, draft = (options.pairs / f"{role}-{seed}" for role in ("target", "draft"))
+    pair = stet.load_pair(
+        target, draft, dtype="float32", max_batch=64, max_length=512, compile=False
+    )
 
     def problems(split: str, count: int) -> list[tuple[int, Any]]:
         return list(enumerate(control.generate("asked", split, count, seed)))
 
-    return pair, problems, export or options.pairs / f"rewards-{seed}"
+    return Subject(pair, draft, problems, export or options.pairs / f"rewards-{seed}")
 
 
 def main() -> None:
@@ -126,11 +144,9 @@ def main() -> None:
         parser.error(f"there is no {unknown[0]}; choose from {', '.join([*SIZES, HEAD])}")
     torch.set_num_threads(options.threads)
 
-    pair, source, export = pair_of(options)
-    draft = bundled.DRAFT
+    pair, draft, source, export = subject_of(options)
     if options.control is not None:
         options.cache /= f"control-{options.control}"
-        draft = options.pairs / f"draft-{options.control}"
     files = {
         "policy_train": (options.cache / "policy_train.jsonl", options.problems),
         "validation": (options.cache / "validation.jsonl", options.validation),

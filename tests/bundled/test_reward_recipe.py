@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from dataclasses import replace
@@ -44,6 +45,18 @@ def labelled(recipes, pair, tmp_path_factory):
 @pytest.fixture(scope="module")
 def examples(recipes, labelled):
     return list(recipes.reward_data.read(labelled))
+
+
+def test_a_head_reads_the_states_of_its_own_pairs_draft(recipes):
+    folder = ROOT / "benchmarks/pairs/control"
+    for seed in (None, 0, 1):
+        found = recipes.reward.subject_of(
+            argparse.Namespace(control=seed, export=None, pairs=folder)
+        )
+        target = bundled.TARGET if seed is None else folder / f"target-{seed}"
+        again = stet.load_pair(target, found.draft, dtype="float32", compile=False)
+        assert again.fingerprint == found.pair.fingerprint
+        assert found.export.parent in (bundled.REWARD.parents[1], folder)
 
 
 def answer_of(pair, prompt: str) -> int | None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
 
-from stet.calibration import samples
+from stet.calibration import head_fitting, samples
 from stet.calibration.calibrate import calibrate
 from stet.calibration.choosing import Wish
 from stet.calibration.head_fitting import Examples, fit_head
@@ -21,7 +22,7 @@ from stet.evaluation.tasks import load_task
 from stet.load import load_pair
 from stet.policies import SpecGuard
 from stet.rewards import RewardHead
-from stet.rewards.head import padded
+from stet.rewards.head import HeadNet, padded
 
 WIDTH = 12
 
@@ -56,10 +57,53 @@ def test_it_learns_what_hidden_states_tell_and_nothing_else():
     assert area(logits, telling.good) > 0.9
     new = examples(80, 30.0, seed=1)
     with torch.no_grad():
-        assert area(net(*padded(new.states)).tolist(), new.good) > 0.9  # states as they are
-    # Each step is rated by a head that has not seen its question: no memory shows.
+        found = net(*padded(new.states))  # states as they are
+    assert area(found.tolist(), new.good) > 0.9
+    assert binary_cross_entropy_with_logits(found, torch.tensor(new.good).float()) < 0.4
     _, blind = fit_head(silent)
     assert 0.35 < area(blind, silent.good) < 0.65
+
+
+def test_each_step_is_rated_by_a_head_that_has_not_seen_its_question(monkeypatch):
+    steps = examples(24, 1.0)
+    asked = {
+        id(states): problem for states, problem in zip(steps.states, steps.problem, strict=True)
+    }
+    seen: list[set[str]] = []
+    rated: list[set[str]] = []
+
+    def fit(chosen: Examples, seed: int):
+        seen.append(set(chosen.problem))
+        return None
+
+    def rate(_, states):
+        rated.append({asked[id(one)] for one in states})
+        return [float(len(rated))] * len(states)
+
+    monkeypatch.setattr(head_fitting, "_fit", fit)
+    monkeypatch.setattr(head_fitting, "_rate", rate)
+    _, logits = fit_head(steps)
+    assert len(rated) == 4
+    assert seen.pop() == set(steps.problem)  # the head that is kept learns from all
+    for learned, held in zip(seen, rated, strict=True):
+        assert learned | held == set(steps.problem)
+        assert not learned & held
+    # Each rating is in its step's place.
+    assert all(p in rated[int(at) - 1] for at, p in zip(logits, steps.problem, strict=True))
+
+
+def test_a_head_takes_states_as_they_are():
+    states = examples(6, 1.0).states
+    scale = head_fitting._Scale.of(states)
+    every = torch.cat(states)
+    assert torch.allclose(scale.mean, every.mean(0), rtol=1e-5)
+    assert torch.allclose(scale.spread, every.std(0, correction=0), rtol=1e-4)
+    torch.manual_seed(0)
+    net = HeadNet(WIDTH, 8)
+    with torch.no_grad():
+        expected = net(*padded([(one - scale.mean) / scale.spread for one in states]))
+        scale.fold_into(net)
+        assert torch.allclose(net(*padded(states)), expected, atol=1e-4)
 
 
 def test_it_is_repeatable_and_leaves_the_random_state_alone():
@@ -80,7 +124,7 @@ def test_too_little_is_refused(questions):
 
 
 @pytest.mark.slow
-def test_a_calibration_trains_it_and_keeps_it_beside_the_file(tmp_path: Path):
+def test_a_calibration_trains_it_and_keeps_it_beside_the_file(tmp_path: Path, monkeypatch):
     pair = load_pair(compile=False, max_batch=16)
     task = load_task("stories", split="calibration", count=64)
     request = CalibrateRequest(
@@ -116,6 +160,12 @@ def test_a_calibration_trains_it_and_keeps_it_beside_the_file(tmp_path: Path):
     assert json.loads(path.read_text())["parameters"]["head"] == "policy-head"
     policy = SpecGuard.load(path)
     assert RewardHead.load(policy.head).pair == pair.fingerprint
+    monkeypatch.setattr(pair, "fingerprint", "another")
+    with pytest.raises(OptionError, match="was calibrated for another pair"):
+        pair.generate(["1 + 1"], policy, max_new_tokens=4)
+    monkeypatch.undo()
+    with pytest.raises(OptionError, match=r"policy-head was trained for another pair"):
+        SpecGuard(signals=("head",), head=policy.head, pair="another")
     moved.save(path)  # again, over itself
     Calibration.load(path).save(tmp_path / "elsewhere/policy.json")
 

@@ -28,6 +28,16 @@ def test_a_file_is_a_policy_wherever_a_name_is(file):
     assert made.policy == SpecGuard(threshold=0.4)
 
 
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_trained_signal_is_found_beside_its_file_wherever_that_is(tmp_path, absolute):
+    beside = tmp_path / "moved" / "mine-head"
+    named = str(tmp_path / "elsewhere") if absolute else "mine-head"
+    path = tmp_path / "moved" / "mine.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"policy": "specguard", "parameters": {"head": named}}))
+    assert read_artefact(path)[1] == {"head": named if absolute else str(beside)}
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"policy": "specguard"}', '{"policy": 1'])
 def test_another_file_is_refused(tmp_path, text):
     path = tmp_path / "bad.json"
