@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import _evidence_control
 import _real
 import numpy as np
 from _evidence_parts import CLAIMED, MARGIN, POWER, RULES, Settings, power
@@ -50,9 +51,13 @@ class Evidence:
 
 def report(settings: Settings) -> None:
     """Write the result file from what there is of every pair."""
-    figures: dict[str, float] = {}
-    rows: list[dict[str, Any]] = []
-    declared: dict[str, Any] = {}
+    controls = _evidence_control.controls()
+    figures = {
+        f"control_{k}": round(v, 4) for k, v in _evidence_control.figures_of(controls).items()
+    }
+    figures["seeds"] = len(controls)
+    rows = _evidence_control.rows_of(controls)
+    declared: dict[str, Any] = {"control": _evidence_control.declared()}
     for pair in _real.PAIRS:
         folder = settings.root / pair
         if not (folder / "test.jsonl").exists():
@@ -202,8 +207,8 @@ def rows_of(pair: str, found: Evidence) -> list[dict[str, Any]]:
             interval = share([own[q] for q in asked], np.ones(len(asked)))
             entry: dict[str, Any] = {
                 "accuracy": round(interval.value, 4),
-                "low": round(interval.low or 0.0, 4),
-                "high": round(interval.high or 0.0, 4),
+                "accuracy_low": round(interval.low or 0.0, 4),
+                "accuracy_high": round(interval.high or 0.0, 4),
             }
             if name != "target":
                 part = {n: {q: found.right[n][q] for q in asked} for n in (name, "target")}

@@ -242,6 +242,12 @@ class Blocks:
             return self._draft_logits.at(row, place)
         return self._draft_logits[row, place]
 
+    def edited_draft_row(self, row: int, place: int) -> Tensor:
+        """[V]: `draft_logits` at one position, without computing those of the others."""
+        if self._sampler.edits:
+            return self.draft_logits[row, place]
+        return self.draft_row(row, place)
+
     @property
     def reads_draft_logits(self) -> bool:
         """Whether the policy declares that it reads the draft's logits."""

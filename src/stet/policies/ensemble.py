@@ -35,6 +35,7 @@ class Ensemble(CombinedPolicy):
     space: str = "logprobs"
 
     name: ClassVar[str] = "ensemble"
+    unanimous: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -54,8 +55,8 @@ class Ensemble(CombinedPolicy):
 
     def combine(self, target: Tensor, draft: Tensor) -> Tensor:
         """The mean of log-probabilities [B, K, V]; see `CombinedPolicy`."""
-        if self.weight == 1:
-            return draft
+        if self.weight in (0, 1):  # copied text has no logarithms to be weighted
+            return draft if self.weight else target
         if self.space == "probs":
             return torch.logaddexp(
                 target + math.log(1 - self.weight), draft + math.log(self.weight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
+from inspect import isabstract
 from typing import Any, TypeVar
 
 from stet.core.errors import OptionError
@@ -47,9 +48,11 @@ def check_class(cls: type[Any]) -> None:
         raise OptionError(f"{cls.__name__} has no method {missing[0]!r}; define it.")
     if not isinstance(getattr(cls, "name", None), str):
         raise OptionError(f"{cls.__name__} has no `name`; give it one, a string.")
-    known = {name for name in dir(kind) if not name.startswith("_")} | {"name"}
+    # What a base says that leaves a method open, such as `CombinedPolicy`, means something to it.
+    bases = [kind, *(base for base in cls.__mro__ if isabstract(base))]
+    known = {n for base in bases for n in dir(base) if not n.startswith("_")} | {"name"}
     own = {f.name for f in fields(cls)} if is_dataclass(cls) else set[str]()
-    above = {id(base) for base in kind.__mro__}
+    above = {id(base) for base in (*kind.__mro__, *bases)}
     for place in (base for base in cls.__mro__ if id(base) not in above):
         for name, value in vars(place).items():
             if name.startswith("_") or name in known or name in own:

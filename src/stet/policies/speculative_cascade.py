@@ -42,6 +42,7 @@ class SpeculativeCascade(CombinedPolicy):
     cost: float = 0.2
 
     name: ClassVar[str] = "speculative-cascade"
+    unanimous: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
