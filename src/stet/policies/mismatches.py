@@ -17,6 +17,7 @@ from stet.core.policy import TokenPolicy
 from stet.core.sampling import draw
 from stet.core.tensors import prefix_length
 from stet.core.verification import DEFERRED, Mismatches, ScoredMismatches, Verification
+from stet.core.wide import logprobs_of
 from stet.policies.exact import acceptance_mask, or_else
 
 REASONS = ("accepted", "recovered", "bonus", ACCEPTED_MISMATCH)
@@ -59,11 +60,23 @@ class MismatchLogprobs:
 
 
 def mismatch_logprobs(blocks: Blocks, mismatches: Mismatches) -> MismatchLogprobs:
-    """The log-probabilities of both tokens under both models; needs `Need.DRAFT_LOGPROBS`."""
+    """The log-probabilities of both tokens under both models; needs `Need.DRAFT_LOGPROBS`.
+
+    On a CPU they are computed at mismatches alone, and are 0 at other positions.
+    """
     width = blocks.drafted.shape[1]
     both = torch.stack([mismatches.target[:, :width], blocks.drafted], 2)
-    p = blocks.raw_target_logits[:, :width].gather(2, both) - blocks.target_total[:, :width, None]
-    q = blocks.draft_logprobs_of(both)
+    if blocks.drafted.device.type == "cpu":
+        p = torch.zeros(both.shape)
+        q = torch.zeros(both.shape)
+        for row, place in ((~mismatches.agree) & blocks.present).nonzero().tolist():
+            tokens = both[row, place]
+            p[row, place] = logprobs_of(blocks.raw_target_logits[row, place], tokens)
+            q[row, place] = logprobs_of(blocks.draft_row(row, place), tokens)
+    else:
+        totals = blocks.target_total[:, :width, None]
+        p = blocks.raw_target_logits[:, :width].gather(2, both) - totals
+        q = blocks.draft_logprobs_of(both)
     return MismatchLogprobs(p[..., 0], p[..., 1], q[..., 1], q[..., 0])
 
 

@@ -1,4 +1,4 @@
-"""Combinations of both models that are taken at mismatches alone, where that is enough."""
+"""What is computed at mismatches alone, where that is enough: over a large vocabulary it counts."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,6 +11,7 @@ from stet.core.errors import OptionError
 from stet.core.sampling import Sampler, SamplingParams
 from stet.policies import CombinedPolicy, Ensemble, Exact, SpeculativeCascade
 from stet.policies.combined import CombinedPolicy as Base
+from stet.policies.mismatches import find_mismatches, mismatch_logprobs
 from stet.policies.registry import check_class
 
 pytestmark = pytest.mark.unit
@@ -89,6 +90,22 @@ def test_only_mismatches_up_to_the_first_that_is_rejected_are_combined(monkeypat
     reached = torch.arange(WIDTH) <= found.accepted[:, None]
     assert len(asked) == int((mismatch & reached).sum()) < int(mismatch.sum())
     assert set(asked) == {(1, 1)}
+
+
+def test_log_probabilities_are_those_of_both_models_at_mismatches():
+    blocks = blocks_of(SamplingParams())
+    mismatches = find_mismatches(blocks)
+    found = mismatch_logprobs(blocks, mismatches)
+    where = ~mismatches.agree & blocks.present
+    own, target = blocks.drafted[..., None], mismatches.target[:, :WIDTH, None]
+    for values, of, tokens in (
+        (found.target_target, blocks.target_logprobs[:, :WIDTH], target),
+        (found.target_draft, blocks.target_logprobs[:, :WIDTH], own),
+        (found.draft_draft, blocks.draft_logprobs, own),
+        (found.draft_target, blocks.draft_logprobs, target),
+    ):
+        assert torch.allclose(values[where], of.gather(2, tokens)[..., 0][where], atol=1e-5)
+        assert not values[~where].any()
 
 
 @dataclass(frozen=True)
