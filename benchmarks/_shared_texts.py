@@ -11,7 +11,10 @@ measured apart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import asyncio
+import json
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
@@ -26,10 +29,13 @@ from stet.core.policy import TokenPolicy
 from stet.core.reading import read_records
 from stet.core.result import Result
 from stet.core.verification import DEFERRED, ScoredMismatches, Verification
-from stet.core.writing import append_lines, drop_torn_line, json_line
+from stet.core.writing import append_lines, drop_torn_line, json_line, write_text
 from stet.evaluation.tasks.base import LoadedTask
 from stet.pair import Pair
 from stet.requests.options import PINNED
+
+AHEAD = 4
+"""So many requests wait for a place in the batch."""
 
 
 @dataclass(frozen=True)
@@ -173,15 +179,14 @@ class SharedTexts:
         pair: the models.
         task: graded questions.
         policies: block-invariant policies that defer the bonus token or never accept a mismatch.
-        path: file of the answers; those that it holds are not written again.
-        pool: questions at a time: the more, the fuller are the batches of those that part.
+        path: file of the answers; those that it holds are not written again. Beside it is a file
+            of those that are begun, so that little is lost.
     """
 
     pair: Pair
     task: LoadedTask
     policies: Mapping[str, TokenPolicy]
     path: Path
-    pool: int = 256
 
     def run(self, on_answers: Callable[[int], None] | None = None) -> list[Written]:
         """Answer everything that is not answered yet.
@@ -192,78 +197,80 @@ class SharedTexts:
         self.task = self.task.suited(self.pair)
         found = read(self.path)
         drop_torn_line(self.path)
-        known = {(w.policy, w.question) for w in found}
-        for start in range(0, len(self.task.questions), self.pool):
-            places = range(start, min(start + self.pool, len(self.task.questions)))
-            jobs = [
-                _Job(place, (), missing)
-                for place in places
-                if (
-                    missing := tuple(
-                        name
-                        for name in self.policies
-                        if (name, self.task.questions[place].id) not in known
-                    )
-                )
-            ]
-            with self.pair.keeping_texts():
-                for made in self._finish(jobs):
-                    append_lines(self.path, [json_line(asdict(w)) for w in made])
-                    found += made
-                    if on_answers is not None:
-                        on_answers(len(found))
+        with self.pair.keeping_texts():
+            asyncio.run(self._finish(self._open(found), found, on_answers or (lambda _: None)))
         return found
 
-    def _finish(self, jobs: list[_Job]) -> Iterator[list[Written]]:
-        """Answers as they are written; those of one lead share batches."""
-        while jobs:
-            leads = [job.names[0] for job in jobs]
-            lead = max(sorted(set(leads)), key=leads.count)
-            some = [job for job in jobs if job.names[0] == lead]
-            jobs = [job for job in jobs if job.names[0] != lead]
-            made = [
-                self._graded(name, job, job.written)
-                for job in some
-                if self._ended(job.written)
-                for name in job.names
-            ]
-            if open_ones := [job for job in some if not self._ended(job.written)]:
-                texts, more = self._write(lead, open_ones)
-                made += texts
-                jobs += more
-            yield made
+    @property
+    def begun(self) -> Path:
+        """The file of the answers that are begun."""
+        return self.path.with_suffix(".begun.json")
 
-    def _write(self, lead: str, jobs: Sequence[_Job]) -> tuple[list[Written], list[_Job]]:
-        """Let the lead go on; who would not have parted from it has its text."""
-        asked = sorted({name for job in jobs for name in job.names if name != lead})
-        prompts = [
-            [*prompt_of(self.pair, self.task, self.task.questions[job.question]), *job.written]
-            for job in jobs
-        ]
-        results = self.pair.generate(
-            prompts,
-            Panel(self.policies[lead], tuple(self.policies[name] for name in asked)),
+    def _open(self, found: Sequence[Written]) -> deque[_Job]:
+        """What is still to be written: what was begun before, and what was not."""
+        known = {(w.policy, w.question) for w in found}
+        missing = {
+            place: [name for name in self.policies if (name, question.id) not in known]
+            for place, question in enumerate(self.task.questions)
+        }
+        jobs: deque[_Job] = deque()
+        told = json.loads(self.begun.read_text()) if self.begun.exists() else []
+        for entry in told:
+            names = [name for name in entry["names"] if name in missing[entry["question"]]]
+            for name in names:
+                missing[entry["question"]].remove(name)
+            if names:
+                written = tuple(entry["written"])
+                jobs.append(_Job(**entry | {"names": tuple(names), "written": written}))
+        jobs.extend(_Job(place, (), tuple(names)) for place, names in missing.items() if names)
+        return jobs
+
+    async def _finish(
+        self, jobs: deque[_Job], found: list[Written], on_answers: Callable[[int], None]
+    ) -> None:
+        """Write all answers, so many at a time that the batch is always full."""
+        running: dict[asyncio.Task[tuple[list[Written], list[_Job]]], _Job] = {}
+        while jobs or running:
+            while jobs and len(running) < self.pair.max_batch + AHEAD:
+                job = jobs.popleft()
+                running[asyncio.create_task(self._write(job))] = job
+            done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                del running[task]
+                made, more = task.result()
+                append_lines(self.path, [json_line(asdict(w)) for w in made])
+                found += made
+                jobs.extendleft(more)  # at once, for its beginning is still in the cache
+            begun = [asdict(job) for job in (*jobs, *running.values()) if job.written]
+            write_text(self.begun, json.dumps(begun))
+            on_answers(len(found))
+
+    async def _write(self, job: _Job) -> tuple[list[Written], list[_Job]]:
+        """Let the first go on; who would not have parted from it has its text."""
+        if self._ended(job.written):
+            return [self._graded(name, job, job.written) for name in job.names], []
+        lead, *others = job.names
+        question = self.task.questions[job.question]
+        result = await self.pair.agenerate(
+            [*prompt_of(self.pair, self.task, question), *job.written],
+            Panel(self.policies[lead], tuple(self.policies[name] for name in others)),
             max_new_tokens=self.task.max_new_tokens,
             fit=True,
             stop=list(self.task.stop),
             **PINNED,
         )
-        made: list[Written] = []
-        more: list[_Job] = []
-        for job, result in zip(jobs, results, strict=True):
-            tokens = tuple(result.token_ids)[: self.task.max_new_tokens - len(job.written)]
-            places = _places(result, len(tokens))
-            parted: dict[tuple[int, int] | None, list[str]] = {None: [lead]}
-            for column, name in enumerate(asked):
-                if name in job.names:
-                    parted.setdefault(_parting(places, column), []).append(name)
-            for parting, names in parted.items():
-                if parting is None:
-                    whole = job.grown(tokens, places, names)
-                    made += [self._graded(name, whole, whole.written) for name in names]
-                else:
-                    at, token = parting
-                    more.append(job.grown((*tokens[:at], token), places, names))
+        assert isinstance(result, Result)
+        tokens = tuple(result.token_ids)[: self.task.max_new_tokens - len(job.written)]
+        places = _places(result, len(tokens))
+        parted: dict[tuple[int, int] | None, list[str]] = {None: [lead]}
+        for column, name in enumerate(others):
+            parted.setdefault(_parting(places, column), []).append(name)
+        whole = job.grown(tokens, places, parted.pop(None))
+        made = [self._graded(name, whole, whole.written) for name in whole.names]
+        more = [
+            job.grown((*tokens[:at], token), places, names)
+            for (at, token), names in parted.items()  # type: ignore[misc]
+        ]
         return made, more
 
     def _ended(self, written: tuple[int, ...]) -> bool:

@@ -1,5 +1,6 @@
 """Texts that many policies share are those that each of them writes by itself."""
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -44,15 +45,15 @@ def test_each_text_is_the_one_that_its_policy_writes(shared, pair, tmp_path, mon
     task = load_task("stories", split="validation", count=20)
     policies = {label: resolve(name, values) for label, (name, values) in POLICIES.items()}
     asked: list[int] = []
-    generate = pair.generate
+    generate = pair.agenerate
 
-    def counting(prompts, *args, **kwargs):
-        asked.append(len(prompts))
-        return generate(prompts, *args, **kwargs)
+    def counting(prompt, *args, **kwargs):
+        asked.append(1)
+        return generate(prompt, *args, **kwargs)
 
-    monkeypatch.setattr(pair, "generate", counting)
+    monkeypatch.setattr(pair, "agenerate", counting)
     path = tmp_path / "texts.jsonl"
-    found = shared.SharedTexts(pair, task, policies, path, pool=8).run()
+    found = shared.SharedTexts(pair, task, policies, path).run()
     written = sum(asked)
     assert len(found) == len(policies) * len(task.questions)
     # Less is written than by each policy for itself, and not all texts are the same.
@@ -77,14 +78,45 @@ def test_each_text_is_the_one_that_its_policy_writes(shared, pair, tmp_path, mon
             assert own.right == grader.right(grader.extract(result.text), question.reference)
     assert all(w.mismatches >= w.accepted for w in found)
     # Started again, nothing is written; of another policy only its own texts.
-    monkeypatch.setattr(pair, "generate", lambda *_, **__: pytest.fail("written again"))
-    assert shared.SharedTexts(pair, task, policies, path, pool=8).run() == found
+    monkeypatch.setattr(pair, "agenerate", lambda *_, **__: pytest.fail("written again"))
+    assert shared.SharedTexts(pair, task, policies, path).run() == found
+
+
+def test_it_goes_on_where_it_was_stopped(shared, pair, tmp_path):
+    task = load_task("stories", split="validation", count=20)
+    policies = {label: resolve(*POLICIES[label]) for label in ("target", "bolder", "always")}
+    whole = shared.SharedTexts(pair, task, policies, tmp_path / "whole.jsonl").run()
+
+    def stop(done: int) -> None:
+        if done >= 12:
+            raise KeyboardInterrupt
+
+    cut = shared.SharedTexts(pair, task, policies, tmp_path / "cut.jsonl")
+    with pytest.raises(KeyboardInterrupt):
+        cut.run(stop)
+    assert 12 <= len(shared.read(cut.path)) < len(whole)
+    begun = json.loads(cut.begun.read_text())
+    assert any(entry["written"] for entry in begun)
+    with (tmp_path / "cut.jsonl").open("a") as file:
+        file.write('{"policy": "torn')
+    # An answer may have been written down while it was still among those that are begun.
+    done = next(w for w in shared.read(tmp_path / "whole.jsonl") if w.policy == "target")
+    place = next(i for i, q in enumerate(task.questions) if q.id == done.question)
+    more = {"question": place, "written": [], "names": ["target"], "mismatches": 0, "accepted": 0}
+    cut.begun.write_text(json.dumps([*begun, more]))
+    found = shared.SharedTexts(pair, task, policies, cut.path).run()
+
+    def by_place(texts):
+        return {(w.policy, w.question): w for w in texts}
+
+    assert len(found) == len(whole)
+    assert by_place(found) == by_place(whole)
 
 
 def test_a_limit_cuts_as_it_does_for_a_policy_alone(shared, pair, tmp_path):
     task = replace(load_task("stories", split="validation", count=8), max_new_tokens=21)
     policies = {"target": resolve("exact"), "always": resolve("random", {"rate": 1.0})}
-    found = shared.SharedTexts(pair, task, policies, tmp_path / "texts.jsonl", pool=8).run()
+    found = shared.SharedTexts(pair, task, policies, tmp_path / "texts.jsonl").run()
     for label, policy in policies.items():
         results = pair.generate([q.prompt for q in task.questions], policy, max_new_tokens=21)
         own = {w.question: w for w in found if w.policy == label}
