@@ -21,6 +21,7 @@ class Limits:
         draft_length: the rule for the length of a block.
         chunk: tokens of a longer stretch of drafting that are written in one round.
         probabilities: record both models' probability of each emitted token.
+        target_probabilities: record the target's, whether or not the draft's are.
         top_logprobs: record this many of the target's most probable tokens at each position.
         stream: keep the text up to date after every round, for streaming.
         room: tokens that have a place in the caches behind the prompt: blocks and steps may reach
@@ -34,6 +35,7 @@ class Limits:
     draft_length: DraftLength = field(default_factory=FixedLength)
     chunk: int = 16
     probabilities: bool = False
+    target_probabilities: bool = False
     top_logprobs: int = 0
     stream: bool = False
     room: int | None = None

@@ -34,6 +34,8 @@ class Draft:
             shortlist of its tokens, if it has one.
         least: the text is the same whatever is drafted, and the engine may shorten the block to so
             many tokens where a round is full; None: it may not.
+        read: the draft writes nothing, but reads so many of the sequence's last tokens in one pass;
+            `count` is the same. The block is made of these, with what `needs` asks for.
     """
 
     sequence: TokenSequence
@@ -45,6 +47,7 @@ class Draft:
     capture: AttentionCapture | None = None
     shortlist: bool = False
     least: int | None = None
+    read: int = 0
 
 
 @dataclass(slots=True, eq=False)

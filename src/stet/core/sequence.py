@@ -191,9 +191,10 @@ class TokenSequence(Places):
     ) -> None:
         """Record the probabilities of the last `count` tokens, as far as they are asked for."""
         records = self.emitted[len(self.emitted) - count :]
-        if self.limits.probabilities:
+        if self.limits.probabilities or self.limits.target_probabilities:
             for record, target in zip(records, p_target or (), strict=False):
                 record.p_target = target
+        if self.limits.probabilities:
             for record, draft in zip(records, p_draft or (), strict=False):
                 record.p_draft = draft
         if self.limits.top_logprobs:

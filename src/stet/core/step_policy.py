@@ -141,6 +141,19 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
+class ReadStep:
+    """What both models say of a step's tokens, wherever it is from.
+
+    Attributes:
+        target: the target's raw log-probability of each token, in nats.
+        draft: the draft's.
+    """
+
+    target: Sequence[float]
+    draft: Sequence[float]
+
+
+@dataclass(frozen=True, slots=True)
 class StepDecision:
     """A step policy's decision about a step.
 
@@ -209,6 +222,11 @@ class StepPolicy(Policy):
         return "exact"
 
     @property
+    def compares(self) -> bool:
+        """Whether a rejected step is compared with the one that the target writes (`prefers`)."""
+        return False
+
+    @property
     def asks_target(self) -> bool:
         """Whether it may have the target read steps, which a remote target cannot."""
         return False
@@ -254,6 +272,18 @@ class StepPolicy(Policy):
         """Choose one of the target's candidates; may yield operations first, as `judge` does."""
         del candidates
         return 0
+
+    def prefers(self, draft: ReadStep, target: ReadStep) -> bool:
+        """Whether the draft's rejected step stands in the place of the target's own after all.
+
+        Asked only of a policy that `compares`, where the two differ and both are whole.
+
+        Args:
+            draft: the draft's step.
+            target: the target's.
+        """
+        del draft, target
+        return False
 
     @abstractmethod
     def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:

@@ -45,14 +45,44 @@ class ModelDrafter:
         self._looks = runner.device.type == "cpu"
 
     def run(self, drafts: Sequence[Draft]) -> list[Block]:
-        """Write a block for each request; all their prefixes are in the cache already."""
-        began = time.perf_counter()
-        needs = frozenset[Need]().union(*(d.needs for d in drafts))
-        if any(d.sequence.limits.probabilities for d in drafts):
-            needs |= {Need.DRAFT_LOGPROBS}
-        lengths, batch = self._write(drafts, needs)
-        share = (time.perf_counter() - began) / len(drafts)
-        return [Block(n, batch, row, seconds=share) for row, n in enumerate(lengths)]
+        """Write a block for each request, or read one; prefixes are in the cache already."""
+        blocks = [EMPTY] * len(drafts)
+        for reads, run in ((False, self._write), (True, self._read)):
+            places = [i for i, d in enumerate(drafts) if bool(d.read) is reads]
+            if not places:
+                continue
+            some = [drafts[i] for i in places]
+            began = time.perf_counter()
+            needs = frozenset[Need]().union(*(d.needs for d in some))
+            if any(d.sequence.limits.probabilities for d in some):
+                needs |= {Need.DRAFT_LOGPROBS}
+            lengths, batch = run(some, needs)
+            share = (time.perf_counter() - began) / len(some)
+            for row, place in enumerate(places):
+                blocks[place] = Block(lengths[row], batch, row, seconds=share)
+        return blocks
+
+    def _read(
+        self, drafts: Sequence[Draft], needs: frozenset[Need]
+    ) -> tuple[list[int], DraftBatch]:
+        """Read the last tokens of each sequence in one pass, from the token before them on."""
+        sequences, lengths = [d.sequence for d in drafts], [d.read for d in drafts]
+        ends = [s.tokens[-1 - n :] for s, n in zip(sequences, lengths, strict=True)]
+        longest = max(lengths)
+        padded = upload([end + [0] * (longest + 1 - len(end)) for end in ends], self.runner.device)
+        out = self.runner.forward(
+            [s.rows["draft"] for s in sequences],
+            padded[:, :-1],
+            [len(s.tokens) - 1 - n for s, n in zip(sequences, lengths, strict=True)],
+            lengths,
+            logits="all" if Need.DRAFT_LOGPROBS in needs else "none",
+            hidden=Need.DRAFT_HIDDEN in needs,
+        )
+        tokens = padded[:, 1:]
+        if self.runner.stand_in is not None:
+            tokens = tokens.clamp(max=self.runner.stand_in)
+        logits = out.logits if Need.DRAFT_LOGPROBS in needs else None
+        return lengths, DraftBatch(tokens, None, logits, out.hidden)
 
     def _write(
         self, drafts: Sequence[Draft], needs: frozenset[Need]

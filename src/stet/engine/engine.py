@@ -176,7 +176,7 @@ class Engine:
         programs.drafts += [w for w in pending if w not in ready and not w.process.request.done]
         began = time.perf_counter()
         blocks = isolate([w.operation for w in ready], self.drafter.run)
-        if len(ready) > 1:
+        if len(ready) > 1 and not any(w.operation.read for w in ready):
             steps = max(block.length for block in blocks if isinstance(block, Block))
             self._times.add_draft(len(ready), steps, time.perf_counter() - began)
         for waiting, block in zip(ready, blocks, strict=True):

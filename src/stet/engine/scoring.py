@@ -200,7 +200,7 @@ def _verify(group: _Pass, policy: TokenPolicy) -> Columns:
         if mismatches.features is not None:
             columns[Column.MISMATCH_FEATURES] = mismatches.features.flatten(1)
     limits = [item.sequence.limits for item in group.scores]
-    if any(item.probabilities for item in limits):
+    if any(item.probabilities or item.target_probabilities for item in limits):
         columns |= _probabilities(blocks, verification, group.drafted)
     if top := max(item.top_logprobs for item in limits):
         values, tokens = blocks.target_best(top)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
+from math import fsum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,7 +18,14 @@ from stet.core.errors import OptionError
 from stet.core.needs import AttentionCapture, Need
 from stet.core.operations import Await, Operation
 from stet.core.sampling import SamplingParams
-from stet.core.step_policy import Candidate, Step, StepDecision, StepPolicy, select_candidate
+from stet.core.step_policy import (
+    Candidate,
+    ReadStep,
+    Step,
+    StepDecision,
+    StepPolicy,
+    select_candidate,
+)
 from stet.core.steps import LOOP, Delimiter
 from stet.policies.artefact import read_artefact
 from stet.policies.checks import check_drafting
@@ -77,6 +85,9 @@ class SpecGuard(StepPolicy):
         speculate: let the draft propose blocks while the target rewrites a step.
         inner: the token policy that verifies those blocks, by name or as an object; with one that
             is not lossless, tokens of the draft are accepted in what the target rewrites.
+        overrule: a rejected step stands after all where the mean log-probability that both models
+            give its tokens is at least so many nats above that of the step which the target writes
+            in its place; None: the target's step stands unseen.
         shadow: decide and record, but let the target write every step.
         whole: also finish candidates that cannot reach the threshold any more.
         head: folder of the trained signal "head" (`stet.rewards.RewardHead`), from a calibration.
@@ -100,6 +111,7 @@ class SpecGuard(StepPolicy):
     target_candidates: int = 1
     speculate: bool = True
     inner: Any = "exact"
+    overrule: float | None = None
     shadow: bool = False
     loop_after: int = LOOP
     whole: bool = False
@@ -108,7 +120,7 @@ class SpecGuard(StepPolicy):
 
     name: ClassVar[str] = "specguard"
     lossless: ClassVar[bool] = False
-    presets: ClassVar[tuple[str, ...]] = ("paper", "greedy", "bundled")
+    presets: ClassVar[tuple[str, ...]] = ("paper", "greedy", "bundled", "overruling")
 
     def __post_init__(self) -> None:
         """Refuse values outside their range.
@@ -134,6 +146,8 @@ class SpecGuard(StepPolicy):
             value = getattr(self, field)
             if value is not None and not 0 <= value <= 1:
                 raise OptionError(f"{field} is {value}; it must be between 0 and 1.")
+        if self.overrule is not None and not math.isfinite(self.overrule):
+            raise OptionError(f"overrule is {self.overrule}; it must be a finite number.")
         if self.lower is not None and self.lower > self.threshold:
             raise OptionError(f"lower is {self.lower}, above the threshold of {self.threshold}.")
 
@@ -158,6 +172,14 @@ class SpecGuard(StepPolicy):
             "threshold": 0.7,
         }
         return cls(**(published | changes))
+
+    @classmethod
+    def overruling(cls, **changes: Any) -> SpecGuard:
+        """Nothing stands unseen: both models write each step, and both decide whose it is.
+
+        The draft's stands where the two together clearly prefer it; no signal has to be fitted.
+        """
+        return cls(**({"threshold": 1.0, "overrule": 0.4} | changes))
 
     @classmethod
     def greedy(cls, **changes: Any) -> SpecGuard:
@@ -195,6 +217,8 @@ class SpecGuard(StepPolicy):
     def needs(self) -> frozenset[Need]:
         """What the engine must keep of the draft's passes."""
         needs = self._scoring.needs
+        if self.compares:
+            needs |= {Need.DRAFT_LOGPROBS}
         if self.candidates > 1 and self.selector != "first":
             needs |= {Need.DRAFT_LOGPROBS}
             if self.selector == "medoid" and self.encoder is None:
@@ -206,7 +230,17 @@ class SpecGuard(StepPolicy):
         """Which statistics of candidates are read: by the signals, and to select one of several."""
         names = self._scoring.reads
         selects = self.candidates > 1 and self.selector != "first"
-        return names | {"logprobs"} if selects else names
+        return names | {"logprobs"} if selects or self.compares else names
+
+    @property
+    def compares(self) -> bool:
+        """Whether a rejected step is compared with the one that the target writes."""
+        return self.overrule is not None
+
+    def prefers(self, draft: ReadStep, target: ReadStep) -> bool:
+        """Whether both models together give the draft's step more, token by token."""
+        assert self.overrule is not None
+        return _mean(draft) - _mean(target) >= self.overrule
 
     @cached_property
     def capture(self) -> AttentionCapture | None:
@@ -216,7 +250,7 @@ class SpecGuard(StepPolicy):
     @property
     def asks_target(self) -> bool:
         """Whether the target is asked to read steps."""
-        return self.scorer == "target" or self.lower is not None
+        return self.scorer == "target" or self.lower is not None or self.compares
 
     def doubt(self, sampling: SamplingParams) -> Callable[[Sequence[float]], bool] | None:
         """A test whether a candidate can no longer be accepted; None where it is always finished.
@@ -226,7 +260,7 @@ class SpecGuard(StepPolicy):
         """
         judged_by_draft = self.scorer == "draft" and self.lower is None
         alone = self.candidates == 1 and self.temperature == 0
-        if self.shadow or self.whole or not (judged_by_draft and alone):
+        if self.shadow or self.whole or self.compares or not (judged_by_draft and alone):
             return None
         best = self._scoring.best(sampling)
         return None if best is None else lambda logprobs: best(logprobs) < self.threshold
@@ -318,6 +352,11 @@ class SpecGuard(StepPolicy):
                 TARGET_MARGIN: margin,
             },
         )
+
+
+def _mean(step: ReadStep) -> float:
+    """The mean over tokens and models of the log-probability of a step, in nats."""
+    return (fsum(step.target) + fsum(step.draft)) / (2 * len(step.target))
 
 
 def _to_names(names: Any) -> tuple[str, ...]:

@@ -8,12 +8,12 @@ from typing import Any
 
 from stet.core.operations import Join, Operation, Program
 from stet.core.sequence import TokenSequence
-from stet.core.step_policy import Candidate, Step, StepDecision, StepPolicy
+from stet.core.step_policy import Candidate, ReadStep, Step, StepDecision, StepPolicy
 from stet.core.steps import Ends, LoopGuard, ends_of
 from stet.policies.exact import Exact
 from stet.programs.autoregressive import autoregressive
 from stet.programs.parts import conclude, draft_step, pick_candidate, record_of
-from stet.programs.target_side import Opening, Reader, Rewrite, TargetSide
+from stet.programs.target_side import Opening, Reader, Rewrite, Rival, TargetSide
 
 
 def stepwise(sequence: TokenSequence, policy: StepPolicy, side: TargetSide) -> Program:
@@ -26,6 +26,8 @@ def stepwise(sequence: TokenSequence, policy: StepPolicy, side: TargetSide) -> P
     """
     ends, guard = ends_of(policy.delimiter), LoopGuard(policy.loop_after)
     rewritten: int | None = None
+    if policy.compares:
+        sequence.limits = replace(sequence.limits, target_probabilities=True)
     with side.attach(sequence):
         while not sequence.finished and side.follow(sequence, rewritten):
             start = len(sequence.tokens)
@@ -67,12 +69,17 @@ def _step(
             side.adopt(sequence, chosen, decision.reason, scored=reader.has_read(chosen))
         elif opens:
             side.reserve(sequence, chosen)
+        rival = None
+        if not accepted and policy.compares and not (chosen.cut or policy.shadow):
+            reading = yield from reader.reading_of(chosen)
+            rival = Rival(chosen, chosen.tokens, ReadStep(reading, chosen.statistics.logprobs))
     text = chosen.text
     if accepted:
         reader.take(None)
     else:
         acceptance = reader.take(chosen if opens else None)
         opening = Opening(chosen, acceptance) if opens else None
-        text = yield from side.rewrite(sequence, Rewrite(policy, ends, opening), record)
+        task = Rewrite(policy, ends, opening, rival)
+        text, accepted = yield from side.rewrite(sequence, task, record)
     conclude(sequence, record, before, accepted)
     return text, accepted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
@@ -10,16 +11,23 @@ from typing import Any
 
 from stet.core.acceptance import Acceptance
 from stet.core.block import Block, Reading
-from stet.core.operations import Join, Operation, Score
+from stet.core.needs import Need
+from stet.core.operations import Draft, Join, Operation, Score
 from stet.core.sequence import TokenSequence
-from stet.core.step_policy import Candidate, StepPolicy, select_candidate
+from stet.core.step_policy import Candidate, ReadStep, StepPolicy, select_candidate
 from stet.core.steps import Ends
 from stet.core.trace import StepRecord
 from stet.policies.exact import Exact
-from stet.programs.parts import pick_candidate
+from stet.programs.parts import append, pick_candidate
 
 CUT_SHORT = "step cut short"
 """Why the target writes a step that a policy would have accepted: its candidate breaks off."""
+
+PREFERRED = "step preferred to the target's"
+"""Why a rejected step stands after all."""
+
+LEAST = 1e-38
+"""The smallest probability of which a logarithm is taken: smaller ones may have become 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,21 @@ class Opening:
 
 
 @dataclass(frozen=True, slots=True)
+class Rival:
+    """A rejected candidate that may stand in the place of the target's step after all.
+
+    Attributes:
+        candidate: the rejected candidate, whole.
+        tokens: its tokens.
+        read: what both models say of them.
+    """
+
+    candidate: Candidate
+    tokens: list[int]
+    read: ReadStep
+
+
+@dataclass(frozen=True, slots=True)
 class Rewrite:
     """What the target is to write in place of a step of the draft's.
 
@@ -44,11 +67,13 @@ class Rewrite:
         policy: the policy that rejected that step; says how long one may be.
         ends: where the step ends.
         opening: the rejected candidate, where the step begins with it.
+        rival: the rejected candidate, where the policy compares it with the target's step.
     """
 
     policy: StepPolicy
     ends: Ends
     opening: Opening | None
+    rival: Rival | None = None
 
 
 Writing = Generator[Operation, Any, tuple[Candidate, int]]
@@ -145,8 +170,10 @@ class TargetSide(ABC):
 
     def rewrite(
         self, sequence: TokenSequence, task: Rewrite, record: StepRecord
-    ) -> Generator[Operation, Any, str]:
+    ) -> Generator[Operation, Any, tuple[str, bool]]:
         """The target writes the step; of several candidates the policy selects one.
+
+        Where the policy compares it with the draft's, that one may stand all the same.
 
         Args:
             sequence: the answer.
@@ -154,13 +181,13 @@ class TargetSide(ABC):
             record: is given the target's candidates.
 
         Returns:
-            The text of the step.
+            The text of the step, and whether it is the draft's.
         """
-        policy = task.policy
+        policy, rival = task.policy, task.rival
         count = policy.target_candidates
         sampling = policy.sampling(sequence.sampling) if count > 1 else None
         # What is chosen from is whole; a single one need not be written beyond the answer's end.
-        with sequence.fork(count, sampling, bounded=count == 1) as forks:
+        with sequence.fork(count, sampling, bounded=count == 1 and rival is None) as forks:
             found: list[tuple[Candidate, int]] = yield Join(
                 [self.write(sequence, fork, task) for fork in forks]
             )
@@ -172,8 +199,13 @@ class TargetSide(ABC):
             for candidate in candidates:
                 if candidate is not chosen:
                     sequence.charge(candidate.sequence)
-            sequence.adopt(chosen.sequence)
-        return chosen.text
+            if rival is None or not (yield from _prefers(policy, rival, chosen)):
+                sequence.adopt(chosen.sequence)
+                return chosen.text, False
+            sequence.charge(chosen.sequence)
+        append(sequence, rival.tokens, "draft", PREFERRED)
+        record.decision, record.reason = "accepted", PREFERRED
+        return rival.candidate.text, True
 
     @abstractmethod
     def write(self, sequence: TokenSequence, fork: TokenSequence, task: Rewrite) -> Writing:
@@ -184,6 +216,22 @@ class TargetSide(ABC):
             fork: a fork of it.
             task: what to write.
         """
+
+
+def _prefers(
+    policy: StepPolicy, rival: Rival, written: Candidate
+) -> Generator[Operation, Any, bool]:
+    """Whether a policy prefers the draft's step, once the draft has read the target's."""
+    sequence, count = written.sequence, len(written.tokens)
+    whole = sequence.finish_reason in (None, "stop")
+    if not (whole and count) or written.tokens == rival.tokens:
+        return False
+    block: Block = yield Draft(sequence, count, read=count, needs=frozenset({Need.DRAFT_LOGPROBS}))
+    sequence.counters.draft_passes += 1
+    sequence.counters.draft_seconds += block.seconds
+    assert block.logprobs is not None
+    own = [math.log(max(of.p_target or 0.0, LEAST)) for of in sequence.emitted]
+    return policy.prefers(rival.read, ReadStep(own, block.logprobs))
 
 
 def open_step(
@@ -222,6 +270,7 @@ class Reader:
         self._side = side
         self._last: Candidate | None = None
         self._acceptance: Acceptance | None = None
+        self._reading: Reading | None = None
 
     def read(self, place: int) -> Generator[Operation, Any, Reading]:
         """Have the target read a candidate in one pass."""
@@ -230,7 +279,14 @@ class Reader:
         acceptance = yield from self._side.read(self._sequence, candidate)
         assert acceptance.reading is not None
         self._last, self._acceptance = candidate, acceptance
+        self._reading = acceptance.reading
         return acceptance.reading
+
+    def reading_of(self, candidate: Candidate) -> Generator[Operation, Any, list[float]]:
+        """The target's log-probabilities of a candidate, which it reads if it has not yet."""
+        if not self.has_read(candidate) or self._reading is None:
+            self._reading = yield from self.read(self._candidates.index(candidate))
+        return self._reading.logprobs
 
     def has_read(self, candidate: Candidate) -> bool:
         """Whether the target's cache holds a candidate."""

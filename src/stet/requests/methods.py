@@ -147,13 +147,18 @@ def _make_maker(policy: Policy, difference: str | None, is_remote: bool) -> Prog
             f"Policy {policy.name!r} needs the target's distributions, which a remote target "
             "does not give; use a step policy, such as specguard."
         )
+    if policy.compares and not is_remote:
+        raise OptionError(
+            f"With these parameters {policy.name!r} compares steps by what both models say of each "
+            f"token, but {difference}; for specguard leave out overrule."
+        )
     if not is_remote:
         return CrossTokenizerMaker(policy)
     if policy.asks_target:
         raise OptionError(
             f"With these parameters {policy.name!r} has the target read steps, which a remote "
             "target cannot; use only the draft's signals or a reward (for specguard: no "
-            "scorer=target, no lower)."
+            "scorer=target, no lower, no overrule)."
         )
     return RemoteMaker(lambda s, writer: stepwise(s, policy, EndpointTarget(writer)))
 
