@@ -62,6 +62,9 @@ CLAIMED = {"cospec": 0.017, "specguard": 0.03}
 HELD_OUT = 0.05
 """The share of worked problems by which the best state of a tuning is chosen."""
 
+UNFITTED = "specguard, nothing fitted"
+"""The label of a SpecGuard that compares both models' steps, with nothing calibrated."""
+
 POWER = 0.8
 """Below it a claim is reported as not testable at this size."""
 
@@ -224,7 +227,7 @@ def calibrate(settings: Settings) -> None:
     request = CalibrateRequest(
         settings.task("calibration"),
         Wish("accuracy"),
-        SpecGuard(delimiter="\n", lower=0.0),
+        SpecGuard.overruling(delimiter="\n", lower=0.0),
         head=True,
         thresholds=5,
         batch=settings.batch,
@@ -303,6 +306,7 @@ def stepwise(settings: Settings) -> list[Contender]:
     return [
         named("draft"),
         contender("specguard", values, label="specguard"),
+        named("specguard.overruling", UNFITTED, delimiter="\n"),
         named("spec-reason", "spec-reason"),
         named("reward-guided", "reward-guided", reward=str(settings.folder / "calibration/head")),
     ]

@@ -160,6 +160,7 @@ def stepwise(settings: Settings) -> list[Contender]:
     return [
         specguard(settings.policy(), "specguard"),
         named("specguard.greedy", "specguard as published, greedy", delimiter="\n"),
+        named("specguard.overruling", "specguard, nothing fitted"),
         named("reward-guided", "reward-guided", reward=settings.head),
         named("spec-reason", "spec-reason"),
     ]
@@ -168,13 +169,15 @@ def stepwise(settings: Settings) -> list[Contender]:
 def ablations(settings: Settings) -> list[Contender]:
     """The calibrated policy with one part changed."""
     policy = settings.policy()
-    by_target = replace(policy, scorer="target", signals=(), weights=(), ranges=())
+    by_target = replace(policy, scorer="target", signals=(), weights=(), ranges=(), overrule=None)
     untrained = settings.untrained()
     beside = [] if untrained is None else [specguard(untrained, "without the trained signal")]
+    if policy.compares:
+        beside.append(specguard(replace(policy, overrule=None), "without overruling"))
     return [
         *beside,
         specguard(replace(policy, speculate=False), "without inner speculation"),
-        specguard(replace(policy, lower=None), "draft's signals alone"),
+        specguard(replace(policy, lower=None, overrule=None), "draft's signals alone"),
         specguard(by_target, "target's reading alone"),
     ]
 
@@ -293,10 +296,11 @@ def calibration(settings: Settings) -> None:
     """Calibrate the policy on problems of the pair, for its accuracy; the bundled one ships.
 
     Once with a trained signal, which is the head that `reward-guided` goes by, and once without.
+    What is rejected may overrule its target.
     """
     if settings.pair == "bundled":
         return
-    base = SpecGuard(delimiter="\n", candidates=1, temperature=0.0, lower=0.0)
+    base = SpecGuard.overruling(delimiter="\n", lower=0.0)
     for folder, head in ((settings.calibrated, settings.head), (settings.folder / UNTRAINED, None)):
         request = CalibrateRequest(
             settings.task("calibration", settings.calibration),
