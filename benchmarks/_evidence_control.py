@@ -218,15 +218,17 @@ def rows_of(every: Sequence[Control]) -> list[dict[str, Any]]:
                         "high": round(100 * row[key]["high"], 4),
                         "p": row["p_values"][0] if row["p_values"] else None,
                     }
-                rows.append(
-                    {
-                        "pair": f"control-{control.seed}",
-                        "kind": "tokens" if method == "cospec" else "steps",
-                        "policy": label,
-                        "all": entry,
-                        "tokens_per_pass": row.get("tokens_per_pass"),
-                    }
-                )
+                told: dict[str, Any] = {
+                    "pair": f"control-{control.seed}",
+                    "kind": "tokens" if method == "cospec" else "steps",
+                    "policy": label,
+                    "all": entry,
+                }
+                if method == "cospec":
+                    told["tokens_per_pass"] = row["tokens_per_pass"]
+                else:
+                    told["time_over_exact"] = round(1 / row["speed_over_exact"]["value"], 3)
+                rows.append(told)
     return rows
 
 

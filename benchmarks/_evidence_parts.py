@@ -83,6 +83,7 @@ class Settings:
         test: problems of the test, of each domain.
         oracle: of these, problems that the oracle searches.
         latency: problems that are solved one at a time, of all domains.
+        noise: problems on which the target's rounding is looked at, of all domains.
         batch: problems at a time, elsewhere.
         seeds: of the arbiters; the first is the primary one.
         root: of everything.
@@ -97,6 +98,7 @@ class Settings:
     test: int
     oracle: int
     latency: int
+    noise: int
     batch: int
     seeds: Sequence[int]
     root: Path
@@ -340,6 +342,21 @@ def run(
     # Times count only where problems are solved one at a time: there every prompt is read.
     with pair.keeping_texts() if plan.batch > 1 else nullcontext():
         go(Comparison(pair, plan, settings.folder / part), part)
+
+
+def noise(settings: Settings) -> None:
+    """What rounding alone changes: the target in bfloat16, by itself and with a lossless draft.
+
+    Passes of other widths add up in another order; no comparison is better than this.
+    """
+    if settings.pair != "real":
+        return
+    task = settings.task("test")
+    few = replace(task, questions=task.questions[:: max(1, len(task.questions) // settings.noise)])
+    target, draft = (_real.BASES[role] for role in ("target", "draft"))
+    with load_pair(target, draft, max_length=_real.CONTEXT, max_batch=settings.batch) as pair:
+        chosen = [named("target"), contender("exact", label="exact", options={"draft_length": 4})]
+        run("noise", few, chosen, settings, pair=pair)
 
 
 def latency(settings: Settings) -> None:

@@ -36,6 +36,7 @@ class Evidence:
         seconds: by contender, of single answers to the same problems.
         tokens_per_pass: by contender, of those.
         cut: by contender, the share of answers that were cut.
+        noise: shares of grades and of texts that rounding alone changes.
         declared: what was declared beforehand.
     """
 
@@ -46,6 +47,7 @@ class Evidence:
     seconds: dict[str, float] = field(default_factory=dict)
     tokens_per_pass: dict[str, float] = field(default_factory=dict)
     cut: dict[str, float] = field(default_factory=dict)
+    noise: dict[str, float] = field(default_factory=dict)
     declared: dict[str, Any] = field(default_factory=dict)
 
 
@@ -88,6 +90,8 @@ def of_real(folder: Path, seeds: Sequence[int]) -> Evidence:
         found.cut["target, tuned"] = float(np.mean([a.finish_reason == "length" for a in answers]))
     if (folder / "latency" / records.ANSWERS).exists():
         _add_times(found, records.read(folder / "latency"))
+    if (folder / "noise" / records.ANSWERS).exists():
+        found.noise = _noise(records.read(folder / "noise"))
     if (path := folder / "oracle.json").exists():
         found.room = json.loads(path.read_text())["room"]
     if (path := folder / f"train-{seeds[0]}/training.json").exists():
@@ -96,6 +100,22 @@ def of_real(folder: Path, seeds: Sequence[int]) -> Evidence:
     if (path := folder / "declared.json").exists():
         found.declared = json.loads(path.read_text())
     return found
+
+
+def _noise(results: records.Results) -> dict[str, float]:
+    """The shares of grades and of texts in which the target's two ways differ."""
+    found = {
+        policy: {a.question: a for a in results.answers if a.policy == policy}
+        for policy in ("target", "exact")
+    }
+    pairs = [
+        (found["target"][q], found["exact"][q]) for q in found["target"] if q in found["exact"]
+    ]
+    return {
+        "noise_grades": float(np.mean([a.right != b.right for a, b in pairs])),
+        "noise_texts": float(np.mean([a.text != b.text for a, b in pairs])),
+        "noise_problems": len(pairs),
+    }
 
 
 def _add_steps(found: Evidence, results: records.Results) -> None:
@@ -164,7 +184,7 @@ def figures_of(found: Evidence) -> dict[str, float]:
         figures["specguard_relative_gain"] = own - 1
     if COSPEC in right:
         figures |= over_others(found)
-    return figures | _times(found)
+    return figures | _times(found) | found.noise
 
 
 def over_others(found: Evidence) -> dict[str, float]:

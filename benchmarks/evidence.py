@@ -6,9 +6,10 @@
 Parts: `adapt` tunes the draft of the tuned pair, and its target for a row beside it
 (`tuned-target`); `tune` runs the plain rules' settings on validation problems; `train` trains
 CoSpec's arbiters, `calibrate` SpecGuard; `declare` writes down what will be tested, and with what
-power; `tokens` and `steps` are the test, `oracle` what could be gained, `latency` the time of
-single answers, on a machine that does nothing else; `report` writes `results/evidence.json` from
-the records of every pair. Models and problems are those of `_real.py` and `_splits.py`.
+power; `tokens` and `steps` are the test, `oracle` what could be gained, `noise` what rounding alone
+changes, `latency` the time of single answers, on a machine that does nothing else; `report` writes
+`results/evidence.json` from the records of every pair. Models and problems are those of `_real.py`
+and `_splits.py`.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ PARTS = {
     "steps": parts.steps,
     "tuned-target": parts.tuned_target,
     "oracle": parts.oracle,
+    "noise": parts.noise,
     "latency": parts.latency,
     "report": report,
 }
@@ -47,6 +49,7 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=600)
     parser.add_argument("--oracle", type=int, default=60)
     parser.add_argument("--latency", type=int, default=100)
+    parser.add_argument("--noise", type=int, default=200)
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--seeds", type=int, nargs="+", default=(0, 1, 2))
     parser.add_argument("--root", type=Path, default=Path(".cache/evidence"))

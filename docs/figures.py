@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from choice_tables import CHOICE_TABLES
+from evidence_tables import EVIDENCE_TABLES
 from peer_tables import PEER_TABLES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,7 +107,9 @@ COSPEC_PAIRS = {
     "bundled": "bundled",
     "overconfident": "overconfident draft",
     "specialised": "specialised draft",
+    **{f"control-{seed}": f"control {seed}" for seed in range(3)},
 }
+MISLEADING = ("overconfident", "specialised")
 
 
 def cospec_rows(found: dict[str, Any], pair: str, part: str) -> dict[str, dict[str, Any]]:
@@ -184,7 +187,7 @@ def cospec_primary() -> str:
 def cospec_pairs() -> str:
     """Everything on the pairs whose drafts mislead."""
     found = result("cospec")
-    pairs = {p: cospec_rows(found, p, "test") for p in COSPEC_PAIRS if p != "bundled"}
+    pairs = {p: cospec_rows(found, p, "test") for p in MISLEADING}
     pairs = {pair: rows for pair, rows in pairs.items() if rows}
     names = dict.fromkeys(name for entries in pairs.values() for name in entries)
     rows = []
@@ -623,6 +626,17 @@ def of_choice(name: str) -> Callable[[], str]:
     return made
 
 
+def of_evidence(name: str, up: str = "../") -> Callable[[], str]:
+    """A table about what the methods did where something can be gained."""
+    made_of, file = EVIDENCE_TABLES[name]
+
+    def made() -> str:
+        found = result(file)
+        return made_of(found) + source(found, file, up)
+
+    return made
+
+
 def picture_of_peers(name: str, words: str) -> Callable[[], str]:
     """A picture that docs/peer_plots.py draws of the same result, once there is one."""
 
@@ -638,6 +652,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers_picture": picture_of_peers("peers", "Tokens per second of every engine"),
     "speedup_picture": picture_of_peers("speedup", "Speed-up against acceptance, and against K"),
     **{name: of_choice(name) for name in CHOICE_TABLES},
+    **{name: of_evidence(name) for name in EVIDENCE_TABLES},
     "bfloat16": bfloat16,
     "quantisation": quantisation,
     "bundled": bundled,

@@ -56,7 +56,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Pair:
 
 
 POLICIES = ["exact", "block", "target", "draft", "ensemble", "fly"]
-STEPS = ["spec-reason", "specguard.paper"]
+STEPS = ["spec-reason", "specguard.paper", "specguard.overruling"]
 SETTINGS = {
     "greedy": {},
     "sampled": {"temperature": 1.0, "seed": 3},

@@ -41,6 +41,7 @@ def scripts(monkeypatch, tmp_path):
 
     monkeypatch.setattr(_real, "load", lambda pair, **more: stet.load_pair(compile=False, **more))
     monkeypatch.setattr(_real, "task_of", task_of)
+    monkeypatch.setattr(_real, "BASES", {"target": None, "draft": None})
     monkeypatch.setattr(_record, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(_record, "command", lambda: "python benchmarks/evidence.py")
     monkeypatch.setattr(
@@ -70,17 +71,30 @@ def test_every_part_leads_to_the_result(scripts, tmp_path):
         test=12,
         oracle=4,
         latency=4,
+        noise=4,
         batch=12,
         seeds=(0,),
         root=tmp_path,
     )
     settings.folder.mkdir()
-    for part in ("tune", "train", "calibrate", "declare", "tokens", "steps", "oracle", "latency"):
+    for part in (
+        "tune",
+        "train",
+        "calibrate",
+        "declare",
+        "tokens",
+        "steps",
+        "oracle",
+        "noise",
+        "latency",
+    ):
         getattr(parts, part)(settings)
     report.report(settings)
     found = json.loads((tmp_path / "results/evidence.json").read_text())
     figures = found["figures"]
     assert figures["real_problems"] == 12
+    assert figures["real_noise_problems"] == 4
+    assert figures["real_noise_texts"] == 0  # float32 rounds too little to be seen
     assert {
         "real_target",
         "real_draft",
@@ -149,6 +163,8 @@ def control_results(folder: Path, numbers: range) -> None:
             "pair": f"control-{number}",
             "accuracy": value,
             key: value,
+            "tokens_per_pass": 2.0,
+            "speed_over_exact": {"value": 0.5},
             "gained": gained + 5,
             "lost": 5,
             "p_values": [0.0],

@@ -1,0 +1,167 @@
+"""The tables of the evidence: what each method did on each pair, and what was wanted of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from peer_tables import table
+
+Result = dict[str, Any]
+Row = dict[str, Any]
+
+NAMES = {
+    "cospec 0": "`cospec`",
+    "warm start 0": "`cospec`, its warm start alone",
+    "without hidden states 0": "`cospec` without hidden states",
+    "shuffled labels": "an arbiter trained on shuffled labels",
+    "autojudge": "`autojudge`",
+    "autojudge, tuned": "`autojudge`, tuned on right answers",
+    "router": "a router of questions",
+    "specguard": "`specguard`, calibrated",
+}
+"""Contenders that are not called as the policy is."""
+
+
+def named(label: str) -> str:
+    plain = label.replace("-", "").replace(" ", "")
+    return NAMES.get(label, f"`{label}`" if plain.isalpha() and " " not in label else label)
+
+
+def of_kind(found: Result, kind: str) -> dict[str, list[Row]]:
+    """By contender the rows of all control pairs."""
+    rows: dict[str, list[Row]] = {}
+    for row in found["rows"]:
+        if row["pair"].startswith("control-") and row["kind"] == kind:
+            rows.setdefault(row["policy"], []).append(row)
+    return rows
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def control(found: Result, kind: str) -> str:
+    """Every contender of a kind: the mean of the control pairs, and each."""
+    every = of_kind(found, kind)
+    count = max(len(rows) for rows in every.values())
+    rows = []
+    for label, own in every.items():
+        points = [row["all"]["points"] for row in own if "points" in row["all"]]
+        cells = [
+            named(label),
+            f"{mean([row['all']['accuracy'] for row in own]):.1%}",
+            " / ".join(f"{100 * row['all']['accuracy']:.1f}" for row in own),
+            f"{mean(points):+.1f}" if points else "",
+        ]
+        if kind == "tokens":
+            passes = [row["tokens_per_pass"] for row in own if row["tokens_per_pass"]]
+            cells.append(f"{mean(passes):.2f}" if passes else "-")
+        else:
+            cells.append(f"{mean([row['time_over_exact'] for row in own]):.2f}x")
+        rows.append(cells)
+    base = "target" if kind == "tokens" else "`exact`"
+    last = "tokens per pass" if kind == "tokens" else "time over `exact`'s, 16 at a time"
+    each = "each pair" if count > 1 else "the pair"
+    return table(["policy", "right answers", each, f"points over {base}", last], rows)
+
+
+def tokens(found: Result) -> str:
+    """Token policies on the control pairs."""
+    return control(found, "tokens")
+
+
+def steps(found: Result) -> str:
+    """Step policies on the control pairs."""
+    return control(found, "steps")
+
+
+def interval(figures: dict[str, float], name: str, ends: str) -> str:
+    low, high = (figures[f"{ends}_{end}"] for end in ("low", "high"))
+    return f"{figures[name]:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def wanted(found: Result) -> str:
+    """What was wanted of the control pairs, and what was found."""
+    figures = {k.removeprefix("control_"): v for k, v in found["figures"].items()}
+    gradient = "policy_gradient_over_warm_start_points"
+    rows = [
+        (
+            "`cospec` over the target alone, points",
+            "at least +4, p < 0.01",
+            f"{interval(figures, 'cospec_gain_points', 'cospec')}, p {figures['cospec_p']:.1g}",
+        ),
+        (
+            "`cospec` over the best of plain rule, cascades and router, points",
+            "above 0",
+            interval(figures, "cospec_over_best_other_points", "cospec_over_best_other"),
+        ),
+        (
+            "policy gradient over its warm start, points",
+            "above 0",
+            interval(figures, gradient, gradient),
+        ),
+        (
+            "`specguard` over `exact`, relative",
+            "at least +3.6 %, p < 0.05",
+            f"{figures['specguard_relative_gain']:+.1%}, p {figures['specguard_p']:.1g}",
+        ),
+    ]
+    optional = {
+        "cospec_time_vs_faster": ("`cospec`'s time over the faster of target and `exact`", "1"),
+        "oracle_agreement_non_tie": ("`cospec` takes the token that alone is right", "0.85"),
+        "always_target_agreement_non_tie": ("the target's token alone is right", ""),
+        "always_draft_agreement_non_tie": ("the draft's token alone is right", ""),
+        "specguard_time_vs_rsd": (
+            "`specguard`'s time over reward-guided decoding's at no less accuracy",
+            "at most 0.89",
+        ),
+        "specguard_time_vs_rsd_as_published": (
+            "the same, at its published threshold",
+            "",
+        ),
+        "specguard_over_rsd_as_published_points": (
+            "`specguard` over it at that threshold, points",
+            "",
+        ),
+        "router_gain_points": ("a router of questions over the target, points", ""),
+        "shuffled_gain_points": ("shuffled labels over the target, points", "about 0"),
+    }
+    rows += [
+        (words, aim, f"{figures[name]:.2f}")
+        for name, (words, aim) in optional.items()
+        if name in figures
+    ]
+    return table(["", "wanted", "found"], [list(row) for row in rows])
+
+
+def step_choice(found: Result) -> str:
+    """Who chooses between both models' steps, and by what."""
+    pairs = list(dict.fromkeys(row["pair"] for row in found["rows"]))
+    of = {(row["pair"], row["policy"]): row for row in found["rows"]}
+    rows = []
+    for label in dict.fromkeys(row["policy"] for row in found["rows"]):
+        own = [of[pair, label]["accuracy"] for pair in pairs]
+        kind = label.partition(", ")[2].replace("head on states of ", "")
+        column = "difference" if label.startswith("better") else "draft's step"
+        name = f"auroc of the {column}, {kind}"
+        areas = [area for pair in pairs if (area := found["learnt"][pair].get(name)) is not None]
+        rows.append(
+            [
+                named(label) if not kind else label,
+                f"{mean(own):.1%}",
+                " / ".join(f"{100 * value:.1f}" for value in own),
+                f"{mean(areas):.2f}" if areas else "",
+            ]
+        )
+    heading = ["whose step stands", "right answers", "each pair", "AUROC where one step is right"]
+    return table(heading, rows)
+
+
+EVIDENCE_TABLES = {
+    "evidence_tokens": (tokens, "evidence"),
+    "evidence_steps": (steps, "evidence"),
+    "evidence_wanted": (wanted, "evidence"),
+    "step_choice": (step_choice, "step_choice"),
+}
+"""By name: what makes a table, and of which result."""
