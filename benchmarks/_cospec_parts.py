@@ -447,7 +447,7 @@ def oracle(settings: Settings) -> None:
     """Run the oracle's search, and follow mismatches that the target finishes."""
     path = settings.folder / "oracle.json"
     pair = settings.load()
-    task = settings.task("test", settings.oracle)
+    task = settings.task("test", settings.oracle).suited(pair)
     places = range(len(task.questions))
     assert pair.draft is not None
     states = [m.model.config.get_text_config().hidden_size for m in (pair.target, pair.draft)]
@@ -510,7 +510,7 @@ def agreements(branches: Branches, settings: Settings) -> dict[str, Any]:
 def curve(settings: Settings) -> None:
     """Measure the first seed's warm start and arbiter at every threshold, on test problems."""
     pair = settings.load()
-    task = settings.task("test", settings.oracle)
+    task = settings.task("test", settings.oracle).suited(pair)
     found: dict[str, Any] = {}
     for name, place in (("warm start", "warm"), ("cospec", "policy")):
         arbiter = Arbiter.load(settings.folder / "train-0" / place)

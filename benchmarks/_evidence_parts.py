@@ -381,11 +381,11 @@ def latency(settings: Settings) -> None:
 
 def oracle(settings: Settings) -> None:
     """What could be gained: up to three accepted mismatches, and as many other tokens."""
-    task = settings.task("test")
+    pair = settings.load()
+    task = settings.task("test").suited(pair)
     every = max(1, len(task.questions) // settings.oracle)
     places = range(0, len(task.questions), every)[: settings.oracle]
     blind = Arbiter(Network(2).requires_grad_(False), ("target_target", "draft_draft"))
-    pair = settings.load()
     found: dict[str, Any] = {"problems": len(places)}
     for name, others in (("draft", drafts_tokens), ("others", TargetsOthers(pair))):
         path = settings.folder / f"oracle-{name}.json"

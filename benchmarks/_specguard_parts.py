@@ -328,9 +328,9 @@ def limit(settings: Settings) -> None:
     path = settings.folder / "limit.json"
     if path.exists():
         return
-    task = settings.task("test", settings.problems)
-    assert task.grader is not None
     pair = load(settings.pair, max_batch=settings.batch)
+    task = settings.task("test", settings.problems).suited(pair)
+    assert task.grader is not None
     rollouts = Rollouts(pair, task.grader, task.max_new_tokens, task.stop)
     policy = replace(settings.policy(), shadow=True)
     wrong = saved = 0

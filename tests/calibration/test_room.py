@@ -1,14 +1,16 @@
-"""What becomes of problems and beginnings for which the context is nearly too short."""
+"""What becomes of problems that a pair cannot take as they are."""
 
 from dataclasses import replace
 
 import pytest
 
+from stet.arbiter import Arbiter, Network
 from stet.calibration.labels import ByStep, Label, Proposal
 from stet.calibration.rollouts import Prefix, Rollouts, prompt_of, with_room
-from stet.core.errors import OptionError
+from stet.core.errors import OptionError, StetError
 from stet.evaluation.tasks import load_task
 from stet.load import load_pair
+from stet.training.rollout_policy import RolloutPolicy, roll_out
 
 
 @pytest.fixture(scope="module")
@@ -76,3 +78,19 @@ def test_questions_without_room_for_an_answer_are_left_out_and_said_to_be(wide, 
     assert with_room(wide, task) is task
     with pytest.raises(OptionError, match=r"6 of 6 questions are too long: .*larger max_length"):
         with_room(narrow, replace(task, max_new_tokens=narrow.max_length))
+
+
+def test_a_task_that_does_not_suit_the_pair_is_refused(tmp_path):
+    path = tmp_path / "asked.jsonl"
+    path.write_text('{"question": "What is 1 + 1?", "answer": "2"}\n')
+    plain = load_task(str(path), grader="number")
+    pair = load_pair(compile=False)  # whose tokenizer has a chat template
+    suited = plain.suited(pair)
+    assert plain.chat is None
+    assert suited.chat is not None
+    assert prompt_of(pair, suited, suited.questions[0])
+    with pytest.raises(StetError, match="not suited to this pair"):
+        prompt_of(pair, plain, plain.questions[0])
+    blind = Arbiter(Network(2), ("target_target", "draft_draft"))
+    with pytest.raises(StetError, match="not suited to this pair"):
+        roll_out(pair, plain, [0], RolloutPolicy(blind, 1.0))

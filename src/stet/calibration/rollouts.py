@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from stet.core.errors import OptionError
+from stet.core.errors import OptionError, StetError
 from stet.requests.options import PINNED
 from stet.requests.seeds import mixed
 
@@ -33,7 +33,14 @@ class Prefix:
 
 
 def prompt_of(pair: Pair, task: LoadedTask, question: Question) -> tuple[int, ...]:
-    """The prompt tokens of a question."""
+    """The prompt tokens of a question.
+
+    Raises:
+        StetError: the pair wants chats and the task has plain prompts, or the reverse; a model that
+            is asked otherwise than it was taught answers worse, and would do so silently.
+    """
+    if not task.suits(pair):
+        raise StetError(f"Task {task.name!r} is not suited to this pair; take task.suited(pair).")
     if task.chat is not None:
         return tuple(task.chat.prompt(pair, question.prompt))
     return tuple(pair.tokenizer(question.prompt)["input_ids"])

@@ -64,6 +64,14 @@ class LoadedTask:
     other: Callable[[], LoadedTask] | None = field(default=None, repr=False, compare=False)
     native: str | None = field(default=None, repr=False, compare=False)
 
+    def suits(self, pair: Pair) -> bool:
+        """Whether its prompts are chats or plain as the user chose, or else as suits a pair."""
+        if self.other is None:
+            return True
+        template = getattr(pair.tokenizer, "chat_template", None)
+        wants_chat = bool(template) and template != self.native
+        return wants_chat == (self.chat is not None)
+
     def suited(self, pair: Pair) -> LoadedTask:
         """The task with chats or plain prompts, whichever suits a pair.
 
@@ -72,9 +80,7 @@ class LoadedTask:
         """
         if self.other is None:
             return self
-        template = getattr(pair.tokenizer, "chat_template", None)
-        wants_chat = bool(template) and template != self.native
-        if wants_chat == (self.chat is not None):
+        if self.suits(pair):
             return replace(self, other=None)
         other = self.other()
         prompts = {question.id: question.prompt for question in other.questions}
