@@ -141,6 +141,9 @@ def figures_of(every: Sequence[Control]) -> dict[str, float]:
         "router_gain_points": mean(
             lambda c: c.cospec["gain_points"] - c.cospec["gain_over_router_points"]
         ),
+        "best_plain_rule_gain_points": mean(
+            lambda c: c.cospec["gain_points"] - c.cospec["gain_over_best_plain_rule_points"]
+        ),
         "shuffled_gain_points": mean(
             lambda c: c.cospec["gain_points"] - c.cospec["gain_over_shuffled_points"]
         ),

@@ -179,6 +179,9 @@ def figures_of(found: Evidence) -> dict[str, float]:
         figures[f"{name}_p_holm"] = adjusted[name]
         figures[f"{name}_power"] = power(CLAIMED[name], own["differing"], int(own["problems"]))
     figures["power"] = min((figures[f"{name}_power"] for name in methods), default=0.0)
+    if rules := [name for name in RULES if name in right]:
+        best = max(rules, key=lambda name: accuracy(right[name]))
+        figures["best_plain_rule_gain_points"] = difference(right, best, "target")["points"]
     if SPECGUARD in right:
         own = accuracy(right[SPECGUARD]) / accuracy(right["target"])
         figures["specguard_relative_gain"] = own - 1

@@ -158,7 +158,48 @@ def step_choice(found: Result) -> str:
     return table(heading, rows)
 
 
+PAIRS = {
+    "real": "real: a general pair of one family, the draft weaker at everything",
+    "tuned": "tuned: the same, its draft tuned on the task",
+    "control": "control: the draft weak, and expert in what the target lacks",
+}
+
+
+def points(figures: dict[str, float], gain: str, ends: str) -> str:
+    """A gain with its interval, where it is known."""
+    if gain not in figures:
+        return ""
+    return interval(figures, gain, ends) if f"{ends}_low" in figures else f"{figures[gain]:+.1f}"
+
+
+def pairs(found: Result) -> str:
+    """What was gained on each kind of pair."""
+    rows = []
+    for pair, words in PAIRS.items():
+        prefix = f"{pair}_"
+        of = {
+            k.removeprefix(prefix): v for k, v in found["figures"].items() if k.startswith(prefix)
+        }
+        if "target" not in of:
+            continue
+        rows.append(
+            [
+                words,
+                f"{of['target']:.1%}",
+                f"{of['draft']:.1%}" if "draft" in of else "",
+                f"{of['draft_only_right_share']:.1%}" if "draft_only_right_share" in of else "",
+                points(of, "cospec_gain_points", "cospec"),
+                points(of, "specguard_gain_points", "specguard"),
+                points(of, "best_plain_rule_gain_points", "best_plain_rule"),
+            ]
+        )
+    heading = ["pair", "target", "draft", "mismatches at which the draft alone is right"]
+    heading += ["`cospec`, points over target", "`specguard`, calibrated", "best plain rule"]
+    return table(heading, rows)
+
+
 EVIDENCE_TABLES = {
+    "evidence_pairs": (pairs, "evidence"),
     "evidence_tokens": (tokens, "evidence"),
     "evidence_steps": (steps, "evidence"),
     "evidence_wanted": (wanted, "evidence"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -53,12 +55,14 @@ class _Pass:
         )
 
 
-def score(runner: Runner, scores: Sequence[Score]) -> list[Outcome]:
+def score(runner: Runner, scores: Sequence[Score], spare: float | None = None) -> list[Outcome]:
     """Score blocks of any policies together.
 
     Args:
         runner: the target; all of each sequence but its last token is in the cache.
         scores: the pending operations.
+        spare: what a pass costs beside its positions, in positions: shorter blocks have passes of
+            their own where that costs less than to pad them. None: they are padded.
 
     Returns:
         One outcome for each, in order.
@@ -66,9 +70,9 @@ def score(runner: Runner, scores: Sequence[Score]) -> list[Outcome]:
     began = time.perf_counter()
     outcomes: list[Outcome] = [_UNDECIDED] * len(scores)
     decided: list[tuple[int, Packet, int]] = []
-    for first, some in _passes(runner, scores):
-        found = _decide(_run(runner, some))
-        for place, result in enumerate(found, first):
+    for places in _passes(scores, most_positions(runner.vocab_size, runner.device), spare):
+        found = _decide(_run(runner, [scores[i] for i in places]))
+        for place, result in zip(places, found, strict=True):
             if isinstance(result, Exception):
                 outcomes[place] = result
             else:
@@ -94,16 +98,48 @@ _LOGITS = {"cpu": 2**26, "cuda": 2**28}
 many requests, would take gigabytes; blocks of tokens stay below this."""
 
 
-def _passes(runner: Runner, scores: Sequence[Score]) -> Iterator[tuple[int, Sequence[Score]]]:
-    """Divide the operations into passes; yield the index of each pass's first one, and the pass."""
-    most = most_positions(runner.vocab_size, runner.device)
-    first = width = 0
-    for place, item in enumerate(scores):
-        width = max(width, item.block.length + 1)
-        if place > first and (place + 1 - first) * width > most:
-            yield first, scores[first:place]
-            first, width = place, item.block.length + 1
-    yield first, scores[first:]
+def _passes(scores: Sequence[Score], most: int, spare: float | None) -> Iterator[list[int]]:
+    """Divide the operations into passes, by their places.
+
+    Args:
+        scores: the operations.
+        most: the most positions of a pass.
+        spare: see `score`.
+    """
+    widths = [item.block.length + 1 for item in scores]
+    limits = [max(widths)] if spare is None else _limits(Counter(widths), spare)
+    for low, high in pairwise([0, *limits]):
+        some: list[int] = []
+        longest = 0
+        for place, width in enumerate(widths):
+            if not low < width <= high:
+                continue
+            longest = max(longest, width)
+            if some and (len(some) + 1) * longest > most:
+                yield some
+                some, longest = [], width
+            some.append(place)
+        yield some
+
+
+def _limits(widths: Counter[int], spare: float) -> list[int]:
+    """The widths of passes, ascending, that together cost least: each block is in the next wider.
+
+    Args:
+        widths: how many blocks have each width.
+        spare: see `score`.
+    """
+    known = sorted(widths)
+    least: list[tuple[float, list[int]]] = [(0.0, [])]
+    for last, width in enumerate(known):
+        found: list[tuple[float, list[int]]] = []
+        count = 0
+        for first in range(last, -1, -1):
+            count += widths[known[first]]
+            cost, limits = least[first]
+            found.append((cost + spare + count * width, [*limits, width]))
+        least.append(min(found))
+    return least[-1][1]
 
 
 def _decide(whole: _Pass) -> list[tuple[Packet, int] | Exception]:
