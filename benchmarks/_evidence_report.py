@@ -55,7 +55,7 @@ def report(settings: Settings) -> None:
     """Write the result file from what there is of every pair."""
     controls = _evidence_control.controls()
     figures = {
-        f"control_{k}": round(v, 4) for k, v in _evidence_control.figures_of(controls).items()
+        f"control_{k}": rounded(k, v) for k, v in _evidence_control.figures_of(controls).items()
     }
     figures["seeds"] = len(controls)
     rows = _evidence_control.rows_of(controls)
@@ -65,11 +65,16 @@ def report(settings: Settings) -> None:
         if not (folder / "test.jsonl").exists():
             continue
         found = of_real(folder, settings.seeds)
-        figures |= {f"{pair}_{k}": round(v, 4) for k, v in figures_of(found).items()}
+        figures |= {f"{pair}_{k}": rounded(k, v) for k, v in figures_of(found).items()}
         rows += rows_of(pair, found)
         declared[pair] = found.declared
     models = _real.NAMES
     print(write("evidence", rows, figures, models=models, margin=MARGIN, declared=declared))
+
+
+def rounded(name: str, value: float) -> float:
+    """A figure to four places; a p-value to three digits, for it may be very small."""
+    return float(f"{value:.3g}") if name.endswith("_p") else round(value, 4)
 
 
 def of_real(folder: Path, seeds: Sequence[int]) -> Evidence:

@@ -81,6 +81,10 @@ def interval(figures: dict[str, float], name: str, ends: str) -> str:
     return f"{figures[name]:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
+def chance(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p {p:.2g}"
+
+
 def wanted(found: Result) -> str:
     """What was wanted of the control pairs, and what was found."""
     figures = {k.removeprefix("control_"): v for k, v in found["figures"].items()}
@@ -89,7 +93,7 @@ def wanted(found: Result) -> str:
         (
             "`cospec` over the target alone, points",
             "at least +4, p < 0.01",
-            f"{interval(figures, 'cospec_gain_points', 'cospec')}, p {figures['cospec_p']:.1g}",
+            f"{interval(figures, 'cospec_gain_points', 'cospec')}, {chance(figures['cospec_p'])}",
         ),
         (
             "`cospec` over the best of plain rule, cascades and router, points",
@@ -104,7 +108,7 @@ def wanted(found: Result) -> str:
         (
             "`specguard` over `exact`, relative",
             "at least +3.6 %, p < 0.05",
-            f"{figures['specguard_relative_gain']:+.1%}, p {figures['specguard_p']:.1g}",
+            f"{figures['specguard_relative_gain']:+.1%}, {chance(figures['specguard_p'])}",
         ),
     ]
     optional = {
@@ -198,7 +202,34 @@ def pairs(found: Result) -> str:
     return table(heading, rows)
 
 
+STUDIED = {
+    "bundled": "bundled: weaker at everything",
+    "control-0": "control 0: weak, and expert in part",
+    "control-1": "control 1",
+    "control-2": "control 2",
+    "overconfident": "overconfident",
+    "specialised": "specialised: lost elsewhere, and sure of itself",
+}
+
+
+def overrule(found: Result) -> str:
+    """What overruling by each margin does on each pair."""
+    margins = sorted({row["margin"] for row in found["rows"] if row["margin"] is not None})
+    of = {(row["pair"], row["margin"]): row for row in found["rows"]}
+    rows = []
+    for pair, words in STUDIED.items():
+        cells = [words, f"{of[pair, None]['accuracy']['value']:.1%}"]
+        for margin in margins:
+            gain = of[pair, margin]["gain"]
+            low, high = 100 * gain["low"], 100 * gain["high"]
+            cells.append(f"{100 * gain['value']:+.1f} ({low:+.1f} to {high:+.1f})")
+        rows.append(cells)
+    heading = ["the draft", "`exact`", *(f"points at {margin:g}" for margin in margins)]
+    return table(heading, rows) + f"\n{found['problems']} validation problems of each pair.\n"
+
+
 EVIDENCE_TABLES = {
+    "overrule": (overrule, "overrule"),
     "evidence_pairs": (pairs, "evidence"),
     "evidence_tokens": (tokens, "evidence"),
     "evidence_steps": (steps, "evidence"),

@@ -653,6 +653,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speedup_picture": picture_of_peers("speedup", "Speed-up against acceptance, and against K"),
     **{name: of_choice(name) for name in CHOICE_TABLES},
     **{name: of_evidence(name) for name in EVIDENCE_TABLES},
+    "evidence_readme": of_evidence("evidence_pairs", ""),
     "bfloat16": bfloat16,
     "quantisation": quantisation,
     "bundled": bundled,
