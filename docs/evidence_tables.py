@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
 from peer_tables import table
@@ -37,10 +37,6 @@ def of_kind(found: Result, kind: str) -> dict[str, list[Row]]:
     return rows
 
 
-def mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
 def control(found: Result, kind: str) -> str:
     """Every contender of a kind: the mean of the control pairs, and each."""
     every = of_kind(found, kind)
@@ -50,15 +46,15 @@ def control(found: Result, kind: str) -> str:
         points = [row["all"]["points"] for row in own if "points" in row["all"]]
         cells = [
             named(label),
-            f"{mean([row['all']['accuracy'] for row in own]):.1%}",
+            f"{fmean([row['all']['accuracy'] for row in own]):.1%}",
             " / ".join(f"{100 * row['all']['accuracy']:.1f}" for row in own),
-            f"{mean(points):+.1f}" if points else "",
+            f"{fmean(points):+.1f}" if points else "",
         ]
         if kind == "tokens":
             passes = [row["tokens_per_pass"] for row in own if row["tokens_per_pass"]]
-            cells.append(f"{mean(passes):.2f}" if passes else "-")
+            cells.append(f"{fmean(passes):.2f}" if passes else "-")
         else:
-            cells.append(f"{mean([row['time_over_exact'] for row in own]):.2f}x")
+            cells.append(f"{fmean([row['time_over_exact'] for row in own]):.2f}x")
         rows.append(cells)
     base = "target" if kind == "tokens" else "`exact`"
     last = "tokens per pass" if kind == "tokens" else "time over `exact`'s, 16 at a time"
@@ -160,9 +156,9 @@ def step_choice(found: Result) -> str:
         rows.append(
             [
                 named(label) if not kind else label,
-                f"{mean(own):.1%}",
+                f"{fmean(own):.1%}",
                 " / ".join(f"{100 * value:.1f}" for value in own),
-                f"{mean(areas):.2f}" if areas else "",
+                f"{fmean(areas):.2f}" if areas else "",
             ]
         )
     heading = ["whose step stands", "right answers", "each pair", "AUROC where one step is right"]

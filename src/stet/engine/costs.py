@@ -38,6 +38,11 @@ class Costs:
         return max(slope / (BLOCK - 1) / self.target[1], 0.0)
 
     @property
+    def spare_positions(self) -> float | None:
+        """What a pass of the target costs beside its positions, in positions; None: unbounded."""
+        return max(1 / self.position_cost - 1, 0.0) if self.position_cost else None
+
+    @property
     def reading(self) -> float:
         """Seconds that the draft takes to read a token of a prompt.
 

@@ -197,7 +197,8 @@ class Engine:
         ready, progress = self._prepare(pending, "target", 1)
         programs.scores += [w for w in pending if w not in ready and not w.process.request.done]
         began = time.perf_counter()
-        spare = self._spare_positions() if len(ready) > 1 else None
+        costs = self.costs() if len(ready) > 1 else None
+        spare = None if costs is None else costs.spare_positions
         outcomes = isolate([w.operation for w in ready], lambda s: score(target, s, spare))
         if len(ready) > 1:
             drafted = sum(w.operation.block.length for w in ready)
@@ -209,13 +210,6 @@ class Engine:
             programs.send(waiting.process, outcome, self)
         programs.advance(self)
         return progress or bool(ready)
-
-    def _spare_positions(self) -> float | None:
-        """What a pass of the target costs beside its positions, in positions; None: unknown."""
-        costs = self.costs()
-        if costs is None or not costs.position_cost:
-            return None
-        return max(1 / costs.position_cost - 1, 0.0)
 
     def _fit_blocks(self, pending: list[Waiting[Draft]]) -> list[Waiting[Draft]]:
         """Fit blocks to the round; who is to draft nothing gets an empty block at once."""

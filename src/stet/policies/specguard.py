@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from math import fsum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -356,7 +355,7 @@ class SpecGuard(StepPolicy):
 
 def _mean(step: ReadStep) -> float:
     """The mean over tokens and models of the log-probability of a step, in nats."""
-    return (fsum(step.target) + fsum(step.draft)) / (2 * len(step.target))
+    return (math.fsum(step.target) + math.fsum(step.draft)) / (2 * len(step.target))
 
 
 def _to_names(names: Any) -> tuple[str, ...]:

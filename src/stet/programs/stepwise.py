@@ -72,7 +72,7 @@ def _step(
         rival = None
         if not accepted and policy.compares and not (chosen.cut or policy.shadow):
             reading = yield from reader.reading_of(chosen)
-            rival = Rival(chosen, chosen.tokens, ReadStep(reading, chosen.statistics.logprobs))
+            rival = Rival(chosen, ReadStep(reading, chosen.statistics.logprobs))
     text = chosen.text
     if accepted:
         reader.take(None)

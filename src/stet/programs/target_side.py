@@ -50,12 +50,10 @@ class Rival:
 
     Attributes:
         candidate: the rejected candidate, whole.
-        tokens: its tokens.
         read: what both models say of them.
     """
 
     candidate: Candidate
-    tokens: list[int]
     read: ReadStep
 
 
@@ -203,7 +201,7 @@ class TargetSide(ABC):
                 sequence.adopt(chosen.sequence)
                 return chosen.text, False
             sequence.charge(chosen.sequence)
-        append(sequence, rival.tokens, "draft", PREFERRED)
+        append(sequence, rival.candidate.tokens, "draft", PREFERRED)
         record.decision, record.reason = "accepted", PREFERRED
         return rival.candidate.text, True
 
@@ -224,7 +222,7 @@ def _prefers(
     """Whether a policy prefers the draft's step, once the draft has read the target's."""
     sequence, count = written.sequence, len(written.tokens)
     whole = sequence.finish_reason in (None, "stop")
-    if not (whole and count) or written.tokens == rival.tokens:
+    if not (whole and count) or written.tokens == rival.candidate.tokens:
         return False
     block: Block = yield Draft(sequence, count, read=count, needs=frozenset({Need.DRAFT_LOGPROBS}))
     sequence.counters.draft_passes += 1
