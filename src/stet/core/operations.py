@@ -34,8 +34,9 @@ class Draft:
             shortlist of its tokens, if it has one.
         least: the text is the same whatever is drafted, and the engine may shorten the block to so
             many tokens where a round is full; None: it may not.
-        read: the draft writes nothing, but reads so many of the sequence's last tokens in one pass;
-            `count` is the same. The block is made of these, with what `needs` asks for.
+        read: the draft writes nothing, but reads so many of the sequence's last tokens in one pass,
+            which `count` stands for: it is 1. The block is made of these tokens, with what `needs`
+            asks for.
     """
 
     sequence: TokenSequence

@@ -50,7 +50,7 @@ class Rival:
 
     Attributes:
         candidate: the rejected candidate, whole.
-        read: what both models say of them.
+        read: what both models say of its tokens.
     """
 
     candidate: Candidate
@@ -224,7 +224,7 @@ def _prefers(
     whole = sequence.finish_reason in (None, "stop")
     if not (whole and count) or written.tokens == rival.candidate.tokens:
         return False
-    block: Block = yield Draft(sequence, count, read=count, needs=frozenset({Need.DRAFT_LOGPROBS}))
+    block: Block = yield Draft(sequence, 1, read=count, needs=frozenset({Need.DRAFT_LOGPROBS}))
     sequence.counters.draft_passes += 1
     sequence.counters.draft_seconds += block.seconds
     assert block.logprobs is not None
