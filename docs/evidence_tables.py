@@ -216,19 +216,29 @@ STUDIED = {
 
 
 def overrule(found: Result) -> str:
-    """What overruling by each margin does on each pair."""
-    margins = sorted({row["margin"] for row in found["rows"] if row["margin"] is not None})
+    """What overruling by each margin does on each pair, and what a calibration makes of it."""
+    tried = {row["margin"] for row in found["rows"]} - {None, "calibrated"}
+    margins = sorted(tried, key=float)
     of = {(row["pair"], row["margin"]): row for row in found["rows"]}
     rows = []
     for pair, words in STUDIED.items():
+        learnt = found["learnt"][pair]
         cells = [words, f"{of[pair, None]['accuracy']['value']:.1%}"]
-        for margin in margins:
-            gain = of[pair, margin]["gain"]
-            low, high = 100 * gain["low"], 100 * gain["high"]
-            cells.append(f"{100 * gain['value']:+.1f} ({low:+.1f} to {high:+.1f})")
-        rows.append(cells)
-    heading = ["the draft", "`exact`", *(f"points at {margin:g}" for margin in margins)]
-    return table(heading, rows) + f"\n{found['problems']} validation problems of each pair.\n"
+        cells += [_gain(of[pair, margin]) for margin in margins]
+        cells.append(f"{learnt['saving']} / {learnt['misleading']}")
+        margin = learnt["margin"]
+        own = "none: 0" if margin is None else f"{margin:g}: {_gain(of[pair, 'calibrated'])}"
+        rows.append([*cells, own])
+    heading = ["the draft", "`exact`", *(f"points at {margin}" for margin in margins)]
+    heading += ["steps that save / mislead", "the margin that a calibration finds, and its points"]
+    note = f"{found['problems']} validation problems of each pair; margins are fitted to the steps "
+    return table(heading, rows) + f"\n{note}of {found['learn']} calibration problems.\n"
+
+
+def _gain(row: Result) -> str:
+    gain = row["gain"]
+    low, high = 100 * gain["low"], 100 * gain["high"]
+    return f"{100 * gain['value']:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 EVIDENCE_TABLES = {

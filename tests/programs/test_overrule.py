@@ -12,6 +12,7 @@ from stet.core.step_policy import ReadStep
 from stet.evaluation.tasks import load_task
 from stet.load import load_pair
 from stet.policies import SpecGuard
+from stet.policies.specguard import PREFERENCE
 from stet.programs.target_side import PREFERRED
 from stet.requests.methods import method_of
 
@@ -71,9 +72,9 @@ class Recording(SpecGuard):
 
     seen: list[tuple[ReadStep, ReadStep]] = field(default_factory=list, compare=False)
 
-    def prefers(self, draft, target):
+    def compare(self, draft, target):
         self.seen.append((draft, target))
-        return super().prefers(draft, target)
+        return super().compare(draft, target)
 
 
 @torch.no_grad()
@@ -114,6 +115,7 @@ def test_both_steps_are_compared_by_what_the_models_say_of_them(pair, prompts, l
                 (sum(of.target) + sum(of.draft)) / (2 * len(of.target)) for of in (draft, target)
             ]
             assert (step.reason == PREFERRED) == (values[0] - values[1] >= 0.02)
+            assert step.signals[PREFERENCE] == pytest.approx(values[0] - values[1])
     assert compared > 8
 
 

@@ -115,6 +115,7 @@ def _calibrate(
         references={name: _point(results, name, 0.0) for name in REFERENCES},
         qualities=learnt.fit.qualities + ([learnt.reading] if learnt.reading else []),
         wrong_way=learnt.fit.wrong_way,
+        overruling=learnt.overruling,
         score=learnt.fit.score,
         reliability=reliability(learnt.steps, learnt.scores),
         claim=_claim(request.wish, chosen, points, label_source),
@@ -171,6 +172,8 @@ def _settings(pair: Pair, request: CalibrateRequest, fitting: LoadedTask) -> dic
         "seed": request.seed,
         "labels": LABELS,
         **({"head": True} if request.head else {}),
+        # Labelled steps of before lack the comparison.
+        **({"compared": True} if request.base.compares else {}),
     }
 
 

@@ -13,6 +13,7 @@ from stet.calibration.collect import Collector
 from stet.calibration.fitting import Fit, fit, score, trust
 from stet.calibration.head_fitting import Examples, fit_head
 from stet.calibration.labels import Labeller
+from stet.calibration.overruling import Overruling, fit_overruling
 from stet.calibration.quality import Quality, quality
 from stet.calibration.samples import StepSample, steps_of
 from stet.calibration.states import States, states_of
@@ -39,12 +40,14 @@ class Learnt:
         policy: SpecGuard with the score, for this pair alone.
         steps: the labelled steps that the score was fitted on.
         reading: quality of the target's own reading of steps, where the policy uses it.
+        overruling: what comparing both models' steps is worth, where the policy compares them.
     """
 
     fit: Fit
     policy: SpecGuard
     steps: list[StepSample]
     reading: Quality | None = None
+    overruling: Overruling | None = None
 
     @property
     def scores(self) -> list[float]:
@@ -102,9 +105,11 @@ def learn(
         whole=True,
         pair=None,
     )
-    if base.lower is not None:
-        # With `lower` the target reads some steps; here it reads all, to measure its reading too.
-        collecting = replace(collecting, threshold=1.0, lower=0.0)
+    if base.lower is not None or base.compares:
+        # What the policy does with some steps, the target's reading and the comparison of both
+        # models' steps, is here done with all, to measure it too.
+        lower = None if base.lower is None else 0.0
+        collecting = replace(collecting, threshold=1.0, lower=lower)
     states = None if head is None else path.parent / "states"
     collector = Collector(pair, task, collecting, batch, seed, labeller, states)
     done = 0
@@ -129,11 +134,16 @@ def learn(
     )
     if HEAD not in fitted.signals:
         policy = replace(policy, head=None)
-    if base.lower is None:
-        return Learnt(fitted, policy, steps)
-    reading = [s for s in steps if TARGET_MARGIN in s.signals]
-    policy = replace(policy, lower=0.0, target_threshold=trust(reading))
-    return Learnt(fitted, policy, steps, quality(TARGET_MARGIN, reading, seed))
+    found = Learnt(fitted, policy, steps)
+    if base.lower is not None:
+        reading = [s for s in steps if TARGET_MARGIN in s.signals]
+        policy = replace(found.policy, lower=0.0, target_threshold=trust(reading))
+        found = replace(found, policy=policy, reading=quality(TARGET_MARGIN, reading, seed))
+    if base.compares:
+        overruling = fit_overruling(steps, seed)
+        policy = replace(found.policy, overrule=overruling.margin)
+        found = replace(found, policy=policy, overruling=overruling)
+    return found
 
 
 def _train(

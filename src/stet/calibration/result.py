@@ -10,6 +10,7 @@ from typing import Any
 
 from stet.calibration.choosing import ThresholdPoint, Wish
 from stet.calibration.label_source import LABEL_SOURCES, LabelSource
+from stet.calibration.overruling import Overruling
 from stet.calibration.quality import Quality
 from stet.calibration.reliability import Reliability
 from stet.core.errors import OptionError
@@ -35,6 +36,7 @@ class Calibration:
         references: results of the target alone and of exact speculation, by name.
         qualities: how well each signal tells good steps from bad.
         wrong_way: signals that were left out because they rank steps the wrong way round here.
+        overruling: what comparing both models' steps is worth; None where they were not compared.
         score: quality of the fitted score, on the steps it was fitted on.
         reliability: share of good steps by score, on the same steps.
         claim: what the results support about the chosen threshold, in a sentence.
@@ -69,6 +71,7 @@ class Calibration:
     versions: dict[str, str]
     command: str = ""
     date: str = ""
+    overruling: Overruling | None = None
     version: int = field(default=VERSION)
 
     @property

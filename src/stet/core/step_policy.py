@@ -154,6 +154,19 @@ class ReadStep:
 
 
 @dataclass(frozen=True, slots=True)
+class Preference:
+    """Which of two steps stands.
+
+    Attributes:
+        draft: whether it is the draft's.
+        signals: raw signals that it was decided by, by name, for the record.
+    """
+
+    draft: bool
+    signals: dict[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True, slots=True)
 class StepDecision:
     """A step policy's decision about a step.
 
@@ -223,7 +236,7 @@ class StepPolicy(Policy):
 
     @property
     def compares(self) -> bool:
-        """Whether a rejected step is compared with the one that the target writes (`prefers`)."""
+        """Whether a rejected step is compared with the one that the target writes (`compare`)."""
         return False
 
     @property
@@ -273,8 +286,8 @@ class StepPolicy(Policy):
         del candidates
         return 0
 
-    def prefers(self, draft: ReadStep, target: ReadStep) -> bool:
-        """Whether the draft's rejected step stands in the place of the target's own after all.
+    def compare(self, draft: ReadStep, target: ReadStep) -> Preference:
+        """Decide whether the draft's rejected step stands in the place of the target's after all.
 
         Asked only of a policy that `compares`, where the two differ and both are whole.
 
@@ -283,7 +296,7 @@ class StepPolicy(Policy):
             target: the target's.
         """
         del draft, target
-        return False
+        return Preference(draft=False)
 
     @abstractmethod
     def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:

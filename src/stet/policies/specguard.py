@@ -19,6 +19,7 @@ from stet.core.operations import Await, Operation
 from stet.core.sampling import SamplingParams
 from stet.core.step_policy import (
     Candidate,
+    Preference,
     ReadStep,
     Step,
     StepDecision,
@@ -40,6 +41,9 @@ SCORERS = ("draft", "target")
 KEPT, REWRITTEN = "step accepted", "step rewritten"
 TARGET_LOGPROB, TARGET_MARGIN = "target_min_logprob", "target_min_margin"
 """The signals that are added where the target reads a step."""
+
+PREFERENCE = "preference"
+"""The signal that is added where a rejected step was compared with the target's."""
 
 CONFIRMED, REFUSED = "step confirmed by the target", "step refused by the target"
 
@@ -236,10 +240,11 @@ class SpecGuard(StepPolicy):
         """Whether a rejected step is compared with the one that the target writes."""
         return self.overrule is not None
 
-    def prefers(self, draft: ReadStep, target: ReadStep) -> bool:
+    def compare(self, draft: ReadStep, target: ReadStep) -> Preference:
         """Whether both models together give the draft's step more, token by token."""
         assert self.overrule is not None
-        return _mean(draft) - _mean(target) >= self.overrule
+        preference = _mean(draft) - _mean(target)
+        return Preference(preference >= self.overrule, {PREFERENCE: preference})
 
     @cached_property
     def capture(self) -> AttentionCapture | None:

@@ -14,7 +14,7 @@ from stet.core.block import Block, Reading
 from stet.core.needs import Need
 from stet.core.operations import Draft, Join, Operation, Score
 from stet.core.sequence import TokenSequence
-from stet.core.step_policy import Candidate, ReadStep, StepPolicy, select_candidate
+from stet.core.step_policy import Candidate, Preference, ReadStep, StepPolicy, select_candidate
 from stet.core.steps import Ends
 from stet.core.trace import StepRecord
 from stet.policies.exact import Exact
@@ -197,7 +197,11 @@ class TargetSide(ABC):
             for candidate in candidates:
                 if candidate is not chosen:
                     sequence.charge(candidate.sequence)
-            if rival is None or not (yield from _prefers(policy, rival, chosen)):
+            preference = Preference(draft=False)
+            if rival is not None:
+                preference = yield from _compare(policy, rival, chosen)
+                record.signals = {**record.signals, **preference.signals}
+            if rival is None or not preference.draft:
                 sequence.adopt(chosen.sequence)
                 return chosen.text, False
             sequence.charge(chosen.sequence)
@@ -216,20 +220,20 @@ class TargetSide(ABC):
         """
 
 
-def _prefers(
+def _compare(
     policy: StepPolicy, rival: Rival, written: Candidate
-) -> Generator[Operation, Any, bool]:
-    """Whether a policy prefers the draft's step, once the draft has read the target's."""
+) -> Generator[Operation, Any, Preference]:
+    """Let a policy compare both steps, once the draft has read the target's."""
     sequence, count = written.sequence, len(written.tokens)
     whole = sequence.finish_reason in (None, "stop")
     if not (whole and count) or written.tokens == rival.candidate.tokens:
-        return False
+        return Preference(draft=False)
     block: Block = yield Draft(sequence, 1, read=count, needs=frozenset({Need.DRAFT_LOGPROBS}))
     sequence.counters.draft_passes += 1
     sequence.counters.draft_seconds += block.seconds
     assert block.logprobs is not None
     own = [math.log(max(of.p_target or 0.0, LEAST)) for of in sequence.emitted]
-    return policy.prefers(rival.read, ReadStep(own, block.logprobs))
+    return policy.compare(rival.read, ReadStep(own, block.logprobs))
 
 
 def open_step(

@@ -6,7 +6,16 @@ from pathlib import Path
 
 from stet.calibration.choosing import ThresholdPoint
 from stet.calibration.report.plots import plots
-from stet.calibration.report.words import asked, best_first, chosen, label, outlook, role, share
+from stet.calibration.report.words import (
+    asked,
+    best_first,
+    chosen,
+    label,
+    outlook,
+    overruled,
+    role,
+    share,
+)
 from stet.calibration.result import Calibration
 from stet.pages.shell import render, write
 from stet.pages.words import MISSING, number
@@ -32,6 +41,7 @@ def page(found: Calibration) -> str:
         label_source=found.measure,
         asked=asked(found),
         outlook=outlook(found),
+        overruled=overruled(found),
         chosen=chosen(found),
         signals=_signals(found),
         bins=_bins(found),

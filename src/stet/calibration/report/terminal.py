@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stet.calibration.report.words import best_first, label, outlook, role, share
+from stet.calibration.report.words import best_first, label, outlook, overruled, role, share
 from stet.calibration.result import Calibration
 
 if TYPE_CHECKING:
@@ -22,8 +22,7 @@ def terminal(found: Calibration) -> RenderableType:
         parts.append(Text(found.measure.note, style="bold"))
     if found.task.get("note"):
         parts.append(Text(found.task["note"]))
-    if says := outlook(found):
-        parts.append(Text(says))
+    parts += [Text(says) for says in (overruled(found), outlook(found)) if says]
     parts.append(Text(found.claim))
     return Group(*parts)
 

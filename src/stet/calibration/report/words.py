@@ -51,6 +51,27 @@ def chosen(found: Calibration) -> str:
     )
 
 
+def overruled(found: Calibration) -> str:
+    """What the comparison of both models' steps brings; empty where it was not asked for."""
+    own = found.overruling
+    if own is None:
+        return ""
+    text = (
+        f"Where both models' steps were compared, {own.saving} steps of the draft led to the right "
+        f"answer and the target's own did not, and {own.misleading} the reverse"
+    )
+    by_others = f"by margins fitted to other problems {own.saved} and {own.misled} of these"
+    if own.margin is None:
+        return (
+            f"{text}; {by_others} would stand (p {number(own.p_value, '.2g')}), so no step stands "
+            "in the place of the target's."
+        )
+    return (
+        f"{text}; {by_others} would stand (p {number(own.p_value, '.2g')}). A rejected step stands "
+        f"where both models together give its tokens at least {own.margin:g} nats more on average."
+    )
+
+
 def outlook(found: Calibration) -> str:
     """What steps of the draft can bring on this pair; empty where labels do not tell."""
     steps, saving = found.task["steps"], found.task.get("saving")
