@@ -13,7 +13,7 @@ from stet.core.operations import Draft
 from stet.core.row import Row
 from stet.core.sequence import TokenSequence
 from stet.engine.costs import Costs
-from stet.engine.lengths import Reading, Rest, best_plan, fit_blocks
+from stet.engine.lengths import Prospect, Reading, Rest, best_plan, fit_blocks
 from stet.engine.round_times import RoundTimes
 
 FLAT = Costs(draft={1: 0.1, 16: 0.1}, target={1: 1.0, 160: 1.2})
@@ -34,11 +34,11 @@ def fitted(drafts: list[Draft], costs: Costs, others: int = 0) -> list[int]:
 
 
 def test_where_verifying_is_free_blocks_stay_long_and_in_a_full_pass_nothing_is_drafted() -> None:
-    assert best_plan([0.9] * 16, Rest(), 15, FLAT).length > 8
-    assert best_plan([0.9] * 16, Rest(), 15, FULL).length == 0
+    assert best_plan([Prospect(0.9)] * 16, Rest(), 15, FLAT).length > 8
+    assert best_plan([Prospect(0.9)] * 16, Rest(), 15, FULL).length == 0
     lengths = [
         best_plan(
-            [0.8] * rows, Rest(), 15, Costs({1: 0.1, 16: 0.2}, {1: 1.0, 16: 1.2, 64: 4.0})
+            [Prospect(0.8)] * rows, Rest(), 15, Costs({1: 0.1, 16: 0.2}, {1: 1.0, 16: 1.2, 64: 4.0})
         ).length
         for rows in (1, 4, 16, 64)
     ]
@@ -48,7 +48,7 @@ def test_where_verifying_is_free_blocks_stay_long_and_in_a_full_pass_nothing_is_
 
 def test_the_length_is_the_one_with_the_best_rate_of_all() -> None:
     costs = Costs({1: 0.2}, {1: 1.0, 13: 1.5, 48: 4.0})
-    plan = best_plan([0.8, 0.5, 0.9], Rest(7, 5.0), 15, costs)
+    plan = best_plan([Prospect(a) for a in (0.8, 0.5, 0.9)], Rest(7, 5.0), 15, costs)
     rates = []
     for length in range(16):
         tokens = sum((1 - a ** (length + 1)) / (1 - a) for a in (0.8, 0.5, 0.9))
@@ -73,7 +73,7 @@ def test_a_draft_has_to_earn_back_what_it_must_read_first() -> None:
     costs = Costs({1: 0.3, 16: 0.4}, {1: 1.0, 13: 1.6, 64: 3.0})
     assert costs.reading == pytest.approx(0.3 * 0.05)
     lengths = [
-        best_plan([0.8] * 8, Rest(), 15, costs, Reading(seconds, 400.0)).length
+        best_plan([Prospect(0.8)] * 8, Rest(), 15, costs, Reading(seconds, 400.0)).length
         for seconds in (0.0, 1.0, 60.0)
     ]
     assert lengths[0] == lengths[1] > 0
@@ -123,7 +123,7 @@ def simulate(costs: Costs, acceptance: float, rows: int = 16, rounds: int = 600)
         steps = max(item.count for item in wanted)
         positions = rows + sum(item.count for item in wanted)
         if steps:
-            times.add_draft(rows, steps, steps * costs.draft_pass(rows))
+            times.add_draft([steps] * rows, steps * costs.draft_pass(rows))
             took += steps * costs.draft_pass(rows)
         times.add_score(positions, costs.target_pass(positions), drafted=steps > 0)
         took += costs.target_pass(positions)
@@ -158,3 +158,39 @@ def test_a_single_slow_round_is_soon_forgotten() -> None:
     for _ in range(10):
         times.add_score(16, 1.0, drafted=True)
     assert times.corrected(FULL).target_pass(16) == pytest.approx(1.0, rel=0.01)
+
+
+def lenient(count: int = 15) -> Draft:
+    """The block of a policy that decides about every token of the draft."""
+    limits = Limits(draft_length=AdaptiveLength())
+    return Draft(TokenSequence([1, 2, 3], limits=limits), count, least=1, bonus=False)
+
+
+def test_a_lenient_policys_blocks_are_fitted_too_but_never_empty() -> None:
+    assert set(fitted([lenient() for _ in range(16)], FULL)) == {1}
+    assert min(fitted([lenient() for _ in range(16)], FLAT)) > 5
+    mixed = fitted([lenient(), draft(), lenient(), draft()], FULL)
+    assert mixed == [1, 0, 1, 0]
+    # A fixed length is what was asked for.
+    assert fitted([draft(7, least=None), lenient()], FULL)[0] == 7
+
+
+def test_a_block_without_a_bonus_token_takes_a_position_less_and_brings_less() -> None:
+    with_bonus, without = Prospect(0.8), Prospect(0.8, bonus=False, least=1)
+    for length in range(1, 9):
+        # All up to the first rejected token, which is replaced; or the whole block.
+        chances = [0.8**n * 0.2 for n in range(length)]
+        brought = sum((n + 1) * p for n, p in enumerate(chances)) + length * 0.8**length
+        assert without.tokens(length) == pytest.approx(brought)
+        assert without.tokens(length) == pytest.approx(with_bonus.tokens(length) - 0.8**length)
+        assert without.positions(length) == with_bonus.positions(length) - 1 == length
+    assert (without.tokens(0), without.positions(0)) == (1.0, 1)
+
+
+def test_rounds_that_cannot_do_without_a_draft_try_nothing_out() -> None:
+    times = RoundTimes()
+    for _ in range(1000):
+        drafts = [lenient() for _ in range(4)]
+        fit_blocks(drafts, 0, FLAT, times)
+        assert {item.count for item in drafts} != {1}
+        times.add_score(16, 1.0, drafted=None)

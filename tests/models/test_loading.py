@@ -125,8 +125,10 @@ def test_a_head_of_an_unknown_kind_is_run_with_the_whole_model() -> None:
     for logits in ("none", "last", "all"):
         ours = runner.forward(rows, tokens, [0, 0], [10, 4], logits=logits, hidden=True)
         wanted = reference.forward(others, tokens, [0, 0], [10, 4], logits=logits, hidden=True)
-        torch.testing.assert_close(ours.logits, wanted.logits, atol=1e-5, rtol=0)
-        torch.testing.assert_close(ours.hidden, wanted.hidden, atol=1e-5, rtol=0)
+        for b, count in enumerate([10, 4]):  # what is computed of pads means nothing
+            for own, other in ((ours.logits, wanted.logits), (ours.hidden, wanted.hidden)):
+                own, other = own[b, :count], other[b, :count]
+                torch.testing.assert_close(own, other, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("max_length", "factors"), [(32, "short"), (33, "long"), (None, "long")])

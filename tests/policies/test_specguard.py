@@ -557,12 +557,11 @@ def test_inside_a_rewritten_step_another_token_policy_may_rule():
     pair = load_pair(compile=False)
     prompts = [p.prompt for p in generate("stories", "validation", 6)]
     rewrite = {"threshold": 1.0, "signals": ("min_logprob",)}
-    plain = pair.generate(prompts, SpecGuard(**rewrite), max_new_tokens=200)
+    options = {"max_new_tokens": 200, "draft_length": 5}
+    plain = pair.generate(prompts, SpecGuard(**rewrite), **options)
     target = pair.generate(prompts, "target", max_new_tokens=200)
     assert [r.token_ids for r in plain] == [r.token_ids for r in target]
-    lenient = pair.generate(
-        prompts, SpecGuard(**rewrite, inner=Confident(-1.0)), max_new_tokens=200
-    )
+    lenient = pair.generate(prompts, SpecGuard(**rewrite, inner=Confident(-1.0)), **options)
     assert [r.token_ids for r in lenient] != [r.token_ids for r in target]
     reasons = {t.reason for r in lenient for t in r.trace.tokens}
     assert "accepted_mismatch" in reasons

@@ -43,6 +43,7 @@ class Feature:
 
 _DRAFT = frozenset({Need.DRAFT_LOGPROBS})
 _TARGET_STATES = frozenset({Need.TARGET_HIDDEN})
+_AFTER = frozenset({Need.TARGET_AFTER})
 
 
 def _overlap(at: Position) -> Tensor:
@@ -125,9 +126,17 @@ _ALL = (
     ),
     Feature("overlap", _overlap, f"share of {TOP} best tokens in common", _DRAFT),
     Feature(
-        "entropy_after", lambda at: at.after.entropy()[TARGET], "entropy of the target after d"
+        "entropy_after",
+        lambda at: at.after.entropy()[TARGET],
+        "entropy of the target after d",
+        _AFTER,
     ),
-    Feature("surest_after", lambda at: at.after.surest[TARGET], "the target's best log p after d"),
+    Feature(
+        "surest_after",
+        lambda at: at.after.surest[TARGET],
+        "the target's best log p after d",
+        _AFTER,
+    ),
     Feature(
         "answered",
         lambda at: at.blocks.history[at.rows, 0] + at.places,
@@ -161,7 +170,7 @@ _ALL = (
         "target_hidden_after",
         lambda at: _states(at.blocks.target_hidden, at, 1),
         "the target's last hidden state at d",
-        _TARGET_STATES,
+        _TARGET_STATES | _AFTER,
     ),
     Feature(
         "draft_hidden",

@@ -33,10 +33,11 @@ class Blocks:
     """A batch of drafted blocks after the target's pass over them, as a token policy is given it.
 
     B blocks of up to K drafted tokens, V tokens in the vocabulary. Position i of the target's
-    tensors speaks about the token *after* i drafted ones, so there are K + 1 of them. Shorter
-    blocks are padded on the right; `present` says where a real token is. Every tensor is on the
-    device, and computed the first time it is asked for. A policy can read only what it declares in
-    its `needs`, whatever was kept for others of its batch.
+    tensors speaks about the token *after* i drafted ones, so there are K + 1 of them; what is at
+    the last one of a block means nothing to a policy that defers the bonus token, unless it has
+    `Need.TARGET_AFTER`. Shorter blocks are padded on the right; `present` says where a real token
+    is. Every tensor is on the device, and computed the first time it is asked for. A policy can
+    read only what it declares in its `needs`, whatever was kept for others of its batch.
 
     Attributes:
         drafted: [B, K] int64, the drafted tokens.

@@ -18,6 +18,10 @@ class Need(Enum):
     """The draft's raw log-probabilities, before any transform."""
     TARGET_HIDDEN = "target_hidden"
     """The target's last hidden states at the block's positions."""
+    TARGET_AFTER = "target_after"
+    """What the target says after the block's last token, for a policy that defers the bonus token:
+    nothing is decided there, so without this need that position of the target's tensors is empty.
+    """
     DRAFT_HIDDEN = "draft_hidden"
     """The draft's last hidden states at the positions it drafted from."""
 

@@ -34,6 +34,7 @@ class Draft:
             shortlist of its tokens, if it has one.
         least: the text is the same whatever is drafted, and the engine may shorten the block to so
             many tokens where a round is full; None: it may not.
+        bonus: whether a token follows the block at once where all of it is accepted.
         read: the draft writes nothing, but reads so many of the sequence's last tokens in one pass,
             which `count` stands for: it is 1. The block is made of these tokens, with what `needs`
             asks for.
@@ -48,6 +49,7 @@ class Draft:
     capture: AttentionCapture | None = None
     shortlist: bool = False
     least: int | None = None
+    bonus: bool = True
     read: int = 0
 
 
@@ -62,6 +64,8 @@ class Score:
     Attributes:
         reading: with a policy, let the result hold a reading as well.
         choices: without a policy, tokens whose log-probabilities are to be compared.
+        after: whether the target reads the block's last token, too. Nobody needs what it says after
+            that token where the policy defers the bonus token and does not look so far.
     """
 
     sequence: TokenSequence
@@ -69,6 +73,7 @@ class Score:
     policy: TokenPolicy | None
     reading: bool = False
     choices: tuple[int, ...] = ()
+    after: bool = True
 
 
 @dataclass(slots=True, eq=False)

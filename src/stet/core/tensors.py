@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -24,6 +25,42 @@ def move(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
     return tensor.to(device)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TruePlaces:
+    """The places of a padded batch that hold something, for work that leaves out the pads.
+
+    Attributes:
+        places: [N] int64, ascending, among all places of the batch.
+        total: number of all places.
+    """
+
+    places: Tensor
+    total: int
+
+    @classmethod
+    def of(cls, counts: Sequence[int], width: int, device: torch.device) -> TruePlaces | None:
+        """The places of B rows padded to a width; None where no pad or nothing else is there.
+
+        Args:
+            counts: how much each row holds.
+            width: T, so that there are B * T places.
+            device: of the batch.
+        """
+        if not 0 < sum(counts) < width * len(counts):
+            return None
+        places = [b * width + t for b, count in enumerate(counts) for t in range(count)]
+        return cls(upload(places, device), width * len(counts))
+
+    def take(self, padded: Tensor) -> Tensor:
+        """What is at these places: [total, ...] to [N, ...]."""
+        return padded.index_select(0, self.places)
+
+    def spread(self, packed: Tensor) -> Tensor:
+        """Put it back, zeros elsewhere: [N, ...] to [total, ...]."""
+        padded = packed.new_zeros(self.total, *packed.shape[1:])
+        return padded.index_copy_(0, self.places, packed)
 
 
 def at(tensor: Tensor, position: Tensor) -> Tensor:

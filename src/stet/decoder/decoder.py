@@ -71,8 +71,11 @@ class Layer:
         self, x: Tensor, factors: tuple[Tensor, Tensor], view: CacheView, batch: int
     ) -> Tensor:
         """Add the layer's part to the residual stream, [N, D] for N tokens of `batch` rows."""
+        true = view.true
         heads, turned = self.heads, self.heads + self.key_heads
         qkv = self.qkv(self.before_attention(x))
+        if true is not None:
+            qkv = true.spread(qkv)
         qkv = qkv.view(batch, -1, turned + self.key_heads, self.size).transpose(1, 2)
         rotated = qkv.narrow(1, 0, turned)
         if self.heads_norm is not None:
@@ -88,7 +91,8 @@ class Layer:
             self.window,
             self.softcap,
         )
-        added = self.out(mixed.reshape(-1, heads * self.size))
+        mixed = mixed.reshape(-1, heads * self.size)
+        added = self.out(mixed if true is None else true.take(mixed))
         if self.after_attention is not None:
             added = self.after_attention(added)
         x = x.add_(added, alpha=self.share)
@@ -128,14 +132,16 @@ class Decoder:
 
     def __call__(self, tokens: Tensor, positions: Tensor, view: CacheView) -> Tensor:
         """Compute the last hidden state; see `stet.core.model.Body`."""
-        batch, count = tokens.shape
-        x = self.embedding(tokens.flatten())
+        (batch, count), true = tokens.shape, view.true
+        flat = tokens.flatten()
+        x = self.embedding(flat if true is None else true.take(flat))
         if self.scale != 1.0:
             x = x * self.scale
         factors = [rotary.at(positions) for rotary in self.rotaries]
         for layer in self.layers:
             x = layer(x, factors[layer.rotary], view, batch)
-        return self.norm(x).view(batch, count, -1)
+        x = self.norm(x)
+        return (x if true is None else true.spread(x)).view(batch, count, -1)
 
 
 def _tensors(part: Any) -> Iterator[Tensor]:

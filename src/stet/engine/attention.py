@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from stet.core.tensors import TruePlaces
 from stet.engine.masks import AlignedMasks, additive_mask
 from stet.kernels.attention import NativePass
 
@@ -81,6 +82,8 @@ class CacheView:
         columns: [B, T] int64 slots that the new keys go to; used when `written` is None.
         recorder: keeps the queries of the pass; None where they are not needed.
         native: attends by the compiled kernel; None where torch does.
+        true: where the batch's true tokens are, if all but attention is to leave out the pads; None
+            if pads are computed, too.
         symbolic: the pass is being traced by a compiler for all lengths, so that nothing may depend
             on the lengths it is traced with. The view holds this flag because whether a compiler
             is at work is state of the whole process, and may concern another thread.
@@ -99,6 +102,7 @@ class CacheView:
         "slots",
         "spans",
         "symbolic",
+        "true",
         "values",
         "written",
     )
@@ -128,6 +132,7 @@ class CacheView:
         self.recorder = recorder
         self.symbolic = symbolic
         self.native: NativePass | None = None
+        self.true: TruePlaces | None = None
 
     def update(
         self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any

@@ -9,7 +9,7 @@ import torch
 
 from stet.core.block import EMPTY, Block
 from stet.core.errors import CapacityError, StetError
-from stet.core.operations import Draft
+from stet.core.operations import Draft, Score
 from stet.core.sequence import Role, TokenSequence
 from stet.core.trace import FinishReason
 from stet.engine.costs import Costs
@@ -23,7 +23,7 @@ from stet.engine.request import Op, Request, Waiting
 from stet.engine.round_times import RoundTimes
 from stet.engine.runner import Runner
 from stet.engine.scheduler import Scheduler
-from stet.engine.scoring import score
+from stet.engine.scoring import positions, score
 
 
 class Engine:
@@ -177,8 +177,8 @@ class Engine:
         began = time.perf_counter()
         blocks = isolate([w.operation for w in ready], self.drafter.run)
         if len(ready) > 1 and not any(w.operation.read for w in ready):
-            steps = max(block.length for block in blocks if isinstance(block, Block))
-            self._times.add_draft(len(ready), steps, time.perf_counter() - began)
+            lengths = [block.length for block in blocks if isinstance(block, Block)]
+            self._times.add_draft(lengths or [0], time.perf_counter() - began)
         for waiting, block in zip(ready, blocks, strict=True):
             programs.send(waiting.process, block, self)
         programs.advance(self)
@@ -197,13 +197,15 @@ class Engine:
         ready, progress = self._prepare(pending, "target", 1)
         programs.scores += [w for w in pending if w not in ready and not w.process.request.done]
         began = time.perf_counter()
-        costs = self.costs() if len(ready) > 1 else None
+        costs = self.costs() if len(ready) > 1 and not target.skips_pads else None
         spare = None if costs is None else costs.spare_positions
         outcomes = isolate([w.operation for w in ready], lambda s: score(target, s, spare))
         if len(ready) > 1:
-            drafted = sum(w.operation.block.length for w in ready)
             seconds = time.perf_counter() - began
-            self._times.add_score(len(ready) + drafted, seconds, drafted=drafted > 0)
+            tokens = sum(positions(w.operation) for w in ready)
+            free = [s.block.length for s in (w.operation for w in ready) if _may_rest(s)]
+            drafted = any(free) if free else None
+            self._times.add_score(tokens, seconds, drafted=drafted)
         for waiting, outcome in zip(ready, outcomes, strict=True):
             if isinstance(outcome, NonFiniteError):
                 self._scrub(waiting.operation.sequence)
@@ -302,6 +304,11 @@ class Engine:
         """Zero the rows of a sequence with values that are not finite before they are reused."""
         for role, row in sequence.rows.items():
             self.runners[role].scrub(row)
+
+
+def _may_rest(item: Score) -> bool:
+    """Whether the target may write alone what this block is about."""
+    return item.policy is not None and item.policy.lossless
 
 
 def _unknown() -> None:

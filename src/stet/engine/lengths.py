@@ -65,6 +65,30 @@ class Plan:
     rate: float
 
 
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What is expected of a sequence's block.
+
+    Attributes:
+        acceptance: probability that a drafted token is accepted.
+        bonus: whether a token follows a block that is accepted whole.
+        least: tokens of its shortest block.
+    """
+
+    acceptance: float
+    bonus: bool = True
+    least: int = 0
+
+    def tokens(self, length: int) -> float:
+        """Expected tokens of a block of up to so many."""
+        # Without a bonus token the block's last one comes as that does otherwise: if all else did.
+        return expected_tokens(self.acceptance, max(length, self.least) - (not self.bonus))
+
+    def positions(self, length: int) -> int:
+        """Tokens of it in the target's pass."""
+        return max(length, self.least) + self.bonus
+
+
 def fit_blocks(
     drafts: Sequence[Draft], others: int, costs: Costs, times: RoundTimes | None = None
 ) -> None:
@@ -86,26 +110,32 @@ def fit_blocks(
     )
     if times is not None:
         costs = times.corrected(costs)
-    given = [draft.count for draft in drafts if draft.least is None]
-    rest = Rest(others + sum(given) + len(given), others + sum(1 + n / 2 for n in given))
-    rates = [_acceptance(draft) for draft in elastic]
+    given = [draft for draft in drafts if draft.least is None]
+    rest = Rest(
+        others + sum(draft.count + draft.bonus for draft in given),
+        others + sum(1 + draft.count / 2 for draft in given),
+    )
+    prospects = [_prospect(draft) for draft in elastic]
     longest = max(draft.count for draft in elastic)
-    plan = best_plan(rates, rest, longest, costs, reading)
-    if times is not None and longest:
-        plan = _try_out(plan, rates, rest, longest, costs, times, reading)
-    for draft, acceptance in zip(elastic, rates, strict=True):
+    plan = best_plan(prospects, rest, longest, costs, reading)
+    # Who has to draft in any case tries nothing else.
+    if times is not None and longest and not all(prospect.least for prospect in prospects):
+        plan = _try_out(plan, prospects, rest, longest, costs, times, reading)
+    for draft, prospect in zip(elastic, prospects, strict=True):
         assert draft.least is not None
         draft.count = min(draft.count, max(plan.length, draft.least))
         if draft.floor is None and draft.count:
-            position = (draft.count + 1) * len(elastic) + rest.positions
+            position = prospect.positions(draft.count) * len(elastic) + rest.positions
             dearer = costs.target_pass(position + len(elastic)) - costs.target_pass(position)
             cost = (costs.draft_pass(len(elastic)) + max(dearer, 0.0)) / len(elastic)
-            draft.floor = max(draft.sequence.floor(), min(cost * plan.rate / acceptance, 0.9))
+            draft.floor = max(
+                draft.sequence.floor(), min(cost * plan.rate / prospect.acceptance, 0.9)
+            )
 
 
 def _try_out(
     plan: Plan,
-    rates: Sequence[float],
+    prospects: Sequence[Prospect],
     rest: Rest,
     longest: int,
     costs: Costs,
@@ -120,11 +150,11 @@ def _try_out(
     if times.drafted < times.trial or reading.seconds > TRIED * reading.left / plan.rate:
         return plan
     times.trial = min(2 * times.trial, LONGEST_TRIAL)
-    return best_plan(rates, rest, longest, costs, plain=False)
+    return best_plan(prospects, rest, longest, costs, plain=False)
 
 
 def best_plan(
-    acceptances: Sequence[float],
+    prospects: Sequence[Prospect],
     rest: Rest,
     longest: int,
     costs: Costs,
@@ -135,19 +165,23 @@ def best_plan(
     """Find the length with most expected tokens per second; 0 where none beats plain decoding.
 
     Args:
-        acceptances: for each sequence the probability that a drafted token is accepted.
+        prospects: of the sequences.
         rest: what else is in the round.
         longest: lengths beyond this are not considered.
         costs: seconds of passes.
         reading: what the draft has to read first.
         plain: whether the length may be 0.
     """
-    rows = len(acceptances)
-    step = costs.draft_pass(rows)
+    least = max(prospect.least for prospect in prospects)
 
     def rate(length: int) -> float:
-        tokens = rest.tokens + sum(expected_tokens(a, length) for a in acceptances)
-        return tokens / (costs.target_pass(rows * (length + 1) + rest.positions) + length * step)
+        tokens = rest.tokens + sum(prospect.tokens(length) for prospect in prospects)
+        positions = rest.positions + sum(prospect.positions(length) for prospect in prospects)
+        drafted = max(length, least)
+        # Who has to draft does so also where the others rest.
+        rows = len(prospects) if length else sum(prospect.least > 0 for prospect in prospects)
+        drafting = drafted * costs.draft_pass(rows) if drafted else 0.0
+        return tokens / (costs.target_pass(positions) + drafting)
 
     none = Plan(0, rate(0))
     if not longest:
@@ -166,7 +200,8 @@ def _unread(sequence: TokenSequence) -> int:
     return max(len(sequence.tokens) - known - OVERLAP, 0)
 
 
-def _acceptance(draft: Draft) -> float:
+def _prospect(draft: Draft) -> Prospect:
     rule = draft.sequence.limits.draft_length
     assert isinstance(rule, AdaptiveLength)
-    return rule.acceptance(draft.sequence.history)
+    assert draft.least is not None
+    return Prospect(rule.acceptance(draft.sequence.history), draft.bonus, draft.least)

@@ -165,7 +165,7 @@ class Measured:
             draft_cost=_round_cost(costs.draft_cost),
             position_cost=_round_cost(costs.position_cost),
             read_cost=_round_cost(costs.reading / costs.target[1]),
-            longest=WIDEST - 1 if self.max_batch == 1 or (lossless and fits) else SHARED,
+            longest=WIDEST - 1 if self.max_batch == 1 or fits else SHARED,
             by_confidence=look,
             prior_weight=1.0,
             may_rest=lossless,

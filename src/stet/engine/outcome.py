@@ -144,6 +144,11 @@ def _acceptance(
         return StetError(
             f"Policy {policy.name!r} accepted {accepted} tokens of a block of {block.length}."
         )
+    if not item.after and following >= 0 and accepted == block.length > 0:
+        return StetError(
+            f"Policy {policy.name!r} chose a token after a whole block, where it says that it "
+            "defers the bonus token."
+        )
     if following < 0 and accepted == 0:
         return StetError(f"Policy {policy.name!r} deferred a token but accepted none.")
     return Acceptance(

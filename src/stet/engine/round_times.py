@@ -8,6 +8,7 @@ run. What was not run lately is tried now and then: no draft, or the best length
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from stet.engine.costs import Costs
@@ -53,25 +54,30 @@ class RoundTimes:
     _scores: dict[int, Point] = field(default_factory=dict[int, Point])
     _drafts: dict[int, Point] = field(default_factory=dict[int, Point])
 
-    def add_draft(self, rows: int, steps: int, seconds: float) -> None:
+    def add_draft(self, lengths: Sequence[int], seconds: float) -> None:
         """Add the drafting half of a round.
 
         Args:
-            rows: sequences that were drafted for.
-            steps: passes of the draft.
-            seconds: of all of them.
+            lengths: of the blocks that were drafted.
+            seconds: of all passes of the draft.
         """
-        _add(self._drafts, rows, seconds / max(steps, 1))
+        steps = max(lengths)
+        if steps:
+            # A sequence whose block is done has no part in the passes for the others.
+            _add(self._drafts, round(sum(lengths) / steps), seconds / steps)
 
-    def add_score(self, tokens: int, seconds: float, *, drafted: bool) -> None:
+    def add_score(self, tokens: int, seconds: float, *, drafted: bool | None) -> None:
         """Add the scoring half of a round.
 
         Args:
             tokens: in the target's pass.
             seconds: of the pass and of all that was decided.
-            drafted: whether there was a draft among them.
+            drafted: whether there was a draft among them that there need not have been; None where
+                none could be left out.
         """
         _add(self._scores, tokens, seconds)
+        if drafted is None:
+            return
         self.plain = self.plain + 1 if drafted else 0
         self.drafted = 0 if drafted else self.drafted + 1
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import signature
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +15,7 @@ from torch import Tensor
 from stet.core.errors import CapacityError
 from stet.core.head import Shortlist
 from stet.core.row import Row
-from stet.core.tensors import select_last
+from stet.core.tensors import TruePlaces, select_last
 from stet.engine.attention import CacheView
 from stet.engine.compiling import Compiling
 from stet.engine.kv_cache import KVCache
@@ -120,6 +120,15 @@ class Runner(Compiling):
     def shortlist(self) -> Shortlist | None:
         """The tokens that "short" logits are of; None where there are no such logits."""
         return self.model.shortlist if self.stand_in is None else None
+
+    @property
+    def skips_pads(self) -> bool:
+        """Whether pads of a pass cost nothing but attention, unless it is a compiled one.
+
+        On a CPU a pass over many tokens takes as long as their arithmetic. An accelerator waits for
+        the weights meanwhile, and would have to gather and scatter.
+        """
+        return self.device.type == "cpu" and self.model.foreign is None
 
     @property
     def rows_in_use(self) -> int:
@@ -282,6 +291,8 @@ class Runner(Compiling):
     ) -> Forward:
         view, positions = self._view(rows, tokens.shape[1], starts, counts, ends)
         view.recorder = recorder
+        if self.skips_pads and counts is not None:
+            view.true = TruePlaces.of(counts, tokens.shape[1], self.device)
         body = self.model.body
         if body is None or self.model.head is None:
             return self._whole(tokens, positions, view, counts, logits, hidden)
@@ -363,10 +374,17 @@ class Runner(Compiling):
         if logits == "none":
             shape = (state.shape[0], 0, self.vocab_size)
             return Forward(state.new_empty(shape, dtype=torch.float32), kept)
-        if logits == "all":
-            return Forward(head(state).float(), kept)
-        state = select_last(state, counts)
-        if logits == "last":
-            return Forward(head(state).float(), kept)
-        assert self.model.shortlist is not None
-        return Forward(self.model.shortlist.logits(state).float(), kept)
+        compute: Callable[[Tensor], Tensor] = head
+        if logits == "short":
+            assert self.model.shortlist is not None
+            compute = self.model.shortlist.logits
+        if logits != "all":
+            state = select_last(state, counts)
+            counts = counts and [min(count, 1) for count in counts]
+        true = None
+        if self.skips_pads and counts is not None:
+            true = TruePlaces.of(counts, state.shape[1], self.device)
+        if true is None:
+            return Forward(compute(state).float(), kept)
+        scores = true.spread(compute(true.take(state.flatten(0, 1))).float())
+        return Forward(scores.unflatten(0, state.shape[:2]), kept)

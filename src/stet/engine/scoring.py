@@ -85,6 +85,12 @@ def score(runner: Runner, scores: Sequence[Score], spare: float | None = None) -
     return outcomes
 
 
+def positions(item: Score) -> int:
+    """Tokens that the target reads: the one before the block, and those of the block."""
+    length = item.block.length
+    return length + (item.after or not length)
+
+
 _UNDECIDED = StetError("No decision was made.")
 
 
@@ -106,7 +112,7 @@ def _passes(scores: Sequence[Score], most: int, spare: float | None) -> Iterator
         most: the most positions of a pass.
         spare: see `score`.
     """
-    widths = [item.block.length + 1 for item in scores]
+    widths = [positions(item) for item in scores]
     limits = [max(widths)] if spare is None else _limits(Counter(widths), spare)
     for low, high in pairwise([0, *limits]):
         some: list[int] = []
@@ -158,15 +164,33 @@ def _run(runner: Runner, scores: Sequence[Score]) -> _Pass:
     blocks = [s.block for s in scores]
     drafted = gather(blocks, runner.vocab_size, runner.device)
     last = upload([[s.tokens[-1]] for s in sequences], runner.device)
+    tokens = torch.cat([last, drafted.tokens], 1) if drafted.tokens.shape[1] else last
+    counts = [positions(item) for item in scores]
     needs = frozenset[Need]().union(*(s.policy.needs for s in scores if s.policy is not None))
     forward = runner.forward(
         [s.rows["target"] for s in sequences],
-        torch.cat([last, drafted.tokens], 1) if drafted.tokens.shape[1] else last,
+        tokens[:, : max(counts)],
         [len(s.tokens) - 1 for s in sequences],
-        [block.length + 1 for block in blocks],
+        counts,
         hidden=Need.TARGET_HIDDEN in needs,
     )
-    return _Pass(scores, drafted, forward)
+    return _Pass(scores, drafted, _widened(forward, tokens.shape[1]))
+
+
+def _widened(forward: Forward, width: int) -> Forward:
+    """Repeat the last position up to a width, for policies that do not look at what is there.
+
+    Where no block's last token was read, tensors have the position after it all the same.
+    """
+    missing = width - forward.logits.shape[1]
+    if not missing:
+        return forward
+    logits, hidden = (
+        None if x is None else torch.cat([x, x[:, -1:].expand(-1, missing, -1)], 1)
+        for x in (forward.logits, forward.hidden)
+    )
+    assert logits is not None
+    return Forward(logits, hidden)
 
 
 def _by_policy(scores: Sequence[Score]) -> list[list[int]]:

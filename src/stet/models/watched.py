@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from stet.core.tensors import TruePlaces
 from stet.decoder.decoder import Decoder, Layer
 from stet.decoder.linear import Linear
 from stet.engine import attention
@@ -45,8 +46,17 @@ def _watched(layer: Layer, check: Check) -> Layer:
 
     def qkv(x: Tensor) -> Tensor:
         assert check.parts is not None
-        given = check.replaced(x.view(len(check.parts), -1, x.shape[-1]))
-        return inner(x if given is None else given.view_as(x))
+        counts = [part.count for part in check.parts]
+        width = max(counts)
+        # Where pads are left out, x holds the true tokens alone.
+        packed = len(x) < width * len(counts)
+        true = TruePlaces.of(counts, width, x.device) if packed else None
+        padded = x if true is None else true.spread(x)
+        given = check.replaced(padded.view(len(counts), width, -1))
+        if given is None:
+            return inner(x)
+        given = given.view_as(padded)
+        return inner(given if true is None else true.take(given))
 
     def attend(view: CacheView, index: int, query: Tensor, *rest: Any) -> Tensor:
         out = attention.attend(view, index, query, *rest)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from stet.core.draft_length import AdaptiveLength
+from stet.core.needs import Need
 from stet.core.operations import Draft, Program, Score
 from stet.core.policy import TokenPolicy
 from stet.core.sequence import TokenSequence
@@ -31,13 +32,13 @@ def speculative(
         until: makes, for each block, the function that ends its drafting early; see `Draft.until`.
     """
     bonus = not policy.defers_bonus
+    after = bonus or Need.TARGET_AFTER in policy.needs
     # A limit only cuts. Where a text depends on where its blocks end, the last one is as long as
     # it would be without the limit; elsewhere tokens that would be cut need not be drafted.
     beyond = not (sequence.sampling.greedy and policy.block_invariant)
-    # What a lenient policy is measured by, such as its tokens per pass, must not hang on how long
-    # the rounds of today take.
     adapts = isinstance(sequence.limits.draft_length, AdaptiveLength)
-    least = 0 if adapts and bonus and policy.lossless and not beyond else None
+    # A lenient policy decides about every token of the draft, so that there is always one.
+    least = int(not policy.lossless) if adapts and not beyond else None
     shortlist = policy.lossless and sequence.sampling.greedy
     while not (sequence.finished or ended(sequence)):
         size = sequence.block_size(bonus=bonus, beyond=beyond)
@@ -48,5 +49,6 @@ def speculative(
             needs=policy.needs,
             shortlist=shortlist,
             least=least,
+            bonus=bonus,
         )
-        sequence.commit((yield Score(sequence, block, policy)))
+        sequence.commit((yield Score(sequence, block, policy, after=after)))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from stet.core.blocks import Blocks
+from stet.core.needs import Need
 from stet.core.policy import TokenPolicy, parameters
 from stet.core.verification import DEFERRED, Verification
 from stet.testing.worlds import READABLE, draft_blocks, make_world
@@ -52,6 +53,15 @@ def _check_batch(policy: TokenPolicy, kind: str, seed: int, greedy: bool) -> Non
     assert _same(found, wider), (
         f"{name} decides differently where a batch is padded to a longer block {where}"
     )
+    if policy.defers_bonus and Need.TARGET_AFTER not in policy.needs:
+        unread = blocks()
+        ends = torch.arange(len(LENGTHS)), LENGTHS
+        unread.raw_target_logits[ends] = unread.raw_target_logits[ends].roll(1, -1)
+        # An empty block is decided on by what the target says there.
+        assert _same(found, policy.verify(unread), LENGTHS > 0), (
+            f"{name} looks at what the target says after a block from which it defers the bonus "
+            f"token, and does not declare it; add Need.TARGET_AFTER to its `needs` {where}"
+        )
     for row in range(len(LENGTHS)):
         alone = policy.verify(blocks(only=row))
         assert (int(alone.accepted[0]), int(alone.next_token[0])) == (
@@ -96,7 +106,8 @@ def _check_shapes(policy: TokenPolicy, blocks: Blocks, found: Verification, wher
         )
 
 
-def _same(one: Verification, other: Verification) -> bool:
-    return torch.equal(one.accepted, other.accepted) and torch.equal(
-        one.next_token, other.next_token
+def _same(one: Verification, other: Verification, rows: Tensor | None = None) -> bool:
+    chosen = slice(None) if rows is None else rows
+    return torch.equal(one.accepted[chosen], other.accepted[chosen]) and torch.equal(
+        one.next_token[chosen], other.next_token[chosen]
     )
