@@ -43,6 +43,18 @@ def test_blocks_may_be_longer_for_one_request_at_a_time():
     assert alone.auto_length(greedy=False) == together.auto_length(greedy=False)
 
 
+def test_in_a_recorded_run_lenient_blocks_stay_as_the_rule_wants_them(tmp_path):
+    pair = load_pair(compile=False, max_batch=2)
+    with pair.costs_of_run(tmp_path / "profile.json"):
+        recorded = [pair.auto_length(lossless=lossless) for lossless in (True, False)]
+        asked = pair.generate("1 + 1 =", "ensemble", max_new_tokens=1)
+    assert [rule.fits for rule in recorded] == [True, False]
+    assert [rule.longest for rule in recorded] == [LONGEST - 1, SHARED]
+    assert asked.trace.settings.draft_length["fits"] is False
+    assert pair.auto_length(lossless=False).fits
+    assert not pair.auto_length(fits=False).fits
+
+
 def test_only_what_the_target_would_write_anyway_may_be_left_to_it():
     pair = load_pair(compile=False)
     for name, rests in (("exact", True), ("ensemble", False), ("random", False)):

@@ -184,6 +184,8 @@ class AdaptiveLength:
         prior_weight: how many blocks' worth of evidence the prior counts for.
         may_rest: whether the target may write alone; for lossless policies, whose text the draft
             has no part in.
+        fits: whether blocks may be shortened where several requests share a round; see
+            `stet.engine.lengths`.
         read_cost: what the draft's reading of a prompt's token costs, in target passes. With it
             the target also writes alone where so short an answer would not earn that back; 0: the
             reading is not counted.
@@ -197,6 +199,7 @@ class AdaptiveLength:
     prior_acceptance: float = 0.8
     prior_weight: float = 2.0
     may_rest: bool = False
+    fits: bool = True
     read_cost: float = 0.0
 
     def __post_init__(self) -> None:

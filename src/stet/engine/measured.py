@@ -137,7 +137,11 @@ class Measured:
         return self._thread.call(function).result()
 
     def auto_length(
-        self, greedy: bool = True, block_invariant: bool = True, lossless: bool = True
+        self,
+        greedy: bool = True,
+        block_invariant: bool = True,
+        lossless: bool = True,
+        fits: bool = True,
     ) -> AdaptiveLength:
         """The rule behind `draft_length="auto"`, with this pair's costs frozen in it.
 
@@ -151,6 +155,9 @@ class Measured:
             block_invariant: whether their policy writes the same text wherever blocks end.
             lossless: whether their text is the target's, so that the target may write alone where
                 drafting loses time.
+            fits: whether blocks may be shortened where a round is full. In a recorded run those of
+                a lenient policy stay as the rule wants them: what it is measured by, such as its
+                tokens per pass, must not hang on how long the rounds of today take.
         """
         # Reading the draft's confidence would make a GPU wait for the host at every token.
         if not isinstance(self.target, LoadedModel):
@@ -159,16 +166,18 @@ class Measured:
         if not (greedy and block_invariant):
             cost = _round_cost(estimate_draft_cost(self.target, self.draft))
             return AdaptiveLength(draft_cost=cost, by_confidence=look, may_rest=lossless)
-        fits = self._batches is not None and self._batches.known
+        fits = fits and (lossless or not self._profile.is_record)
+        known = fits and self._batches is not None and self._batches.known
         costs = self.costs
         return AdaptiveLength(
             draft_cost=_round_cost(costs.draft_cost),
             position_cost=_round_cost(costs.position_cost),
             read_cost=_round_cost(costs.reading / costs.target[1]),
-            longest=WIDEST - 1 if self.max_batch == 1 or fits else SHARED,
+            longest=WIDEST - 1 if self.max_batch == 1 or known else SHARED,
             by_confidence=look,
             prior_weight=1.0,
             may_rest=lossless,
+            fits=fits,
         )
 
     def warm_up(self, timeout: float | None = None) -> bool:

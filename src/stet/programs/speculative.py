@@ -36,7 +36,8 @@ def speculative(
     # A limit only cuts. Where a text depends on where its blocks end, the last one is as long as
     # it would be without the limit; elsewhere tokens that would be cut need not be drafted.
     beyond = not (sequence.sampling.greedy and policy.block_invariant)
-    adapts = isinstance(sequence.limits.draft_length, AdaptiveLength)
+    rule = sequence.limits.draft_length
+    adapts = isinstance(rule, AdaptiveLength) and rule.fits
     # A lenient policy decides about every token of the draft, so that there is always one.
     least = int(not policy.lossless) if adapts and not beyond else None
     shortlist = policy.lossless and sequence.sampling.greedy

@@ -146,6 +146,10 @@ def roll_out(
         fit=True,
         stop=list(task.stop),
         seed=seeds,
+        # A policy is chosen by its tokens per pass, too.
+        draft_length=pair.auto_length(
+            block_invariant=policy.block_invariant, lossless=False, fits=False
+        ),
         **PINNED,
     )
     rollouts: list[Rollout] = []
