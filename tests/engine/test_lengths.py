@@ -15,6 +15,8 @@ from stet.core.sequence import TokenSequence
 from stet.engine.costs import Costs
 from stet.engine.lengths import Prospect, Reading, Rest, best_plan, fit_blocks
 from stet.engine.round_times import RoundTimes
+from stet.policies import Ensemble, Exact
+from stet.programs import speculative
 
 FLAT = Costs(draft={1: 0.1, 16: 0.1}, target={1: 1.0, 160: 1.2})
 """A pass that waits for its weights, however many tokens are in it."""
@@ -194,3 +196,13 @@ def test_rounds_that_cannot_do_without_a_draft_try_nothing_out() -> None:
         fit_blocks(drafts, 0, FLAT, times)
         assert {item.count for item in drafts} != {1}
         times.add_score(16, 1.0, drafted=None)
+
+
+@pytest.mark.parametrize(("policy", "least"), [(Exact(), 0), (Ensemble(), 1)])
+def test_the_program_says_how_far_a_block_may_be_shortened(policy: Any, least: int) -> None:
+    for fits, wanted in ((True, least), (False, None)):
+        limits = Limits(draft_length=AdaptiveLength(fits=fits))
+        asked = next(speculative(TokenSequence([1, 2], limits=limits), policy))
+        assert isinstance(asked, Draft)
+        assert asked.least == wanted
+        assert asked.bonus is isinstance(policy, Exact)

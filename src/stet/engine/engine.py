@@ -178,7 +178,7 @@ class Engine:
         blocks = isolate([w.operation for w in ready], self.drafter.run)
         if len(ready) > 1 and not any(w.operation.read for w in ready):
             lengths = [block.length for block in blocks if isinstance(block, Block)]
-            self._times.add_draft(lengths or [0], time.perf_counter() - began)
+            self._times.add_draft(lengths, time.perf_counter() - began)
         for waiting, block in zip(ready, blocks, strict=True):
             programs.send(waiting.process, block, self)
         programs.advance(self)

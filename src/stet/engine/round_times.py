@@ -61,7 +61,7 @@ class RoundTimes:
             lengths: of the blocks that were drafted.
             seconds: of all passes of the draft.
         """
-        steps = max(lengths)
+        steps = max(lengths, default=0)
         if steps:
             # A sequence whose block is done has no part in the passes for the others.
             _add(self._drafts, round(sum(lengths) / steps), seconds / steps)
