@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 import ggufs
 from families import VOCAB, build
 from stet import load_pair
-from stet.core.row import Row
-from stet.engine.rows import LEAST, shared
+from stet.core.row import PAGE, Row
 from stet.engine.runner import Runner
 from stet.kernels import unavailable
 from stet.kernels.attention import serves
@@ -53,14 +52,6 @@ def last_logits(tokens: tuple[int, ...]) -> torch.Tensor:
     return run.forward([run.allocate()], torch.tensor([tokens]), [0]).logits[0, -1]
 
 
-def clean(run: Runner, rows: list[Row]) -> None:
-    """Nothing is left behind what was written to the rows: a NaN there would get through a mask."""
-    for row in rows:
-        assert row.valid <= row.written
-        for tensor in (*run.cache.keys, *run.cache.values):
-            assert not tensor[row.index, :, row.written : run.cache.capacity].any()
-
-
 def right(run: Runner, row: Row, tokens: list[int]) -> None:
     """The row holds this text as far as it is valid: the token after it is what it must be."""
     row.valid = min(row.valid, len(tokens) - 1)
@@ -68,86 +59,84 @@ def right(run: Runner, row: Row, tokens: list[int]) -> None:
     torch.testing.assert_close(found, last_logits(tuple(tokens)), atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("same", [0, 1, 2, 30, 31, 63, 64])
-def test_how_much_two_texts_share(same: int) -> None:
-    one = text(64, 0)
-    other = one[:same] + [(t + 1) % VOCAB for t in one[same:]]
-    assert shared(one, other) == shared(other, one) == same
-    assert shared(one[:20], one) == 20
-    assert shared([], one) == 0
-
-
 def test_a_text_that_was_given_back_is_not_read_again() -> None:
     run, tokens = keeping(), text(40, 0)
     row = run.allocate(tokens)
     feed(run, row, tokens)
     run.release(row, tokens)
-    again = run.allocate([*tokens[:30], *text(10, 1)])
-    assert again.valid == again.written == 30
-    clean(run, [again])
-    right(run, again, [*tokens[:30], *text(10, 1)])
-    # What lay behind it is gone.
+    # Whole pages are kept.
+    again = run.allocate([*tokens[:35], *text(10, 1)])
+    assert again.valid == 32
+    right(run, again, [*tokens[:35], *text(10, 1)])
     run.release(again)
-    assert run.allocate(tokens).valid == 0
+    assert run.allocate(tokens).valid == 32
 
 
-def test_of_a_longer_text_that_is_moved_nothing_is_left_behind() -> None:
-    run, short, long = keeping(), text(20, 0), text(60, 1)
-    rows = [run.allocate(tokens) for tokens in (short, long)]
-    for row, tokens in zip(rows, (short, long), strict=True):
-        feed(run, row, tokens)
-    for row, tokens in zip(rows[::-1], (long, short), strict=True):
-        run.release(row, tokens)
-    first = run.allocate([*long[:30], *text(5, 2)])  # from the place of the second
-    assert first.valid == 30
-    second = run.allocate(text(40, 3))
-    clean(run, [first, second])
+def test_what_another_writes_over_a_kept_text_is_not_taken_for_it() -> None:
+    run, tokens = keeping(rows=1), text(40, 0)
+    row = run.allocate(tokens)
+    feed(run, row, tokens)
+    run.learn(row, tokens)
+    row.valid = 20
+    other = [*tokens[:20], *text(20, 1)]
+    feed(run, row, other)
+    run.release(row, other)
+    assert run.allocate(tokens).valid == 16
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]])
 def test_each_finds_its_own_among_several_in_any_order(order: list[int]) -> None:
     texts, run = [text(40, seed) for seed in range(ROWS)], keeping()
-    passes = None
-    for asked, given_back in ((order, order), (order, order[::-1]), (range(ROWS), order)):
+    for turn, (asked, given_back) in enumerate(
+        ((order, order), (order, order[::-1]), (range(ROWS), order))
+    ):
         rows = {i: run.allocate(texts[i]) for i in asked}
-        if passes is not None:  # all have been read before
-            assert [row.valid for row in rows.values()] == [40] * ROWS
-            assert run.passes == passes
+        assert [row.valid for row in rows.values()] == [32 if turn else 0] * ROWS
         for i, row in rows.items():
             right(run, row, texts[i])
-        passes = run.passes
-        clean(run, list(rows.values()))
         for i in given_back:
             run.release(rows[i], texts[i])
 
 
-def test_the_prompt_of_a_live_text_is_copied() -> None:
+def test_the_text_of_a_live_row_is_shared() -> None:
     run, tokens = keeping(), text(40, 0)
-    row = run.allocate(tokens, 30)
+    row = run.allocate(tokens)
     feed(run, row, tokens, 35)
+    run.learn(row, tokens)
     other = [*tokens[:25], *text(10, 1)]
     twin = run.allocate(other)
-    assert twin.valid == 25
+    assert twin.valid == 16
+    assert twin.pages == row.pages[:1]
     right(run, twin, other)
     right(run, row, tokens)
-    # Beyond the prompt a text may change: nothing is taken from there.
-    assert run.allocate(tokens).valid == 30
-    clean(run, [row, twin])
+    assert run.allocate(tokens).valid == 32
 
 
-def test_of_a_prompt_only_what_is_read_is_copied() -> None:
+def test_of_a_text_only_what_is_read_is_shared() -> None:
     run, tokens = keeping(), text(40, 0)
-    row = run.allocate(tokens, 40)
+    row = run.allocate(tokens)
     feed(run, row, tokens, 20)
-    assert run.allocate(tokens).valid == 20
+    run.learn(row, tokens)
+    assert run.allocate(tokens).valid == 16
 
 
-def test_a_few_tokens_are_not_worth_it_and_nothing_is_kept_unasked() -> None:
+def test_kept_texts_make_room_for_those_that_live() -> None:
+    run = keeping(rows=1)
+    for seed in range(20):
+        tokens = text(90, seed)
+        row = run.allocate(tokens)
+        feed(run, row, tokens)
+        run.release(row, tokens)
+    assert run.allocate(text(90, 19)).valid == 80
+    assert run._rows.pages.held == 5
+
+
+def test_a_few_tokens_are_not_kept_and_nothing_is_kept_unasked() -> None:
     run, tokens = keeping(), text(40, 0)
     row = run.allocate(tokens)
     feed(run, row, tokens)
     run.release(row, tokens)
-    assert run.allocate([*tokens[: LEAST - 1], *text(20, 1)]).valid == 0
+    assert run.allocate([*tokens[: PAGE - 1], *text(20, 1)]).valid == 0
     plain = Runner(loaded(), max_rows=ROWS, max_length=SIZE)
     plain.keep_texts(True)  # its model is not packed
     row = plain.allocate(tokens)
@@ -157,7 +146,7 @@ def test_a_few_tokens_are_not_worth_it_and_nothing_is_kept_unasked() -> None:
 
 
 BASE = text(SIZE, 7)
-LENGTHS = st.sampled_from([4, LEAST, 24, 40, 60])
+LENGTHS = st.sampled_from([4, PAGE, 24, 40, 60])
 DOING = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), LENGTHS, LENGTHS), max_size=24)
 
 
@@ -170,10 +159,11 @@ def test_whatever_happens_every_row_holds_its_text(doing: list[tuple[int, int, i
     for what, which, common, more in doing:
         if what <= 1 and len(live) < ROWS:
             tokens = [*BASE[:common], *text(more // 2, which)]
-            row = run.allocate(tokens, common)
+            row = run.allocate(tokens)
             assert row.valid <= len(tokens)
             if row.valid < len(tokens):
                 feed(run, row, tokens, max(row.valid + 1, len(tokens) - which))
+                run.learn(row, tokens)
             live.append((row, tokens))
         elif what == 2 and live:
             row, tokens = live.pop(which % len(live))
@@ -183,7 +173,6 @@ def test_whatever_happens_every_row_holds_its_text(doing: list[tuple[int, int, i
             row, tokens = live[which % len(live)]
             (child,) = run.fork(row, 1)
             live.append((child, tokens))
-        clean(run, [row for row, _ in live])
     for row, tokens in live:
         right(run, row, tokens)
 

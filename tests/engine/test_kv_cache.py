@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from stet.core.errors import CapacityError
+from stet.core.row import PAGE
 from stet.engine.attention import AlignedMasks, additive_mask
 from stet.engine.kv_cache import KVCache, LayerShape
 from stet.engine.masks import WIDEST
@@ -19,42 +20,39 @@ SHAPES = [
 
 
 def test_shapes_and_bytes() -> None:
-    cache = KVCache(SHAPES, rows=3, max_length=1000, grow=True)
-    assert cache.capacity == KVCache.FIRST_CAPACITY
-    slots = cache.capacity + 1
-    assert [tuple(k.shape) for k in cache.keys] == [(3, 2, slots, 8), (3, 1, slots, 8)]
-    assert [tuple(v.shape) for v in cache.values] == [(3, 2, slots, 8), (3, 1, slots, 16)]
-    assert cache.nbytes == 3 * slots * sum(s.bytes_per_token for s in SHAPES)
+    cache = KVCache(SHAPES, most=100, first=10)
+    slots = 10 * PAGE
+    assert [tuple(k.shape) for k in cache.keys] == [(slots, 2, 8), (slots, 1, 8)]
+    assert [tuple(v.shape) for v in cache.values] == [(slots, 2, 8), (slots, 1, 16)]
+    assert cache.nbytes == 10 * cache.bytes_per_page
+    assert cache.nbytes == slots * sum(s.bytes_per_token for s in SHAPES)
 
 
 def test_without_growth_all_is_allocated_at_once() -> None:
-    cache = KVCache(SHAPES, rows=1, max_length=700, grow=False)
-    assert cache.capacity == 700
-    assert not cache.ensure(700)
+    assert KVCache(SHAPES, most=70).pages == 70
+    assert KVCache(SHAPES, most=5, first=10).pages == 5
 
 
 def test_growth_keeps_content_and_zeroes_the_rest() -> None:
-    cache = KVCache(SHAPES, rows=2, max_length=1000, grow=True)
+    cache = KVCache(SHAPES, most=50, first=10)
     for tensor in (*cache.keys, *cache.values):
         tensor.fill_(1)
-        tensor[:, :, -1] = float("nan")  # the reserved slot takes pads of any kind
-    old = cache.capacity
-    assert cache.ensure(old + 1)
-    assert cache.capacity == 2 * old
+    cache.grow(11)
+    assert cache.pages == 20
     for tensor in (*cache.keys, *cache.values):
-        assert (tensor[:, :, :old] == 1).all()
-        assert not tensor[:, :, old:].any()
-    assert cache.ensure(1000)
-    assert cache.capacity == 1000
-    with pytest.raises(CapacityError, match="1001 tokens"):
-        cache.ensure(1001)
+        assert (tensor[: 10 * PAGE] == 1).all()
+        assert not tensor[10 * PAGE :].any()
+    cache.grow(50)
+    assert cache.pages == 50
+    with pytest.raises(CapacityError, match="51 are needed"):
+        cache.grow(51)
 
 
 def test_growth_that_runs_out_of_memory_leaves_what_there_was(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    cache = KVCache(SHAPES, rows=2, max_length=1000, grow=True)
-    old, asked = cache.capacity, 0
+    cache = KVCache(SHAPES, most=50, first=10)
+    asked = 0
     for tensor in (*cache.keys, *cache.values):
         tensor.fill_(1)
     zeros = torch.zeros
@@ -69,32 +67,29 @@ def test_growth_that_runs_out_of_memory_leaves_what_there_was(
     with monkeypatch.context() as patched:
         patched.setattr(torch, "zeros", limited)
         with pytest.raises(RuntimeError, match="can't allocate"):
-            cache.ensure(old + 1)
-    assert cache.capacity == old
+            cache.grow(11)
+    assert cache.pages == 10
     for tensor in (*cache.keys, *cache.values):
-        assert (tensor[:, :, :old] == 1).all()
-        tensor[:, :, old] = float("nan")  # where pads go
-    assert cache.ensure(old + 1)
+        assert (tensor[: 10 * PAGE] == 1).all()
+    cache.grow(11)
     for tensor in (*cache.keys, *cache.values):
-        assert tensor.shape[2] == cache.capacity + 1 == 2 * old + 1
-        assert (tensor[:, :, :old] == 1).all()
-        assert not tensor[:, :, old:].any()
+        assert tensor.shape[0] == 20 * PAGE
+        assert (tensor[: 10 * PAGE] == 1).all()
+        assert not tensor[10 * PAGE :].any()
 
 
-def test_copy_and_clear_touch_only_their_slots() -> None:
-    cache = KVCache(SHAPES, rows=3, max_length=20, grow=True)
+@pytest.mark.parametrize(("sources", "targets"), [([1], [4]), ([1, 1, 2], [3, 4, 5]), ([], [])])
+def test_copies_touch_only_their_pages(sources: list[int], targets: list[int]) -> None:
+    cache = KVCache(SHAPES, most=7)
     for tensor in (*cache.keys, *cache.values):
         tensor.normal_()
-    before = [t.clone() for t in (*cache.keys, *cache.values)]
-    cache.copy(0, [1, 2], 5)
-    cache.clear(2, 3, 7)
+    before = [t.clone().unflatten(0, (-1, PAGE)) for t in (*cache.keys, *cache.values)]
+    cache.copy(sources, targets)
     for tensor, old in zip((*cache.keys, *cache.values), before, strict=True):
-        assert torch.equal(tensor[0], old[0])
-        assert torch.equal(tensor[1, :, :5], old[0, :, :5])
-        assert torch.equal(tensor[1, :, 5:], old[1, :, 5:])
-        assert torch.equal(tensor[2, :, :3], old[0, :, :3])
-        assert not tensor[2, :, 3:7].any()
-        assert torch.equal(tensor[2, :, 7:], old[2, :, 7:])
+        paged = tensor.unflatten(0, (-1, PAGE))
+        for page in range(7):
+            came_from = dict(zip(targets, sources, strict=True)).get(page, page)
+            assert torch.equal(paged[page], old[came_from])
 
 
 @pytest.mark.parametrize("window", [None, 1, 3, 9])

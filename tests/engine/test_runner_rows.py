@@ -13,6 +13,7 @@ from torch import Tensor
 from families import CONTEXT, VOCAB, build
 from stet.core.errors import CapacityError
 from stet.core.row import Row
+from stet.engine.addresses import slots_of
 from stet.engine.runner import Runner
 from stet.models import LoadedModel, prepare_model
 
@@ -43,17 +44,17 @@ def feed(run: Runner, row: Row, tokens: Tensor) -> Tensor:
     return run.forward([row], tokens[row.valid :][None], [row.valid]).logits[0]
 
 
-def test_live_rows_stay_dense_and_keep_their_text() -> None:
+def test_rows_stay_where_they_are_and_keep_their_text() -> None:
     run = Runner(loaded(), max_rows=4, max_length=64)
     texts = [text(20, seed) for seed in range(4)]
     rows = [run.allocate() for _ in range(4)]
     for row, tokens in zip(rows, texts, strict=True):
         feed(run, row, tokens[:10])
+    pages = [list(row.pages) for row in rows]
     run.release(rows[1])
-    assert run.rows_in_use == 3
-    assert [rows[i].index for i in (0, 3, 2)] == [0, 1, 2]
     run.release(rows[0])
-    assert sorted(rows[i].index for i in (2, 3)) == [0, 1]
+    assert run.rows_in_use == 2
+    assert [rows[i].pages for i in (2, 3)] == [pages[i] for i in (2, 3)]
     for i in (2, 3):
         torch.testing.assert_close(
             feed(run, rows[i], texts[i]), alone(loaded(), texts[i])[10:], atol=1e-4, rtol=0
@@ -66,19 +67,75 @@ def test_release_is_idempotent_and_a_released_row_is_refused() -> None:
     run.release(first)
     run.release(first)
     assert run.rows_in_use == 1
-    assert second.index == 0
-    with pytest.raises(ValueError, match="row -1"):
+    assert second.live
+    with pytest.raises(ValueError, match="released"):
         run.forward([first], text(3, 0)[None], [0])
 
 
-def test_releasing_all_rows_by_any_order_empties_the_runner() -> None:
+def test_releasing_all_rows_by_any_order_frees_all_pages() -> None:
     for order in ([0, 1, 2], [2, 1, 0], [1, 2, 0], [1, 0, 2]):
         run = Runner(loaded(), max_rows=3, max_length=64)
         rows = [run.allocate() for _ in range(3)]
+        for seed, row in enumerate(rows):
+            feed(run, row, text(20 + seed, seed))
+        assert run._rows.pages.held == 6
         for i in order:
             run.release(rows[i])
-        assert run.rows_in_use == 0
-        assert [run.allocate().index for _ in range(3)] == [0, 1, 2]
+        assert run.rows_in_use == run._rows.pages.held == 0
+
+
+def test_rows_of_the_greatest_length_all_fit() -> None:
+    run = Runner(loaded(), max_rows=3, max_length=50)
+    rows = [run.allocate() for _ in range(3)]
+    for seed, row in enumerate(rows):
+        feed(run, row, text(50, seed))
+    # Forks that write everything anew need no more than their own.
+    for row in rows[1:]:
+        run.release(row)
+    others = run.fork(rows[0], 2)
+    for seed, row in enumerate(others):
+        row.valid = 0
+        feed(run, row, text(50, 5 + seed))
+        torch.testing.assert_close(
+            alone(loaded(), text(50, 5 + seed))[-1],
+            run.forward([row], text(50, 5 + seed)[None, 49:], [49]).logits[0, -1],
+            atol=1e-4,
+            rtol=0,
+        )
+
+
+def test_a_fork_takes_no_more_than_its_last_page() -> None:
+    run = Runner(loaded(), max_rows=9, max_length=128)
+    row = run.allocate()
+    feed(run, row, text(100, 0))
+    before = run._rows.pages.held
+    children = run.fork(row, 8)
+    assert run._rows.pages.held == before + 8
+    assert all(child.pages[:6] == row.pages[:6] for child in children)
+    row.valid = 96  # whole pages
+    for child in children:
+        run.release(child)
+    run.fork(row, 8)
+    assert run._rows.pages.held == before
+
+
+def test_nobody_writes_to_what_others_hold() -> None:
+    """A parent and its forks are rewound below what they share, and write on."""
+    run = Runner(loaded(), max_rows=3, max_length=64)
+    tokens, other = text(50, 0), text(50, 1)
+    row = run.allocate()
+    feed(run, row, tokens)
+    one, two = run.fork(row, 2)
+    one.valid = row.valid = 20
+    mixed = torch.cat([tokens[:20], other[20:]])
+    for changed in (one, row):
+        torch.testing.assert_close(
+            feed(run, changed, mixed), alone(loaded(), mixed)[20:], atol=1e-4, rtol=0
+        )
+    two.valid = 45
+    torch.testing.assert_close(
+        feed(run, two, tokens), alone(loaded(), tokens)[45:], atol=1e-4, rtol=0
+    )
 
 
 def test_capacity_errors_take_nothing() -> None:
@@ -107,10 +164,11 @@ def test_a_sequence_may_fill_the_cache_exactly() -> None:
     logits = run.forward(rows, batch, [0, 0], [16, 3]).logits
     torch.testing.assert_close(logits[0], alone(loaded(), tokens), atol=1e-4, rtol=0)
     # Pads leave nothing behind, and their positions may lie past the end.
-    assert not run.cache.keys[0][1, :, 3:16].any()
+    slots = slots_of(rows[1])
+    assert not run.cache.keys[0][slots[3:16]].any()
     rows[0].valid = 14
     logits = run.forward(rows, batch[:, 11:], [14, 3], [1, 4]).logits
-    assert not run.cache.keys[0][1, :, 7:16].any()
+    assert not run.cache.keys[0][slots[7:16]].any()
     assert rows[0].valid == 15
 
 
@@ -137,7 +195,7 @@ def test_misuse_is_refused(starts: list[int], counts: list[int] | None) -> None:
         run.forward([row, row], text(6, 1).view(2, 3), [0, 0])
 
 
-def test_fork_copies_only_what_is_valid() -> None:
+def test_a_fork_begins_as_far_as_its_parent_is_valid() -> None:
     run = Runner(loaded(), max_rows=3, max_length=64)
     tokens, other = text(20, 0), text(20, 1)
     row = run.allocate()
@@ -147,13 +205,11 @@ def test_fork_copies_only_what_is_valid() -> None:
     (child,) = run.fork(row, 1)
     assert run.passes == passes
     assert child.valid == 12
-    assert not run.cache.keys[0][child.index, :, 12:].any()
     mixed = torch.cat([tokens[:12], other[12:]])
     torch.testing.assert_close(
         feed(run, child, mixed), alone(loaded(), mixed)[12:], atol=1e-4, rtol=0
     )
     run.release(row)
-    assert child.index == 0
     child.valid = 14
     torch.testing.assert_close(
         feed(run, child, mixed), alone(loaded(), mixed)[14:], atol=1e-4, rtol=0
@@ -163,9 +219,9 @@ def test_fork_copies_only_what_is_valid() -> None:
 @torch.inference_mode()
 def poison(run: Runner, row: Row, length: int) -> None:
     """Fill a row's cache with NaN, as a forward of a broken request would."""
+    run._rows.prepare([row], [0], [length])
     for tensor in (*run.cache.keys, *run.cache.values):
-        tensor[row.index, :, :length] = float("nan")
-    row.written = max(row.written, length)
+        tensor[slots_of(row)[:length]] = float("nan")
 
 
 @pytest.mark.parametrize("model", [loaded, sliding])
@@ -188,24 +244,21 @@ def test_nan_stays_in_its_row(model) -> None:
 
 
 def test_nan_does_not_outlive_its_row() -> None:
-    """The place of a poisoned row is reused: by a new row, by a moved one, by a fork."""
+    """The pages of a poisoned row are used again: by a new row, and by a fork."""
     run = Runner(loaded(), max_rows=3, max_length=64)
     tokens = text(20, 0)
     rows = [run.allocate() for _ in range(3)]
     feed(run, rows[2], tokens[:4])
-    run.forward(rows[:2], torch.stack([tokens, tokens]), [0, 0])
-    poison(run, rows[0], 20)
-    poison(run, rows[1], 20)
-    run.release(rows[0])  # rows[2] moves to place 0, shorter than what was there
-    assert rows[2].index == 0
-    block = torch.stack([tokens[4:10], tokens[:6]])
+    for row in rows[:2]:
+        feed(run, row, tokens)
+        poison(run, row, 30)
+        run.release(row)
     fresh = run.allocate()
-    run.release(rows[1])
-    # A shorter row beside a longer one reads past its own end, where the poison was.
-    other = run.fork(rows[2], 1)[0]
+    (other,) = run.fork(rows[2], 1)
     other.valid = 2
     for row, start in ((fresh, 0), (other, 2)):
         rows[2].valid = 4
+        # A shorter row beside a longer one.
         block = torch.stack([tokens[4:10], tokens[start : start + 6]])
         logits = run.forward([rows[2], row], block, [4, start]).logits
         wanted = alone(loaded(), tokens)

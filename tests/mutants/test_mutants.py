@@ -20,6 +20,7 @@ from stet.core.draft_length import FixedLength
 from stet.core.sampling import Sampler, SamplingParams, draw
 from stet.core.sequence import TokenSequence
 from stet.engine import scoring
+from stet.engine.addresses import slots_of
 from stet.engine.drafting import ModelDrafter
 from stet.engine.runner import Runner
 from stet.policies import (
@@ -108,15 +109,21 @@ def take_draft_probabilities_before_the_transforms(patch: Patch) -> Case:
 
 def keep_a_stale_cache_after_a_rewind(patch: Patch) -> Case:
     forward = Runner.forward
+    written: dict[int, int] = {}
 
     def stale(self, rows, tokens, starts, counts=None, **options):
         """Slots that were written once keep what they held, as if never rewound."""
         caches = (*self.cache.keys, *self.cache.values)
-        before = [(r, r.written, [c[r.index].clone() for c in caches]) for r in rows]
+        before = []
+        for row, start in zip(rows, starts, strict=True):
+            slots = slots_of(row)[start : written.get(id(row), 0)]
+            before.append([cache[slots].clone() for cache in caches])
         result = forward(self, rows, tokens, starts, counts, **options)
-        for (row, end, saved), start in zip(before, starts, strict=True):
+        for row, saved, start in zip(rows, before, starts, strict=True):
+            slots = slots_of(row)[start : start + len(saved[0])]
             for cache, old in zip(caches, saved, strict=True):
-                cache[row.index, :, start:end] = old[:, start:end]
+                cache[slots] = old
+            written[id(row)] = max(written.get(id(row), 0), row.valid)
         return result
 
     patch.setattr(Runner, "forward", torch.inference_mode()(stale))

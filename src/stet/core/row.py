@@ -8,25 +8,25 @@ from typing import Literal, Self
 Role = Literal["target", "draft"]
 """A model of the pair."""
 
+PAGE = 16
+"""Tokens of a page of a cache; `PAGE` of attention.c."""
+
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """A place in a runner's cache, held by one sequence.
+    """A sequence's place in a runner's cache.
 
     Attributes:
-        index: row of the cache tensors. It may change when another row is released, so never copy
-            it; -1 once released.
+        pages: the pages of the cache that hold its tokens, in order. Others may hold some of them,
+            too; the runner sees to it that nobody writes to those.
         valid: number of cached tokens that agree with the sequence's token list. Lowering it
             rewinds the row.
-        written: slots, from the first on, that may hold something other than zero.
-        prompt: what its sequence begins with for as long as it lives, where others may start from
-            a copy of this row; else empty.
+        live: whether it was not released yet.
     """
 
-    index: int
+    pages: list[int] = field(default_factory=list[int])
     valid: int = 0
-    written: int = 0
-    prompt: list[int] = field(default_factory=list[int])
+    live: bool = True
 
 
 class Places:

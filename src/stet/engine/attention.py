@@ -39,28 +39,26 @@ _NO_MASK = object()
 
 @dataclass(slots=True, eq=False)
 class Span:
-    """Neighbouring rows of a batch that are attended together.
+    """Rows of a batch that are attended together.
 
     Attributes:
         first: first row of the span in the batch.
         last: one past its last row in the batch.
-        row: cache row of `first`; the others follow it. Unused when `gather` is set.
-        length: how many slots of the cache are read.
-        positions: [B or 1, T] positions of the queries of the span; None when `aligned`.
-        aligned: all rows end at `length`, without pads, so that one mask serves all rows and
-            depends only on T.
-        gather: [B] cache rows to copy together, for rows that are not neighbours.
-        read: keys and values of the span, per layer, where they were cut out of the cache at once.
+        length: how many tokens of each row are read.
+        positions: [B or 1, T] positions of the queries of the span; None where all rows end at
+            `length`, without pads, so that one mask serves all and depends only on T.
+        slots: [B, length] int64 slots of the cache that are read; None for a slice of it.
+        start: the first slot of that slice, for a single row.
+        read: its keys and values, [length, key heads, size] per layer, cut out of all layers.
         masks: the masks made in this pass.
     """
 
     first: int
     last: int
-    row: int
     length: int
     positions: Tensor | None
-    aligned: bool
-    gather: Tensor | None = None
+    slots: Tensor | None = None
+    start: int | None = None
     read: tuple[list[Tensor], list[Tensor]] | None = None
     masks: dict[tuple[int | None, int], Tensor | None] = field(default_factory=lambda: {})
 
@@ -71,15 +69,14 @@ class CacheView:
     It has the few methods that transformers models call on `past_key_values`.
 
     Attributes:
-        keys: per layer [rows, key heads, slots, key size].
-        values: per layer [rows, key heads, slots, value size].
+        keys: per layer [all slots, key heads, key size].
+        values: per layer [all slots, key heads, value size].
         spans: the rows of the batch, divided into spans.
         masks: source of the masks of aligned spans.
         slots: [S] int64, 0 .. S-1, at least as long as the longest span.
-        written: where the new keys and values go, per layer, when they fill a rectangle of the
-            cache; otherwise None.
-        rows: [B, 1] int64 cache rows; used when `written` is None.
-        columns: [B, T] int64 slots that the new keys go to; used when `written` is None.
+        written: where the new keys and values go, per layer, when they are a slice of the cache;
+            otherwise None.
+        places: [B * T] int64 slots that the new keys go to; used when `written` is None.
         recorder: keeps the queries of the pass; None where they are not needed.
         native: attends by the compiled kernel; None where torch does.
         true: where the batch's true tokens are, if all but attention is to leave out the pads; None
@@ -93,12 +90,11 @@ class CacheView:
     is_sliding: tuple[bool, ...] = ()
 
     __slots__ = (
-        "columns",
         "keys",
         "masks",
         "native",
+        "places",
         "recorder",
-        "rows",
         "slots",
         "spans",
         "symbolic",
@@ -116,8 +112,7 @@ class CacheView:
         slots: Tensor,
         *,
         written: tuple[list[Tensor], list[Tensor]] | None = None,
-        rows: Tensor | None = None,
-        columns: Tensor | None = None,
+        places: Tensor | None = None,
         recorder: Recorder | None = None,
         symbolic: bool = False,
     ) -> None:
@@ -127,8 +122,7 @@ class CacheView:
         self.masks = masks
         self.slots = slots
         self.written = written
-        self.rows = rows
-        self.columns = columns
+        self.places = places
         self.recorder = recorder
         self.symbolic = symbolic
         self.native: NativePass | None = None
@@ -140,17 +134,14 @@ class CacheView:
         """Write new keys and values ([B, heads, T, size]); return the layer's whole tensors."""
         keys, values = self.keys[layer_idx], self.values[layer_idx]
         if self.written is not None:
-            self.written[0][layer_idx].copy_(key)
-            self.written[1][layer_idx].copy_(value)
+            self.written[0][layer_idx].copy_(key[0].transpose(0, 1))
+            self.written[1][layer_idx].copy_(value[0].transpose(0, 1))
         else:
-            # On the whole tensor: writing through a slice of the rows makes a compiled graph copy
-            # the cache.
-            assert self.rows is not None
-            assert self.columns is not None
+            assert self.places is not None
             # A model spread over several devices keeps each layer's cache where the layer is.
-            where = (self.rows.to(keys.device), slice(None), self.columns.to(keys.device))
-            keys[where] = key.transpose(1, 2)
-            values[where] = value.transpose(1, 2)
+            places = self.places.to(keys.device)
+            keys.index_copy_(0, places, key.transpose(1, 2).flatten(0, 1))
+            values.index_copy_(0, places, value.transpose(1, 2).flatten(0, 1))
         return keys, values
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -238,8 +229,8 @@ def attend_in_transformers(
     Args:
         module: the attention layer.
         query: [B, query heads, T, size], rotated.
-        key: [rows, key heads, slots, size], the whole cache of the layer.
-        value: [rows, key heads, slots, value size], the whole cache of the layer.
+        key: [slots, key heads, size], the whole cache of the layer.
+        value: [slots, key heads, value size], the whole cache of the layer.
         attention_mask: None, since no mask is ever passed to the model.
         scaling: factor of the scores; 1 / sqrt(size) when None.
         sliding_window: see `additive_mask`.
@@ -279,20 +270,24 @@ def _attend(
         return view.native(query, key, value, scaling, window, softcap)
     parts: list[Tensor] = []
     for span in view.spans:
-        if layer is not None and span.read is not None:
-            keys, values = span.read[0][layer], span.read[1][layer]
+        if span.read is not None and layer is not None:
+            keys, values = span.read[0][layer][None], span.read[1][layer][None]
         else:
             keys, values = _cut(key, span), _cut(value, span)
+        keys, values = keys.transpose(1, 2), values.transpose(1, 2)
         of_span = query if len(view.spans) == 1 else query[span.first : span.last]
         parts.append(_attend_span(of_span, keys, values, scaling, window, softcap, view, span))
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _cut(whole: Tensor, span: Span) -> Tensor:
-    """The part of a layer's keys or values that a span reads."""
-    if span.gather is not None:
-        return whole[:, :, : span.length].index_select(0, span.gather.to(whole.device))
-    return whole[span.row : span.row + span.last - span.first, :, : span.length]
+    """What a span reads of a layer's keys or values, [B, length, key heads, size]."""
+    if span.slots is None:
+        assert span.start is not None
+        return whole[None, span.start : span.start + span.length]
+    slots = span.slots.to(whole.device)
+    found: Tensor = whole.index_select(0, slots.flatten()).unflatten(0, slots.shape)
+    return found
 
 
 def _attend_span(

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from stet.core.needs import AttentionCapture
 from stet.core.row import Row
-from stet.core.tensors import select_last, upload
+from stet.core.tensors import select_last
+from stet.engine.addresses import Addresses, run_of
 from stet.engine.kv_cache import KVCache
 from stet.engine.masks import additive_mask
 
@@ -138,8 +139,12 @@ class AttentionWeights:
             `starts[b] + k` and is 0 after it. Entries after a row's last draw mean nothing.
         """
         passes, recorder.queries = recorder.queries, []
-        length = max(row.valid for row in rows)
-        place = _place(rows)
+        ends = [row.valid for row in rows]
+        length = max(ends)
+        run = run_of(rows[0]) if len(rows) == 1 else None
+        slots = None
+        if run is None:
+            slots = Addresses(rows, self._cache.keys[0].device).read(ends, length, 0, len(rows))
         floors = sorted(capture.floors)
         found: list[list[Tensor]] = []
         for alike in recorder.alike:
@@ -148,7 +153,14 @@ class AttentionWeights:
                 queries = passes[at :: recorder.count]
                 if queries[0].shape[2] > 1:
                     queries[0] = select_last(queries[0].transpose(1, 2), counts).transpose(1, 2)
-                key = _keys(self._cache.keys[recorder.layers[at].layer], place, length)
+                whole = self._cache.keys[recorder.layers[at].layer]
+                if slots is None:
+                    assert run is not None
+                    key = whole[None, run : run + length]
+                else:
+                    held = slots.to(whole.device)
+                    key = whole.index_select(0, held.flatten()).unflatten(0, held.shape)
+                key = key.transpose(1, 2)
                 products.append(_products(torch.cat(queries, 2), key).to(self._device))
             layer = recorder.layers[alike[0]]
             found.append(self._means(layer, torch.stack(products, 1), starts, floors))
@@ -196,7 +208,7 @@ class AttentionWeights:
         """
         table = self._tables.get(window)
         if table is None or table.shape[0] < count or table.shape[1] < 2 * length:
-            middle = max(length, self._cache.capacity)
+            middle = 2 * length
             queries = torch.arange(max(count, 16), device=self._device)[None] + middle
             slots = torch.arange(2 * middle, device=self._device)
             table = additive_mask(queries, slots, 1, window, torch.float32)[0, 0]
@@ -231,18 +243,3 @@ def _products(query: Tensor, key: Tensor) -> Tensor:
     # Heads that share a key head become more queries of it, so that keys are never repeated.
     query = query.reshape(batch, -1, groups * count, size)
     return torch.matmul(query, key.transpose(2, 3)).reshape(batch, heads, count, -1)
-
-
-def _place(rows: Sequence[Row]) -> slice | list[int]:
-    """Where rows are in the cache: a slice of it where they are neighbours."""
-    first = rows[0].index
-    if all(row.index == first + b for b, row in enumerate(rows)):
-        return slice(first, first + len(rows))
-    return [row.index for row in rows]
-
-
-def _keys(keys: Tensor, place: slice | list[int], length: int) -> Tensor:
-    """The keys in the first S slots of some rows, [B, key heads, S, size]."""
-    if isinstance(place, slice):
-        return keys[place, :, :length]
-    return keys[:, :, :length].index_select(0, upload(place, keys.device))

@@ -2,8 +2,8 @@
 
 A pass is padded to one of a few widths, and two graphs per width serve all batches and lengths: one
 for a single row, one for two rows or more. Passes whose queries are captured have graphs of their
-own, which return the queries too. Sizes that vary (rows, slots read, first row) are carried by the
-shapes of tensors and marked dynamic. Until a graph is ready, and for passes it does not fit, the
+own, which return the queries too. Sizes that vary (rows, slots read) are carried by the shapes of
+tensors and marked dynamic. Until a graph is ready, and for passes it does not fit, the
 runner goes on without it.
 
 The head is not part of a graph: over a large vocabulary it is a good part of a pass, and is
@@ -23,7 +23,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from stet.core.row import PAGE, Row
 from stet.core.tensors import upload
+from stet.engine.addresses import Addresses
 from stet.engine.attention import CacheView, Span
 from stet.engine.attention_capture import CapturedLayer, Recorder
 from stet.engine.background import Background
@@ -37,7 +39,6 @@ WIDTHS = (1, 2, 4, 8, 16, WIDEST)
 """Widths that are compiled: a block may have any length, and each graph takes long to make."""
 
 _ASKED = 3  # how often a width must be asked for before it is compiled
-_ANCHOR = 7
 _CUDA_LENGTH = 256  # lengths are rounded up to multiples, since each has a CUDA graph of its own
 
 Step = Callable[..., tuple[Tensor, list[Tensor]]]
@@ -71,13 +72,16 @@ class CompiledPasses:
         failure: why compiling was stopped; None while it works.
     """
 
-    def __init__(self, model: LoadedModel, cache: KVCache, masks: AlignedMasks) -> None:
+    def __init__(
+        self, model: LoadedModel, cache: KVCache, masks: AlignedMasks, length: int
+    ) -> None:
         self.model = model
         self.cache = cache
         self.failure: str | None = None
         self._masks = masks
         self._cuda = model.device.type == "cuda"
-        self._slots = torch.arange(cache.capacity + _ANCHOR, device=model.device)
+        self._length = length
+        self._slots = torch.arange(length, device=model.device)
         self._windows = any(layer.window is not None for layer in model.layers)
         self._ready: dict[Key, Pass] = {}
         self._requested: set[Key] = set()
@@ -150,7 +154,7 @@ class CompiledPasses:
         self,
         compiled: Pass,
         tokens: Tensor,
-        rows: Sequence[int],
+        rows: Sequence[Row],
         starts: Sequence[int],
         ends: Sequence[int],
         recorder: Recorder | None = None,
@@ -160,7 +164,7 @@ class CompiledPasses:
         Args:
             compiled: the pass, from `find`.
             tokens: [B, T].
-            rows: B neighbouring cache rows, ascending.
+            rows: B rows, which have pages for all that is written.
             starts: position of each row's first token.
             ends: position after each row's last true token.
             recorder: is given the queries, where the graph returns them.
@@ -174,15 +178,18 @@ class CompiledPasses:
         # would be compiled for again.
         _, padded, _ = _key(len(rows), width, 0)
         tokens = pad(tokens, (0, padded - width)).clone(memory_format=torch.contiguous_format)
-        table = upload([list(rows), list(starts), list(ends)], tokens.device)
+        table = upload([list(starts), list(ends)], tokens.device)
         if self._cuda:
-            length = min(-(-length // _CUDA_LENGTH) * _CUDA_LENGTH, self.cache.capacity)
+            length = min(-(-length // _CUDA_LENGTH) * _CUDA_LENGTH, self._length)
             torch.compiler.cudagraph_mark_step_begin()
+        addresses = Addresses(rows, tokens.device, reach=-(-length // PAGE))
+        begins, stops = table.unsqueeze(2).unbind(0)
         hidden, queries = compiled.step(
             tokens,
             table,
             self._slots[:length],
-            self._slots[: rows[0] + _ANCHOR],
+            addresses.written(begins + self._slots[:padded], stops),
+            addresses.read(ends, length, 0, len(rows)).clone(memory_format=torch.contiguous_format),
             self.cache.keys,
             self.cache.values,
         )
@@ -218,7 +225,6 @@ class CompiledPasses:
         body, masks = self.model.body, self._masks
         assert body is not None
         layers = len(self.model.layers)
-        reserved = self.cache.capacity
         # A single query sees all slots up to its own, unless lengths are rounded up.
         unmasked = not several and width == 1 and not self._windows and not self._cuda
 
@@ -227,21 +233,20 @@ class CompiledPasses:
             tokens: Tensor,
             table: Tensor,
             slots: Tensor,
-            anchor: Tensor,
+            places: Tensor,
+            reads: Tensor,
             keys: list[Tensor],
             values: list[Tensor],
         ) -> Tensor:
-            rows, starts, ends = table.unsqueeze(2).unbind(0)
+            starts, ends = table.unsqueeze(2).unbind(0)
             positions = starts + torch.arange(width, device=tokens.device)
-            columns = torch.where(positions < ends, positions, reserved)
             positions = torch.minimum(positions, (ends - 1).clamp(min=0))
             span = Span(
                 first=0,
                 last=tokens.shape[0],
-                row=anchor.shape[0] - _ANCHOR,
                 length=slots.shape[0],
                 positions=None if unmasked else positions,
-                aligned=False,
+                slots=reads,
             )
             view = CacheView(
                 keys,
@@ -249,8 +254,7 @@ class CompiledPasses:
                 [span],
                 masks,
                 slots,
-                rows=rows,
-                columns=columns,
+                places=places,
                 recorder=recorder,
                 symbolic=True,
             )
@@ -275,25 +279,25 @@ class CompiledPasses:
         return Pass(compiled, described.layers)
 
     def _example(self, key: Key) -> tuple[Any, ...]:
-        """Make arguments to compile with: pads only, which write to the reserved slots.
+        """Make arguments to compile with: pads only, which write where nobody reads.
 
         The sizes are all different, as equal ones would be taken for the same.
         """
         several, width, _ = key
         device = self.model.device
         batch = 2 if several else 1
-        first = min(1, self.cache.rows - batch)
         tokens = torch.zeros((batch, width), dtype=torch.long, device=device)
-        rows = list(range(first, first + batch))
-        table = torch.tensor([rows, [1] * batch, [1] * batch], device=device)
-        slots = torch.arange(min(41, self.cache.capacity), device=device)
-        anchor = torch.arange(first + _ANCHOR, device=device)
+        table = torch.ones((2, batch), dtype=torch.long, device=device)
+        slots = torch.arange(min(41, self._length), device=device)
+        places = torch.zeros(batch * width, dtype=torch.long, device=device)
+        reads = torch.zeros((batch, len(slots)), dtype=torch.long, device=device)
         mark: Any = torch._dynamo.mark_dynamic  # pyright: ignore
-        if self.cache.rows > batch:  # rows that are the whole cache are always the same ones
-            mark(anchor, 0)
-            if several:
-                mark(tokens, 0)
-                mark(table, 1)
+        if several:
+            mark(tokens, 0)
+            mark(table, 1)
+            mark(places, 0)
+            mark(reads, 0)
         if not self._cuda:
             mark(slots, 0)
-        return tokens, table, slots, anchor, self.cache.keys, self.cache.values
+            mark(reads, 1)
+        return tokens, table, slots, places, reads, self.cache.keys, self.cache.values

@@ -36,6 +36,10 @@ class Compiling:
     _masks: AlignedMasks
     _compiled: CompiledPasses | None
 
+    def fill_cache(self) -> None:
+        """Make the whole cache."""
+        raise NotImplementedError
+
     def start_compiling(self) -> None:
         """Run short passes through `torch.compile` from now on, each as soon as it is compiled.
 
@@ -45,9 +49,9 @@ class Compiling:
         if self._compiled is None and self.model.head is not None and self.max_length > 8:
             try:
                 with torch.inference_mode():
-                    if self.cache.ensure(self.max_length):
-                        self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
-                    self._compiled = CompiledPasses(self.model, self.cache, self._masks)
+                    self.fill_cache()
+                    masks, length = self._masks, self.max_length
+                    self._compiled = CompiledPasses(self.model, self.cache, masks, length)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise

@@ -241,8 +241,6 @@ class Engine:
                 ready.append(waiting)
         # A sibling's failure ends its whole request.
         ready = [w for w in ready if not w.process.request.done]
-        # Neighbours in the cache are attended together.
-        ready.sort(key=lambda waiting: waiting.operation.sequence.rows[role].index)
         return ready, report.progress
 
     # Requests

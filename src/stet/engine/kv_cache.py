@@ -10,60 +10,54 @@ from torch import Tensor
 
 from stet.core.errors import CapacityError
 from stet.core.model import LayerShape
+from stet.core.row import PAGE
 
 _STACKED = 8
 """The most layers in one tensor, which is held twice while it grows."""
 
 
 class KVCache:
-    """The keys and values of all rows of one model.
+    """The keys and values of one model, in slots of a token each; `PAGE` slots are a page.
 
-    Tensors are [rows, key heads, capacity + 1, size]; the last slot is reserved: pads are written
-    there and nothing ever reads it. New memory is zeroed, since a NaN would get through a mask
-    (0 * NaN is NaN). Those of neighbouring layers of one shape are parts of one tensor, so that few
-    operations cut the same slots out of all of them.
+    Tensors are [slots, key heads, size]. Nothing reads a slot that was not written by whom it
+    belongs to: a NaN that another row left there would get through a mask (0 * NaN is NaN). Those
+    of neighbouring layers of one shape are parts of one tensor, so that few operations cut the same
+    slots out of all of them.
+
+    Args:
+        layers: shape of each layer.
+        most: the most pages, page 0 among them.
+        first: pages to begin with; more are made on demand. None: all are made now, so that
+            addresses never change (captured CUDA graphs hold on to them).
 
     Attributes:
         keys: the keys, one tensor per layer.
         values: the values, one tensor per layer.
-        capacity: tokens that a row can hold without growing.
+        pages: the pages that there are.
     """
 
-    FIRST_CAPACITY = 256
-
     def __init__(
-        self, layers: Sequence[LayerShape], *, rows: int, max_length: int, grow: bool
+        self, layers: Sequence[LayerShape], *, most: int, first: int | None = None
     ) -> None:
-        """Make the cache.
-
-        Args:
-            layers: shape of each layer.
-            rows: number of rows.
-            max_length: the most tokens a row may ever hold.
-            grow: start small and double on demand; otherwise allocate all of it now, so that
-                addresses never change (captured CUDA graphs hold on to them).
-        """
         self.layers = tuple(layers)
-        self.rows = rows
-        self.max_length = max_length
-        self.capacity = min(self.FIRST_CAPACITY, max_length) if grow else max_length
+        self.most = most
+        self.pages = most if first is None else min(first, most)
         stacks = _stacks(self.layers)
-        self._keys = [self._empty(n, s, s.key_size, self.capacity) for n, s in stacks]
-        self._values = [self._empty(n, s, s.value_size, self.capacity) for n, s in stacks]
+        self._keys = [self._empty(n, s, s.key_size, self.pages) for n, s in stacks]
+        self._values = [self._empty(n, s, s.value_size, self.pages) for n, s in stacks]
         self._shapes = [shape for _, shape in stacks]
         self.keys = _layers(self._keys)
         self.values = _layers(self._values)
 
-    def _empty(self, count: int, layer: LayerShape, size: int, capacity: int) -> Tensor:
-        shape = (count, self.rows, layer.key_heads, capacity + 1, size)
+    @staticmethod
+    def _empty(count: int, layer: LayerShape, size: int, pages: int) -> Tensor:
+        shape = (count, pages * PAGE, layer.key_heads, size)
         return torch.zeros(shape, dtype=layer.dtype, device=layer.device)
 
-    def cut(
-        self, first: int, last: int, start: int, stop: int
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """The keys and the values, per layer, of rows [first, last) in the slots [start, stop)."""
+    def cut(self, start: int, stop: int) -> tuple[list[Tensor], list[Tensor]]:
+        """The keys and the values, per layer, of the slots [start, stop)."""
         keys, values = (
-            _layers([stack[:, first:last, :, start:stop] for stack in stacks])
+            _layers([stack[:, start:stop] for stack in stacks])
             for stacks in (self._keys, self._values)
         )
         return keys, values
@@ -73,61 +67,47 @@ class KVCache:
         """Bytes allocated."""
         return sum(t.nbytes for t in (*self.keys, *self.values))
 
-    def ensure(self, length: int) -> bool:
-        """Make room for rows of `length` tokens, by doubling.
+    @property
+    def bytes_per_page(self) -> int:
+        """Bytes of a page."""
+        return PAGE * sum(layer.bytes_per_token for layer in self.layers)
+
+    def grow(self, pages: int) -> None:
+        """Have at least so many pages, by doubling.
 
         Where memory runs out on the way, the content is unchanged, and it can be called again.
 
-        Returns:
-            Whether the tensors were replaced by larger ones.
-
         Raises:
-            CapacityError: `length` is more than `max_length`.
+            CapacityError: there may not be so many.
         """
-        if length <= self.capacity:
-            return False
-        if length > self.max_length:
-            raise CapacityError(
-                f"A sequence of {length} tokens does not fit into a cache of {self.max_length}; "
-                "raise max_length or shorten the prompt or max_new_tokens."
-            )
-        old = capacity = self.capacity
-        while capacity < length:
-            capacity = min(2 * capacity, self.max_length)
+        if pages > self.most:
+            raise CapacityError(f"The cache has {self.most} pages, and {pages} are needed.")
+        count = self.pages
+        while count < pages:
+            count = min(2 * count, self.most)
         for index, shape in enumerate(self._shapes):
             for stacks, size in ((self._keys, shape.key_size), (self._values, shape.value_size)):
                 stack = stacks[index]
-                larger = self._empty(stack.shape[0], shape, size, capacity)
-                # Without the reserved slot, which becomes a normal slot.
-                larger[..., :old, :] = stack[..., :old, :]
+                if stack.shape[1] == count * PAGE:
+                    continue
+                larger = self._empty(stack.shape[0], shape, size, count)
+                larger[:, : stack.shape[1]] = stack
                 stacks[index] = larger
                 self.keys, self.values = _layers(self._keys), _layers(self._values)
-        # Only now: a tensor that is larger than the capacity still holds the same content.
-        self.capacity = capacity
-        return True
+        # Only now: a tensor that is larger than the others still holds the same content.
+        self.pages = count
 
-    def copy(self, source: int, targets: Sequence[int], length: int) -> None:
-        """Copy the first `length` tokens of row `source` to each of the rows `targets`."""
-        if not length:
+    @torch.inference_mode()
+    def copy(self, sources: Sequence[int], targets: Sequence[int]) -> None:
+        """Copy pages to as many others."""
+        if not sources:
             return
-        for tensor in (*self.keys, *self.values):
-            prefix = tensor[source, :, :length]
-            for target in targets:
-                tensor[target, :, :length] = prefix
-
-    def swap(self, one: int, other: int, length: int) -> None:
-        """Exchange the first `length` tokens of two rows."""
-        if not length or one == other:
-            return
-        for tensor in (*self.keys, *self.values):
-            kept = tensor[one, :, :length].clone()
-            tensor[one, :, :length] = tensor[other, :, :length]
-            tensor[other, :, :length] = kept
-
-    def clear(self, row: int, start: int = 0, stop: int | None = None) -> None:
-        """Zero the slots [start, stop) of a row; to the end, reserved slot included, if None."""
-        for tensor in (*self.keys, *self.values):
-            tensor[row, :, start:stop] = 0
+        for stack in (*self._keys, *self._values):
+            paged = stack.unflatten(1, (-1, PAGE))
+            if len(sources) == 1:
+                paged[:, targets[0]] = paged[:, sources[0]]
+            else:
+                paged[:, list(targets)] = paged[:, list(sources)]
 
 
 def _stacks(layers: Sequence[LayerShape]) -> list[tuple[int, LayerShape]]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stet.core.errors import CapacityError
-from stet.core.row import Row
+from stet.core.row import PAGE, Row
 from stet.core.sequence import Role, TokenSequence
 from stet.core.tensors import upload
 from stet.engine.failures import isolate, raise_device_error
@@ -109,6 +109,8 @@ class Prefill:
                 return False
             sequence.rows[role] = row
         end = max(len(sequence.tokens) - keep, 0)
+        if row.valid < end and sequence.parent is None:
+            runner.begin(row, sequence.tokens)
         return True if row.valid >= end else _Missing(sequence, row, end)
 
     def _fork(
@@ -123,7 +125,7 @@ class Prefill:
 
     def _allocate(self, runner: Runner, sequence: TokenSequence) -> Row | None:
         try:
-            return runner.allocate(sequence.tokens, sequence.prompt_length)
+            return runner.allocate(sequence.tokens)
         except CapacityError:
             return None
 
@@ -150,7 +152,9 @@ class Prefill:
         """Read one chunk of each, within the round's budget; return failures by sequence id."""
         failed: dict[int, Exception] = {}
         chunk = min(self._chunk, runner.exact_width or self._chunk)
-        missing.sort(key=lambda item: (item.size(chunk), item.row.index))
+        if runner.keeps_texts:
+            missing = _different(missing)
+        missing.sort(key=lambda item: item.size(chunk))
         budget = SHARED_CHUNKS * self._chunk
         while missing and budget > 0:
             batch = self._batch(missing, chunk, budget)
@@ -188,4 +192,15 @@ class Prefill:
             rows.append(item.sequence.tokens[start : start + size] + [0] * (width - size))
         tokens = upload(rows, runner.device)
         runner.forward([i.row for i in batch], tokens, starts, sizes, logits="none")
+        for item in batch:
+            runner.learn(item.row, item.sequence.tokens)
         return [None] * len(batch)
+
+
+def _different(missing: list[_Missing]) -> list[_Missing]:
+    """Of those that go on alike only the first: the others go on from what it has read."""
+    found: dict[tuple[int, ...], _Missing] = {}
+    for item in missing:
+        next_page = (item.row.valid // PAGE + 1) * PAGE
+        found.setdefault(tuple(item.sequence.tokens[:next_page]), item)
+    return list(found.values())

@@ -1,4 +1,4 @@
-"""Allocation of the rows of a cache."""
+"""The rows of a cache, each a list of pages."""
 
 from __future__ import annotations
 
@@ -7,153 +7,151 @@ from collections.abc import Sequence
 import torch
 
 from stet.core.errors import CapacityError
-from stet.core.row import Row
+from stet.core.row import PAGE, Row
 from stet.engine.kv_cache import KVCache
-
-LEAST = 16
-"""The fewest tokens that are worth taking from another text."""
+from stet.engine.pages import Pages
 
 
 class Rows:
-    """The live rows of a cache, which always are its first ones.
+    """The live rows of a cache.
 
-    With `keep`, rows that are given back keep their text until they are needed: a text that begins
-    as one of them, or as the prompt of a live one, does so in the cache, too.
+    A fork shares its parent's whole pages. With `keep`, pages are known by what they hold: a text
+    that begins as another one did begins in the cache, too.
 
     Args:
         cache: the cache.
+        count: the most rows.
+        length: the most tokens of a row.
         name: name of the model, for messages.
 
     Attributes:
         keep: whether texts are kept and looked for.
     """
 
-    def __init__(self, cache: KVCache, name: str) -> None:
+    def __init__(self, cache: KVCache, count: int, length: int, name: str) -> None:
         self._cache = cache
+        self._most = count
+        self._length = length
         self._name = name
-        self._live: list[Row] = []
-        # Per cache row that is free, how many of its slots may hold something other than zero,
-        # and the text that its first slots hold.
-        self._left = [0] * cache.rows
-        self._texts: list[list[int]] = [[]] * cache.rows
+        self.pages = Pages(cache.pages)
+        self.count = 0
         self.keep = False
 
-    @property
-    def count(self) -> int:
-        """Number of live rows."""
-        return len(self._live)
-
-    def allocate(self, tokens: Sequence[int] = (), lasting: int = 0) -> Row:
+    def allocate(self, tokens: Sequence[int] = ()) -> Row:
         """Allocate a row; see `Runner.allocate`."""
-        index = len(self._live)
-        if index == self._cache.rows:
+        if self.count == self._most:
             raise CapacityError(
-                f"All {self._cache.rows} rows of {self._name} are taken; "
+                f"All {self._most} rows of {self._name} are taken; "
                 "release one or make the runner with more max_rows."
             )
-        known = self._begin(index, list(tokens)) if self.keep and len(tokens) >= LEAST else 0
-        self._clear(index, known, self._left[index])
-        self._left[index], self._texts[index] = 0, []
-        row = Row(index, known, known, list(tokens[:lasting]) if self.keep else [])
-        self._live.append(row)
-        return row
+        self.count += 1
+        found = self.pages.find(tokens) if self.keep else []
+        for page in found:
+            self.pages.hold(page)
+        return Row(found, len(found) * PAGE)
+
+    def begin(self, row: Row, tokens: Sequence[int]) -> None:
+        """Let a row go on from what others have read of its text, where texts are kept."""
+        if not self.keep:
+            return
+        found = self.pages.find(tokens)
+        if len(found) * PAGE > row.valid:
+            for page in found:
+                self.pages.hold(page)
+            for page in row.pages:
+                self.pages.drop(page)
+            row.pages, row.valid = found, len(found) * PAGE
 
     def release(self, row: Row, tokens: Sequence[int] = ()) -> None:
-        """Give a row back; the last one moves into the hole."""
-        if row.index < 0:
+        """Give a row back; see `Runner.release`."""
+        if not row.live:
             return
-        hole, last = row.index, self._live.pop()
-        place, text = last.index, list(tokens[: row.valid]) if self.keep else []
-        if text:
-            if last is not row:
-                with torch.inference_mode():
-                    self._cache.swap(hole, place, max(row.written, last.written))
-            self._left[place] = row.written
-        else:
-            self._left[place] = last.written
-            if last is not row:
-                with torch.inference_mode():
-                    self._cache.copy(place, [hole], last.valid)
-                self._clear(hole, last.valid, row.written)
-                last.written = last.valid
-        self._texts[place] = text
-        if last is not row:
-            self._live[hole] = last
-            last.index = hole
-        row.index, row.valid = -1, 0
+        self.learn(row, tokens)
+        # From its end on, so that what is needed next is taken from there first.
+        for page in reversed(row.pages):
+            self.pages.drop(page)
+        row.pages, row.valid, row.live = [], 0, False
+        self.count -= 1
+
+    def learn(self, row: Row, tokens: Sequence[int]) -> None:
+        """Remember a row's text as far as it is valid, where texts are kept."""
+        if self.keep:
+            self.pages.learn(row.pages, tokens[: row.valid])
 
     def fork(self, row: Row, count: int) -> list[Row]:
-        """Copy a row to new ones; see `Runner.fork`."""
-        free = self._cache.rows - len(self._live)
+        """Rows that begin as another one; see `Runner.fork`."""
+        free = self._most - self.count
         if count > free:
             raise CapacityError(
                 f"{count} rows of {self._name} are needed and {free} are free; "
                 "ask for fewer candidates or make the runner with more max_rows."
             )
-        children = [self.allocate() for _ in range(count)]
-        with torch.inference_mode():
-            self._cache.copy(row.index, [c.index for c in children], row.valid)
-        for child in children:
-            child.valid = child.written = row.valid
+        whole, rest = divmod(row.valid, PAGE)
+        children: list[Row] = []
+        sources: list[int] = []
+        targets: list[int] = []
+        for _ in range(count):
+            pages = row.pages[:whole]
+            for page in pages:
+                self.pages.hold(page)
+            if rest:
+                own = self._take(0)
+                sources.append(row.pages[whole])
+                targets.append(own)
+                pages.append(own)
+            children.append(Row(pages, row.valid))
+        self.count += count
+        self._cache.copy(sources, targets)
         return children
 
-    def scrub(self, row: Row) -> None:
-        """Empty a row and zero its memory."""
-        self._clear(row.index, 0, row.written)
-        row.valid = row.written = 0
+    def prepare(self, rows: Sequence[Row], starts: Sequence[int], ends: Sequence[int]) -> None:
+        """Give rows pages of their own for the tokens from `starts` up to `ends`.
 
-    def forget(self) -> None:
-        """Forget the texts of free rows."""
-        self._texts = [[]] * self._cache.rows
-
-    def _begin(self, index: int, tokens: list[int]) -> int:
-        """Let a free row begin as a text that is in the cache already; returns how far.
-
-        A text of a free row is moved, so that it is there still when it is asked for once more;
-        that of a live one is copied.
+        Raises:
+            CapacityError: a row would be too long; then nothing has changed.
         """
-        free = range(index, self._cache.rows)
-        place = max(free, key=lambda i: (shared(self._texts[i], tokens), -i))
-        length = shared(self._texts[place], tokens)
-        live = {row.index: min(shared(row.prompt, tokens), row.valid) for row in self._live}
-        source = max(live, key=lambda i: live[i], default=-1)
-        if source >= 0 and live[source] > length:
-            if live[source] < LEAST:
-                return 0
-            empty = next((i for i in free if not self._texts[i]), index)
-            self._swap(index, empty)
+        longest = max(ends)
+        if longest > self._length:
+            raise CapacityError(
+                f"A sequence of {longest} tokens does not fit into a cache of {self._length}; "
+                "raise max_length or shorten the prompt or max_new_tokens."
+            )
+        sources: list[int] = []
+        targets: list[int] = []
+        for row, start, end in zip(rows, starts, ends, strict=True):
+            if start == end:
+                continue
+            first, last = start // PAGE, (end - 1) // PAGE
+            for place in range(first, min(last + 1, len(row.pages))):
+                page = row.pages[place]
+                if not self.pages.own(page):
+                    own = self._take(row.pages[place - 1] if place else 0)
+                    if place * PAGE < start:  # what is before it stays
+                        sources.append(page)
+                        targets.append(own)
+                    row.pages[place] = own
+                    self.pages.drop(page)
+            while len(row.pages) <= last:
+                row.pages.append(self._take(row.pages[-1] if row.pages else 0))
+        self._cache.copy(sources, targets)
+
+    def fill(self) -> None:
+        """Make all pages of the cache."""
+        self._cache.grow(self._cache.most)
+        self.pages.grow(self._cache.pages)
+
+    def scrub(self, row: Row) -> None:
+        """Empty a row; what its pages hold is read by nobody."""
+        for page in row.pages:
+            self.pages.drop(page)
+        row.pages, row.valid = [], 0
+
+    def _take(self, after: int) -> int:
+        page = self.pages.take(after)
+        if page is None:
             with torch.inference_mode():
-                self._cache.copy(source, [index], live[source])
-            return live[source]
-        if length < LEAST:
-            return 0
-        self._swap(index, place)
-        return length
-
-    def _swap(self, one: int, other: int) -> None:
-        """Exchange two free rows."""
-        left, texts = self._left, self._texts
-        with torch.inference_mode():
-            self._cache.swap(one, other, max(left[one], left[other]))
-        left[one], left[other] = left[other], left[one]
-        texts[one], texts[other] = texts[other], texts[one]
-
-    def _clear(self, index: int, start: int, stop: int) -> None:
-        if start < stop:
-            with torch.inference_mode():
-                self._cache.clear(index, start, stop)
-
-
-def shared(one: list[int], other: list[int]) -> int:
-    """The number of tokens with which both begin."""
-    most = min(len(one), len(other))
-    if one[:most] == other[:most]:
-        return most
-    low, high = 0, most  # equal up to low, not up to high
-    while high - low > 1:
-        middle = (low + high) // 2
-        if one[low:middle] == other[low:middle]:
-            low = middle
-        else:
-            high = middle
-    return low
+                self._cache.grow(self.pages.count + 1)
+            self.pages.grow(self._cache.pages)
+            page = self.pages.take(after)
+        assert page is not None  # there are pages for all rows of the greatest length
+        return page

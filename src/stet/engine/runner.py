@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stet.core.errors import CapacityError
 from stet.core.head import Shortlist
-from stet.core.row import Row
+from stet.core.row import PAGE, Row
 from stet.core.tensors import TruePlaces, select_last
 from stet.engine.attention import CacheView
 from stet.engine.compiling import Compiling
@@ -30,6 +30,12 @@ if TYPE_CHECKING:
 
 Logits = Literal["all", "last", "short", "none"]
 """Of which tokens and positions a pass computes logits, see `Runner.forward`."""
+
+FIRST = 16
+"""Pages of each row that a cache on a CPU begins with."""
+
+_MASKED = 256
+"""Tokens of a text up to which masks are made at first."""
 
 _WATCHED = 16, 512
 """Tokens of a pass, and of the text up to its end, beyond which it is not timed: much of the time
@@ -52,10 +58,6 @@ class Forward:
 
 class Runner(Compiling):
     """One model with its key/value cache.
-
-    Live rows always are the rows [0, rows_in_use) of the cache, so that a batch of all of them is
-    a view of it. Give rows in ascending order of `index` where you can: neighbours are attended
-    together, without copies.
 
     Attributes:
         vocab_size: V, the width of the logits.
@@ -99,17 +101,18 @@ class Runner(Compiling):
         self.max_rows = max_rows
         self.max_length = max_length
         self.passes = 0
-        grow = self.device.type == "cpu"
+        most = max_rows * -(-max_length // PAGE) + 1
+        first = max_rows * FIRST + 1 if self.device.type == "cpu" else None
         with torch.inference_mode():
             if model.body is not None:
                 model.body.reserve(max_length)
-            self.cache = KVCache(model.layers, rows=max_rows, max_length=max_length, grow=grow)
+            self.cache = KVCache(model.layers, most=most, first=first)
             self._slots = torch.arange(max_length, device=self.device)
-        self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
+        self._masks = AlignedMasks(min(_MASKED, max_length), self.dtype, self.device)
+        self._rows = Rows(self.cache, max_rows, max_length, model.name)
         self._compiled = None
         if compile:
             self.start_compiling()
-        self._rows = Rows(self.cache, model.name)
         self._trims = "logits_to_keep" in signature(model.model.forward).parameters
         # In slots: extra slots that are read before one more span is worth its fixed cost (about
         # 12 us per layer on a CPU, launch latency on an accelerator).
@@ -135,20 +138,46 @@ class Runner(Compiling):
         """Number of live rows."""
         return self._rows.count
 
-    def allocate(self, tokens: Sequence[int] = (), lasting: int = 0) -> Row:
+    def allocate(self, tokens: Sequence[int] = ()) -> Row:
         """Allocate a row, empty but for what is in the cache already of its text.
 
         Args:
             tokens: the text; looked for where texts are kept (`keep_texts`).
-            lasting: how many of its tokens will never change, which others may be begun from.
 
         Raises:
             CapacityError: all rows are taken.
         """
-        return self._rows.allocate(tokens, lasting)
+        return self._rows.allocate(tokens)
+
+    @property
+    def keeps_texts(self) -> bool:
+        """Whether texts are kept, see `keep_texts`."""
+        return self._rows.keep
+
+    def begin(self, row: Row, tokens: Sequence[int]) -> None:
+        """Let a row go on from what others have read of its text meanwhile, where texts are kept.
+
+        Args:
+            row: the row.
+            tokens: its text.
+        """
+        self._rows.begin(row, tokens)
+
+    def learn(self, row: Row, tokens: Sequence[int]) -> None:
+        """Let others begin as a row does, where texts are kept.
+
+        Args:
+            row: the row.
+            tokens: the text that it holds as far as it is valid.
+        """
+        self._rows.learn(row, tokens)
+
+    def fill_cache(self) -> None:
+        """Make all pages now, after which the cache stays where it is."""
+        self._rows.fill()
 
     def release(self, row: Row, tokens: Sequence[int] = ()) -> None:
-        """Give a row back, unless it already was; the last row moves into the hole.
+        """Give a row back, unless it already was.
 
         Args:
             row: the row.
@@ -164,7 +193,7 @@ class Runner(Compiling):
         """
         self._rows.keep = keep and self.model.packed and self.model.native > 0
         if not self._rows.keep:
-            self._rows.forget()
+            self._rows.pages.forget()
 
     @property
     def exact_width(self) -> int | None:
@@ -176,7 +205,7 @@ class Runner(Compiling):
         return self.model.native if self._rows.keep else None
 
     def fork(self, row: Row, count: int) -> list[Row]:
-        """Allocate rows that start with the valid tokens of `row`, copied, not recomputed.
+        """Allocate rows that start with the valid tokens of `row`, whose pages they share.
 
         Raises:
             CapacityError: fewer than `count` rows are free; then none is allocated.
@@ -184,11 +213,7 @@ class Runner(Compiling):
         return self._rows.fork(row, count)
 
     def scrub(self, row: Row) -> None:
-        """Empty a row and zero its memory, for one that produced a value that is not finite.
-
-        Masked slots still poison attention if they hold NaN. Rows are zeroed when allocated, so
-        this is only needed before such a row is used again by the same sequence.
-        """
+        """Empty a row, for one that produced a value that is not finite."""
         self._rows.scrub(row)
 
     @torch.inference_mode()
@@ -229,9 +254,11 @@ class Runner(Compiling):
         if self.stand_in is not None:
             tokens = tokens.clamp(max=self.stand_in)
         ends = self._check(rows, width, starts, counts)
+        self._rows.prepare(rows, starts, ends)
         longest = max(ends)
-        if longest > self.cache.capacity and self.cache.ensure(longest):
-            self._masks = AlignedMasks(self.cache.capacity, self.dtype, self.device)
+        if longest > self._masks.capacity:
+            capacity = min(2 * longest, self.max_length)
+            self._masks = AlignedMasks(capacity, self.dtype, self.device)
         result = None
         if self._compiled is not None and width <= WIDEST:
             result = self._run_compiled(
@@ -241,7 +268,6 @@ class Runner(Compiling):
             result = self._run(rows, tokens, starts, counts, ends, logits, hidden, recorder)
         for row, end in zip(rows, ends, strict=True):
             row.valid = end
-            row.written = max(row.written, end)
         self.passes += 1
         short = len(rows) == 1 and width <= _WATCHED[0] and longest <= _WATCHED[1]
         usual = logits != "none" if self.shortlist is None else logits == "short"
@@ -266,8 +292,8 @@ class Runner(Compiling):
         if compiled.failure is not None:
             self._give_up_compiling()
             return None
-        batch, first, longest = len(rows), rows[0].index, max(ends)
-        if longest < 2 or any(r.index != first + b for b, r in enumerate(rows)):
+        batch, longest = len(rows), max(ends)
+        if longest < 2:
             return None
         if batch * longest > sum(ends) + batch * self._span_cost:
             return None
@@ -275,7 +301,7 @@ class Runner(Compiling):
         ready = compiled.find(batch, tokens.shape[1], capture)
         if ready is None:
             return None
-        state = compiled.run(ready, tokens, [r.index for r in rows], starts, ends, recorder)
+        state = compiled.run(ready, tokens, rows, starts, ends, recorder)
         return self._finish(state, counts, logits, hidden)
 
     def _run(
@@ -310,13 +336,15 @@ class Runner(Compiling):
         for b, row in enumerate(rows):
             start = starts[b]
             count = width if counts is None else counts[b]
-            if row.index < 0 or not 0 <= start <= row.valid or not 0 <= count <= width:
+            if not row.live:
+                raise ValueError("a row was released before")
+            if not 0 <= start <= row.valid or not 0 <= count <= width:
                 raise ValueError(
-                    f"row {row.index} holds {row.valid} valid tokens; cannot feed {count} of "
-                    f"{width} tokens from position {start}"
+                    f"a row holds {row.valid} valid tokens; cannot feed {count} of {width} tokens "
+                    f"from position {start}"
                 )
             ends.append(start + count)
-        if len(rows) > 1 and len({row.index for row in rows}) < len(rows):
+        if len(rows) > 1 and len(set(map(id, rows))) < len(rows):
             raise ValueError("a row was given twice in one batch")
         return ends
 
@@ -329,8 +357,7 @@ class Runner(Compiling):
         ends: Sequence[int],
     ) -> tuple[CacheView, Tensor]:
         """The view of the cache for a pass, and its position ids, [B or 1, T]."""
-        indices = [row.index for row in rows]
-        place = Place(self.cache, self._masks, self._slots, indices, self.model.native)
+        place = Place(self.cache, self._masks, self._slots, rows, self.model.native)
         return view_of(place, width, starts, counts, ends, self._span_cost)
 
     def _whole(

@@ -1,4 +1,4 @@
-"""Division of a batch into spans: neighbouring rows of similar length, attended together."""
+"""Division of a batch into spans: rows of similar length, attended together."""
 
 from __future__ import annotations
 
@@ -10,12 +10,7 @@ from stet.engine.attention import Span
 
 
 def divide(
-    rows: Sequence[int],
-    width: int,
-    starts: Sequence[int],
-    ends: Sequence[int],
-    positions: Tensor,
-    cost: int,
+    width: int, starts: Sequence[int], ends: Sequence[int], positions: Tensor, cost: int
 ) -> list[Span]:
     """Divide a batch into spans so that few slots are read in vain.
 
@@ -23,7 +18,6 @@ def divide(
     short ones is therefore best in a span of its own, although each span has a fixed cost.
 
     Args:
-        rows: B cache rows, in the order of the batch; a gap always begins a new span.
         width: T, tokens per row, pads included.
         starts: position of each row's first token.
         ends: position after each row's last true token.
@@ -31,18 +25,18 @@ def divide(
         cost: slots that may be read in vain before one more span pays.
     """
     spans: list[Span] = []
-    batch = len(rows)
+    batch = len(starts)
     first, longest = 0, max(ends[0], 1)
     for b in range(1, batch + 1):
         if b < batch:
             end, size = max(ends[b], 1), b - first
             together = (size + 1) * max(longest, end)
-            if rows[b] == rows[b - 1] + 1 and together <= size * longest + end + cost:
+            if together <= size * longest + end + cost:
                 longest = max(longest, end)
                 continue
         aligned = all(starts[i] + width == longest and ends[i] == longest for i in range(first, b))
         part = None if aligned else positions[first:b]
-        spans.append(Span(first, b, rows[first], longest, part, aligned=aligned))
+        spans.append(Span(first, b, longest, part))
         if b < batch:
             first, longest = b, max(ends[b], 1)
     return spans

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from stet.core.row import Row
 from stet.core.tensors import upload
+from stet.engine.addresses import Addresses, run_of
 from stet.engine.attention import CacheView, Span
 from stet.engine.kv_cache import KVCache
 from stet.engine.masks import AlignedMasks
@@ -24,14 +26,14 @@ class Place:
         cache: the model's cache.
         masks: masks for rows that all end at the same slot.
         slots: [S] int64, 0 .. S - 1.
-        rows: B cache rows, in the order of the batch.
+        rows: B rows, in the order of the batch, which have pages for all that is written.
         native: see `LoadedModel`.
     """
 
     cache: KVCache
     masks: AlignedMasks
     slots: Tensor
-    rows: list[int]
+    rows: Sequence[Row]
     native: int = 0
 
 
@@ -53,42 +55,35 @@ def view_of(
         ends: position after each row's last true token.
         cost: slots that may be read in vain before one more span pays.
     """
-    view, positions = _view(place, width, starts, counts, ends, cost)
-    if width <= place.native:
-        view.native = NativePass(place.rows, starts, ends, width)
+    native = width <= place.native
+    run = run_of(place.rows[0]) if len(place.rows) == 1 else None
+    if run is not None and ends[0] == starts[0] + width:
+        view, positions = _view_run(place, run, starts[0], ends[0], native=native)
+    else:
+        view, positions = _view_scattered(place, width, starts, counts, ends, cost, native=native)
+    if native:
+        pages = [row.pages for row in place.rows]
+        view.native = NativePass(pages, starts, ends, width)
     return view, positions
 
 
-def _view(
-    place: Place,
-    width: int,
-    starts: Sequence[int],
-    counts: Sequence[int] | None,
-    ends: Sequence[int],
-    cost: int,
+def _view_run(
+    place: Place, run: int, start: int, end: int, *, native: bool
 ) -> tuple[CacheView, Tensor]:
-    batch, first, start, end = len(place.rows), place.rows[0], starts[0], ends[0]
-    if end == start + width and (
-        batch == 1
-        or (
-            all(row == first + b for b, row in enumerate(place.rows))
-            and all(s == start for s in starts)
-            and all(e == end for e in ends)
-        )
-    ):
-        # Neighbours at the same positions: their keys fill a rectangle, and one mask serves all.
-        last = first + batch
-        read = place.cache.cut(first, last, 0, end)
-        view = CacheView(
-            place.cache.keys,
-            place.cache.values,
-            [Span(0, batch, first, end, None, aligned=True, read=read)],
-            place.masks,
-            place.slots,
-            written=place.cache.cut(first, last, start, end),
-        )
-        return view, place.slots[start:end].unsqueeze(0)
-    return _view_scattered(place, width, starts, counts, ends, cost)
+    """The view of a single row whose pages are neighbours: its keys are a slice of the cache."""
+    cache = place.cache
+    spans: list[Span] = []
+    if not native:
+        spans.append(Span(0, 1, end, None, start=run, read=cache.cut(run, run + end)))
+    view = CacheView(
+        cache.keys,
+        cache.values,
+        spans,
+        place.masks,
+        place.slots,
+        written=cache.cut(run + start, run + end),
+    )
+    return view, place.slots[start:end].unsqueeze(0)
 
 
 def _view_scattered(
@@ -98,25 +93,28 @@ def _view_scattered(
     counts: Sequence[int] | None,
     ends: Sequence[int],
     cost: int,
+    *,
+    native: bool,
 ) -> tuple[CacheView, Tensor]:
-    """Make the view and the position ids for rows of any places and lengths."""
+    """Make the view and the position ids for rows of any pages and lengths."""
     cache, slots, rows, device = place.cache, place.slots, place.rows, place.slots.device
-    table = upload([rows, list(starts), list(ends)], device)
-    where, begins, stops = table.unsqueeze(2).unbind(0)
+    begins, stops = upload([list(starts), list(ends)], device).unsqueeze(2).unbind(0)
+    addresses = Addresses(rows, device)
     positions = begins + slots[:width]
-    columns = positions
+    places = addresses.written(positions, stops)
     if counts is not None and min(counts) < width:
-        columns = positions.masked_fill(positions >= stops, cache.capacity)
         positions = torch.minimum(positions, (stops - 1).clamp_(min=0))
-    spans = divide(rows, width, starts, ends, positions, cost)
-    if len(spans) > 4 and device.type != "cpu":
-        # There copying keys costs less than the launches of so many spans.
-        whole = Span(0, len(rows), 0, max(1, *ends), positions, aligned=False, gather=table[0])
-        spans = [whole]
-    for span in spans:
-        if span.gather is None:
-            span.read = cache.cut(span.row, span.row + span.last - span.first, 0, span.length)
-    view = CacheView(
-        cache.keys, cache.values, spans, place.masks, slots, rows=where, columns=columns
-    )
+    spans: list[Span] = []
+    if not native:
+        spans = divide(width, starts, ends, positions, cost)
+        if len(spans) > 4 and device.type != "cpu":
+            # There copying keys costs less than the launches of so many spans.
+            spans = [Span(0, len(rows), max(1, *ends), positions)]
+        for span in spans:
+            run = run_of(rows[span.first]) if span.last == span.first + 1 else None
+            if run is not None:
+                span.start, span.read = run, cache.cut(run, run + span.length)
+            else:
+                span.slots = addresses.read(ends, span.length, span.first, span.last)
+    view = CacheView(cache.keys, cache.values, spans, place.masks, slots, places=places)
     return view, positions

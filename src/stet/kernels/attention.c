@@ -15,28 +15,40 @@
 #include "lanes.h"
 
 #define BLOCK 256
+#define PAGE 16 /* slots that are neighbours in the cache */
 #define MOST 4 /* queries that are multiplied together */
 
 /* A pass: the rows of the cache it concerns, and the tokens that are new in each. */
 typedef struct {
-    const int64_t *rows;   /* [batch] rows of the cache */
+    const int64_t *pages;  /* [batch, reach] pages of the cache: slot s of a row is in its s / PAGE-th */
     const int64_t *starts; /* [batch] positions of the first new tokens */
     const int64_t *counts; /* [batch] new tokens; the others up to `width` are pads */
-    int64_t batch, width;
+    int64_t batch, width, reach;
 } Pass;
 
 /* One layer of it. Strides count numbers, which are floats, or bfloat16 if `brain`. */
 typedef struct {
     const void *query;  /* [batch, width, heads, size] by its strides */
-    const void *keys;   /* [rows, key heads, slots, size] by theirs */
-    const void *values; /* [rows, key heads, slots, size] by those of the keys */
+    const void *keys;   /* [pages, PAGE, key heads, size], contiguous */
+    const void *values; /* likewise */
     void *out;          /* [batch, width, heads, size], contiguous */
     int64_t query_row, query_token, query_head;
-    int64_t cache_row, cache_head;
     int64_t heads, key_heads, size, window; /* window: 0 for none */
     float scale, softcap;                   /* softcap: 0 for none */
     int32_t brain;
 } Layer;
+
+/* One key head of a row of the cache: its numbers of slot 0 of page 0, and its pages. */
+typedef struct {
+    const void *keys, *values;
+    const int64_t *pages;
+    int64_t stride; /* numbers from slot to slot */
+} Row;
+
+/* Where a slot's numbers begin. */
+INLINE int64_t place(const Row *row, int64_t slot) {
+    return (row->pages[slot / PAGE] * PAGE + slot % PAGE) * row->stride;
+}
 
 /* What is kept of neighbouring queries from block to block. */
 typedef struct {
@@ -49,21 +61,22 @@ typedef struct {
 
 /* The scores of `count` queries (1, 2 or 4) for the slots of a block from `first` up to `stop`; up
  * to the next sixteenth slot the others are -inf. Sixteen scores are computed together. */
-INLINE void score(const Layer *layer, const float *queries, int count, const void *keys,
+INLINE void score(const Layer *layer, const float *queries, int count, const Row *row,
                   int64_t first, int64_t stop, float scores[MOST][BLOCK], int brain) {
     int64_t size = layer->size;
     int slots = LANES / count;
     for (int64_t s = first; s < stop; s += slots) {
         Floats sums[LANES] = {{0}};
-        int64_t at[LANES]; /* beyond the end the last slot is read again */
+        int64_t at[LANES]; /* beyond the end the last slot is read again; all are in one page */
+        int64_t begin = place(row, s);
         for (int k = 0; k < slots; k++)
-            at[k] = (s + k < stop ? s + k : stop - 1) * size;
+            at[k] = begin + (s + k < stop ? k : stop - 1 - s) * row->stride;
         for (int64_t i = 0; i < size; i += LANES) {
             Floats query[MOST];
             for (int q = 0; q < count; q++)
                 query[q] = load(queries, q * size + i, 0);
             for (int k = 0; k < slots; k++) {
-                Floats key = load(keys, at[k] + i, brain);
+                Floats key = load(row->keys, at[k] + i, brain);
                 for (int q = 0; q < count; q++)
                     sums[q * slots + k] += query[q] * key;
             }
@@ -79,7 +92,7 @@ INLINE void score(const Layer *layer, const float *queries, int count, const voi
 }
 
 /* Add `pieces` times 16 numbers of the values from the `i`th on, weighted, to what queries have. */
-INLINE void add_pieces(const Layer *layer, const void *values, int count, int pieces, int64_t i,
+INLINE void add_pieces(const Layer *layer, const Row *row, int count, int pieces, int64_t i,
                        int64_t first, int64_t stop, float weights[MOST][BLOCK], float *sums,
                        int brain) {
     int64_t size = layer->size;
@@ -87,23 +100,25 @@ INLINE void add_pieces(const Layer *layer, const void *values, int count, int pi
     for (int q = 0; q < count; q++)
         for (int piece = 0; piece < pieces; piece++)
             held[q][piece] = load(sums, q * size + i + piece * LANES, 0);
-    for (int64_t s = first; s < stop; s++)
+    for (int64_t s = first; s < stop; s++) {
+        int64_t at = place(row, s) + i;
         for (int piece = 0; piece < pieces; piece++) {
-            Floats value = load(values, s * size + i + piece * LANES, brain);
+            Floats value = load(row->values, at + piece * LANES, brain);
             for (int q = 0; q < count; q++)
                 held[q][piece] += weights[q][s - first] * value;
         }
+    }
     for (int q = 0; q < count; q++)
         for (int piece = 0; piece < pieces; piece++)
             store(sums, q * size + i + piece * LANES, held[q][piece], 0);
 }
 
-INLINE void add_values(const Layer *layer, const void *values, int count, int64_t first,
+INLINE void add_values(const Layer *layer, const Row *row, int count, int64_t first,
                        int64_t stop, float weights[MOST][BLOCK], float *sums, int brain) {
     int64_t i = 0;
 #define PIECES(many)                                                                              \
     for (; i + many * LANES <= layer->size; i += many * LANES)                                    \
-        add_pieces(layer, values, count, many, i, first, stop, weights, sums, brain);
+        add_pieces(layer, row, count, many, i, first, stop, weights, sums, brain);
     if (count == 1)
         PIECES(8)
     PIECES(4)
@@ -112,15 +127,15 @@ INLINE void add_values(const Layer *layer, const void *values, int count, int64_
 }
 
 /* What `count` queries (1, 2 or 4) see of a block. */
-INLINE void attend_block(const Layer *layer, State state, int count, const void *keys,
-                         const void *values, int64_t first, int brain) {
+INLINE void attend_block(const Layer *layer, State state, int count, const Row *row,
+                         int64_t first, int brain) {
     int64_t size = layer->size;
     int64_t last = state.own[count - 1] + 1, stop = last < first + BLOCK ? last : first + BLOCK;
     if (stop <= first)
         return;
     int used = (int)(stop - first + LANES - 1) / LANES * LANES;
     float scores[MOST][BLOCK];
-    score(layer, state.query, count, keys, first, stop, scores, brain);
+    score(layer, state.query, count, row, first, stop, scores, brain);
     for (int q = 0; q < count; q++) {
         int64_t own = state.own[q];
         if (layer->softcap != 0)
@@ -153,7 +168,7 @@ INLINE void attend_block(const Layer *layer, State state, int count, const void 
         }
         state.total[q] += sum_of(added);
     }
-    add_values(layer, values, count, first, stop, scores, state.sums, brain);
+    add_values(layer, row, count, first, stop, scores, state.sums, brain);
 }
 
 /* One row of the pass and one key head, with all of its queries. */
@@ -162,9 +177,9 @@ INLINE void attend(const Pass *pass, const Layer *layer, int64_t b, int64_t head
     int64_t size = layer->size, groups = layer->heads / layer->key_heads;
     int64_t count = pass->counts[b], start = pass->starts[b], width = brain ? 2 : 4;
     int64_t queries = groups * count;
-    int64_t place = pass->rows[b] * layer->cache_row + head * layer->cache_head;
-    const void *keys = (const char *)layer->keys + place * width;
-    const void *values = (const char *)layer->values + place * width;
+    Row row = {(const char *)layer->keys + head * size * width,
+               (const char *)layer->values + head * size * width, pass->pages + b * pass->reach,
+               layer->key_heads * size};
     float *query = memory, *sums = query + queries * size;
     float *most = sums + queries * size, *total = most + queries;
     int64_t *own = (int64_t *)(total + queries);
@@ -185,7 +200,7 @@ INLINE void attend(const Pass *pass, const Layer *layer, int64_t b, int64_t head
 #define STEP(many)                                                                                \
     for (; n + many <= queries; n += many)                                                        \
         attend_block(layer, (State){own + n, query + n * size, sums + n * size, most + n, total + n}, \
-                     many, keys, values, first, brain);
+                     many, &row, first, brain);
         STEP(4)
         STEP(2)
         STEP(1)

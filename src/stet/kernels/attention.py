@@ -12,6 +12,7 @@ from torch import Tensor
 
 from stet.core.errors import CapacityError
 from stet.core.model import LayerShape
+from stet.core.row import PAGE
 from stet.kernels.build import FUSED_FLAGS, KernelError, load_library
 from stet.kernels.threads import parallel_entry
 
@@ -31,11 +32,12 @@ class _Pass(ctypes.Structure):
     """`Pass` of attention.c."""
 
     _fields_ = (
-        ("rows", ctypes.c_void_p),
+        ("pages", ctypes.c_void_p),
         ("starts", ctypes.c_void_p),
         ("counts", ctypes.c_void_p),
         ("batch", ctypes.c_int64),
         ("width", ctypes.c_int64),
+        ("reach", ctypes.c_int64),
     )
 
 
@@ -50,8 +52,6 @@ class _Layer(ctypes.Structure):
         ("query_row", ctypes.c_int64),
         ("query_token", ctypes.c_int64),
         ("query_head", ctypes.c_int64),
-        ("cache_row", ctypes.c_int64),
-        ("cache_head", ctypes.c_int64),
         ("heads", ctypes.c_int64),
         ("key_heads", ctypes.c_int64),
         ("size", ctypes.c_int64),
@@ -79,7 +79,7 @@ class NativePass:
     A query's result is the same bits however many other tokens and rows are in the pass.
 
     Args:
-        rows: B rows of the cache.
+        pages: of B rows of the cache, in the order of their tokens.
         starts: the position of each row's first new token.
         ends: the position after its last one.
         width: T, new tokens of a row, pads included.
@@ -88,17 +88,27 @@ class NativePass:
     __slots__ = ("_held", "_layer", "_pass", "_places", "_seen", "width")
 
     def __init__(
-        self, rows: Sequence[int], starts: Sequence[int], ends: Sequence[int], width: int
+        self,
+        pages: Sequence[Sequence[int]],
+        starts: Sequence[int],
+        ends: Sequence[int],
+        width: int,
     ) -> None:
         self.width = width
-        self._seen = width * len(rows) * max(ends)
+        batch = len(pages)
+        self._seen = width * batch * max(ends)
         counts = [end - start for start, end in zip(starts, ends, strict=True)]
-        if not (0 <= min(counts) <= max(counts) <= width and min(rows) >= 0 <= min(starts)):
-            raise ValueError(f"rows {rows} take no {counts} tokens of {width} from {starts} on")
-        self._held = torch.tensor([rows, starts, counts])
-        size = self._held.stride(0) * self._held.itemsize
-        first = self._held.data_ptr()
-        self._pass = _Pass(first, first + size, first + 2 * size, len(rows), width)
+        held = all(len(own) * PAGE >= end for own, end in zip(pages, ends, strict=True))
+        if not (held and 0 <= min(counts) <= max(counts) <= width and min(starts) >= 0):
+            raise ValueError(f"{batch} rows take no {counts} tokens of {width} from {starts} on")
+        reach = max(map(len, pages))
+        numbers = [*starts, *counts]
+        for own in pages:
+            numbers += own
+            numbers += [0] * (reach - len(own))
+        self._held = torch.tensor(numbers)
+        first, size = self._held.data_ptr(), batch * self._held.itemsize
+        self._pass = _Pass(first + 2 * size, first, first + size, batch, width, reach)
         self._layer = _Layer()
         self._places = ctypes.byref(self._pass), ctypes.byref(self._layer)
 
@@ -115,7 +125,7 @@ class NativePass:
 
         Args:
             query: [B, heads, T, size], rotated.
-            keys: [rows, key heads, slots, size], the cache, with the pass's own keys.
+            keys: [slots, key heads, size], the cache, with the pass's own keys.
             values: likewise.
             scaling: factor of the scores; 1 / sqrt(size) when None.
             window: a query sees its own position and the `window - 1` before it; None: all.
@@ -142,7 +152,6 @@ class NativePass:
             out.data_ptr(),
         )
         layer.query_row, layer.query_head, layer.query_token, _ = query.stride()
-        layer.cache_row, layer.cache_head, _, _ = keys.stride()
         layer.heads, layer.key_heads, layer.size = heads, keys.shape[1], size
         layer.window = window or 0
         layer.scale = size**-0.5 if scaling is None else scaling

@@ -18,6 +18,7 @@ from stet.core.errors import CompatibilityError
 from stet.core.model import LoadedModel
 from stet.core.row import Row
 from stet.engine import attention
+from stet.engine.addresses import slots_of
 
 REFERENCE = "stet_reference"
 """Name of the model's own attention, recorded, in transformers' `AttentionInterface`."""
@@ -170,8 +171,8 @@ class Check:
             module: the attention layer.
             out: [B, T, query heads, value size].
             query: [B, query heads, T, size].
-            key: [rows, key heads, slots, size], the whole cache of the layer.
-            value: [rows, key heads, slots, value size], the whole cache of the layer.
+            key: [slots, key heads, size], the whole cache of the layer.
+            value: [slots, key heads, value size], the whole cache of the layer.
         """
         assert self.parts is not None
         place, self.attended = self.attended, self.attended + 1
@@ -182,8 +183,9 @@ class Check:
             queries, keys, values = layer.seen
             queries[text, :, at] = query[b, :, : part.count]
             # As they are in the cache, so that a key that was not replaced is found.
-            keys[text, :, at] = key[part.row.index, :, at]
-            values[text, :, at] = value[part.row.index, :, at]
+            held = slots_of(part.row)[at]
+            keys[text, :, at] = key[held].transpose(0, 1)
+            values[text, :, at] = value[held].transpose(0, 1)
             if part.foreign is None:
                 own = out[b, None, : part.count].float()
                 self.compare_output(

@@ -1,0 +1,141 @@
+"""The pages of a cache: who holds which, and which hold the beginnings of texts."""
+
+from __future__ import annotations
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from stet.core.row import PAGE
+
+Known = tuple[int, tuple[int, ...]]
+"""The content of a page: the number of the content before it (0 for none), and its tokens."""
+
+
+class Pages:
+    """Pages by number, from 1 on; page 0 is nobody's, and takes what pads write.
+
+    Several rows may hold a page, which none of them may write to then. A page may be *known* by its
+    content: the tokens of its slots, and of all slots before them. A known page that nobody holds
+    keeps its content until the page is needed.
+
+    Args:
+        count: pages, page 0 among them.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._holders = [0] * count
+        self._free = list(range(1, count))
+        # What is known: the page and the number of each content, and the content of each page.
+        self._known: dict[Known, tuple[int, int]] = {}
+        self._content: dict[int, Known] = {}
+        self._idle: OrderedDict[int, None] = OrderedDict()
+        self._numbers = 0
+
+    @property
+    def count(self) -> int:
+        """Number of pages, page 0 among them."""
+        return len(self._holders)
+
+    @property
+    def held(self) -> int:
+        """Number of pages that somebody holds."""
+        return sum(n > 0 for n in self._holders)
+
+    def available(self) -> int:
+        """Number of pages that nobody holds."""
+        return self.count - 1 - self.held
+
+    def grow(self, count: int) -> None:
+        """Add pages, up to so many in all."""
+        for page in range(self.count, count):
+            heapq.heappush(self._free, page)
+        self._holders += [0] * (count - self.count)
+
+    def take(self, after: int = 0) -> int | None:
+        """Take a page that nobody holds; None where there is none.
+
+        Args:
+            after: a page whose neighbour is to be preferred, since neighbours are read at once.
+        """
+        beside = after + 1
+        page: int | None = None
+        if 0 < beside < self.count and not self._holders[beside] and beside not in self._content:
+            page = beside
+        while page is None and self._free:
+            found = heapq.heappop(self._free)
+            # One that was taken as a neighbour is still among the free ones, or is so twice.
+            if not self._holders[found] and found not in self._content:
+                page = found
+        if page is None and self._idle:
+            page, _ = self._idle.popitem(last=False)
+            self._forget(page)
+        if page is not None:
+            self._holders[page] = 1
+        return page
+
+    def hold(self, page: int) -> None:
+        """Hold a page that others hold, too, or that is known."""
+        self._holders[page] += 1
+        self._idle.pop(page, None)
+
+    def drop(self, page: int) -> None:
+        """Hold a page no longer."""
+        self._holders[page] -= 1
+        if self._holders[page]:
+            return
+        if page in self._content:
+            self._idle[page] = None
+        else:
+            heapq.heappush(self._free, page)
+
+    def own(self, page: int) -> bool:
+        """Let the only holder of a page write to it; False where others hold it, too."""
+        if self._holders[page] > 1:
+            return False
+        self._forget(page)
+        return True
+
+    def learn(self, pages: Sequence[int], tokens: Sequence[int]) -> None:
+        """Remember what whole pages hold that somebody holds.
+
+        Args:
+            pages: of a text, from its beginning on.
+            tokens: the text; what is beyond the last whole page is not remembered.
+        """
+        number = 0
+        for place in range(min(len(tokens) // PAGE, len(pages))):
+            content = number, tuple(tokens[place * PAGE : (place + 1) * PAGE])
+            page, found = pages[place], self._known.get(content)
+            if found is None:
+                if page in self._content:  # as the continuation of what was forgotten
+                    self._forget(page)
+                self._numbers += 1
+                found = self._known[content] = page, self._numbers
+                self._content[page] = content
+            number = found[1]
+
+    def find(self, tokens: Sequence[int]) -> list[int]:
+        """The known pages that a text begins with; nobody holds them for that."""
+        found: list[int] = []
+        number = 0
+        for place in range(len(tokens) // PAGE):
+            known = self._known.get((number, tuple(tokens[place * PAGE : (place + 1) * PAGE])))
+            if known is None:
+                break
+            page, number = known
+            found.append(page)
+        return found
+
+    def forget(self) -> None:
+        """Forget what pages hold."""
+        for page in list(self._content):
+            self._forget(page)
+        for page in self._idle:
+            heapq.heappush(self._free, page)
+        self._idle.clear()
+
+    def _forget(self, page: int) -> None:
+        content = self._content.pop(page, None)
+        if content is not None:
+            del self._known[content]
