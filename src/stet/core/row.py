@@ -12,6 +12,11 @@ PAGE = 16
 """Tokens of a page of a cache; `PAGE` of attention.c."""
 
 
+def pages_for(rows: int, length: int) -> int:
+    """The pages of a cache for so many rows of so many tokens; one more takes what pads write."""
+    return rows * -(-length // PAGE) + 1
+
+
 @dataclass(slots=True, eq=False)
 class Row:
     """A sequence's place in a runner's cache.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stet.core.errors import CapacityError
 from stet.core.head import Shortlist
-from stet.core.row import PAGE, Row
+from stet.core.row import Row, pages_for
 from stet.core.tensors import TruePlaces, select_last
 from stet.engine.attention import CacheView
 from stet.engine.compiling import Compiling
@@ -101,7 +101,7 @@ class Runner(Compiling):
         self.max_rows = max_rows
         self.max_length = max_length
         self.passes = 0
-        most = max_rows * -(-max_length // PAGE) + 1
+        most = pages_for(max_rows, max_length)
         first = max_rows * FIRST + 1 if self.device.type == "cpu" else None
         with torch.inference_mode():
             if model.body is not None:

@@ -10,6 +10,7 @@ import torch
 
 from stet.core.errors import MemoryPlanError
 from stet.core.model import LoadedModel
+from stet.core.row import PAGE, pages_for
 from stet.core.wide import LARGE
 from stet.engine.prefill import CHUNK, SHARED_CHUNKS
 from stet.engine.scoring import most_positions
@@ -153,7 +154,8 @@ def plan_memory(
 def _model_memory(model: LoadedModel, rows: int, length: int, block: int) -> ModelMemory:
     text: Any = model.model.config.get_text_config()
     size = model.dtype.itemsize
-    cache = rows * (length + 1) * sum(layer.bytes_per_token for layer in model.layers)
+    slots = pages_for(rows, length) * PAGE
+    cache = slots * sum(layer.bytes_per_token for layer in model.layers)
     width: int = max(
         getattr(text, "intermediate_size", 0) or 0,
         4 * text.hidden_size,
