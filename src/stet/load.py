@@ -9,16 +9,14 @@ from typing import Any, Literal
 import torch
 
 from stet.bundled import DRAFT, TARGET
-from stet.core.draft_length import LONGEST
 from stet.core.errors import OptionError
 from stet.core.model import LoadedModel
 from stet.models.defaults import GenerationDefaults, generation_defaults
 from stet.models.keeping import Quantize
 from stet.models.loading import load_model
-from stet.models.memory import plan_memory
 from stet.models.shortlist import with_shortlist
 from stet.models.tokenizers import check_text_exchange, difference
-from stet.pair import LOOKUP, SPARE_ROWS, Pair
+from stet.pair import LOOKUP, Pair
 from stet.remote.target import RemoteTarget
 
 DEFAULT_LENGTH = 4096
@@ -38,6 +36,8 @@ def load_pair(
     max_length: int | None = None,
     max_batch: int = 16,
     max_rows: int | None = None,
+    cache_memory: int | str | None = None,
+    prefix_caching: bool = False,
     compile: bool | Literal["auto"] = "auto",
     self_check: bool = True,
     packed: bool | Literal["auto"] = "auto",
@@ -66,6 +66,14 @@ def load_pair(
         max_batch: requests decoded at a time.
         max_rows: rows of each model's cache. A policy that writes k candidates of a step takes
             k + 1 rows for a request, others 1; by default `max_batch` + 1.
+        cache_memory: the most memory of the caches of both models, on each device, in bytes or as
+            "2GB"; None: enough for all rows at their full length, or most of what is free. Rows
+            share it: where they need more, the newest requests wait and are read again later.
+        prefix_caching: keep texts in the caches while there is room, so that the next turn of a
+            chat, or another question after one system prompt, is read from where it is new. Texts
+            of packed models are the same bits with and without; of others they may differ by
+            rounding. Prompts that begin alike and are at work at one time share that beginning
+            anyway.
         compile: compile the forward passes: at once, never, or ("auto") after a minute of work.
         self_check: compare what each layer of a model does through Stet's cache with what it does
             by itself, and refuse a model whose layers differ.
@@ -143,14 +151,14 @@ def load_pair(
     models = [model for model in (large, small) if model is not None]
     limits = [m.max_length for m in models if m.max_length is not None]
     length = max_length or min([DEFAULT_LENGTH, *limits])
-    rows = max(max_rows or 0, max_batch + 1)
-    plan_memory(large, small, max_rows=rows + SPARE_ROWS, max_length=length, block=LONGEST).check()
     return Pair(
         whole,
         small,
         max_length=length,
         max_batch=max_batch,
-        max_rows=rows,
+        max_rows=max_rows,
+        cache_memory=cache_memory,
+        prefix_caching=prefix_caching,
         compile=compile,
         difference=apart,
         generation_defaults=defaults,

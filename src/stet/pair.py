@@ -11,6 +11,7 @@ from contextlib import closing
 from functools import cached_property
 from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
+from stet.core.draft_length import LONGEST
 from stet.core.errors import OptionError
 from stet.core.model import LoadedModel
 from stet.core.result import Chunk, Result
@@ -25,6 +26,7 @@ from stet.engine.thread import EngineThread
 from stet.kernels.threads import release_pool
 from stet.models.defaults import GenerationDefaults
 from stet.models.fingerprint import fingerprint
+from stet.models.memory import plan_memory, size_of
 from stet.policies import Policy
 from stet.remote.client import RemoteClient
 from stet.remote.target import RemoteTarget
@@ -65,6 +67,8 @@ class Pair(Measured):
         max_length: the most tokens of a sequence, prompt and answer together.
         max_batch: requests decoded at a time; further ones wait.
         max_rows: rows of each model's cache, which the requests share.
+        memory: the memory that was planned when it was made.
+        prefix_caching: whether texts that nobody works on stay in the caches while there is room.
     """
 
     def __init__(
@@ -75,6 +79,8 @@ class Pair(Measured):
         max_length: int,
         max_batch: int = 16,
         max_rows: int | None = None,
+        cache_memory: int | str | None = None,
+        prefix_caching: bool = False,
         compile: bool | Literal["auto"] = "auto",
         difference: str | None = None,
         generation_defaults: GenerationDefaults | None = None,
@@ -94,7 +100,18 @@ class Pair(Measured):
         self.max_length = max_length
         self.max_batch = max_batch
         self.max_rows = max(max_rows or 0, max_batch + 1)
-        sizes = {"max_rows": self.max_rows + SPARE_ROWS, "max_length": max_length}
+        rows = self.max_rows + SPARE_ROWS
+        self.memory = plan_memory(
+            target if isinstance(target, LoadedModel) else None,
+            draft,
+            max_rows=rows,
+            max_length=max_length,
+            block=LONGEST,
+            cache_memory=None if cache_memory is None else size_of(cache_memory),
+        )
+        self.memory.check()
+        sizes = {"max_rows": rows, "max_length": max_length, "pages": self.memory.pages}
+        self.prefix_caching = prefix_caching
         at_once = compile is True
         self._client: RemoteClient | None = None
         self._target_runner: Runner | None = None
@@ -106,6 +123,9 @@ class Pair(Measured):
         small = self._draft_runner
         if small is not None and isinstance(target, LoadedModel) and difference is None:
             small.stand_in = small.vocab_size - 1 if small.vocab_size < target.vocab_size else None
+        for runner in (self._target_runner, self._draft_runner):
+            if runner is not None:
+                runner.keep_texts(prefix_caching)
         self._profile = Profile(None, {})
         self._costs: CurrentCosts | None = None
         self._batches: CostsOfBatches | None = None

@@ -21,7 +21,7 @@ def test_all_pages_but_the_first_are_given_out_once() -> None:
     pages = Pages(5)
     assert sorted(pages.take() or 0 for _ in range(4)) == [1, 2, 3, 4]
     assert pages.take() is None
-    assert (pages.held, pages.available()) == (4, 0)
+    assert (pages.held, pages.available) == (4, 0)
     pages.grow(7)
     assert sorted(pages.take() or 0 for _ in range(2)) == [5, 6]
     pages.drop(3)
@@ -76,7 +76,7 @@ def test_known_pages_are_kept_until_they_are_needed_the_oldest_first() -> None:
         page = pages.take() or 0
         pages.learn([page], text(kind))
         pages.drop(page)
-    assert pages.available() == 3
+    assert pages.available == 3
     (again,) = pages.find(text(1))
     pages.hold(again)  # used once more
     pages.drop(again)
@@ -95,10 +95,48 @@ def test_forgetting_frees_what_nobody_holds() -> None:
     pages.learn([one], text(1))
     pages.learn([other], text(2))
     pages.drop(one)
-    pages.forget()
-    assert pages.find(text(1)) == pages.find(text(2)) == []
+    pages.forget_idle()
+    assert pages.find(text(1)) == []
+    assert pages.find(text(2)) == [other]
     assert pages.take() == one
     assert pages.take() is None
+
+
+def test_what_is_not_kept_is_forgotten_with_its_last_holder() -> None:
+    pages = Pages(3)
+    page = pages.take() or 0
+    pages.learn([page], text(1))
+    pages.hold(page)
+    pages.drop(page, keep=False)
+    assert pages.find(text(1)) == [page]
+    pages.drop(page, keep=False)
+    assert pages.find(text(1)) == []
+    assert pages.take() == page
+
+
+def test_a_spoiled_page_is_found_by_nobody() -> None:
+    pages = Pages(3)
+    page = pages.take() or 0
+    pages.learn([page], text(1))
+    pages.spoil(page)
+    assert pages.find(text(1)) == []
+    pages.drop(page)
+    assert pages.take() == page
+
+
+def test_a_text_is_looked_for_and_learnt_from_where_it_is_known() -> None:
+    pages = Pages(10)
+    held = [pages.take() or 0 for _ in range(4)]
+    pages.learn(held[:2], text(7, 8))
+    assert pages.number([]) == 0
+    assert pages.number(held[:2]) not in (None, 0, pages.number(held[:1]))
+    assert pages.number(held) is None
+    pages.learn(held, text(7, 8, 9, 4))
+    assert pages.find(text(7, 8, 9, 4), held[:3]) == held
+    twin = [pages.take() or 0 for _ in range(2)]  # the same text in pages of its own
+    pages.learn(twin, text(7, 8))
+    assert pages.number(twin) is None
+    assert pages.find(text(7, 8, 9), twin) == held[:3]
 
 
 ACTIONS = st.lists(
@@ -127,7 +165,7 @@ def test_whatever_happens_every_holder_has_the_text_that_it_wrote(
                 pages.hold(page)
             rows.append((found, wanted[: len(found)]))
         elif action == "forget":
-            pages.forget()
+            pages.forget_idle()
         elif rows:
             held, wrote = rows[which % len(rows)]
             if action == "write" and len(held) < 3:
@@ -154,4 +192,4 @@ def test_whatever_happens_every_holder_has_the_text_that_it_wrote(
         for held, wrote in rows:
             assert [content[page] for page in held] == wrote
         assert pages.held == len({page for held, _ in rows for page in held})
-        assert pages.held + pages.available() == pages.count - 1
+        assert pages.held + pages.available == pages.count - 1

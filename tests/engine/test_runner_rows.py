@@ -156,6 +156,30 @@ def test_capacity_errors_take_nothing() -> None:
         Runner(loaded(), max_rows=1, max_length=641)
 
 
+def test_where_pages_are_too_few_nothing_has_changed() -> None:
+    run = Runner(loaded(), max_rows=4, max_length=64, pages=6)  # one takes what pads write
+    tokens = text(40, 0)
+    row, other = run.allocate(), run.allocate()
+    feed(run, row, tokens)
+    feed(run, other, tokens[:20])
+    assert run.pages_free == 0
+    with pytest.raises(CapacityError, match="room for 0 more tokens, and 16 are needed"):
+        run.fork(row, 1)
+    with pytest.raises(CapacityError, match="give it more memory"):
+        run.forward([row, other], text(14, 1).repeat(2, 1), [40, 20])
+    assert (row.valid, other.valid, len(row.pages), len(other.pages)) == (40, 20, 3, 2)
+    row.valid = 32
+    (fork,) = run.fork(row, 1)  # whole pages are shared
+    other.valid = 0
+    # Both write to the page that they share: one needs another, the last one has it for itself.
+    run.release(other)
+    row.valid = fork.valid = 30
+    run.forward([row, fork], torch.stack([tokens[30:34]] * 2), [30, 30])
+    for each in (row, fork):
+        found = feed(run, each, tokens[: each.valid + 3])
+        torch.testing.assert_close(found, alone(loaded(), tokens)[34:37], atol=1e-4, rtol=0)
+
+
 def test_a_sequence_may_fill_the_cache_exactly() -> None:
     run = Runner(loaded(), max_rows=2, max_length=16)
     tokens = text(16, 3)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import pytest
 
 from families import build
-from stet.core.errors import MemoryPlanError
+from stet.core.errors import MemoryPlanError, OptionError
 from stet.core.row import PAGE
 from stet.engine.runner import Runner
 from stet.models import memory, plan_memory, prepare_model
@@ -43,12 +44,65 @@ def test_what_does_not_fit_is_refused_with_what_would() -> None:
     target = prepare_model(build("llama"), self_check=False)
     plan = plan_memory(target, None, max_rows=8, max_length=500, block=4)
     part = plan.models[0]
-    room = part.workspace + 3 * part.cache // 8
-    with pytest.raises(MemoryPlanError, match="use max_rows=3 or a shorter max_length"):
+    room = part.workspace + 11 * part.cache // plan.pages
+    with pytest.raises(MemoryPlanError, match="use max_length=160 or less, or fewer max_rows"):
         dataclasses.replace(plan, available={"cpu": room}).check()
     with pytest.raises(MemoryPlanError, match="a smaller dtype or smaller models"):
         dataclasses.replace(plan, available={"cpu": 10}).check()
     dataclasses.replace(plan, available={"cpu": plan.needed("cpu")}).check()
+
+
+def test_where_not_all_rows_fit_the_caches_take_most_of_what_is_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    target = prepare_model(build("llama"), self_check=False)
+    whole = plan_memory(target, None, max_rows=8, max_length=320, block=4)
+    assert whole.tokens == 8 * 320
+    part = whole.models[0]
+    page = part.cache // whole.pages
+
+    def plan(pages: float, **more: int) -> memory.MemoryPlan:
+        free = part.workspace + int(pages * page)
+        monkeypatch.setattr(memory, "available_bytes", lambda _: free)
+        return plan_memory(target, None, max_rows=8, max_length=320, block=4, **more)
+
+    assert plan(whole.pages).pages == whole.pages
+    found = plan(100)
+    assert found.pages == 80
+    found.check()
+    # One sequence of the full length at least, or a refusal.
+    least = plan(21)
+    assert least.tokens == 320
+    least.check()
+    with pytest.raises(MemoryPlanError, match="use max_length=304 or less"):
+        plan(20).check()
+
+
+def test_the_memory_of_caches_can_be_given() -> None:
+    target = prepare_model(build("llama"), self_check=False)
+    draft = prepare_model(build("gpt2"), role="draft", self_check=False)
+    whole = plan_memory(target, draft, max_rows=8, max_length=320, block=4)
+    page = sum(part.cache for part in whole.models) // whole.pages
+    sizes = {"max_rows": 8, "max_length": 320, "block": 4}
+    given = plan_memory(target, draft, cache_memory=50 * page + 1, **sizes)
+    assert given.pages == 50
+    assert sum(part.cache for part in given.models) == 50 * page
+    assert plan_memory(target, draft, cache_memory=10**12, **sizes).pages == whole.pages
+    with pytest.raises(MemoryPlanError, match="too little for one sequence of 320 tokens"):
+        plan_memory(target, draft, cache_memory=20 * page, **sizes)
+
+
+@pytest.mark.parametrize(
+    ("given", "size"), [(12, 12), ("2GB", 2_000_000_000), ("512 MiB", 512 * 2**20), ("80", 80)]
+)
+def test_a_size_in_memory(given: int | str, size: int) -> None:
+    assert memory.size_of(given) == size
+
+
+@pytest.mark.parametrize("given", ["much", "-3", "2 bananas"])
+def test_what_is_no_size_is_refused(given: str) -> None:
+    with pytest.raises(OptionError, match=re.escape(repr(given))):
+        memory.size_of(given)
 
 
 def test_the_table() -> None:

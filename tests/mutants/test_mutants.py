@@ -12,6 +12,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
+import tiny
 from engine import scripts
 from lossless import chains, law
 from lossless.law import Case
@@ -22,6 +23,7 @@ from stet.core.sequence import TokenSequence
 from stet.engine import scoring
 from stet.engine.addresses import slots_of
 from stet.engine.drafting import ModelDrafter
+from stet.engine.pages import Pages
 from stet.engine.runner import Runner
 from stet.policies import (
     ACCEPT,
@@ -209,3 +211,42 @@ def test_the_rewinding_scripts_catch_a_cache_that_is_never_rewound(monkeypatch: 
     assert scripts.answer(script) == scripts.reference(script)
     monkeypatch.setattr(TokenSequence, "rewind", lambda self, length, target=None: None)
     assert scripts.answer(script) != scripts.reference(script)
+
+
+def _is_right_after_others_part_from_it() -> bool:
+    """Whether a row still holds its text after a fork of it went another way, and ended."""
+    model = tiny.loaded(scripts.TARGET)
+    text = torch.arange(50)[None] % scripts.VOCAB
+
+    def next_logits(runner: Runner) -> torch.Tensor:
+        row = runner.allocate()
+        runner.forward([row], text[:, :40], [0])
+        (fork,) = runner.fork(row, 1)
+        runner.forward([fork], text.flip(1)[:, :30], [10])
+        runner.release(fork)
+        other = runner.allocate()
+        runner.forward([other], text.flip(1), [0])
+        return runner.forward([row], text[:, 40:], [40]).logits
+
+    found = next_logits(Runner(model, max_rows=3, max_length=64))
+    expected = scripts.TARGET(text).logits[:, 40:]
+    return bool(torch.allclose(found, expected, atol=1e-4))
+
+
+def test_shared_pages_catch_one_that_is_written_to_and_one_that_is_freed_too_early(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    assert _is_right_after_others_part_from_it()
+    with monkeypatch.context() as patch:
+        patch.setattr(Pages, "own", lambda self, page: True)
+        assert not _is_right_after_others_part_from_it()
+    drop = Pages.drop
+
+    def too_early(self: Pages, page: int, *, keep: bool = True) -> None:
+        self._holders[page] = min(self._holders[page], 1)
+        if self._holders[page]:
+            drop(self, page, keep=keep)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Pages, "drop", too_early)
+        assert not _is_right_after_others_part_from_it()

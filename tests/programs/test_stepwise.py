@@ -579,7 +579,7 @@ def test_a_single_candidate_writes_in_its_parents_place(
     policy: SpecGuard, monkeypatch: pytest.MonkeyPatch
 ):
     copies: list[int] = []
-    monkeypatch.setattr(KVCache, "copy", lambda *_: copies.append(1))
+    monkeypatch.setattr(KVCache, "copy", lambda _, sources, targets: copies.extend(sources))
     machine = engine(rows=1)
     (sequence,) = run(request(2, policy), machine=machine)
     assert sequence.answer == expected(2, policy).answer

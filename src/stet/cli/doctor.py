@@ -154,18 +154,9 @@ def _print_findings(examined: Examined, source: str, batch: int, dtype: str) -> 
 
 def describe_pair(pair: Pair) -> dict[str, Any]:
     """The models of a pair, and its memory plan, for JSON."""
-    from stet.core.draft_length import LONGEST
-    from stet.models.memory import plan_memory
-    from stet.pair import SPARE_ROWS
+    import psutil
 
     models = pair.models
-    plan = plan_memory(
-        models[0],
-        pair.draft,
-        max_rows=pair.max_rows + SPARE_ROWS,
-        max_length=pair.max_length,
-        block=LONGEST,
-    )
     return {
         "models": [
             {
@@ -179,5 +170,11 @@ def describe_pair(pair: Pair) -> dict[str, Any]:
             }
             for model in models
         ],
-        "memory": {**asdict(plan), "total": plan.total},
+        "memory": {
+            **asdict(pair.memory),
+            "tokens": pair.memory.tokens,
+            "total": pair.memory.total,
+            "made": [runner.cache.nbytes for runner in pair.engine.runners.values()],
+            "process": psutil.Process().memory_info().rss,
+        },
     }

@@ -32,14 +32,20 @@ def print_pair(record: dict[str, Any]) -> None:
     out.print(f"{tokenizers} faithfully with Stet's attention and cache.\n")
 
     plan = record["memory"]
-    title = f"Memory plan, in MB: {plan['max_rows']} x {plan['max_length']} tokens"
-    table = a_table(title, "", "weights", "caches", "workspace", "device")
-    for model in plan["models"]:
-        sizes = [f"{model[use] / 1e6:.1f}" for use in ("weights", "cache", "workspace")]
-        table.add_row(model["role"], *sizes, model["device"])
+    title = (
+        f"Memory plan, in MB: caches of {plan['tokens']:,} tokens, "
+        f"up to {plan['max_length']:,} in a sequence"
+    )
+    table = a_table(title, "", "weights", "caches", "made so far", "workspace", "device")
+    for model, made in zip(plan["models"], plan["made"], strict=True):
+        sizes = (model["weights"], model["cache"], made, model["workspace"])
+        table.add_row(model["role"], *[f"{size / 1e6:.1f}" for size in sizes], model["device"])
     out.print(table)
     free = ", ".join(f"{size / 1e6:.0f} on {name}" for name, size in plan["available"].items())
-    out.print(f"{plan['total'] / 1e6:.1f} MB in all; free now: {free}.\n")
+    out.print(
+        f"{plan['total'] / 1e6:.1f} MB in all; free at load: {free}. "
+        f"This process takes {plan['process'] / 1e6:.0f} MB now.\n"
+    )
 
 
 def print_costs(diagnosis: Diagnosis, source: str) -> None:

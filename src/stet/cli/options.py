@@ -116,6 +116,15 @@ class ModelOptions(OptionGroup):
             min=1, help="Longest prompt and answer together, in tokens.", show_default=False
         ),
     ] = None
+    cache_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help='Most memory of the caches, such as "2GB". Default: for all requests at full '
+            "length, or most of what is free.",
+            show_default=False,
+        ),
+    ] = None
     compile: Annotated[
         bool | None,
         typer.Option(
@@ -274,6 +283,7 @@ def load(
             quantize=cast("Any", models.quantize),
             draft_quantize=cast("Any", models.draft_quantize),
             max_length=models.max_length,
+            cache_memory=models.cache_memory,
         )
     if not models.is_remote:
         with err.status("Choosing threads ..."):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import replace
@@ -54,10 +54,18 @@ class TokenSequence(Places):
         self.rows = {}
         self.parent = None
         self.only_child = False
+        # Have places on its behalf: live candidates, and others of its program's.
+        self.others: list[TokenSequence] = []
         self.steps: list[StepRecord] = []
         self.release: Callable[[TokenSequence], None] = _nothing_to_release
         self._forks = 0
         self.stream = self._new_stream()
+
+    def family(self) -> Iterator[TokenSequence]:
+        """This sequence, and all that have places in the caches on its behalf."""
+        yield self
+        for other in self.others:
+            yield from other.family()
 
     @property
     def finished(self) -> bool:
@@ -259,12 +267,14 @@ class TokenSequence(Places):
         for child in children:
             child.only_child = count == 1
         self._forks += 1
+        self.others += children
         try:
             yield children
         finally:
             for child in children:
                 child.give_back()
                 child.release(child)
+                self.others.remove(child)
 
     @contextmanager
     def side_query(self, tokens: Sequence[int]) -> Generator[TokenSequence]:
@@ -282,11 +292,13 @@ class TokenSequence(Places):
             del child.tokens[-1]
             child.prompt_length -= 1
         child.tokens += tokens
+        self.others.append(child)
         try:
             yield child
         finally:
             child.give_back()
             child.release(child)
+            self.others.remove(child)
             self.charge(child)
 
     def _make_child(self, index: int, sampling: SamplingParams) -> TokenSequence:

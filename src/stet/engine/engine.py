@@ -10,6 +10,7 @@ import torch
 from stet.core.block import EMPTY, Block
 from stet.core.errors import CapacityError, StetError
 from stet.core.operations import Draft, Score
+from stet.core.row import PAGE
 from stet.core.sequence import Role, TokenSequence
 from stet.core.trace import FinishReason
 from stet.engine.costs import Costs
@@ -20,6 +21,7 @@ from stet.engine.lengths import fit_blocks
 from stet.engine.outcome import NonFiniteError
 from stet.engine.prefill import CHUNK, Prefill
 from stet.engine.request import Op, Request, Waiting
+from stet.engine.room import Room
 from stet.engine.round_times import RoundTimes
 from stet.engine.runner import Runner
 from stet.engine.scheduler import Scheduler
@@ -44,6 +46,7 @@ class Engine:
     Attributes:
         runners: the runners of the loaded models, by role.
         scheduler: decides which requests are at work.
+        preempted: how many times a request had to give its places in the caches to others.
         broken: the error of a device that failed; nothing can be run any more.
         costs: returns the seconds of passes, by which blocks are fitted to a full round; None where
             they are left as asked.
@@ -65,10 +68,12 @@ class Engine:
             self.runners["draft"] = drafter.runner
         rows = max_rows or min(runner.max_rows for runner in self.runners.values())
         self.scheduler = Scheduler(max_batch, rows, max_waiting)
+        self.preempted = 0
         self.broken: DeviceError | None = None
         self.costs: Callable[[], Costs | None] = _unknown
         self._times = RoundTimes()
         self._prefill = Prefill(self.runners, prefill_chunk)
+        self._room = Room(self.runners)
         self._interpreter = Interpreter()
         self._closed = False
 
@@ -148,7 +153,8 @@ class Engine:
         programs = self._interpreter
         for request in self.scheduler.expired():
             self.cancel(request, "timeout")
-        for request in self.scheduler.admit():
+        self.scheduler.resume(self._room.admits)
+        for request in self.scheduler.admit(self._room.admits):
             programs.start(request)
         programs.collect()
         programs.advance(self)
@@ -162,7 +168,7 @@ class Engine:
 
     def _draft_phase(self) -> bool:
         programs = self._interpreter
-        pending, programs.drafts = programs.drafts, []
+        pending, programs.drafts = _divide(programs.drafts)
         if not pending:
             return False
         if self.drafter is None:
@@ -186,7 +192,7 @@ class Engine:
 
     def _score_phase(self) -> bool:
         programs = self._interpreter
-        pending, programs.scores = programs.scores, []
+        pending, programs.scores = _divide(programs.scores)
         if not pending:
             return False
         target = self.runners.get("target")
@@ -232,6 +238,7 @@ class Engine:
         self, pending: list[Waiting[Op]], role: Role, keep: int
     ) -> tuple[list[Waiting[Op]], bool]:
         """Prefill caches with all but the last `keep` tokens; return who is ready."""
+        pending = self._make_room(pending, role)
         ready: list[Waiting[Op]] = []
         report = self._prefill.run([w.operation.sequence for w in pending], role, keep)
         for waiting, state in zip(pending, report.states, strict=True):
@@ -242,6 +249,26 @@ class Engine:
         # A sibling's failure ends its whole request.
         ready = [w for w in ready if not w.process.request.done]
         return ready, report.progress
+
+    def _make_room(self, pending: list[Waiting[Op]], role: Role) -> list[Waiting[Op]]:
+        """Let the newest requests give their places to older ones; return who can go on."""
+        while pending and not self._room.suffices([w.operation for w in pending], role):
+            active = self.scheduler.active
+            newest = active[-1]
+            if len(active) > 1:
+                self._preempt(newest)
+            else:
+                pages = self.runners[role].pages
+                self.fail(newest, CapacityError(_TOO_SMALL.format(tokens=pages * PAGE)))
+            pending = [w for w in pending if w.process.request is not newest]
+        return pending
+
+    def _preempt(self, request: Request) -> None:
+        """Take a request's places in the caches; what they held is read again when it goes on."""
+        request.paused = True
+        self.preempted += 1
+        for sequence in request.sequence.family():
+            self._release(sequence)
 
     # Requests
 
@@ -283,7 +310,7 @@ class Engine:
         error = CapacityError(
             f"No cache rows are left ({rows} in all); raise max_rows or use fewer candidates."
         )
-        self.fail(self.scheduler.running[-1], error)
+        self.fail(self.scheduler.active[-1], error)
 
     def _release(self, sequence: TokenSequence) -> None:
         # A device that failed would refuse to move rows, and nothing will be run there again.
@@ -302,6 +329,18 @@ class Engine:
         """Zero the rows of a sequence with values that are not finite before they are reused."""
         for role, row in sequence.rows.items():
             self.runners[role].scrub(row)
+
+
+_TOO_SMALL = (
+    "The caches have room for {tokens} tokens, too few for this request alone; load the pair with "
+    "more cache_memory, shorten the text, or ask for fewer candidates."
+)
+
+
+def _divide(waiting: list[Waiting[Op]]) -> tuple[list[Waiting[Op]], list[Waiting[Op]]]:
+    """Divide operations into those of requests at work, and of those that are paused."""
+    paused = [w for w in waiting if w.process.request.paused]
+    return [w for w in waiting if not w.process.request.paused] if paused else waiting, paused
 
 
 def _may_rest(item: Score) -> bool:

@@ -31,12 +31,14 @@ class Measured:
         draft: the smaller model; None for prompt lookup.
         max_batch: requests decoded at a time.
         engine: runs both, in a thread of its own.
+        prefix_caching: whether texts stay in the caches anyway.
     """
 
     target: Any
     draft: LoadedModel | None
     max_batch: int
     engine: Engine
+    prefix_caching: bool
     _thread: EngineThread
     _profile: Profile
     _costs: CurrentCosts | None
@@ -117,9 +119,11 @@ class Measured:
         that are measured meanwhile depend on what was asked before. Only of packed models: of
         others the last bits of a text would depend on it, too.
         """
+        exact = [r for r in self.engine.runners.values() if r.exact_width is not None]
+        before = self.prefix_caching
 
         def keep(yes: bool) -> None:
-            for runner in self.engine.runners.values():
+            for runner in exact:
                 runner.keep_texts(yes)
 
         self.between_rounds(partial(keep, True))
@@ -127,7 +131,7 @@ class Measured:
             yield
         finally:
             with suppress(StetError):  # the pair was closed
-                self.between_rounds(partial(keep, False))
+                self.between_rounds(partial(keep, before))
 
     def between_rounds(self, function: Callable[[], T]) -> T:
         """Call a function in the engine's thread, between two rounds, and wait for it.

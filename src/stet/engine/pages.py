@@ -25,6 +25,7 @@ class Pages:
 
     def __init__(self, count: int) -> None:
         self._holders = [0] * count
+        self._held = 0
         self._free = list(range(1, count))
         # What is known: the page and the number of each content, and the content of each page.
         self._known: dict[Known, tuple[int, int]] = {}
@@ -40,11 +41,16 @@ class Pages:
     @property
     def held(self) -> int:
         """Number of pages that somebody holds."""
-        return sum(n > 0 for n in self._holders)
+        return self._held
 
+    @property
     def available(self) -> int:
         """Number of pages that nobody holds."""
-        return self.count - 1 - self.held
+        return self.count - 1 - self._held
+
+    def others(self, page: int) -> int:
+        """How many hold a page beside one of its holders."""
+        return self._holders[page] - 1
 
     def grow(self, count: int) -> None:
         """Add pages, up to so many in all."""
@@ -72,18 +78,28 @@ class Pages:
             self._forget(page)
         if page is not None:
             self._holders[page] = 1
+            self._held += 1
         return page
 
     def hold(self, page: int) -> None:
         """Hold a page that others hold, too, or that is known."""
+        self._held += not self._holders[page]
         self._holders[page] += 1
         self._idle.pop(page, None)
 
-    def drop(self, page: int) -> None:
-        """Hold a page no longer."""
+    def drop(self, page: int, *, keep: bool = True) -> None:
+        """Hold a page no longer.
+
+        Args:
+            page: the page.
+            keep: whether it stays known where nobody holds it.
+        """
         self._holders[page] -= 1
         if self._holders[page]:
             return
+        self._held -= 1
+        if not keep:
+            self._forget(page)
         if page in self._content:
             self._idle[page] = None
         else:
@@ -96,6 +112,10 @@ class Pages:
         self._forget(page)
         return True
 
+    def spoil(self, page: int) -> None:
+        """Let nobody find a page any more."""
+        self._forget(page)
+
     def learn(self, pages: Sequence[int], tokens: Sequence[int]) -> None:
         """Remember what whole pages hold that somebody holds.
 
@@ -103,8 +123,9 @@ class Pages:
             pages: of a text, from its beginning on.
             tokens: the text; what is beyond the last whole page is not remembered.
         """
-        number = 0
-        for place in range(min(len(tokens) // PAGE, len(pages))):
+        count = min(len(tokens) // PAGE, len(pages))
+        first, number = self._deepest(pages, count)
+        for place in range(first, count):
             content = number, tuple(tokens[place * PAGE : (place + 1) * PAGE])
             page, found = pages[place], self._known.get(content)
             if found is None:
@@ -115,11 +136,16 @@ class Pages:
                 self._content[page] = content
             number = found[1]
 
-    def find(self, tokens: Sequence[int]) -> list[int]:
-        """The known pages that a text begins with; nobody holds them for that."""
-        found: list[int] = []
-        number = 0
-        for place in range(len(tokens) // PAGE):
+    def find(self, tokens: Sequence[int], pages: Sequence[int] = ()) -> list[int]:
+        """The known pages that a text begins with; nobody holds them for that.
+
+        Args:
+            tokens: the text.
+            pages: whole pages that somebody holds, and that it begins with.
+        """
+        first, number = self._deepest(pages, len(pages))
+        found = list(pages[:first])
+        for place in range(first, len(tokens) // PAGE):
             known = self._known.get((number, tuple(tokens[place * PAGE : (place + 1) * PAGE])))
             if known is None:
                 break
@@ -127,11 +153,23 @@ class Pages:
             found.append(page)
         return found
 
-    def forget(self) -> None:
-        """Forget what pages hold."""
-        for page in list(self._content):
-            self._forget(page)
+    def number(self, pages: Sequence[int]) -> int | None:
+        """The number of what whole pages hold that somebody holds; None where it is not known."""
+        place, number = self._deepest(pages, len(pages))
+        return number if place == len(pages) else None
+
+    def _deepest(self, pages: Sequence[int], count: int) -> tuple[int, int]:
+        """Of the first `count` pages how many are known, up to the last such, and its number."""
+        for place in range(count, 0, -1):
+            content = self._content.get(pages[place - 1])
+            if content is not None:
+                return place, self._known[content][1]
+        return 0, 0
+
+    def forget_idle(self) -> None:
+        """Forget what pages hold that nobody holds."""
         for page in self._idle:
+            self._forget(page)
             heapq.heappush(self._free, page)
         self._idle.clear()
 

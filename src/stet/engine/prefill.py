@@ -6,7 +6,7 @@ that are read in chunks, in separate passes, so that a long prompt delays the ot
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from stet.core.errors import CapacityError
@@ -44,9 +44,9 @@ class _Missing:
     row: Row
     end: int
 
-    def size(self, chunk: int) -> int:
-        """How many of them are read in a pass."""
-        return min(self.end - self.row.valid, chunk)
+    def size(self, width: int) -> int:
+        """How many of them are read in a pass of some width."""
+        return min(self.end - self.row.valid, width)
 
 
 class Prefill:
@@ -151,40 +151,42 @@ class Prefill:
     def _read(self, runner: Runner, missing: list[_Missing]) -> dict[int, Exception]:
         """Read one chunk of each, within the round's budget; return failures by sequence id."""
         failed: dict[int, Exception] = {}
-        chunk = min(self._chunk, runner.exact_width or self._chunk)
-        if runner.keeps_texts:
-            missing = _different(missing)
-        missing.sort(key=lambda item: item.size(chunk))
+        width = min(self._chunk, runner.exact_width or self._chunk)
+        missing = _different(runner, missing)
+        for item in missing:
+            item.end = min(item.end, item.row.valid + self._chunk)
         budget = SHARED_CHUNKS * self._chunk
         while missing and budget > 0:
-            batch = self._batch(missing, chunk, budget)
-            budget -= len(batch) * batch[-1].size(chunk)
+            missing.sort(key=lambda item: item.size(width))
+            batch = self._batch(missing, width, budget)
+            budget -= len(batch) * batch[-1].size(width)
             del missing[: len(batch)]
-            failed |= self._forward(runner, batch, chunk)
+            failed |= self._forward(runner, batch, width)
+            missing += [i for i in batch if i.size(width) and id(i.sequence) not in failed]
         return failed
 
-    def _batch(self, missing: list[_Missing], chunk: int, budget: int) -> list[_Missing]:
+    def _batch(self, missing: list[_Missing], width: int, budget: int) -> list[_Missing]:
         """Take the shortest ones, while padding wastes less than half and the budget lasts."""
         count = 1
-        shortest = missing[0].size(chunk)
+        shortest = missing[0].size(width)
         for item in missing[1:]:
-            size = item.size(chunk)
+            size = item.size(width)
             if size > 2 * shortest or (count + 1) * size > budget:
                 break
             count += 1
         return missing[:count]
 
-    def _forward(self, runner: Runner, batch: list[_Missing], chunk: int) -> dict[int, Exception]:
-        results = isolate(batch, lambda part: self._feed(runner, part, chunk))
+    def _forward(self, runner: Runner, batch: list[_Missing], width: int) -> dict[int, Exception]:
+        results = isolate(batch, lambda part: self._feed(runner, part, width))
         return {
             id(item.sequence): result
             for item, result in zip(batch, results, strict=True)
             if isinstance(result, Exception)
         }
 
-    def _feed(self, runner: Runner, batch: list[_Missing], chunk: int) -> list[None]:
-        """Run one pass over the next chunk of each."""
-        sizes = [item.size(chunk) for item in batch]
+    def _feed(self, runner: Runner, batch: list[_Missing], most: int) -> list[None]:
+        """Run one pass over what is next of each, at most so many tokens."""
+        sizes = [item.size(most) for item in batch]
         width = max(sizes)
         starts = [item.row.valid for item in batch]
         rows: list[list[int]] = []
@@ -197,10 +199,17 @@ class Prefill:
         return [None] * len(batch)
 
 
-def _different(missing: list[_Missing]) -> list[_Missing]:
+def _different(runner: Runner, missing: list[_Missing]) -> list[_Missing]:
     """Of those that go on alike only the first: the others go on from what it has read."""
-    found: dict[tuple[int, ...], _Missing] = {}
+    if len(missing) == 1:
+        return missing
+    found: dict[Hashable, _Missing] = {}
     for item in missing:
-        next_page = (item.row.valid // PAGE + 1) * PAGE
-        found.setdefault(tuple(item.sequence.tokens[:next_page]), item)
+        start = item.row.valid // PAGE * PAGE
+        place = runner.place(item.row)
+        if place is None or item.end < start + PAGE:  # no page of it is shared
+            found[id(item)] = item
+        else:
+            page = tuple(item.sequence.tokens[start : start + PAGE])
+            found.setdefault((place, item.row.valid - start, page), item)
     return list(found.values())

@@ -25,6 +25,7 @@ class Request:
             be quick.
         on_end: called once, when the request has left the engine, in the engine's thread.
         error: the error, where it failed; None otherwise.
+        paused: whether it waits, without any place in the caches, until there is room for it again.
         done: whether it has left the engine.
         seconds: time from admission to the end.
     """
@@ -36,6 +37,7 @@ class Request:
     on_growth: Callable[[Request], None] | None = None
     on_end: Callable[[Request], None] | None = None
     error: Exception | None = None
+    paused: bool = False
     done: bool = False
     seconds: float = 0.0
     started: float = 0.0

@@ -73,7 +73,13 @@ class Runner(Compiling):
     """
 
     def __init__(
-        self, model: LoadedModel, *, max_rows: int, max_length: int, compile: bool = False
+        self,
+        model: LoadedModel,
+        *,
+        max_rows: int,
+        max_length: int,
+        pages: int | None = None,
+        compile: bool = False,
     ) -> None:
         """Make the cache.
 
@@ -81,6 +87,8 @@ class Runner(Compiling):
             model: a model from `load_model`.
             max_rows: the most sequences at a time.
             max_length: the most tokens of a sequence, prompt included.
+            pages: the most pages of the cache, which rows share; None: enough for all rows at
+                their full length.
             compile: run short passes through `torch.compile`. On a CPU they are compiled in the
                 background and passes run without until then; the cache is allocated in full.
 
@@ -101,7 +109,7 @@ class Runner(Compiling):
         self.max_rows = max_rows
         self.max_length = max_length
         self.passes = 0
-        most = pages_for(max_rows, max_length)
+        most = pages or pages_for(max_rows, max_length)
         first = max_rows * FIRST + 1 if self.device.type == "cpu" else None
         with torch.inference_mode():
             if model.body is not None:
@@ -142,20 +150,15 @@ class Runner(Compiling):
         """Allocate a row, empty but for what is in the cache already of its text.
 
         Args:
-            tokens: the text; looked for where texts are kept (`keep_texts`).
+            tokens: the text.
 
         Raises:
             CapacityError: all rows are taken.
         """
         return self._rows.allocate(tokens)
 
-    @property
-    def keeps_texts(self) -> bool:
-        """Whether texts are kept, see `keep_texts`."""
-        return self._rows.keep
-
     def begin(self, row: Row, tokens: Sequence[int]) -> None:
-        """Let a row go on from what others have read of its text meanwhile, where texts are kept.
+        """Let a row go on from what others have read of its text meanwhile.
 
         Args:
             row: the row.
@@ -164,13 +167,34 @@ class Runner(Compiling):
         self._rows.begin(row, tokens)
 
     def learn(self, row: Row, tokens: Sequence[int]) -> None:
-        """Let others begin as a row does, where texts are kept.
+        """Let others begin as a row does.
 
         Args:
             row: the row.
             tokens: the text that it holds as far as it is valid.
         """
         self._rows.learn(row, tokens)
+
+    def place(self, row: Row) -> int | None:
+        """A number for what a row has read, the same for all that can share it; None: nobody can.
+
+        It is of whole pages.
+        """
+        return self._rows.place(row)
+
+    @property
+    def pages(self) -> int:
+        """Pages of the cache, those that are yet to be made among them."""
+        return self.cache.most - 1
+
+    @property
+    def pages_free(self) -> int:
+        """Pages of the cache that nobody holds."""
+        return self._rows.free
+
+    def pages_missing(self, rows: Sequence[Row], starts: Sequence[int], ends: Sequence[int]) -> int:
+        """Pages that rows need beside their own for the tokens from `starts` up to `ends`."""
+        return self._rows.missing(rows, starts, ends)
 
     def fill_cache(self) -> None:
         """Make all pages now, after which the cache stays where it is."""
@@ -186,23 +210,19 @@ class Runner(Compiling):
         self._rows.release(row, tokens)
 
     def keep_texts(self, keep: bool) -> None:
-        """Keep the texts of rows that are given back for others that begin so, or forget them.
-
-        Only of packed models, whose states are the same bits whatever pass they are computed in, as
-        long as no pass is wider than `exact_width`.
-        """
-        self._rows.keep = keep and self.model.packed and self.model.native > 0
-        if not self._rows.keep:
-            self._rows.pages.forget()
+        """Keep the texts of rows that are given back for others that begin so, or forget them."""
+        self._rows.keep = keep
+        if not keep:
+            self._rows.pages.forget_idle()
 
     @property
     def exact_width(self) -> int | None:
-        """The widest pass in which a text is to be read, while texts are kept; None: any.
+        """The widest pass whose states are the bits of any narrower one; None: there is none.
 
-        In wider ones torch attends, and a text that was read in another pass would differ in its
-        last bits.
+        In wider ones torch attends. Packed models read texts in none that is wider: what a request
+        finds in the cache is then to the last bit what it would have read itself.
         """
-        return self.model.native if self._rows.keep else None
+        return (self.model.native or None) if self.model.packed else None
 
     def fork(self, row: Row, count: int) -> list[Row]:
         """Allocate rows that start with the valid tokens of `row`, whose pages they share.

@@ -1,20 +1,24 @@
-"""Scheduling of requests: admission, the rows they share, and deadlines."""
+"""Scheduling of requests: admission, the room they share, who has to wait, and deadlines."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from stet.core.errors import CapacityError
 from stet.engine.request import Request
+
+Fits = Callable[[Request, Sequence[Request]], bool]
+"""Whether there is room for a request beside others."""
 
 
 class Scheduler:
     """Admits requests in order, each once there is room for all of its rows.
 
     The first in the queue is never overtaken by a smaller one behind it, so that none starves; a
-    request for more rows than there are is admitted once it is alone.
+    request for more rows than there are is admitted once it is alone. Those that were admitted
+    before and had to make room go on before others begin.
 
     Args:
         max_batch: requests at work at a time.
@@ -35,8 +39,13 @@ class Scheduler:
 
     @property
     def running(self) -> list[Request]:
-        """Requests at work, the newest last; a copy."""
+        """Requests at work, the newest last, and those that are paused; a copy."""
         return list(self._running)
+
+    @property
+    def active(self) -> list[Request]:
+        """Requests at work that are not paused, the newest last."""
+        return [request for request in self._running if not request.paused]
 
     @property
     def waiting(self) -> int:
@@ -53,9 +62,26 @@ class Scheduler:
             raise CapacityError(f"{self.max_waiting} requests are waiting already; try later.")
         self._waiting.append(request)
 
-    def admit(self) -> Iterator[Request]:
-        """Take requests from the queue for as long as there is room for the next one."""
-        while self._waiting and self._has_room(self._waiting[0]):
+    def resume(self, fits: Fits) -> None:
+        """Let paused requests go on, the oldest first, for as long as there is room for the next.
+
+        Args:
+            fits: whether there is room in the caches for a request beside others.
+        """
+        for request in self._running:
+            if request.paused:
+                active = self.active
+                if active and not fits(request, active):
+                    return
+                request.paused = False
+
+    def admit(self, fits: Fits) -> Iterator[Request]:
+        """Take requests from the queue for as long as there is room for the next one.
+
+        Args:
+            fits: as for `resume`.
+        """
+        while self._waiting and self._has_room(self._waiting[0], fits):
             request = self._waiting.popleft()
             request.started = time.monotonic()
             self._running.append(request)
@@ -77,8 +103,12 @@ class Scheduler:
         now = time.monotonic()
         return [r for r in timed if r.deadline is not None and now >= r.deadline]
 
-    def _has_room(self, request: Request) -> bool:
+    def _has_room(self, request: Request, fits: Fits) -> bool:
         if not self._running:
             return True
+        if any(other.paused for other in self._running):
+            return False
         taken = sum(other.rows for other in self._running)
-        return len(self._running) < self.max_batch and taken + request.rows <= self.max_rows
+        if len(self._running) >= self.max_batch or taken + request.rows > self.max_rows:
+            return False
+        return fits(request, self._running)

@@ -13,15 +13,13 @@ from weakref import WeakKeyDictionary
 from torch import nn
 from transformers import PreTrainedModel
 
-from stet.core.draft_length import LONGEST
 from stet.core.errors import CompatibilityError, OptionError, StetError
 from stet.core.model import LoadedModel, Role
 from stet.engine import attention
 from stet.load import DEFAULT_LENGTH
 from stet.models.compatibility import rotary_scalings
 from stet.models.loading import prepare_model
-from stet.models.memory import plan_memory
-from stet.pair import SPARE_ROWS, Pair
+from stet.pair import Pair
 
 _MOST_ROWS = 16
 _SHORTEST = 256
@@ -130,9 +128,6 @@ def _pair(target: PreTrainedModel, draft: PreTrainedModel | None, rows: int, len
     of_target.pop(key, None)
     del known
     length = min(limit, max(_SHORTEST, 1 << (length - 1).bit_length()))
-    plan_memory(
-        large, small, max_rows=rows + 1 + SPARE_ROWS, max_length=length, block=LONGEST
-    ).check()
     # Never compiled: a compiler in the background would see the model change while it runs.
     pair = Pair(large, small, max_length=length, max_batch=rows, compile=False)
     of_target[key] = pair

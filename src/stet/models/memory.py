@@ -7,13 +7,17 @@ from typing import Any
 
 import psutil
 import torch
+from pydantic import ByteSize, TypeAdapter, ValidationError
 
-from stet.core.errors import MemoryPlanError
+from stet.core.errors import MemoryPlanError, OptionError
 from stet.core.model import LoadedModel
 from stet.core.row import PAGE, pages_for
 from stet.core.wide import LARGE
 from stet.engine.prefill import CHUNK, SHARED_CHUNKS
 from stet.engine.scoring import most_positions
+
+_SHARE = 0.8
+"""Of the memory that is free beside the workspace, what caches take that do not all fit."""
 
 _STRETCH = 16
 """Tokens of a step that are drafted in one round."""
@@ -50,7 +54,7 @@ class ModelMemory:
         role: target or draft.
         device: the model's device (that of its first layer, if it is spread over several).
         weights: parameters and buffers; they are in memory already.
-        cache: keys and values of all rows at their full length.
+        cache: keys and values, when all pages are made.
         workspace: an estimate for activations, masks, logits and distributions of the largest
             pass.
     """
@@ -72,12 +76,19 @@ class MemoryPlan:
         max_rows: sequences at a time.
         max_length: tokens per sequence.
         available: bytes that are free now, per device.
+        pages: pages of each cache, which the sequences share.
     """
 
     models: tuple[ModelMemory, ...]
     max_rows: int
     max_length: int
     available: dict[str, int]
+    pages: int
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all sequences together that each cache has room for."""
+        return (self.pages - 1) * PAGE
 
     @property
     def total(self) -> int:
@@ -94,9 +105,7 @@ class MemoryPlan:
         for m in self.models:
             label = f"{m.role} ({m.name})"
             rows.append([label, "weights", readable(m.weights)])
-            rows.append(
-                [label, f"cache, {self.max_rows} x {self.max_length} tokens", readable(m.cache)]
-            )
+            rows.append([label, f"cache, {self.tokens:,} tokens", readable(m.cache)])
             rows.append([label, "workspace", readable(m.workspace)])
         rows.append(["", "total", readable(self.total)])
         for device, free in self.available.items():
@@ -108,23 +117,23 @@ class MemoryPlan:
         """Refuse a plan that does not fit into memory.
 
         Raises:
-            MemoryPlanError: it does not fit; the message has the number of rows that would.
+            MemoryPlanError: not even one sequence of `max_length` tokens fits, or what was asked
+                for does not; the message says what would.
         """
         for device, free in self.available.items():
             needed = self.needed(device)
             if needed <= free:
                 continue
             fixed = sum(m.workspace for m in self.models if m.device == device)
-            per_row = sum(m.cache for m in self.models if m.device == device) / self.max_rows
-            rows = int(max(0, free - fixed) // per_row) if per_row else 0
-            if rows:
-                advice = f"use max_rows={rows} or a shorter max_length"
+            per_page = sum(m.cache for m in self.models if m.device == device) / self.pages
+            tokens = (int(max(0, free - fixed) // per_page) - 1) * PAGE if per_page else 0
+            if tokens >= PAGE:
+                advice = f"use max_length={min(tokens, self.max_length)} or less, or fewer max_rows"
             else:
-                advice = "use a shorter max_length, a smaller dtype or smaller models"
+                advice = "use fewer max_rows, a smaller dtype or smaller models"
             raise MemoryPlanError(
-                f"Caches and workspace for {self.max_rows} sequences of {self.max_length} tokens "
-                f"need {readable(needed)} on {device}, of which {readable(free)} are free; "
-                f"{advice}."
+                f"Caches of {self.tokens} tokens and workspace for {self.max_rows} sequences need "
+                f"{readable(needed)} on {device}, of which {readable(free)} are free; {advice}."
             )
 
 
@@ -135,8 +144,12 @@ def plan_memory(
     max_rows: int,
     max_length: int,
     block: int,
+    cache_memory: int | None = None,
 ) -> MemoryPlan:
     """Compute the memory that a pair needs, without allocating anything.
+
+    The caches get pages for all rows at their full length where there is memory for that, else as
+    many as most of the free memory has room for, at least for one row.
 
     Args:
         target: the target model; None when it is remote.
@@ -144,18 +157,48 @@ def plan_memory(
         max_rows: sequences at a time.
         max_length: tokens per sequence, prompt included.
         block: the most tokens drafted at a time.
+        cache_memory: the most bytes of the caches of both models, on each device; None: see above.
+
+    Raises:
+        MemoryPlanError: `cache_memory` is too little for one sequence of `max_length` tokens.
     """
     models = [m for m in (target, draft) if m is not None]
-    parts = tuple(_model_memory(m, max_rows, max_length, block) for m in models)
-    available = {part.device: available_bytes(part.device) for part in parts}
-    return MemoryPlan(parts, max_rows, max_length, available)
+    work = [_workspace(m, max_rows, max_length, block) for m in models]
+    devices = [str(m.layers[0].device) for m in models]
+    sizes = [PAGE * sum(layer.bytes_per_token for layer in m.layers) for m in models]
+    available = {device: available_bytes(device) for device in devices}
+    pages = pages_for(max_rows, max_length)
+    least = pages_for(1, max_length)
+    for device, free in available.items():
+        here = [i for i, own in enumerate(devices) if own == device]
+        per_page, fixed = sum(sizes[i] for i in here), sum(work[i] for i in here)
+        if cache_memory is not None:
+            pages = min(pages, cache_memory // per_page)
+        elif pages * per_page + fixed > free:
+            pages = min(pages, max(least, int(_SHARE * (free - fixed)) // per_page))
+        if pages < least:
+            raise MemoryPlanError(
+                f"A cache_memory of {readable(cache_memory or 0)} is too little for one sequence "
+                f"of {max_length} tokens, which takes {readable(least * per_page)}."
+            )
+    parts = tuple(
+        ModelMemory(
+            name=model.name,
+            role=model.role,
+            device=device,
+            weights=model.parameter_bytes,
+            cache=pages * size,
+            workspace=workspace,
+        )
+        for model, device, size, workspace in zip(models, devices, sizes, work, strict=True)
+    )
+    return MemoryPlan(parts, max_rows, max_length, available, pages)
 
 
-def _model_memory(model: LoadedModel, rows: int, length: int, block: int) -> ModelMemory:
+def _workspace(model: LoadedModel, rows: int, length: int, block: int) -> int:
+    """Bytes for activations, masks, logits and distributions of the largest pass, at most."""
     text: Any = model.model.config.get_text_config()
     size = model.dtype.itemsize
-    slots = pages_for(rows, length) * PAGE
-    cache = slots * sum(layer.bytes_per_token for layer in model.layers)
     width: int = max(
         getattr(text, "intermediate_size", 0) or 0,
         4 * text.hidden_size,
@@ -184,14 +227,7 @@ def _model_memory(model: LoadedModel, rows: int, length: int, block: int) -> Mod
     else:
         kept = rows * min(max(block, _STRETCH), length)
         passing = activations(2 * rows) + (kept * _DRAFTED + rows * (_DRAWN + sorts)) * logits
-    return ModelMemory(
-        name=model.name,
-        role=model.role,
-        device=str(model.layers[0].device),
-        weights=model.parameter_bytes,
-        cache=cache,
-        workspace=max(reading, passing),
-    )
+    return max(reading, passing)
 
 
 def available_bytes(device: str | torch.device) -> int:
@@ -200,6 +236,21 @@ def available_bytes(device: str | torch.device) -> int:
     if place.type == "cuda":
         return int(torch.cuda.mem_get_info(place)[0])
     return int(psutil.virtual_memory().available)
+
+
+def size_of(given: int | str) -> int:
+    """Bytes, given as such or for people: "2GB", "512 MiB".
+
+    Raises:
+        OptionError: it is no size.
+    """
+    try:
+        return int(_SIZE.validate_python(given))
+    except ValidationError:
+        raise OptionError(f'{given!r} is no size in memory; write it like "2GB".') from None
+
+
+_SIZE = TypeAdapter(ByteSize)
 
 
 def readable(size: int) -> str:

@@ -47,10 +47,12 @@ class CrossTokenizerTarget(TargetSide):
     def attach(self, sequence: TokenSequence) -> Generator[None]:
         """Free the draft's rows, which its own sequence holds, as those of the answer are freed."""
         self.drafted.release = sequence.release
+        sequence.others.append(self.drafted)
         try:
             yield
         finally:
             self.drafted.release(self.drafted)
+            sequence.others.remove(self.drafted)
 
     def follow(self, sequence: TokenSequence, start: int | None) -> bool:
         """Put what the target wrote into the draft's tokens; False if the draft cannot go on."""
