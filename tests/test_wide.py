@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from stet.core import wide
+from stet.core import sampling, wide
 from stet.core.sampling import Sampler, SamplingParams
 
 SIZES = [wide.LARGE, wide.LARGE + 37, 151_936]
@@ -103,19 +103,49 @@ CUTS = [
 ]
 
 
+@pytest.mark.parametrize("size", [30, 64, 1024, wide.LARGE + 37])
 @pytest.mark.parametrize("cut", CUTS, ids=str)
 @pytest.mark.parametrize("scale", [0.0, 0.5, 4.0])
-def test_cutting_without_sorting_keeps_what_sorting_keeps(cut: dict, scale: float) -> None:
+def test_cutting_without_sorting_keeps_what_sorting_keeps(
+    cut: dict, scale: float, size: int
+) -> None:
     """The same tokens, also where many are equally probable, and the same probabilities."""
-    size = wide.LARGE + 37
     params = [SamplingParams(temperature=0.8, **cut), SamplingParams(temperature=0.8)]
     sampler = Sampler(params, [[0], [0]], size, torch.device("cpu"))
     probs = (rounded(2, 3, size, scale=scale) / 0.8).softmax(-1)
-    wanted = sampler._truncate_sorted(probs.clone())
+    wanted = wide.truncate_sorted(probs, sampler._cuts)
     found = sampler._truncate(probs.clone())
     assert torch.equal(found[0] > 0, wanted[0] > 0)
     torch.testing.assert_close(found[0], wanted[0], rtol=1e-5, atol=1e-9)
     assert torch.equal(found[1], probs[1]), "a row that is not cut"
+    # All of a batch, each in a way of its own.
+    several = [SamplingParams(temperature=0.8, **cut), SamplingParams(temperature=0.7, top_p=0.5)]
+    sampler = Sampler(several, [[0], [0]], size, torch.device("cpu"))
+    found = sampler._truncate(probs.clone())
+    wanted = wide.truncate_sorted(probs, sampler._cuts)
+    assert torch.equal(found > 0, wanted > 0)
+    torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-9)
+
+
+def test_few_likely_tokens_are_cut_without_looking_at_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of a usual distribution nothing is sorted; of one without likely tokens, that alone is."""
+    size = wide.LARGE
+    sampler = Sampler(
+        [SamplingParams(temperature=1.0, top_p=0.9)] * 2, [[0], [0]], size, torch.device("cpu")
+    )
+    logits = torch.zeros(2, 1, size)
+    logits[0, 0, :5] = 12.0
+    calls: list[int] = []
+    truncate = sampling.truncate
+    monkeypatch.setattr(
+        sampling, "truncate", lambda probs, *rest: calls.append(1) or truncate(probs, *rest)
+    )
+    probs = sampler.probs(logits)
+    assert len(calls) == 1
+    assert int((probs[0] > 0).sum()) == 5
+    assert int((probs[1] > 0).sum()) in range(int(0.9 * size) - 2, int(0.9 * size) + 3)
 
 
 def test_no_numbers_pass_through() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 from serve import Answering, serve
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
 
 
 def model(path: str, dtype: str) -> Any:
@@ -23,12 +23,27 @@ def model(path: str, dtype: str) -> Any:
     return AutoModelForCausalLM.from_pretrained(path, dtype=kind).eval()
 
 
+class Clock(LogitsProcessor):
+    """Looks at the time when the first token is chosen."""
+
+    def __init__(self) -> None:
+        self.first: float | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Change nothing."""
+        del input_ids
+        self.first = self.first or time.perf_counter()
+        return scores
+
+
 def load(options: dict[str, Any]) -> tuple[dict[str, Any], Answering]:
     torch.set_num_threads(options["threads"])
     target = model(options["target"], options["dtype"])
-    draft = model(options["draft"], options["dtype"])
-    own = draft.generation_config
-    schedule = (own.num_assistant_tokens, own.num_assistant_tokens_schedule)
+    draft = own = schedule = None
+    if options["draft"] is not None:
+        draft = model(options["draft"], options["dtype"])
+        own = draft.generation_config
+        schedule = (own.num_assistant_tokens, own.num_assistant_tokens_schedule)
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         setting = request["setting"]
@@ -43,7 +58,12 @@ def load(options: dict[str, Any]) -> tuple[dict[str, Any], Answering]:
         elif setting["mode"] == "lookup":
             more["prompt_lookup_num_tokens"] = setting["length"]
         began = time.perf_counter()
-        prompt = torch.tensor([request["prompt"]])
+        prompt = torch.tensor(request.get("prompts") or [request["prompt"]])
+        clock = Clock()
+        if setting["mode"] == "target":
+            more["logits_processor"] = LogitsProcessorList([clock])
+        if setting.get("whole"):
+            more["min_new_tokens"] = request["max_new_tokens"]
         with torch.inference_mode():
             out = target.generate(
                 input_ids=prompt,
@@ -53,8 +73,11 @@ def load(options: dict[str, Any]) -> tuple[dict[str, Any], Answering]:
                 max_new_tokens=request["max_new_tokens"],
                 **more,
             )
-        tokens = out[0, prompt.shape[1] :].tolist()
-        return {"tokens": tokens, "seconds": time.perf_counter() - began, "first_seconds": None}
+        seconds = time.perf_counter() - began
+        tokens = out[:, prompt.shape[1] :].tolist()
+        first = None if clock.first is None else clock.first - began
+        count = sum(map(len, tokens))
+        return {"tokens": tokens[0], "count": count, "seconds": seconds, "first_seconds": first}
 
     about = {
         "version": f"transformers {transformers.__version__}, torch {torch.__version__}",

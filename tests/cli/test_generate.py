@@ -67,7 +67,7 @@ def test_model_options_reach_the_loader(run, loader):
             "--no-compile",
             "--no-packed",
         ),
-        *("--quantize", "int8", "--draft-quantize", "none"),
+        *("--quantize", "int8", "--draft-quantize", "none", "--cache-memory", "2GB"),
     )
     assert loader.arguments == {
         "target": "big",
@@ -82,6 +82,7 @@ def test_model_options_reach_the_loader(run, loader):
         "quantize": "int8",
         "draft_quantize": "none",
         "max_length": 99,
+        "cache_memory": "2GB",
         "max_batch": 1,
         "max_rows": 1,
         "compile": False,

@@ -29,6 +29,7 @@ from transformers import (
 from families import FAMILIES, build, needs_gpt2
 from real import real_model
 from stet.core.errors import CompatibilityError
+from stet.core.row import PAGE
 from stet.engine import attention, kv_cache
 from stet.kernels.attention import NativePass, serves
 from stet.models import load_model, prepare_model
@@ -162,7 +163,7 @@ def short_copies(model, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         kv_cache.KVCache,
         "copy",
-        lambda self, source, targets, length: copy(self, source, targets, length - 1),
+        lambda self, sources, targets: copy(self, sources[:-1], targets[:-1]),
     )
 
 
@@ -265,24 +266,38 @@ def test_faults_are_caught(
 
 def off_by_one_key(call, query, keys, values, *rest):
     """The last key of a query is not seen."""
-    call._held[1] -= 1
+    starts = call._held[: len(query)]
+    starts -= 1
     try:
         return native_call(call, query, keys, values, *rest)
     finally:
-        call._held[1] += 1
+        starts += 1
 
 
 def one_key_too_many(call, query, keys, values, *rest):
-    call._held[1] += 1
+    """Where the pages of a row end, there is none."""
+    starts, counts, pages = parts_of(call, len(query))
+    more = (starts + counts < (pages > 0).sum(1) * PAGE).long()
+    starts += more
     try:
         return native_call(call, query, keys, values, *rest)
     finally:
-        call._held[1] -= 1
+        starts -= more
 
 
-def row_of_a_neighbour(call, *rest):
-    call._held[0] = call._held[0].roll(1) if call._held.shape[1] > 1 else call._held[0]
-    return native_call(call, *rest)
+def row_of_a_neighbour(call, query, *rest):
+    _, _, pages = parts_of(call, len(query))
+    pages.copy_(pages.roll(1, 0))
+    return native_call(call, query, *rest)
+
+
+def parts_of(call, batch: int):
+    """The starts, counts and pages of a pass, which the kernel reads in place."""
+    return (
+        call._held[:batch],
+        call._held[batch : 2 * batch],
+        call._held[2 * batch :].view(batch, -1),
+    )
 
 
 def without_window(call, query, keys, values, scaling, window, softcap):

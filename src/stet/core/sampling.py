@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stet.core.errors import OptionError
 from stet.core.tensors import upload
-from stet.core.wide import LARGE, peak, truncate
+from stet.core.wide import LARGE, MORE, Cuts, peak, truncate, truncate_few, truncate_sorted
 from stet.core.wide import draw as draw
 
 
@@ -164,10 +164,12 @@ class Sampler:
         self._temperature = column([max(p.temperature, 1e-6) for p in self.params])
         if self._truncates:
             full = self.vocab_size
-            self._top_k = column([min(p.top_k or full, full) for p in self.params])
-            # All of them, also where rounding makes their sum 1 before the last.
-            self._top_p = column([p.top_p if p.top_p < 1 else math.inf for p in self.params])
-            self._min_p = column([p.min_p for p in self.params])
+            self._cuts = Cuts(
+                column([min(p.top_k or full, full) for p in self.params]),
+                # All of them, also where rounding makes their sum 1 before the last.
+                column([p.top_p if p.top_p < 1 else math.inf for p in self.params]),
+                column([p.min_p for p in self.params]),
+            )
 
     def edit(self, logits: Tensor, block: Tensor | None = None) -> Tensor:
         """Apply bias and penalty, in the order of transformers and vLLM.
@@ -227,28 +229,30 @@ class Sampler:
         return probs
 
     def _truncate(self, probs: Tensor) -> Tensor:
-        if self.device.type != "cpu" or self.vocab_size < LARGE:
-            return self._truncate_sorted(probs)
-        for row, p in zip(probs, self.params, strict=True):
-            if p.truncates and not p.greedy:
-                for distribution in row:
-                    truncate(distribution, p.top_k or self.vocab_size, p.top_p, p.min_p)
+        if self.device.type != "cpu":
+            return truncate_sorted(probs, self._cuts)
+        owners = [row for row, p in enumerate(self.params) if p.truncates and not p.greedy]
+        every = len(owners) == len(self.params)
+        own = probs.contiguous() if every else probs[owners]
+        flat = own.flatten(0, 1)
+        cuts = self._cuts.of(owners).flat(probs.shape[1])
+        left = (~truncate_few(flat, cuts)).nonzero()[:, 0]
+        if len(left):
+            flat[left] = self._truncate_many(flat[left], cuts.of(left))
+        if every:
+            return own
+        probs[owners] = own
         return probs
 
-    def _truncate_sorted(self, probs: Tensor) -> Tensor:
-        ranked, order = torch.sort(probs, dim=-1, descending=True, stable=True)
-        rank = torch.arange(self.vocab_size, device=self.device)
-        # In this order, as in transformers: each cut works on what the one before it left.
-        keep = rank < self._top_k
-        ranked = ranked * keep
-        ranked = ranked / ranked.sum(-1, keepdim=True)
-        before = ranked.cumsum(-1) - ranked
-        keep = (before < self._top_p) & (ranked >= self._min_p * ranked[..., :1])
-        keep = keep & (ranked > 0)
-        keep[..., 0] = True
-        ranked = ranked * keep
-        ranked = ranked / ranked.sum(-1, keepdim=True)
-        return torch.zeros_like(probs).scatter_(-1, order, ranked)
+    def _truncate_many(self, probs: Tensor, cuts: Cuts) -> Tensor:
+        """Cut distributions [N, V] of which many tokens may remain."""
+        if self.vocab_size < LARGE:
+            return truncate_sorted(probs, cuts)
+        done = truncate_few(probs, cuts, MORE)
+        for place in (~done).nonzero()[:, 0].tolist():
+            top_k, top_p, min_p = map(float, cuts.of(place))
+            truncate(probs[place], int(top_k), min(top_p, 1.0), min_p)
+        return probs
 
     def mark_written(self, tokens: Tensor) -> None:
         """Count tokens [B] as written, so that the next position's penalty includes them."""

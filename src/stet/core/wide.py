@@ -7,11 +7,19 @@ the few groups that can hold the result, by their maxima or sums, are searched.
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
 LARGE = 4096
 """The smallest vocabulary for which groups pay; below it they cost more than they save."""
+
+FEW = 64
+"""Tokens among which those that remain of a distribution are looked for at first."""
+
+MORE = 512
+"""Tokens among which they are looked for where they were not among those."""
 
 _GROUP = 64
 _SUMMED = 256
@@ -113,6 +121,92 @@ def _invert(weights: Tensor, uniforms: Tensor) -> tuple[Tensor, Tensor]:
     own = weights.gather(1, chosen)
     share = (sought - (cumulative.gather(1, chosen) - own)) / own
     return chosen[:, 0], share.clamp(0.0, 1.0)[:, 0]
+
+
+class Cuts(NamedTuple):
+    """What is left of distributions: for each the most probable tokens.
+
+    Attributes:
+        top_k: [..., 1] keep so many tokens; V for all.
+        top_p: [..., 1] then the smallest set of at least this probability; inf for all.
+        min_p: [..., 1] then those of at least this share of the best one's probability; 0 for all.
+    """
+
+    top_k: Tensor
+    top_p: Tensor
+    min_p: Tensor
+
+    def of(self, rows: Any) -> Cuts:
+        """The cuts of some rows."""
+        return Cuts(self.top_k[rows], self.top_p[rows], self.min_p[rows])
+
+    def flat(self, width: int) -> Cuts:
+        """Cuts [B, 1, 1] for each of so many positions, as [B * width, 1]."""
+        return Cuts(*[cut.expand(-1, width, -1).flatten(0, 1) for cut in self])
+
+
+def truncate_few(probs: Tensor, cuts: Cuts, few: int = FEW) -> Tensor:
+    """Cut distributions, in place, of which what remains is among the likeliest few tokens.
+
+    The result is that of `Sampler`, which sorts the vocabulary, also where some tokens are equal.
+    No vocabulary is sorted here, and all rows go together.
+
+    Args:
+        probs: [N, V], rows that sum to 1.
+        cuts: of each row.
+        few: how many tokens are looked at.
+
+    Returns:
+        [N] whether a row was cut; the others are as they were.
+    """
+    size = probs.shape[-1]
+    count = min(few, size)
+    found, tokens = best(probs, count)
+    # Equal ones in the order of the vocabulary, as a stable sort leaves them.
+    tokens, order = tokens.sort(-1)
+    ranked, order = found.gather(-1, order).sort(dim=-1, descending=True, stable=True)
+    tokens = tokens.gather(-1, order)
+    lowest = ranked[:, -1:].clone()
+    keep = torch.arange(count, device=probs.device) < cuts.top_k
+    # Shares are of what `top_k` leaves, tokens included that `min_p` then cuts.
+    limited = cuts.top_k < size
+    total = torch.where(limited, (ranked * keep).sum(-1, keepdim=True), probs.sum(-1, keepdim=True))
+    shares = ranked / total
+    keep &= (
+        (shares.cumsum(-1) - shares < cuts.top_p)
+        & (shares >= cuts.min_p * shares[:, :1])
+        & (shares > 0)
+    )
+    keep[:, 0] = True
+    # One that is as likely as the last of these may be one that is not among them.
+    cut = total.isfinite()
+    if count < size:
+        cut &= (cuts.top_k < count) | ~limited
+        cut &= ~(keep & (ranked <= lowest)).any(-1, keepdim=True)
+    cut = cut[:, 0]
+    ranked = ranked * keep
+    ranked /= ranked.sum(-1, keepdim=True)
+    if bool(cut.all()):
+        probs.zero_().scatter_(-1, tokens, ranked)
+    elif bool(cut.any()):
+        rows = cut.nonzero()[:, 0]
+        probs[rows] = torch.zeros_like(probs[rows]).scatter_(-1, tokens[rows], ranked[rows])
+    return cut
+
+
+def truncate_sorted(probs: Tensor, cuts: Cuts) -> Tensor:
+    """Distributions [..., V] that are cut as by `truncate_few`, by sorting the vocabulary."""
+    size = probs.shape[-1]
+    ranked, order = torch.sort(probs, dim=-1, descending=True, stable=True)
+    # In this order, as in transformers: each cut works on what the one before it left.
+    ranked = ranked * (torch.arange(size, device=probs.device) < cuts.top_k)
+    ranked = ranked / ranked.sum(-1, keepdim=True)
+    before = ranked.cumsum(-1) - ranked
+    keep = (before < cuts.top_p) & (ranked >= cuts.min_p * ranked[..., :1]) & (ranked > 0)
+    keep[..., 0] = True
+    ranked = ranked * keep
+    ranked = ranked / ranked.sum(-1, keepdim=True)
+    return torch.zeros_like(probs).scatter_(-1, order, ranked)
 
 
 def truncate(probs: Tensor, top_k: int, top_p: float, min_p: float) -> None:

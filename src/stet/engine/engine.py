@@ -73,7 +73,8 @@ class Engine:
         self.costs: Callable[[], Costs | None] = _unknown
         self._times = RoundTimes()
         self._prefill = Prefill(self.runners, prefill_chunk)
-        self._room = Room(self.runners)
+        scarce = any(runner.is_scarce for runner in self.runners.values())
+        self._room = Room(self.runners) if scarce else None
         self._interpreter = Interpreter()
         self._closed = False
 
@@ -153,8 +154,10 @@ class Engine:
         programs = self._interpreter
         for request in self.scheduler.expired():
             self.cancel(request, "timeout")
-        self.scheduler.resume(self._room.admits)
-        for request in self.scheduler.admit(self._room.admits):
+        room = self._room
+        if room is not None:
+            self.scheduler.resume(room.admits)
+        for request in self.scheduler.admit(None if room is None else room.admits):
             programs.start(request)
         programs.collect()
         programs.advance(self)
@@ -252,7 +255,8 @@ class Engine:
 
     def _make_room(self, pending: list[Waiting[Op]], role: Role) -> list[Waiting[Op]]:
         """Let the newest requests give their places to older ones; return who can go on."""
-        while pending and not self._room.suffices([w.operation for w in pending], role):
+        room = self._room
+        while room and pending and not room.suffices([w.operation for w in pending], role):
             active = self.scheduler.active
             newest = active[-1]
             if len(active) > 1:

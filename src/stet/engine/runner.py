@@ -188,6 +188,11 @@ class Runner(Compiling):
         return self.cache.most - 1
 
     @property
+    def is_scarce(self) -> bool:
+        """Whether the pages are too few for all rows at their full length."""
+        return self.pages < pages_for(self.max_rows, self.max_length) - 1
+
+    @property
     def pages_free(self) -> int:
         """Pages of the cache that nobody holds."""
         return self._rows.free

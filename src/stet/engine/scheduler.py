@@ -75,11 +75,11 @@ class Scheduler:
                     return
                 request.paused = False
 
-    def admit(self, fits: Fits) -> Iterator[Request]:
+    def admit(self, fits: Fits | None) -> Iterator[Request]:
         """Take requests from the queue for as long as there is room for the next one.
 
         Args:
-            fits: as for `resume`.
+            fits: as for `resume`; None: there always is.
         """
         while self._waiting and self._has_room(self._waiting[0], fits):
             request = self._waiting.popleft()
@@ -103,7 +103,7 @@ class Scheduler:
         now = time.monotonic()
         return [r for r in timed if r.deadline is not None and now >= r.deadline]
 
-    def _has_room(self, request: Request, fits: Fits) -> bool:
+    def _has_room(self, request: Request, fits: Fits | None) -> bool:
         if not self._running:
             return True
         if any(other.paused for other in self._running):
@@ -111,4 +111,4 @@ class Scheduler:
         taken = sum(other.rows for other in self._running)
         if len(self._running) >= self.max_batch or taken + request.rows > self.max_rows:
             return False
-        return fits(request, self._running)
+        return fits is None or fits(request, self._running)
