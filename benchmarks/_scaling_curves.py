@@ -22,8 +22,8 @@ LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 TOKENS = 32
 """Tokens of an answer."""
 
-PROMPT = 128
-"""Tokens of a prompt where the batch or the block varies."""
+PROMPT, ANSWER = 64, 96
+"""Tokens of a prompt and of an answer where the batch varies."""
 
 MOST = 65_536
 """Tokens of all contexts of a batch."""
@@ -42,10 +42,10 @@ def batch(settings: Settings) -> None:
                 for policy in ("target", "exact"):
                     key = {"contender": f"stet {policy}", "batch": count, "repeat": number}
                     if not rows.has(**key):
-                        rows.add(**key, **_stet(pair, prompts, policy))
+                        rows.add(**key, **_stet(pair, prompts, policy, ANSWER))
                 key = {"contender": "transformers", "batch": count, "repeat": number}
                 if not rows.has(**key):
-                    rows.add(**key, **_ask(peer, prompts))
+                    rows.add(**key, **_ask(peer, prompts, ANSWER))
 
 
 def context(settings: Settings) -> None:
@@ -132,9 +132,11 @@ class Answering:
         return self._answer(prompts)
 
 
-def _stet(pair: stet.Pair, prompts: list[list[int]], policy: str) -> dict[str, Any]:
+def _stet(
+    pair: stet.Pair, prompts: list[list[int]], policy: str, answer: int = TOKENS
+) -> dict[str, Any]:
     """Answer prompts together; times, and what the process takes."""
-    asked: dict[str, Any] = {"max_new_tokens": TOKENS, **GREEDY}
+    asked: dict[str, Any] = {"max_new_tokens": answer, **GREEDY}
     first: float | None = None
     tokens = 0
     began = time.perf_counter()
@@ -154,10 +156,10 @@ def _stet(pair: stet.Pair, prompts: list[list[int]], policy: str) -> dict[str, A
     }
 
 
-def _ask(worker: Worker, prompts: list[list[int]]) -> dict[str, Any]:
+def _ask(worker: Worker, prompts: list[list[int]], answer: int = TOKENS) -> dict[str, Any]:
     """Let a peer answer prompts together."""
     setting = {"mode": "target", "whole": True}
-    asked: dict[str, Any] = {"setting": setting, "max_new_tokens": TOKENS}
+    asked: dict[str, Any] = {"setting": setting, "max_new_tokens": answer}
     one = len(prompts) == 1
     request = asked | ({"prompt": prompts[0]} if one else {"prompts": prompts})
     found = worker.ask(request, seconds=2 * SLOWEST)

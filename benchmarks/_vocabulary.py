@@ -22,6 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from stet.core.draft_length import FixedLength
 from stet.core.limits import Limits
 from stet.core.operations import Draft, Score
+from stet.core.row import Row
 from stet.core.sampling import SamplingParams
 from stet.core.sequence import TokenSequence
 from stet.engine.drafting import ModelDrafter
@@ -126,6 +127,7 @@ class Setting:
         # They agree on nothing: of every rule this is the dearest case.
         self.target, self.draft = runner(0), runner(1)
         self.drafter = ModelDrafter(self.draft)
+        self._rows: dict[str, Row] = {}
 
     def round(self, policy: str, sampling: str) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
         """Draft a block of a fresh sequence, and verify it."""
@@ -134,10 +136,10 @@ class Setting:
         tokens = list(range(5, 45))
         sequence = TokenSequence(tokens, SamplingParams(**SAMPLINGS[sampling], seed=1), limits)
         for role, runner in (("draft", self.draft), ("target", self.target)):
-            row = sequence.rows[role] = runner.allocate()  # type: ignore[index]
+            if role in self._rows:
+                runner.release(self._rows[role])
+            row = sequence.rows[role] = self._rows[role] = runner.allocate()  # type: ignore[index]
             runner.forward([row], torch.tensor([tokens[:-1]]), [0], logits="none")
-            runner.release(row)
-            row.index, row.valid = 0, len(tokens) - 1
 
         def draft() -> Any:
             sequence.rows["draft"].valid = len(tokens) - 1

@@ -14,6 +14,7 @@ from typing import Any
 from choice_tables import CHOICE_TABLES
 from evidence_tables import EVIDENCE_TABLES
 from peer_tables import PEER_TABLES
+from scaling_tables import SCALING_TABLES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -616,6 +617,28 @@ def of_peers(name: str, up: str = "../") -> Callable[[], str]:
     return made
 
 
+def of_scaling(name: str) -> Callable[[], str]:
+    """A table about how cost grows."""
+
+    def made() -> str:
+        found = result("scaling")
+        return SCALING_TABLES[name](found) + source(found, "scaling", "../")
+
+    return made
+
+
+def picture_of_scaling(pair: str) -> Callable[[], str]:
+    """The curves of a pair, which docs/scaling_plots.py draws, once they are measured."""
+
+    def made() -> str:
+        found = result("scaling")
+        if not found["curves"][pair]:
+            raise FileNotFoundError(2, "", f"scaling.json of the {pair} pair")
+        return f"![How cost grows, {pair} pair](images/scaling-{pair}.svg)\n"
+
+    return made
+
+
 def of_choice(name: str) -> Callable[[], str]:
     """A table about what Stet decides by itself."""
 
@@ -651,6 +674,9 @@ TABLES: dict[str, Callable[[], str]] = {
     **{name: of_peers(name, "" if name in README_PEERS else "../") for name in PEER_TABLES},
     "peers_picture": picture_of_peers("peers", "Tokens per second of every engine"),
     "speedup_picture": picture_of_peers("speedup", "Speed-up against acceptance, and against K"),
+    **{name: of_scaling(name) for name in SCALING_TABLES},
+    "scaling_bundled": picture_of_scaling("bundled"),
+    "scaling_real": picture_of_scaling("real"),
     **{name: of_choice(name) for name in CHOICE_TABLES},
     **{name: of_evidence(name) for name in EVIDENCE_TABLES},
     "evidence_readme": of_evidence("evidence_pairs", ""),

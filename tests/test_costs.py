@@ -44,7 +44,7 @@ class FakeRunner:
         self.timings: Any = None
 
     def allocate(self) -> Row:
-        self.held.append(Row(len(self.held)))
+        self.held.append(Row())
         return self.held[-1]
 
     def release(self, row: Row) -> None:

@@ -94,7 +94,7 @@ def test_the_next_block_leaves_room_for_the_targets_token():
 
 def test_both_caches_agree_as_far_as_the_text_does():
     s = sequence()
-    target, draft = Row(0, valid=6), Row(0, valid=5)
+    target, draft = Row(valid=6), Row(valid=5)
     s.rows = {"target": target, "draft": draft}
     s.commit(acceptance([1, 2, 3, 4], 1, 7))
     assert (target.valid, draft.valid) == (3, 3)
@@ -200,7 +200,7 @@ def test_closing_does_not_change_how_it_ended(reason):
 def test_a_single_candidate_works_in_its_parents_place_and_gives_it_back():
     s = sequence()
     s.commit(acceptance([], 0, 1))
-    rows = s.rows = {"target": Row(0, valid=3), "draft": Row(1, valid=9)}
+    rows = s.rows = {"target": Row(valid=3), "draft": Row(valid=9)}
     own, released = dict(rows), []
     s.release = lambda child: released.append(dict(child.rows))
     with s.fork(1) as (child,):
@@ -217,7 +217,7 @@ def test_a_single_candidate_works_in_its_parents_place_and_gives_it_back():
 
 def test_an_adopted_candidate_keeps_the_place_that_it_borrowed():
     s = sequence()
-    place = Row(0, valid=2)
+    place = Row(valid=2)
     s.rows = {"draft": place}
     with s.fork(1) as (child,):
         child.borrow("draft")
@@ -229,7 +229,7 @@ def test_an_adopted_candidate_keeps_the_place_that_it_borrowed():
 
 def test_of_several_candidates_none_takes_its_parents_place():
     s = sequence()
-    mine, theirs = Row(0, valid=2), [Row(1, valid=2), Row(2, valid=2)]
+    mine, theirs = Row(valid=2), [Row(valid=2), Row(valid=2)]
     s.rows = {"draft": mine}
     released: list[Row] = []
     s.release = lambda child: released.extend(child.rows.values())
@@ -246,7 +246,7 @@ def test_of_several_candidates_none_takes_its_parents_place():
 @pytest.mark.parametrize(("scored", "valid"), [(False, 2), (True, 4)])
 def test_a_cache_that_has_read_the_adopted_text_stays_as_far_as_it_did(scored: bool, valid: int):
     s = sequence()
-    target = Row(0, valid=2)
+    target = Row(valid=2)
     s.rows = {"target": target}
     with s.fork(1) as (child,):
         child.commit(Block(2, known=[3, 4]))

@@ -86,7 +86,7 @@ def test_a_draft_has_to_earn_back_what_it_must_read_first() -> None:
         drafts = [Draft(TokenSequence([1] * prompt, limits=limits), 5, least=0) for _ in range(8)]
         for item in drafts:
             if read:
-                item.sequence.rows["draft"] = Row(0, read)
+                item.sequence.rows["draft"] = Row(valid=read)
         # What was never drafted would be tried now, if it was cheap.
         fit_blocks(drafts, 0, costs, RoundTimes(plain=0))
         return [item.count for item in drafts]
