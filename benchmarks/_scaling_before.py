@@ -38,6 +38,7 @@ def before(settings: Settings) -> None:
         for name, tree in trees.items():
             workers[name] = Worker(_spec(settings, name, tree), settings.root / f"{name}.log")
             stack.callback(workers[name].close)
+        warm = set(WAYS)
         for number, prompt in enumerate(problems):
             for way, setting in WAYS.items():
                 if rows.has(alternation=number, way=way):
@@ -47,7 +48,8 @@ def before(settings: Settings) -> None:
                     "setting": setting | {"ignore_eos": True, "seed": number},
                     "max_new_tokens": TOKENS[settings.pair],
                 }
-                if not number:  # warm up
+                if way in warm:
+                    warm.remove(way)
                     for worker in workers.values():
                         worker.ask(request)
                 order = list(workers) if number % 2 else list(workers)[::-1]

@@ -78,13 +78,17 @@ def grid(settings: Settings) -> None:
     lengths = [n for n in CONTEXTS if 1024 <= n <= settings.limit] or [settings.limit]
     for length in lengths:
         sizes = [n for n in BATCHES if n * length <= MOST and not rows.has(batch=n, context=length)]
-        if not sizes:
-            continue
-        with settings.load(max_batch=max(sizes), max_length=length) as pair:
-            for count in sizes:
-                prompts = [settings.prompt(pair, length - TOKENS, 50 + i) for i in range(count)]
-                found = _stet(pair, prompts, "target")
-                rows.add(contender="stet target", batch=count, context=length, **found)
+        if sizes:
+            _batches(settings, rows, length, sizes)
+
+
+def _batches(settings: Settings, rows: Rows, length: int, sizes: list[int]) -> None:
+    """Batches of one context."""
+    with settings.load(max_batch=max(sizes), max_length=length) as pair:
+        for count in sizes:
+            prompts = [settings.prompt(pair, length - TOKENS, 50 + i) for i in range(count)]
+            found = _stet(pair, prompts, "target")
+            rows.add(contender="stet target", batch=count, context=length, **found)
 
 
 def length(settings: Settings) -> None:
@@ -138,12 +142,13 @@ def _stet(
     """Answer prompts together; times, and what the process takes."""
     asked: dict[str, Any] = {"max_new_tokens": answer, **GREEDY}
     first: float | None = None
-    tokens = 0
+    tokens = at_once = 0
     began = time.perf_counter()
     if len(prompts) == 1:
         for chunk in pair.stream(prompts[0], policy, **asked):
             first = first or time.perf_counter() - began
             tokens += len(chunk.tokens)
+            at_once = at_once or tokens
     else:
         found = pair.generate(prompts, policy, **asked)
         tokens = sum(len(result.token_ids) for result in found)
@@ -151,6 +156,7 @@ def _stet(
         "seconds": time.perf_counter() - began,
         "tokens": tokens,
         "first_seconds": first,
+        "first_tokens": at_once or None,
         "rss": psutil.Process().memory_info().rss,
         "caches": sum(runner.cache.nbytes for runner in pair.engine.runners.values()),
     }
@@ -170,6 +176,7 @@ def _ask(worker: Worker, prompts: list[list[int]], answer: int = TOKENS) -> dict
         "seconds": found["seconds"],
         "tokens": found.get("count", len(found["tokens"])),
         "first_seconds": first,
+        "first_tokens": 1,
     }
 
 

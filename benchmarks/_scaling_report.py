@@ -99,10 +99,11 @@ def _monotone(values: list[float]) -> bool:
 
 
 def per_token(row: dict[str, Any]) -> float | None:
-    """Seconds of each token after the first."""
-    if row["first_seconds"] is None or row["tokens"] < 2:
+    """Seconds of each token after those that came first."""
+    if row["first_seconds"] is None or row["tokens"] <= row["first_tokens"]:
         return None
-    return float((row["seconds"] - row["first_seconds"]) / (row["tokens"] - 1))
+    later = row["tokens"] - row["first_tokens"]
+    return float((row["seconds"] - row["first_seconds"]) / later)
 
 
 def _context_figures(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import random
 from collections.abc import Iterator
@@ -70,6 +71,7 @@ class Settings:
     @contextmanager
     def load(self, **options: Any) -> Iterator[stet.Pair]:
         """The pair, whose passes take the threads that were asked for."""
+        gc.collect()  # an earlier pair, which would be counted as well
         names = [str(self.path(role)) for role in ("target", "draft")] if self.is_real else []
         with stet.load_pair(*names, compile=False, **options) as pair:
             torch.set_num_threads(self.thread_count)

@@ -43,10 +43,11 @@ def points(rows: list[dict[str, Any]], x: str, value: Any, name: str = "contende
 
 
 def per_token(row: dict[str, Any]) -> float | None:
-    """Milliseconds of each token after the first."""
-    if row["first_seconds"] is None or row["tokens"] < 2:
+    """Milliseconds of each token after those that came first."""
+    if row["first_seconds"] is None or row["tokens"] <= row["first_tokens"]:
         return None
-    return 1000 * float((row["seconds"] - row["first_seconds"]) / (row["tokens"] - 1))
+    later = row["tokens"] - row["first_tokens"]
+    return 1000 * float((row["seconds"] - row["first_seconds"]) / later)
 
 
 def curves(axes: Any, found: Points, title: str, x: str, y: str, *, log: bool = True) -> str:

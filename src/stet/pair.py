@@ -26,7 +26,7 @@ from stet.engine.thread import EngineThread
 from stet.kernels.threads import release_pool
 from stet.models.defaults import GenerationDefaults
 from stet.models.fingerprint import fingerprint
-from stet.models.memory import plan_memory, size_of
+from stet.models.memory import SPARE_PAGES, plan_memory, size_of
 from stet.policies import Policy
 from stet.remote.client import RemoteClient
 from stet.remote.target import RemoteTarget
@@ -151,7 +151,11 @@ class Pair(Measured):
             LookupDrafter() if self._draft_runner is None else ModelDrafter(self._draft_runner)
         )
         self.engine = Engine(
-            self._target_runner, drafter, max_batch=max_batch, max_rows=self.max_rows
+            self._target_runner,
+            drafter,
+            max_batch=max_batch,
+            max_rows=self.max_rows,
+            spare_pages=SPARE_PAGES,
         )
         if self._costs is not None and all(m.device.type == "cpu" for m in self.models):
             # Halves of rounds are timed on a CPU only.

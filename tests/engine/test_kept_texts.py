@@ -152,6 +152,20 @@ def test_a_few_tokens_are_not_kept_and_nothing_is_kept_unasked() -> None:
     assert plain.allocate(tokens).valid == 0
 
 
+def test_texts_are_kept_while_there_may_be_more_pages() -> None:
+    run = Runner(loaded(), max_rows=2, max_length=640, pages=81)
+    run.keep_texts(True)
+    texts = [text(300, seed) for seed in range(4)]
+    for tokens in texts:
+        row = run.allocate(tokens)
+        feed(run, row, tokens)
+        run.release(row, tokens)
+    for tokens in texts:
+        row = run.allocate(tokens)
+        assert row.valid == 288
+        run.release(row, tokens)
+
+
 def test_what_is_no_number_is_found_by_nobody() -> None:
     run, tokens = keeping(), text(40, 0)
     row = run.allocate(tokens)

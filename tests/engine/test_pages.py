@@ -114,6 +114,18 @@ def test_what_is_not_kept_is_forgotten_with_its_last_holder() -> None:
     assert pages.take() == page
 
 
+def test_the_free_pages_are_listed_once_however_often_they_are_used() -> None:
+    pages = Pages(20)
+    for _ in range(200):
+        held: list[int] = []
+        while len(held) < 10:  # neighbours, but for the first
+            held.append(pages.take(held[-1] if held else 7) or 0)
+        for page in held:
+            pages.drop(page)
+    assert len(pages._free) <= pages.count
+    assert sorted(pages.take() or 0 for _ in range(19)) == list(range(1, 20))
+
+
 def test_a_spoiled_page_is_found_by_nobody() -> None:
     pages = Pages(3)
     page = pages.take() or 0

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tiny
+from stet.core.block import EMPTY
 from stet.core.draft_length import FixedLength
 from stet.core.errors import CapacityError
 from stet.core.limits import Limits
+from stet.core.operations import Await, Draft, Score
 from stet.core.row import PAGE
 from stet.core.sampling import SamplingParams
-from stet.engine.drafting import ModelDrafter
+from stet.core.sequence import TokenSequence
+from stet.engine.drafting import OVERLAP, ModelDrafter
 from stet.engine.engine import Engine
 from stet.engine.request import Request
+from stet.engine.room import Room
 from stet.engine.runner import Runner
 from stet.policies import Ensemble, Exact, SpecGuard
 from stet.programs import LocalTarget, stepwise
@@ -192,6 +198,108 @@ def test_any_mixture_in_any_cache(pages: int, shapes: list[tuple[int, int, str]]
         assert item.done
         if item.error is None:
             assert item.sequence.answer == answer
-        else:  # by itself it needs more pages than there are
+        else:
             assert isinstance(item.error, CapacityError)
     assert held(machine) == [0, 0]
+    # Who failed needs more pages than there are by itself, too.
+    for item, again in zip(items, make(), strict=True):
+        if item.error is not None:
+            with pytest.raises(CapacityError):
+                tiny.run(engine(pages), [again])
+
+
+@pytest.mark.parametrize(
+    ("length", "valid", "candidates", "role"),
+    [(17, 16, 3, "draft"), (32, 32, 3, "target"), (22, 16, 3, "draft"), (40, 40, 1, "draft")],
+)
+def test_what_is_counted_as_enough_is_enough(
+    length: int, valid: int, candidates: int, role: Any
+) -> None:
+    """Candidates of a text that the cache has read in part: from no page too few to enough."""
+    tokens = [(3 * i) % 50 for i in range(length)]
+    needed: list[int] = []
+    for pages in range(2, 14):
+        machine = engine(pages)
+        sequence = TokenSequence(tokens, SamplingParams(), Limits(max_new_tokens=20))
+        sequence.release = machine._release
+        runner = machine.runners[role]
+        row = sequence.rows[role] = runner.allocate()
+        try:
+            runner.forward([row], torch.tensor([tokens[:valid]]), [0])
+        except CapacityError:
+            continue
+        with sequence.fork(candidates) as children:
+            if role == "draft":
+                operations: list[Any] = [Draft(child, 5) for child in children]
+            else:
+                operations = [Score(child, EMPTY, Exact()) for child in children]
+            if not Room(machine.runners).suffices(operations, role):
+                continue
+            keep = OVERLAP if role == "draft" else 1
+            for _ in range(9):
+                states = machine._prefill.run(children, role, keep).states
+            assert states == [True] * candidates
+            if role == "draft":
+                machine.drafter.run(operations)
+            else:
+                for child in children:
+                    runner.forward([child.rows[role]], torch.tensor([[1]]), [len(tokens) - 1])
+            needed.append(pages)
+            used = runner.pages - runner.pages_free
+            if len(needed) == 1:
+                assert used >= pages - candidates, "many more were asked for than were needed"
+    assert needed
+
+
+def test_a_question_beside_a_text_takes_the_places_of_the_text() -> None:
+    """Where nothing is read yet, its pages are not counted twice."""
+    sequence = TokenSequence([1] * 148, SamplingParams(), Limits(max_new_tokens=20))
+    with sequence.side_query([2] * 12) as child:
+        operation = Score(child, EMPTY, Exact())
+        assert Room(engine(10).runners).suffices([operation], "target")
+        assert not Room(engine(9).runners).suffices([operation], "target")
+
+
+def test_pages_that_are_spared_stay_free() -> None:
+    machine = engine(14)
+    spared = Engine(
+        machine.runners["target"], machine.drafter, max_batch=8, prefill_chunk=32, spare_pages=3
+    )
+    expected = [tiny.run(engine(None), [item])[0] for item in requests(4, 20, 60, "greedy")]
+    items = requests(4, 20, 60, "greedy")
+    for item in items:
+        spared.submit(item)
+    while spared.busy:
+        spared.step()
+        assert min(runner.pages_free for runner in spared.runners.values()) >= 3
+    assert [item.sequence.answer for item in items] == expected
+    assert spared.preempted > 0
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_who_is_paused_goes_on_when_the_last_one_at_work_leaves(fails: bool) -> None:
+    """Also where that one leaves in a round in which no model runs."""
+
+    async def outside() -> None:
+        await asyncio.sleep(0.2)
+        if fails:
+            raise RuntimeError("the reward failed")
+
+    def awaiting(sequence: TokenSequence, policy: Any) -> Any:
+        yield Score(sequence, EMPTY, Exact())
+        yield Await(outside())
+
+    machine = engine(12)
+    first = tiny.request([1] * 90, Exact(), Limits(max_new_tokens=9), program=awaiting)
+    others = requests(2, 40, 40, "greedy")
+    expected = [tiny.run(engine(None), [item])[0] for item in requests(2, 40, 40, "greedy")]
+    for item in (first, *others):
+        machine.submit(item)
+    rounds = 0
+    while machine.busy:
+        machine.step()
+        rounds += 1
+    assert (first.error is not None) == fails
+    assert [item.error for item in others] == [None, None]
+    assert [item.sequence.answer for item in others] == expected
+    assert rounds < 300, "it looked again and again while there was nothing to do"

@@ -81,7 +81,7 @@ class CompiledPasses:
         self._masks = masks
         self._cuda = model.device.type == "cuda"
         self._length = length
-        self._slots = torch.arange(length, device=model.device)
+        self._slots = torch.arange(max(length, WIDEST), device=model.device)
         self._windows = any(layer.window is not None for layer in model.layers)
         self._ready: dict[Key, Pass] = {}
         self._requested: set[Key] = set()

@@ -42,6 +42,7 @@ class Engine:
         max_rows: places in a cache that requests share; None: all that the runners have.
         max_waiting: requests that may queue.
         prefill_chunk: tokens of one prompt that a round reads.
+        spare_pages: pages of each cache that requests leave free, for measuring costs.
 
     Attributes:
         runners: the runners of the loaded models, by role.
@@ -61,6 +62,7 @@ class Engine:
         max_rows: int | None = None,
         max_waiting: int = 100_000,
         prefill_chunk: int = CHUNK,
+        spare_pages: int = 0,
     ) -> None:
         self.drafter = drafter
         self.runners: dict[Role, Runner] = {} if target is None else {"target": target}
@@ -74,7 +76,8 @@ class Engine:
         self._times = RoundTimes()
         self._prefill = Prefill(self.runners, prefill_chunk)
         scarce = any(runner.is_scarce for runner in self.runners.values())
-        self._room = Room(self.runners) if scarce else None
+        self._room = Room(self.runners, spare_pages) if scarce else None
+        self._spare_pages = spare_pages
         self._interpreter = Interpreter()
         self._closed = False
 
@@ -163,7 +166,7 @@ class Engine:
         programs.advance(self)
         worked = self._draft_phase()
         worked |= self._score_phase()
-        if not worked and (programs.drafts or programs.scores) and not programs.awaiting:
+        if not worked and programs.ready and not programs.awaiting:
             self._break_deadlock()
         self._report()
 
@@ -217,7 +220,8 @@ class Engine:
             self._times.add_score(tokens, seconds, drafted=drafted)
         for waiting, outcome in zip(ready, outcomes, strict=True):
             if isinstance(outcome, NonFiniteError):
-                self._scrub(waiting.operation.sequence)
+                for sequence in waiting.process.request.sequence.family():
+                    self._scrub(sequence)
             programs.send(waiting.process, outcome, self)
         programs.advance(self)
         return progress or bool(ready)
@@ -262,7 +266,7 @@ class Engine:
             if len(active) > 1:
                 self._preempt(newest)
             else:
-                pages = self.runners[role].pages
+                pages = self.runners[role].pages - self._spare_pages
                 self.fail(newest, CapacityError(_TOO_SMALL.format(tokens=pages * PAGE)))
             pending = [w for w in pending if w.process.request is not newest]
         return pending

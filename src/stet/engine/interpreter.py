@@ -49,6 +49,13 @@ class Interpreter:
             self._outside.close()
 
     @property
+    def ready(self) -> bool:
+        """Whether anybody waits for a model who is not paused."""
+        return any(not w.process.request.paused for w in self.drafts) or any(
+            not w.process.request.paused for w in self.scores
+        )
+
+    @property
     def awaiting(self) -> bool:
         """Whether any program waits for something outside the engine."""
         return self._outside is not None and self._outside.busy
@@ -72,7 +79,7 @@ class Interpreter:
     def collect(self) -> None:
         """Collect results from outside the engine; wait a moment where there is no other work."""
         if self._outside is not None:
-            idle = not (self.drafts or self.scores or self._work)
+            idle = not (self.ready or self._work)
             self._outside.collect(self._work, wait=idle)
 
     def advance(self, requests: Requests) -> None:

@@ -27,6 +27,8 @@ class Pages:
         self._holders = [0] * count
         self._held = 0
         self._free = list(range(1, count))
+        # Whether a page is in that heap, where one stays that was taken as a neighbour.
+        self._listed = [False, *[True] * (count - 1)]
         # What is known: the page and the number of each content, and the content of each page.
         self._known: dict[Known, tuple[int, int]] = {}
         self._content: dict[int, Known] = {}
@@ -48,15 +50,22 @@ class Pages:
         """Number of pages that nobody holds."""
         return self.count - 1 - self._held
 
+    @property
+    def idle(self) -> int:
+        """Number of pages that nobody holds, and that are known."""
+        return len(self._idle)
+
     def others(self, page: int) -> int:
         """How many hold a page beside one of its holders."""
         return self._holders[page] - 1
 
     def grow(self, count: int) -> None:
         """Add pages, up to so many in all."""
-        for page in range(self.count, count):
-            heapq.heappush(self._free, page)
-        self._holders += [0] * (count - self.count)
+        added = range(self.count, count)
+        self._holders += [0] * len(added)
+        self._listed += [False] * len(added)
+        for page in added:
+            self._put_back(page)
 
     def take(self, after: int = 0) -> int | None:
         """Take a page that nobody holds; None where there is none.
@@ -70,7 +79,7 @@ class Pages:
             page = beside
         while page is None and self._free:
             found = heapq.heappop(self._free)
-            # One that was taken as a neighbour is still among the free ones, or is so twice.
+            self._listed[found] = False
             if not self._holders[found] and found not in self._content:
                 page = found
         if page is None and self._idle:
@@ -103,7 +112,7 @@ class Pages:
         if page in self._content:
             self._idle[page] = None
         else:
-            heapq.heappush(self._free, page)
+            self._put_back(page)
 
     def own(self, page: int) -> bool:
         """Let the only holder of a page write to it; False where others hold it, too."""
@@ -170,8 +179,13 @@ class Pages:
         """Forget what pages hold that nobody holds."""
         for page in self._idle:
             self._forget(page)
-            heapq.heappush(self._free, page)
+            self._put_back(page)
         self._idle.clear()
+
+    def _put_back(self, page: int) -> None:
+        if not self._listed[page]:
+            self._listed[page] = True
+            heapq.heappush(self._free, page)
 
     def _forget(self, page: int) -> None:
         content = self._content.pop(page, None)

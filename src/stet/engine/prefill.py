@@ -207,7 +207,9 @@ def _different(runner: Runner, missing: list[_Missing]) -> list[_Missing]:
     for item in missing:
         start = item.row.valid // PAGE * PAGE
         place = runner.place(item.row)
-        if place is None or item.end < start + PAGE:  # no page of it is shared
+        # A candidate begins as its parent does, and nowhere else.
+        alone = item.sequence.parent is not None
+        if alone or place is None or item.end < start + PAGE:  # no page of it will be shared
             found[id(item)] = item
         else:
             page = tuple(item.sequence.tokens[start : start + PAGE])

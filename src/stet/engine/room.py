@@ -17,10 +17,12 @@ class Room:
 
     Args:
         runners: the runners of the loaded models, by role.
+        spare: pages of each cache that requests leave free.
     """
 
-    def __init__(self, runners: Mapping[Role, Runner]) -> None:
+    def __init__(self, runners: Mapping[Role, Runner], spare: int = 0) -> None:
         self._runners = runners
+        self._spare = spare
 
     def admits(self, request: Request, others: Sequence[Request]) -> bool:
         """Whether a request can begin or go on beside others.
@@ -30,40 +32,65 @@ class Room:
         every = [request, *others]
         return all(
             sum(max(0, _demand(each, runner.max_length) - _held(each, role)) for each in every)
-            <= runner.pages_free
+            <= runner.pages_free - self._spare
             for role, runner in self._runners.items()
         )
 
     def suffices(self, operations: Sequence[Draft | Score], role: Role) -> bool:
         """Whether there are pages for everything that these operations have a model read."""
         runner = self._runners[role]
-        rows: list[Row] = []
-        starts: list[int] = []
-        ends: list[int] = []
-        count = 0
-        begun: set[int] = set()
+        wanted = _Wanted(role)
         for operation in operations:
             sequence = operation.sequence
-            end = len(sequence.tokens) + _growth(operation)
-            row = sequence.rows.get(role)
-            if row is not None:
-                rows.append(row)
-                starts.append(max(0, min(row.valid, len(sequence.tokens) - _again(operation))))
-                ends.append(end)
-                continue
-            count += -(-end // PAGE)
-            # What it shares with the sequence that it continues is read or held there.
-            parent = sequence.parent
-            while parent is not None:
-                row = parent.rows.get(role)
-                length = len(parent.tokens) if row is None else min(row.valid, len(parent.tokens))
-                count -= length // PAGE
-                if row is not None or id(parent) in begun:
-                    break
-                begun.add(id(parent))
-                count += -(-length // PAGE)
-                parent = parent.parent
-        return count + runner.pages_missing(rows, starts, ends) <= runner.pages_free
+            first = max(0, len(sequence.tokens) - _again(operation))
+            wanted.add(sequence, first, len(sequence.tokens) + _growth(operation))
+        return wanted.count(runner) <= runner.pages_free - self._spare
+
+
+class _Wanted:
+    """Pages that sequences need in a cache beside those that they hold.
+
+    Args:
+        role: whose cache it is.
+    """
+
+    def __init__(self, role: Role) -> None:
+        self._role: Role = role
+        self._new = 0
+        self._written: dict[int, tuple[Row, int, int]] = {}
+        self._seen: set[int] = set()
+
+    def add(self, sequence: TokenSequence, first: int, end: int) -> None:
+        """Count what a sequence needs to be read up to `end`, from `first` on at the latest."""
+        row, parent = sequence.rows.get(self._role), sequence.parent
+        if row is not None:
+            self._write(row, first, end)
+        elif parent is None:
+            self._new += -(-end // PAGE)
+        else:
+            length = len(parent.tokens)
+            if id(parent) not in self._seen:  # it is read once for all that continue it
+                self._seen.add(id(parent))
+                self.add(parent, length, length)
+            place = parent.rows.get(self._role)
+            if not sequence.only_child:
+                shared = min(first, sequence.prompt_length, length) // PAGE
+                self._new += -(-end // PAGE) - shared
+            elif place is not None:
+                self._write(place, first, end)
+            else:
+                self._new += max(0, -(-end // PAGE) + -length // PAGE)
+
+    def count(self, runner: Runner) -> int:
+        """The pages."""
+        written = self._written.values()
+        rows = [row for row, _, _ in written]
+        starts = [start for _, start, _ in written]
+        return self._new + runner.pages_missing(rows, starts, [end for _, _, end in written])
+
+    def _write(self, row: Row, first: int, end: int) -> None:
+        _, start, stop = self._written.get(id(row), (row, row.valid, 0))
+        self._written[id(row)] = row, min(start, first), max(stop, end)
 
 
 def _again(operation: Draft | Score) -> int:

@@ -59,7 +59,7 @@ class Rows:
             for page in found:
                 self.pages.hold(page)
             for page in row.pages:
-                self.pages.drop(page)
+                self.pages.drop(page, keep=self.keep)
             row.pages, row.valid = found, len(found) * PAGE
 
     def place(self, row: Row) -> int | None:
@@ -182,9 +182,11 @@ class Rows:
                 f"The cache of {self._name} has room for {self.free * PAGE} more tokens, and "
                 f"{count * PAGE} are needed; give it more memory, or ask for less at a time."
             )
-        if count > self.pages.available:
+        # Texts are kept for as long as there may be more pages.
+        ready = self.pages.available - (self.pages.idle if self.keep else 0)
+        if count > ready and self._cache.pages < self._cache.most:
             with torch.inference_mode():
-                self._cache.grow(self.pages.count + count - self.pages.available)
+                self._cache.grow(min(self.pages.count + count - ready, self._cache.most))
             self.pages.grow(self._cache.pages)
 
     def _take(self, after: int) -> int:

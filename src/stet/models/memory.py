@@ -16,6 +16,9 @@ from stet.core.wide import LARGE
 from stet.engine.prefill import CHUNK, SHARED_CHUNKS
 from stet.engine.scoring import most_positions
 
+SPARE_PAGES = 3
+"""Pages of each cache that requests leave free where they are scarce: costs are measured there."""
+
 _SHARE = 0.8
 """Of the memory that is free beside the workspace, what caches take that do not all fit."""
 
@@ -126,7 +129,8 @@ class MemoryPlan:
                 continue
             fixed = sum(m.workspace for m in self.models if m.device == device)
             per_page = sum(m.cache for m in self.models if m.device == device) / self.pages
-            tokens = (int(max(0, free - fixed) // per_page) - 1) * PAGE if per_page else 0
+            pages = int(max(0, free - fixed) // per_page) if per_page else 0
+            tokens = (pages - 1 - SPARE_PAGES) * PAGE
             if tokens >= PAGE:
                 advice = f"use max_length={min(tokens, self.max_length)} or less, or fewer max_rows"
             else:
@@ -168,7 +172,7 @@ def plan_memory(
     sizes = [PAGE * sum(layer.bytes_per_token for layer in m.layers) for m in models]
     available = {device: available_bytes(device) for device in devices}
     pages = pages_for(max_rows, max_length)
-    least = pages_for(1, max_length)
+    least = min(pages, pages_for(1, max_length) + SPARE_PAGES)
     for device, free in available.items():
         here = [i for i, own in enumerate(devices) if own == device]
         per_page, fixed = sum(sizes[i] for i in here), sum(work[i] for i in here)
@@ -211,6 +215,10 @@ def _workspace(model: LoadedModel, rows: int, length: int, block: int) -> int:
         masks = 2 * kinds * tokens * groups * length * size
         return 6 * tokens * width * size + masks
 
+    # Where no kernel reads pages, those of a pass are copied side by side, a layer at a time.
+    reads_pages = model.packed and model.native > 0
+    beside = 0 if reads_pages else rows * length * max(m.bytes_per_token for m in model.layers)
+
     # Prompts and blocks are never read at the same time.
     reading = activations(min(SHARED_CHUNKS * CHUNK, rows * length))
     logits = 4 * model.vocab_size
@@ -227,7 +235,7 @@ def _workspace(model: LoadedModel, rows: int, length: int, block: int) -> int:
     else:
         kept = rows * min(max(block, _STRETCH), length)
         passing = activations(2 * rows) + (kept * _DRAFTED + rows * (_DRAWN + sorts)) * logits
-    return max(reading, passing)
+    return beside + max(reading, passing)
 
 
 def available_bytes(device: str | torch.device) -> int:
