@@ -40,8 +40,17 @@ class MemoryPlanError(LoadError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another library's error, short enough for a sentence."""
-    return (str(error).strip().split("\n")[0] or type(error).__name__).rstrip(".")
+    """The first line of another library's error, fit for a sentence.
+
+    It may quote what a file holds: what cannot be printed is escaped, and what is long is cut.
+    """
+    line = next(iter(str(error).strip().splitlines()), "").strip() or type(error).__name__
+    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line[: _LONGEST + 1])
+    cut = plain if len(plain) <= _LONGEST else plain[:_LONGEST] + " ..."
+    return cut.rstrip(".") if cut is plain else cut
+
+
+_LONGEST = 300
 
 
 class FileError(StetError):

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from stet.core.errors import first_line
 from stet.core.row import PAGE, Row
 from stet.core.tensors import upload
 from stet.engine.addresses import Addresses
@@ -214,7 +215,7 @@ class CompiledPasses:
                 self._ready[key] = compiled
                 self._changed.notify_all()
         except Exception as error:  # whatever the compiler raises, eager passes still work
-            reason = str(error).strip().split("\n")[0] or type(error).__name__
+            reason = first_line(error)
             with self._changed:
                 self.failure = reason
                 self._changed.notify_all()

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import torch
 
-from stet.core.errors import CapacityError, StetError
+from stet.core.errors import CapacityError, StetError, first_line
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -46,7 +46,7 @@ def device_error(error: Exception) -> DeviceError | None:
     """Convert what a failed device raised to a `DeviceError`; None for other errors."""
     if isinstance(error, DeviceError) or not is_device_error(error):
         return error if isinstance(error, DeviceError) else None
-    first = str(error).strip().split("\n")[0].rstrip(".")
+    first = first_line(error)
     found = DeviceError(
         f"The device failed ({first}); everything at work ended, and the pair has to be "
         "loaded anew, in a new process if that fails too."
@@ -100,7 +100,7 @@ def isolate(items: Sequence[T], run: Callable[[list[T]], Sequence[R]]) -> list[R
 
 
 def _too_large(error: Exception) -> CapacityError:
-    first = str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__
+    first = first_line(error)
     return CapacityError(
         f"Memory ran out for this request alone ({first}); load the pair with a smaller max_length "
         "or fewer max_rows, or ask for fewer candidates."

@@ -18,7 +18,7 @@ import transformers
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from stet.core.errors import CompatibilityError
+from stet.core.errors import CompatibilityError, first_line
 from stet.core.model import LayerShape, device_of
 from stet.engine import attention
 
@@ -305,7 +305,7 @@ def probe_layers(model: Any, name: str) -> tuple[tuple[LayerShape, ...], list[nn
             stet_view=probe,
         )
     except Exception as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = first_line(error)
         raise CompatibilityError(
             f"{name} cannot be run with Stet's attention ({reason}); choose another model."
         ) from error

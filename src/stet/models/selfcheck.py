@@ -28,7 +28,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from stet.core.errors import CapacityError, CompatibilityError
+from stet.core.errors import CapacityError, CompatibilityError, first_line
 from stet.core.model import LoadedModel
 from stet.decoder.decoder import Decoder
 from stet.decoder.foreign import ForeignBody
@@ -198,7 +198,7 @@ def _stet_passes(check: Check, tokens: Tensor) -> list[tuple[Part, Tensor]]:
         feed(Part(1, second, 2, length - 2), Part(0, copy, middle + rest, 3))
         feed(Part(0, first, middle + rest, 1))
     except (CapacityError, RuntimeError, TypeError) as error:
-        reason = str(error).strip().split("\n")[0]
+        reason = first_line(error)
         raise CompatibilityError(
             f"{check.loaded.name} cannot be run with Stet's cache ({reason}); choose another model."
         ) from error

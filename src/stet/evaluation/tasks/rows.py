@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from stet.core.errors import FileError
+from stet.core.errors import FileError, first_line
 from stet.core.reading import decode, json_of
 from stet.evaluation.tasks.base import TaskError
 
@@ -73,7 +73,7 @@ def fetch_rows(task: str, repository: str, configuration: str | None, split: str
     try:
         loaded = datasets.load_dataset(repository, configuration, split=split)
     except Exception as error:  # whatever network, cache and hub may raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        first = first_line(error)
         raise TaskError(
             f"{task} ({repository}, split {split}) cannot be fetched: {first}; name a local file "
             f"of it instead."
