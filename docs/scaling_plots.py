@@ -8,6 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
 from stet.pages.drawing import (
     BLUE,
     GREEN,
@@ -50,6 +52,11 @@ def per_token(row: dict[str, Any]) -> float | None:
     return 1000 * float((row["seconds"] - row["first_seconds"]) / later)
 
 
+def short(number: int) -> str:
+    """A number of an axis: "8k" for 8,192."""
+    return f"{number // 1024}k" if number >= 1024 else str(number)
+
+
 def curves(axes: Any, found: Points, title: str, x: str, y: str, *, log: bool = True) -> str:
     """Draw the medians of all curves; returns them in words."""
     told: list[str] = []
@@ -59,8 +66,14 @@ def curves(axes: Any, found: Points, title: str, x: str, y: str, *, log: bool = 
         axes.plot(places, values, color=colour, marker=mark, markersize=4, label=name)
         told.append(f"{name}: {', '.join(f'{v:.4g}' for v in values)}")
     axes.set_xscale("log", base=2)
+    every = sorted({place for curve in found.values() for place in curve})
+    axes.set_xticks(every, [short(place) for place in every])
+    axes.xaxis.set_minor_locator(NullLocator())
     if log:
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.yaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.set_title(title)
@@ -118,7 +131,7 @@ def scaling(found: dict[str, Any], pair: str) -> Picture | None:
             curves(
                 axes[2, 0],
                 points(contexts, "batch", speed, "name"),
-                "Throughput by context, the prompts' reading included",
+                "Throughput, reading included",
                 "requests at a time",
                 "tokens per second",
             ),
