@@ -18,6 +18,7 @@ from stet.core.errors import CapacityError, OptionError
 from stet.core.limits import Limits
 from stet.core.operations import Await, Draft, Join, Score
 from stet.core.policy import TokenPolicy
+from stet.core.row import PAGE
 from stet.core.sampling import SamplingParams
 from stet.core.sequence import TokenSequence
 from stet.engine.engine import Engine
@@ -303,6 +304,31 @@ def test_values_that_are_no_numbers_stay_in_their_request(role: str):
     # The rows are clean again.
     again = [exact(n, sampling=never) for n in range(1, 6)]
     assert tiny.run(machine, again) == [plain(n) for n in range(1, 6)]
+
+
+def test_what_is_no_number_is_not_kept_for_the_next_one():
+    """Neither by the candidate that met it nor by the text that it continues."""
+    machine = tiny.engine(TARGET, DRAFT, rows=4)
+    target = machine.runners["target"]
+    target.keep_texts(True)
+    prompt = [(3 * i) % VOCAB for i in range(40)]
+
+    def faulty(sequence, policy):
+        with sequence.fork(2) as children:
+            yield Join([once(child, policy) for child in children])
+
+    def once(child, policy):
+        yield Score(child, EMPTY, policy)
+        first = child.rows["target"].pages[0] * PAGE
+        target.cache.values[0][first : first + PAGE] = math.nan  # a fault of the device, say
+        yield Score(child, EMPTY, policy)
+
+    guilty = tiny.request(prompt, Exact(), limits(), program=faulty)
+    submit(machine, guilty)
+    drain(machine)
+    assert isinstance(guilty.error, NonFiniteError)
+    again = tiny.request(prompt, Exact(), limits())
+    assert tiny.run(machine, [again]) == [tiny.greedy(TARGET, prompt, 10)]
 
 
 # Things outside
