@@ -70,6 +70,13 @@ def requests(count: int, prompt: int, answer: int, policy: str) -> list[Request]
     return made
 
 
+def run_until_one_waits(machine: Engine, items: list[Request]) -> None:
+    for item in items:
+        machine.submit(item)
+    while not any(item.paused for item in items):
+        machine.step()
+
+
 def held(machine: Engine) -> list[int]:
     return [runner.pages - runner.pages_free for runner in machine.runners.values()]
 
@@ -111,10 +118,7 @@ def test_the_newest_make_room_and_the_oldest_is_never_disturbed():
 def test_others_begin_after_those_that_had_to_wait():
     machine = engine(12)
     first = requests(3, 20, 70, "greedy")
-    for item in first:
-        machine.submit(item)
-    while not any(item.paused for item in first):
-        machine.step()
+    run_until_one_waits(machine, first)
     late = requests(1, 4, 2, "greedy")[0]
     machine.submit(late)
     while machine.busy:
@@ -155,10 +159,7 @@ def test_a_request_that_fits_by_no_means_fails_alone():
 def test_a_paused_request_can_be_cancelled():
     machine = engine(12)
     items = requests(4, 20, 60, "greedy")
-    for item in items:
-        machine.submit(item)
-    while not any(item.paused for item in items):
-        machine.step()
+    run_until_one_waits(machine, items)
     paused = next(item for item in items if item.paused)
     machine.cancel(paused)
     while machine.busy:
