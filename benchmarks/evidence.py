@@ -8,8 +8,9 @@ Parts: `adapt` tunes the draft of the tuned pair, and its target for a row besid
 CoSpec's arbiters, `calibrate` SpecGuard; `declare` writes down what will be tested, and with what
 power; `tokens` and `steps` are the test, `oracle` what could be gained, `noise` what rounding alone
 changes, `latency` the time of single answers, on a machine that does nothing else; `report` writes
-`results/evidence.json` from the records of every pair. Models and problems are those of `_real.py`
-and `_splits.py`.
+`results/evidence.json` from the records of every pair; `keep` packs a pair's records into
+`benchmarks/records`, from which a run on another machine goes on, and a report is made without any
+model. Models and problems are those of `_real.py` and `_splits.py`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,16 @@ import argparse
 from pathlib import Path
 
 import _evidence_parts as parts
+import _kept
 import _real
 from _evidence_report import report
 from _parts import parse
+
+
+def keep(settings: parts.Settings) -> None:
+    """Keep the records of the pair in the repository."""
+    print(_kept.keep(settings.folder))
+
 
 PARTS = {
     "adapt": parts.adapt,
@@ -35,7 +43,16 @@ PARTS = {
     "noise": parts.noise,
     "latency": parts.latency,
     "report": report,
+    "keep": keep,
 }
+NEED_NO_MODEL = {"report", "keep"}
+
+
+def restore_all(root: Path) -> None:
+    """Bring back the records that are kept, of every pair that has none here."""
+    for pair in _real.PAIRS:
+        if _kept.restore(root / pair):
+            print(f"{root / pair}: went on from {_kept.archive_of(root / pair)}.")
 
 
 def main() -> None:
@@ -55,8 +72,10 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path(".cache/evidence"))
     options, chosen = parse(parser, PARTS)
     settings = parts.Settings(**options)
-    if (path := _real.missing(settings.pair)) is not None:
-        print(f"Skipped: there is no {path}.")
+    restore_all(settings.root)
+    missing = _real.missing(settings.pair)
+    if missing is not None and not NEED_NO_MODEL.issuperset(chosen):
+        print(f"Skipped: there is no {missing}.")
         return
     settings.folder.mkdir(parents=True, exist_ok=True)
     for part in chosen:
