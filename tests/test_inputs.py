@@ -9,6 +9,7 @@ import torch
 from families import save_pair, tokenizer
 from stet.core.errors import OptionError, StetError
 from stet.load import load_pair
+from stet.requests.chat import Rendered
 from stet.requests.inputs import prompt_of, prompts_of
 
 TEMPLATE = (
@@ -247,3 +248,9 @@ def test_what_stands_for_itself_is_told_apart_without_reading_it():
     assert prompts_of([[1, 2], "a"]) == ([[1, 2], "a"], False)
     assert prompts_of(range(3)) == ([[0, 1, 2]], True)
     assert prompt_of(range(3)) == [0, 1, 2]
+
+
+def test_a_rendered_chat_is_one_prompt_even_if_it_is_empty():
+    """A template may leave nothing of a chat; a list without prompts would be no mistake."""
+    empty = Rendered([], None, {})
+    assert prompts_of(empty) == ([empty], True)

@@ -15,7 +15,8 @@ from stet.load import load_pair
 from stet.requests.options import Asked, Options, read_options
 
 PROMPT = "how many"
-NUMBERS = {"temperature", "top_p", "min_p", "repetition_penalty", "timeout"}
+PENALTIES = {"repetition_penalty", "frequency_penalty", "presence_penalty"}
+NUMBERS = {"temperature", "top_p", "min_p", *PENALTIES, "timeout"}
 WHOLE = {"max_new_tokens", "top_k", "seed", "logprobs", "draft_length"}
 FLAGS = {"fit", "ignore_eos", "probabilities"}
 
@@ -70,6 +71,8 @@ FINE = {
     "top_p": [0.5, Fraction(1, 3)],
     "min_p": [0.5, Fraction(1, 3)],
     "repetition_penalty": [0.5, Fraction(1, 3), 2**70],
+    "frequency_penalty": [-1, -1.5, 0.5, Fraction(1, 3)],
+    "presence_penalty": [-1, -1.5, 0.5, Fraction(1, 3)],
     "logit_bias": [{}],
     "stop": ["text", "3", []],
     "stop_token_ids": [[], range(3)],
@@ -118,7 +121,7 @@ def test_true_and_nan_are_no_numbers(pair, name):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"logprobs": True}, "logprobs=1 records the most probable one"),
+        ({"logprobs": True}, "; 1 records the most probable one"),
         ({"logprobs": 21}, "logprobs is 21; it must be a whole number between 0 and 20"),
         ({"stop_token_ids": 5}, "one token goes into a list"),
         ({"logit_bias": {"3": 1.0}}, "the key '3' is a text"),

@@ -63,6 +63,7 @@ SETTINGS = {
     "cut": {"temperature": 1.0, "top_p": 0.9, "top_k": 20, "seed": 4},
     "recorded": {"temperature": 0.7, "seed": 5, "probabilities": True, "logprobs": 3},
     "penalised": {"repetition_penalty": 1.3, "logit_bias": {5: 2.0}},
+    "counted": {"frequency_penalty": 1.0, "presence_penalty": 1.0},
 }
 
 

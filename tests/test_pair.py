@@ -232,6 +232,8 @@ def test_a_timeout_keeps_what_there_is(pair):
         ({"top_p": 0.0}, "top_p is 0.0"),
         ({"top_k": -3}, "top_k is -3"),
         ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty is 2.5; it must be between -2 and 2"),
+        ({"presence_penalty": -3}, "presence_penalty is -3.0; it must be between -2 and 2"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
         ({"max_new_tokens": 500}, "exceed 200 tokens"),
         ({"policy": "target", "policy_parameters": {"k": 1}}, "has no parameters"),

@@ -156,6 +156,23 @@ def test_forks_are_seeded_apart_and_repeatably():
     assert len(set(seeds(4) + seeds(5))) == 18
 
 
+def test_a_candidate_counts_the_whole_answer_and_no_prompt():
+    penalised = SamplingParams(presence_penalty=1.0)
+    sequence = TokenSequence([1, 2, 3], penalised)
+    assert sequence.counted == []
+    sequence.commit(Block(2, known=[4, 5]))
+    with sequence.fork(2) as (first, second):
+        first.commit(Block(1, known=[6]))
+        with first.fork(1) as (inner,):
+            inner.commit(Block(1, known=[7]))
+            assert inner.counted == [4, 5, 6, 7]
+            assert inner.answer == [7]
+        assert (first.counted, second.counted) == ([4, 5, 6], [4, 5])
+        sequence.adopt(first)
+    assert sequence.counted == sequence.answer == [4, 5, 6]
+    assert TokenSequence([1, 2], SamplingParams(repetition_penalty=2.0)).counted == []
+
+
 def test_adopting_a_candidate_takes_over_everything_it_wrote():
     s = sequence(10, probabilities=True, stop_strings=("zz",))
     s.commit(acceptance([1], 1, 2, p_target=[0.5, 0.6]))

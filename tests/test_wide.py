@@ -52,6 +52,17 @@ def test_totals_of_many_rows_and_of_few() -> None:
     assert wide.log_total(logits[:0]).shape == (0, 9)
 
 
+def test_a_rank_counts_what_is_more_probable() -> None:
+    logits = rounded(4, 9, wide.LARGE)
+    logits[0, 0] = 0.0
+    order = logits.argsort(dim=-1, descending=True)
+    for rank in (0, 1, 500, wide.LARGE - 1):
+        tokens = order[..., rank]
+        own = logits.gather(-1, tokens[..., None])
+        assert torch.equal(wide.ranks_of(logits, tokens), 1 + (logits > own).sum(-1))
+    assert torch.equal(wide.ranks_of(logits, order[..., 0]), torch.ones(4, 9).long())
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_a_draw_inverts_the_cumulative_sum_and_rare_tokens_keep_their_share(size: int) -> None:
     weights = rounded(64, size).softmax(-1)
@@ -159,6 +170,22 @@ def test_no_numbers_pass_through() -> None:
     assert probs[0].isnan().any()
     assert probs[1].isfinite().all()
     assert 0 <= int(wide.draw(probs[:, 0], torch.tensor([0.5, 0.5]))[0]) < size
+
+
+def test_a_vocabulary_of_today_is_penalised_where_it_was_answered() -> None:
+    size = 151_936
+    params = [SamplingParams(frequency_penalty=0.5, presence_penalty=0.25), SamplingParams()]
+    histories, answers = [[5, 3, 3, 9], [1]], [[3, 3, 9], [1]]
+    sampler = Sampler(params, histories, size, torch.device("cpu"), answers)
+    logits = rounded(2, 3, size)
+    found = sampler.edit(logits, torch.tensor([[7, 3], [2, 2]]))
+    assert torch.equal(found[1], logits[1])
+    for position, counts in enumerate([{3: 2, 9: 1}, {3: 2, 9: 1, 7: 1}, {3: 3, 9: 1, 7: 1}]):
+        wanted = logits[0, position].clone()
+        for token, count in counts.items():
+            wanted[token] -= 0.5 * count
+            wanted[token] -= 0.25
+        assert torch.equal(found[0, position], wanted)
 
 
 def test_a_vocabulary_of_today_is_penalised_where_it_was_written() -> None:

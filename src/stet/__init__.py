@@ -17,7 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 if TYPE_CHECKING:
     from stet.core.draft_length import AdaptiveLength, FixedLength
     from stet.core.errors import StetError
-    from stet.core.result import Chunk, Result
+    from stet.core.result import Chunk, Result, TextReading
     from stet.integrations.transformers import custom_generate
     from stet.load import load_pair
     from stet.pair import Pair
@@ -36,6 +36,7 @@ _HOMES = {
     "Result": "stet.core.result",
     "SpecGuard": "stet.policies",
     "StetError": "stet.core.errors",
+    "TextReading": "stet.core.result",
     "custom_generate": "stet.integrations.transformers",
     "load_pair": "stet.load",
 }
@@ -52,6 +53,7 @@ __all__ = [
     "Result",
     "SpecGuard",
     "StetError",
+    "TextReading",
     "custom_generate",
     "load_pair",
 ]

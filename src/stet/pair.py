@@ -33,10 +33,11 @@ from stet.remote.target import RemoteTarget
 from stet.requests.chat import Rendered
 from stet.requests.delivery import Events, deliver
 from stet.requests.inputs import Message, Prompt, prompts_of
-from stet.requests.jobs import Job
+from stet.requests.jobs import AnswerJob
 from stet.requests.options import Options
 from stet.requests.preparing import Preparer, context_of
 from stet.requests.prompts import Prompts
+from stet.requests.reading import Reads
 from stet.text.vocabulary import Vocabulary
 
 T = TypeVar("T")
@@ -51,7 +52,7 @@ COMPILE_AFTER = 60.0
 """Seconds of work after which `compile="auto"` begins to compile: a short command never does."""
 
 
-class Pair(Measured):
+class Pair(Measured, Reads):
     """A target model and a draft, ready to generate. Made by `stet.load_pair`.
 
     Safe to use from several threads and event loops at once; their requests share batches.
@@ -330,10 +331,33 @@ class Pair(Measured):
         """
         return self._prompts.render(messages, arguments)
 
+    def encode(self, prompt: Prompt) -> list[int]:
+        """The tokens of a prompt, as the target reads them.
+
+        Args:
+            prompt: a text, tokens, or the messages of a chat.
+
+        Raises:
+            OptionError: it is no prompt, or an empty one.
+        """
+        return self._prompts.read(self._prompts.take(prompt), "target")
+
     @cached_property
     def fingerprint(self) -> str:
         """A hash that identifies this pair, for policies that are fitted to one pair."""
         return fingerprint(self.target, self.draft)
+
+    def check_policy(self, policy: str | Policy) -> None:
+        """Refuse a policy that this pair cannot be used with; requests are checked anyway.
+
+        Args:
+            policy: as in `generate`.
+
+        Raises:
+            StetError: it does not exist, was fitted to another pair, needs a draft or a local
+                target, or more rows of the caches than there are.
+        """
+        self._preparer.method(policy)
 
     # Internals
 
@@ -343,7 +367,7 @@ class Pair(Measured):
         policy: str | Policy,
         options: Options,
         stream: bool = False,
-    ) -> list[Job]:
+    ) -> list[AnswerJob]:
         return self._preparer.jobs(prompts, policy, options, stream)
 
     @property

@@ -53,6 +53,8 @@ samplings = st.builds(
     top_k=st.sampled_from([0, 5]),
     top_p=st.sampled_from([1.0, 0.8]),
     repetition_penalty=st.sampled_from([1.0, 1.5]),
+    frequency_penalty=st.sampled_from([0.0, 1.5]),
+    presence_penalty=st.sampled_from([0.0, 2.0]),
     seed=st.integers(-(2**63), 2**63 - 1),
 )
 members = st.tuples(

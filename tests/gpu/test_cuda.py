@@ -235,9 +235,22 @@ def test_a_round_waits_for_the_device_once(pair, prompts, monkeypatch, policy, t
 
 def test_edited_logits_wait_for_nobody(pair, prompts, monkeypatch):
     options: Any = {"max_new_tokens": 40, "repetition_penalty": 1.1, "logit_bias": {5: -2.0}}
+    options |= {"frequency_penalty": 0.2, "presence_penalty": 0.1}
     pair.generate(prompts[:1], "cospec", **options)
     with waiting_allowed_where_results_are_fetched(monkeypatch):
         texts(pair.generate(prompts[:4], "cospec", logprobs=3, **options))
+
+
+def test_texts_are_read_as_on_a_cpu(pair, host, prompts, monkeypatch):
+    expected = host.read(prompts[:8], top_logprobs=3)
+    pair.read(prompts[0], top_logprobs=3)
+    with waiting_allowed_where_results_are_fetched(monkeypatch):
+        ours = pair.read(prompts[:8], top_logprobs=3)
+    for mine, theirs in zip(ours, expected, strict=True):
+        assert mine.error is None
+        assert mine.token_ids == theirs.token_ids
+        assert mine.logprobs[1:] == pytest.approx(theirs.logprobs[1:], abs=1e-2)
+        assert [len(top) for top in mine.top_logprobs[1:]] == [3] * (len(mine.tokens) - 1)
 
 
 @pytest.mark.parametrize("policy", ["specguard", "specguard.bundled", "spec-reason"])

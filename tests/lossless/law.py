@@ -37,14 +37,18 @@ def total_variation_bound(law: Mapping[Any, float], total: int, alpha: float) ->
     return mean + math.sqrt(math.log(1 / alpha) / (2 * total))
 
 
-def transformed(logits: np.ndarray, history: list[int], params: SamplingParams) -> np.ndarray:
+def transformed(
+    logits: np.ndarray, prompt: list[int], answer: list[int], params: SamplingParams
+) -> np.ndarray:
     """The distribution a token is drawn from, in double precision, one token at a time."""
     scores = logits.astype(np.float64).copy()
     for token, bias in params.logit_bias.items():
         scores[token] += bias
-    for token in set(history):
+    for token in {*prompt, *answer}:
         penalty = params.repetition_penalty
         scores[token] = scores[token] / penalty if scores[token] > 0 else scores[token] * penalty
+    for token, count in Counter(answer).items():
+        scores[token] -= params.frequency_penalty * count + params.presence_penalty
     if params.greedy:
         return np.eye(len(scores))[scores.argmax()]
     weights = np.exp((scores - scores.max()) / params.temperature)
@@ -79,7 +83,7 @@ def sequence_law(
             logits = model(batch).logits[:, -1].double().numpy()
         grown: dict[tuple[int, ...], float] = {}
         for prefix, row in zip(prefixes, logits, strict=True):
-            for token, weight in enumerate(transformed(row, prompt + list(prefix), params)):
+            for token, weight in enumerate(transformed(row, prompt, list(prefix), params)):
                 if weight > 0:
                     ended = token in stops or step == count - 1
                     into = law if ended else grown
@@ -202,6 +206,10 @@ def both(**settings: Any) -> list[Case]:
     return [Case(policy=policy, **settings) for policy in POLICIES]
 
 
+CUTS = ("temperature", "top_k", "top_p", "min_p")
+PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty")
+
+
 def name(case: Case) -> str:
     """A case in a few words, for test names: what differs from the default."""
     words = [case.policy.name, str(case.draft)]
@@ -210,7 +218,7 @@ def name(case: Case) -> str:
     if rule.min_confidence or getattr(rule, "by_confidence", False):
         words.append("confidence")
     plain = SamplingParams()
-    for option in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty"):
+    for option in (*CUTS, *PENALTIES):
         if (value := getattr(case.sampling, option)) != getattr(plain, option):
             words.append(f"{option}{value}")
     if case.sampling.logit_bias:

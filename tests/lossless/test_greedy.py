@@ -10,6 +10,8 @@ import tiny
 from stet.core.draft_length import AdaptiveLength, DraftLength, FixedLength
 from stet.core.limits import Limits
 from stet.core.sampling import SamplingParams
+from stet.core.sequence import TokenSequence
+from stet.engine import drafting
 from stet.policies import BlockVerification, Exact, TokenPolicy
 from stet.programs import autoregressive
 
@@ -104,9 +106,36 @@ def test_a_model_that_drafts_for_itself_is_kept_whole(policy: TokenPolicy, tempe
         assert request.sequence.origins.count("target") == 4
 
 
-def test_greedy_edits_of_the_logits_are_verified_too():
+def test_a_draft_with_fewer_tokens_counts_those_that_it_has():
+    # Its last token stands for those that it lacks, and is not penalised in their place.
+    params = SamplingParams(frequency_penalty=1.0, logit_bias={VOCAB - 1: 3.0, VOCAB - 2: 3.0})
+    alone = [
+        tiny.request(prompt, Exact(), limits(FixedLength(5)), params, program=autoregressive)
+        for prompt in PROMPTS
+    ]
+    reference = tiny.run(tiny.engine(TARGET, None, rows=8), alone)
+    assert any(max(answer) >= VOCAB - 2 for answer in reference)
+    machine = tiny.engine(TARGET, tiny.llama(vocab=VOCAB - 2, seed=5), rows=8)
+    machine.runners["draft"].stand_in = VOCAB - 3
+    requests = [tiny.request(prompt, Exact(), limits(FixedLength(5)), params) for prompt in PROMPTS]
+    assert tiny.run(machine, requests) == reference
+    answer = TokenSequence([1], params)
+    answer.tokens += [2, VOCAB - 1, VOCAB - 3, VOCAB - 2]
+    assert drafting._fit_to_draft([answer], VOCAB - 3)[2] == [[2, VOCAB - 3]]
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        SamplingParams(repetition_penalty=1.7, logit_bias={3: 2.0, 4: -5.0}),
+        SamplingParams(frequency_penalty=1.5),
+        SamplingParams(presence_penalty=2.0),
+        SamplingParams(repetition_penalty=1.2, frequency_penalty=-0.5, presence_penalty=1.5),
+    ],
+    ids=["repetition and bias", "frequency", "presence", "all"],
+)
+def test_greedy_edits_of_the_logits_are_verified_too(params: SamplingParams):
     # A penalty makes the choice at each position depend on the block's own prefix.
-    params = SamplingParams(repetition_penalty=1.7, logit_bias={3: 2.0, 4: -5.0})
     rule = limits(FixedLength(5))
     alone = [
         tiny.request(prompt, Exact(), rule, params, program=autoregressive) for prompt in PROMPTS

@@ -35,6 +35,8 @@ TRANSFORMS = [
     *both(sampling=SamplingParams(temperature=1.3, top_p=0.8), draft=0.6),
     *both(sampling=SamplingParams(temperature=1.0, min_p=0.25), draft="other"),
     *both(sampling=SamplingParams(temperature=1.0, repetition_penalty=2.5), draft="other"),
+    *both(sampling=SamplingParams(temperature=1.0, frequency_penalty=1.2), draft="other"),
+    *both(sampling=SamplingParams(temperature=1.0, presence_penalty=-1.5)),
     *both(sampling=SamplingParams(temperature=1.0, logit_bias={1: 1.5, 2: -2.0})),
     *both(
         sampling=SamplingParams(
@@ -43,6 +45,8 @@ TRANSFORMS = [
             top_p=0.9,
             min_p=0.05,
             repetition_penalty=1.3,
+            frequency_penalty=-0.7,
+            presence_penalty=1.5,
             logit_bias={0: -1.0},
         ),
         draft=0.6,

@@ -14,6 +14,7 @@ import ggufs
 from stet import load_pair
 from stet.core.errors import LoadError
 from stet.engine.runner import Runner
+from stet.engine.scoring import piece_of
 from stet.kernels import PackedEmbedding, PackedLinear, unavailable
 from stet.kernels.attention import serves
 from stet.models import loading
@@ -78,6 +79,27 @@ def test_greedy_speculation_gives_the_targets_own_text_to_the_last_token(
                 assert found.text == own.text
                 ours, theirs = found.trace.tokens, own.trace.tokens
                 assert [t.top_logprobs for t in ours] == [t.top_logprobs for t in theirs]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_text_is_read_to_the_same_bits_wherever_its_pieces_end(
+    tmp_path: Path, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"dtype": dtype, "compile": False, "max_length": 120, "packed": True}
+    texts = [
+        torch.randint(0, 250, (size,), generator=torch.Generator().manual_seed(size)).tolist()
+        for size in (30, 119)
+    ]
+    with load_pair(file_of(tmp_path, "llama"), "lookup", **options) as pair:
+        target = pair.engine.runners["target"]
+        assert piece_of(target) == target.exact_width
+        wanted = [pair.read(text, top_logprobs=3) for text in texts]
+        for size in (1, 7, 50):
+            monkeypatch.setattr("stet.requests.reading.piece_of", lambda runner, size=size: size)
+            assert pair.read(texts, top_logprobs=3) == wanted
+        answer = pair.generate(texts[0], "target", max_new_tokens=30, ignore_eos=True, logprobs=1)
+        read = pair.read(texts[0] + answer.token_ids, top_logprobs=1)
+        assert read.top_logprobs[30:] == [token.top_logprobs for token in answer.tokens]
 
 
 def test_a_packed_model_takes_the_memory_of_its_file(tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ def test_tokens_without_a_rank() -> None:
     [
         {},
         {"repetition_penalty": 1.3},
+        {"frequency_penalty": 0.6, "presence_penalty": 0.4},
         {"logit_bias": {600: 4.0, 40: 2.0}},
         {"draft_length": 3, "ignore_eos": True},
     ],
@@ -153,11 +154,12 @@ def test_texts_are_the_same(
     assert sum(r.trace.counters.accepted_tokens for r in results) > 0
 
 
-def test_the_penalty_is_that_of_the_tokens(bundled: Pair) -> None:
+@pytest.mark.parametrize("penalty", [{"repetition_penalty": 1.3}, {"frequency_penalty": 1.0}])
+def test_the_penalty_is_that_of_the_tokens(bundled: Pair, penalty: dict[str, Any]) -> None:
     """A draft that penalises other tokens than the target would be rejected more often."""
     twin = replace(bundled.target, role="draft")
     pair = pair_of(bundled, with_shortlist(twin, COUNT))
-    result = pair.generate(PROMPTS[0], repetition_penalty=1.3, max_new_tokens=30, draft_length=4)
+    result = pair.generate(PROMPTS[0], max_new_tokens=30, draft_length=4, **penalty)
     written = result.trace.counters
     outside = sum(list_of(pair.draft).index(token) is None for token in ids(result))
     assert written.drafted_tokens - written.accepted_tokens <= 4 * outside

@@ -98,6 +98,27 @@ def ignore_the_blocks_own_prefix_in_penalties(patch: Patch) -> Case:
     return Case(draft=0.0, sampling=SamplingParams(temperature=1.0, repetition_penalty=3.0))
 
 
+COUNTING = SamplingParams(temperature=1.0, frequency_penalty=1.5, presence_penalty=0.5)
+
+
+def count_the_prompt_in_penalties_of_the_answer(patch: Patch) -> Case:
+    patch.setattr(TokenSequence, "counted", property(lambda self: self.tokens))
+    return Case(draft=0.0, sampling=COUNTING)
+
+
+def forget_the_blocks_own_tokens_in_penalties_of_the_answer(patch: Patch) -> Case:
+    subtract = Sampler._subtract
+    patch.setattr(
+        Sampler, "_subtract", lambda self, logits, block, *a: subtract(self, logits, None, *a)
+    )
+    return Case(draft=0.0, sampling=COUNTING)
+
+
+def forget_the_answer_of_tokens_that_a_block_repeats(patch: Patch) -> Case:
+    patch.setattr(Sampler, "_count", lambda self, tokens, answered: torch.zeros(tokens.shape))
+    return Case(draft=0.0, count=5, vocab=3, sampling=COUNTING)
+
+
 def take_draft_probabilities_before_the_transforms(patch: Patch) -> Case:
     write = ModelDrafter._write
 
@@ -175,6 +196,9 @@ MUTANTS: list[Callable[[Patch], Case]] = [
     draw_the_bonus_from_the_residual,
     discard_a_drawn_token_of_low_confidence,
     ignore_the_blocks_own_prefix_in_penalties,
+    count_the_prompt_in_penalties_of_the_answer,
+    forget_the_blocks_own_tokens_in_penalties_of_the_answer,
+    forget_the_answer_of_tokens_that_a_block_repeats,
     take_draft_probabilities_before_the_transforms,
     keep_a_stale_cache_after_a_rewind,
     stop_at_the_first_rejection_of_a_block,

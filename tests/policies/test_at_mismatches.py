@@ -36,7 +36,7 @@ def blocks_of(params: SamplingParams, *, copied: bool = False) -> Blocks:
     draft = (shared + torch.randn(shared.shape, generator=draw) * 0.5)[:, :-1]
     device = torch.device("cpu")
     histories = [[row, 5] for row in range(ROWS)]
-    sampler = Sampler([params] * ROWS, histories, VOCABULARY, device)
+    sampler = Sampler([params] * ROWS, histories, VOCABULARY, device, histories)
     drafted = torch.zeros(ROWS, 0, dtype=torch.int64)
     for place in range(WIDTH):  # each token is seen by the penalty of those after it
         edited = sampler.edit(draft[:, : place + 1], drafted)
@@ -59,8 +59,9 @@ def blocks_of(params: SamplingParams, *, copied: bool = False) -> Blocks:
         (SamplingParams(), False),
         (SamplingParams(), True),
         (SamplingParams(repetition_penalty=1.3, logit_bias={3: 4.0}), False),
+        (SamplingParams(frequency_penalty=1.0, presence_penalty=0.5), False),
     ],
-    ids=["plain", "copied", "edited"],
+    ids=["plain", "copied", "edited", "counted"],
 )
 def test_what_is_taken_at_mismatches_is_what_is_taken_everywhere(
     policy, params, copied, monkeypatch

@@ -102,17 +102,22 @@ EDITS = {
     "penalty 2": {"repetition_penalty": 2.0},
     "biases": {"logit_bias": {3: 2.0, 7: -3.0, 11: -math.inf}},
     "both": {"repetition_penalty": 1.3, "logit_bias": {3: 2.0, 11: -math.inf}},
+    "of the answer": {"frequency_penalty": 0.7, "presence_penalty": 1.5},
 }
 
 
-def edited(logits, history, edits):
-    """Bias, then penalty, of raw logits [V] behind a history, in plain Python."""
+def edited(logits, prompt, answer, edits):
+    """Bias, then penalties, of raw logits [V] behind a prompt and an answer, in plain Python."""
     values = logits.tolist()
     for token, bias in edits.get("logit_bias", {}).items():
         values[token] += bias
     penalty = edits.get("repetition_penalty", 1.0)
-    for token in set(history):
+    for token in {*prompt, *answer}:
         values[token] *= 1 / penalty if values[token] > 0 else penalty
+    for token in answer:
+        values[token] -= edits.get("frequency_penalty", 0.0)
+    for token in set(answer):
+        values[token] -= edits.get("presence_penalty", 0.0)
     return torch.tensor(values)
 
 
@@ -121,7 +126,9 @@ def mean_by_hand(models, prompt, weight, space, edits):
     tokens = list(prompt)
     for _ in range(COUNT):
         p, q = (
-            edited(m(torch.tensor([tokens])).logits[0, -1], tokens, edits).log_softmax(-1)
+            edited(
+                m(torch.tensor([tokens])).logits[0, -1], prompt, tokens[len(prompt) :], edits
+            ).log_softmax(-1)
             for m in models
         )
         if weight in {0, 1}:
@@ -156,7 +163,8 @@ def test_at_its_ends_a_sampled_ensemble_has_the_distribution_of_one_model(edits,
     params = [SamplingParams(temperature=t, top_p=0.9, **edits) for t in (0.7, 1.0, 1.3, 0.0)]
     histories = [[3, 1, 4], [1, 5, 9], [2, 6], [5, 3, 5]]
     drafted = torch.randint(20, (4, 3), generator=generator)
-    sampler = Sampler(params, histories, 20, torch.device("cpu"))
+    answers = [history[1:] for history in histories]
+    sampler = Sampler(params, histories, 20, torch.device("cpu"), answers)
     blocks = Blocks(
         drafted=drafted,
         lengths=torch.full((4,), 3),
@@ -171,7 +179,7 @@ def test_at_its_ends_a_sampled_ensemble_has_the_distribution_of_one_model(edits,
     for row, params_ in enumerate(params):
         for place in range(3):
             history = [*histories[row], *drafted[row, :place].tolist()]
-            alone = Sampler([params_], [history], 20, torch.device("cpu"))
+            alone = Sampler([params_], [history], 20, torch.device("cpu"), [history[1:]])
             expected = alone.probs(alone.edit(own[row, place][None, None]))[0, 0]
             assert torch.allclose(draft[row, place], expected, atol=1e-6)
 

@@ -793,3 +793,35 @@ def test_commands_that_measure_blocks_refuse_it(folders: tuple[Path, Path]):
         assert message in " ".join(refused.stderr.split())
     fine = CliRunner().invoke(app, ["generate", "Ann", "-p", "specguard", "-n", "8", *models])
     assert fine.exit_code == 0, fine.output
+
+
+# Penalties
+
+
+def test_each_model_counts_the_answer_in_its_own_tokens():
+    """Steps of the draft's that all stand are its own text, rewritten ones the target's."""
+    together = pair(PAIRS[0])
+    options: dict[str, Any] = {"frequency_penalty": 1.0, "presence_penalty": 1.5}
+    options |= {"max_new_tokens": 40}
+    for policy, alone in ((ACCEPT, "draft"), (replace(REWRITE, speculate=False), "target")):
+        wanted = together.generate(PROMPT, alone, **options).text
+        found = together.generate(PROMPT, policy, **options).text
+        least = min(len(wanted), len(found))
+        assert least > 20
+        assert found[:least] == wanted[:least]
+        assert found != together.generate(PROMPT, policy, max_new_tokens=40).text
+
+
+# Reading
+
+
+@names
+def test_texts_are_read_in_the_targets_tokens(kinds: tuple[str, str]):
+    together = pair(kinds)
+    for prompt, found in zip(tongues.TEXTS[:3], together.read(tongues.TEXTS[:3]), strict=True):
+        tokens = Vocabulary(loaded("target", kinds[0])).read(prompt)
+        assert found.token_ids == tokens
+        with torch.inference_mode():
+            own = model("target", kinds[0])(torch.tensor([tokens])).logits[0].log_softmax(-1)
+        expected = [own[i, token].item() for i, token in enumerate(tokens[1:])]
+        assert found.logprobs[1:] == pytest.approx(expected, abs=1e-4)

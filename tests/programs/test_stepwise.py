@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from stet.policies import (
     parameters,
 )
 from stet.programs.target_side import CUT_SHORT
-from stet.requests.jobs import Job
+from stet.requests.jobs import AnswerJob
 from stet.requests.methods import method_of
 
 VOCAB, COUNT, ROOM = 40, 32, 240
@@ -202,6 +202,21 @@ def test_always_accepted_is_the_drafts_text_and_never_accepted_the_targets(
         }
 
 
+@pytest.mark.parametrize(
+    ("policy", "alone"),
+    [(ACCEPT, "draft"), (REWRITE, "target"), (replace(REWRITE, speculate=False), "target")],
+    ids=["accept", "rewrite", "rewrite alone"],
+)
+def test_penalties_count_the_answer_whoever_writes_its_steps(policy: SpecGuard, alone: Any):
+    sampling = SamplingParams(frequency_penalty=0.8, presence_penalty=1.2)
+    wanted = run(*(request(n, alone, sampling=sampling) for n in PLACES))
+    found = run(*(request(n, policy, sampling=sampling) for n in PLACES))
+    assert [s.answer for s in found] == [s.answer for s in wanted]
+    assert all(len(s.steps) > 2 for s in found)
+    plain = run(*(request(n, alone) for n in PLACES))
+    assert [s.answer for s in plain] != [s.answer for s in wanted]
+
+
 def test_a_shadow_run_writes_the_targets_text_and_records_what_it_would_have_accepted():
     (sequence,) = run(request(0, SpecGuard(threshold=0.0, shadow=True)))
     assert sequence.answer == tiny.greedy(TARGET, PROMPTS[0], COUNT)
@@ -352,7 +367,9 @@ def test_a_draft_that_goes_in_circles_is_stopped():
 def test_a_stream_hands_out_each_text_once(policy: SpecGuard, stop: tuple[str, ...]):
     machine = engine()
     for place in PLACES[:3]:
-        job = Job(request(place, policy, limits(stream=True, stop_strings=stop)), "", SETTINGS)
+        job = AnswerJob(
+            request(place, policy, limits(stream=True, stop_strings=stop)), "", SETTINGS
+        )
         machine.submit(job.request)
         chunks = []
         while not job.request.done:
@@ -740,7 +757,7 @@ SETTINGS = trace.Settings(
     ids=["accept", "rewrite", "sometimes", "voting", "band", "medoid"],
 )
 def test_records_say_what_happened(policy: SpecGuard, tmp_path: Path):
-    jobs = [Job(request(n, policy, limits(probabilities=True)), "", SETTINGS) for n in PLACES]
+    jobs = [AnswerJob(request(n, policy, limits(probabilities=True)), "", SETTINGS) for n in PLACES]
     sequences = run(*(job.request for job in jobs))
     for sequence in sequences:
         counters, steps, answer = sequence.counters, sequence.steps, sequence.answer

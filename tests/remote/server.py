@@ -112,6 +112,8 @@ class Handler(BaseHTTPRequestHandler):
             max_new_tokens=body["max_tokens"],
             temperature=body["temperature"],
             top_p=body["top_p"],
+            frequency_penalty=body.get("frequency_penalty"),
+            presence_penalty=body.get("presence_penalty"),
             seed=body.get("seed", 0),
             stop=stops,
         )

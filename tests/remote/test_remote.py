@@ -163,6 +163,21 @@ def test_a_draft_that_goes_in_circles_is_stopped_and_the_target_is_not(
         assert (away.text, away.finish_reason) == (here.text, here.finish_reason)
 
 
+def test_penalties_of_the_answer_are_the_servers(
+    server: Server, local: Pair, prompts: list[list[int]]
+):
+    pair, penalties = server.pair(), {"frequency_penalty": 0.5, "presence_penalty": -0.25}
+    options: dict[str, Any] = {"max_new_tokens": 40, **penalties}
+    away, here = (p.generate(prompts[:1], "target", **options)[0] for p in (pair, local))
+    assert away.text == here.text
+    pair.generate(prompts[:1], REWRITE, **options)
+    for body in server.seen()["bodies"]:
+        assert {name: body[name] for name in penalties} == penalties
+    server.tell()
+    pair.generate(prompts[:1], REWRITE, max_new_tokens=10)
+    assert not any(set(body) & set(penalties) for body in server.seen()["bodies"])
+
+
 def test_what_is_sent_is_the_text_so_far(server: Server, local: Pair, prompts: list[list[int]]):
     result = server.pair().generate([prompts[0]], REWRITE, max_new_tokens=60)[0]
     bodies = server.seen()["bodies"]
@@ -563,6 +578,8 @@ def test_what_a_remote_target_cannot_do_is_refused(server: Server, prompts: list
     with pytest.raises(StetError, match="another pair"):
         pair.generate(prompts, SpecGuard(pair="0123"))
     assert pair.generate([prompts[0]], SpecGuard(pair=pair.fingerprint))[0].error is None
+    with pytest.raises(OptionError, match="does not say how probable a text is; load the target"):
+        pair.read("a")
 
 
 # The client by itself

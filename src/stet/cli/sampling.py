@@ -58,6 +58,12 @@ class RequestOptions(SamplingOptions):
             show_default="as the target's generation_config.json says, or 1",
         ),
     ] = None
+    frequency_penalty: Annotated[
+        float, typer.Option(help="Above 0 makes tokens less likely the more the answer has.")
+    ] = 0.0
+    presence_penalty: Annotated[
+        float, typer.Option(help="Above 0 makes tokens less likely that the answer has.")
+    ] = 0.0
     logit_bias: Annotated[
         list[str] | None,
         typer.Option(help="Add to a token's logit, ID=VALUE. May be repeated."),
@@ -94,6 +100,8 @@ class RequestOptions(SamplingOptions):
             "top_p": self.top_p,
             "min_p": self.min_p,
             "repetition_penalty": self.repetition_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "presence_penalty": self.presence_penalty,
             "logit_bias": parse_logit_bias(self.logit_bias) if self.logit_bias else None,
             "seed": self.seed,
             "stop": tuple(self.stop or ()),

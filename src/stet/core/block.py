@@ -85,16 +85,21 @@ class Statistics:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """Statistics of the target's raw distributions at tokens of the draft, one entry for each.
+    """Statistics of the target's raw distributions at the tokens of a block, one entry for each.
 
     Attributes:
         logprobs: log-probability of each token, in nats.
         margins: log-probability of each token less that of the best other one, in nats; negative
             where the target would have written another token.
+        ranks: 1 and the number of tokens that are more probable; of pieces of texts alone.
+        top: the most probable tokens with their log-probabilities, the best first; of pieces of
+            texts alone.
     """
 
     logprobs: list[float]
     margins: list[float]
+    ranks: list[int] = field(default_factory=list[int])
+    top: list[dict[int, float]] = field(default_factory=list[dict[int, float]])
 
 
 class Steps:

@@ -9,7 +9,8 @@ class StetError(Exception):
     """Base of every error that a user can cause or must act on.
 
     Attributes:
-        result: where a request failed, what it had written until then: a `stet.Result`.
+        result: where a request failed, what it had written until then: a `stet.Result`; of a text
+            that could not be read, the `stet.TextReading` with this error.
     """
 
     result: Any = None
@@ -33,6 +34,10 @@ class CapacityError(StetError):
 
 class OptionError(StetError):
     """An option that is unknown or out of range."""
+
+
+class LengthError(OptionError):
+    """A prompt, or a prompt with its answer, that is longer than the pair can hold."""
 
 
 class MemoryPlanError(LoadError):

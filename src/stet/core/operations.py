@@ -66,6 +66,9 @@ class Score:
         choices: without a policy, tokens whose log-probabilities are to be compared.
         after: whether the target reads the block's last token, too. Nobody needs what it says after
             that token where the policy defers the bonus token and does not look so far.
+        top: without a policy, the block is a piece of a text that is there already: its reading has
+            ranks, and this many of the most probable tokens. Pieces have passes of their own, and
+            wait for the next round where this one has read enough. None: it is none.
     """
 
     sequence: TokenSequence
@@ -74,6 +77,7 @@ class Score:
     reading: bool = False
     choices: tuple[int, ...] = ()
     after: bool = True
+    top: int | None = None
 
 
 @dataclass(slots=True, eq=False)

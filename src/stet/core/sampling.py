@@ -7,11 +7,13 @@ alike, so a sampled request is verified against exactly what the target alone wo
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from stet.core.errors import OptionError
 from stet.core.tensors import upload
@@ -30,8 +32,19 @@ class SamplingParams:
         min_p: keep tokens with at least this share of the best token's probability (0: all).
         repetition_penalty: divides positive and multiplies negative logits of tokens that are
             already in the prompt or the answer (1: off; Keskar et al., 2019).
+        frequency_penalty: subtracted from a token's logit for each time that it is in the answer so
+            far, from -2 to 2 (0: off).
+        presence_penalty: subtracted once from the logits of tokens that are in the answer so far,
+            from -2 to 2 (0: off).
         logit_bias: added to the logits of single tokens, by id.
         seed: randomness of this request; the same seed gives the same text.
+
+    The repetition penalty counts the prompt as well, as in transformers and vLLM. The other two
+    count the answer alone, as in OpenAI's API and vLLM; transformers has neither. They follow the
+    repetition penalty, and both models' logits are penalised alike, each time for the very tokens
+    before that place, those of the block among them.
+
+    Source: OpenAI API reference, `frequency_penalty` and `presence_penalty` of completions.
     """
 
     temperature: float = 0.0
@@ -39,6 +52,8 @@ class SamplingParams:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
     logit_bias: Mapping[int, float] = field(default_factory=dict[int, float])
     seed: int = 0
 
@@ -58,6 +73,8 @@ class SamplingParams:
                 "repetition_penalty",
                 "above 0",
             ),
+            (-2 <= self.frequency_penalty <= 2, "frequency_penalty", "between -2 and 2"),
+            (-2 <= self.presence_penalty <= 2, "presence_penalty", "between -2 and 2"),
             (-(2**63) <= self.seed < 2**63, "seed", "a 64-bit integer"),
         )
         for fine, name, allowed in checks:
@@ -79,8 +96,13 @@ class SamplingParams:
 
     @property
     def edits_logits(self) -> bool:
-        """Whether logits change before the temperature (penalty or bias)."""
-        return self.repetition_penalty != 1 or bool(self.logit_bias)
+        """Whether logits change before the temperature (a penalty or bias)."""
+        return self.repetition_penalty != 1 or self.counts_answer or bool(self.logit_bias)
+
+    @property
+    def counts_answer(self) -> bool:
+        """Whether logits depend on how often tokens are in the answer."""
+        return self.frequency_penalty != 0 or self.presence_penalty != 0
 
 
 class Sampler:
@@ -94,6 +116,8 @@ class Sampler:
             repetition penalty.
         vocab_size: V, the width of the logits.
         device: where the logits live.
+        answers: the tokens so far of each row's answer; read only for rows with a frequency or
+            presence penalty. None: there are none yet.
     """
 
     def __init__(
@@ -102,6 +126,7 @@ class Sampler:
         histories: Sequence[Sequence[int]],
         vocab_size: int,
         device: torch.device,
+        answers: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self.params = params
         self.vocab_size = vocab_size
@@ -111,8 +136,11 @@ class Sampler:
         self._truncates = any(p.truncates for p in params)
         self._biases: tuple[Tensor, Tensor, Tensor] | None = None
         self._seen: Tensor | None = None
+        self._answered: Tensor | None = None
         if self.edits:
             self._prepare_edits(histories)
+        if any(p.counts_answer for p in params):
+            self._prepare_counts(answers or [()] * len(params))
         if not self.all_greedy:
             self._prepare_sampling()
 
@@ -153,10 +181,24 @@ class Sampler:
             self._factor = upload(some, self.device, torch.float32)[:, None].expand(-1, longest)
             self._penalty = upload(penalties, self.device, torch.float32)[:, None]
 
-    def _prepare_sampling(self) -> None:
-        def column(values: list[float]) -> Tensor:
-            return upload(values, self.device, torch.float32)[:, None, None]
+    def _prepare_counts(self, answers: Sequence[Sequence[int]]) -> None:
+        counts = [
+            list(Counter(answer).items()) if p.counts_answer else []
+            for p, answer in zip(self.params, answers, strict=True)
+        ]
+        # Padded with a row's own first one, or a token that was not written.
+        longest = max(1, *map(len, counts))
+        padded = [row + (row[:1] or [(0, 0)]) * (longest - len(row)) for row in counts]
+        self._answered = upload([[t for t, _ in row] for row in padded], self.device)
+        self._counts = upload([[n for _, n in row] for row in padded], self.device, torch.float32)
+        self._frequency = self._column([p.frequency_penalty for p in self.params])
+        self._presence = self._column([p.presence_penalty for p in self.params])
 
+    def _column(self, values: list[float]) -> Tensor:
+        return upload(values, self.device, torch.float32)[:, None, None]
+
+    def _prepare_sampling(self) -> None:
+        column = self._column
         certain = [row for row, p in enumerate(self.params) if p.greedy]
         self._certain = upload(certain, self.device) if certain else None
         self._scales = any(p.temperature != 1 for p in self.params)
@@ -172,7 +214,7 @@ class Sampler:
             )
 
     def edit(self, logits: Tensor, block: Tensor | None = None) -> Tensor:
-        """Apply bias and penalty, in the order of transformers and vLLM.
+        """Apply bias and penalties, in the order of transformers and vLLM.
 
         Args:
             logits: [B, T, V] raw logits, where position t follows the first t tokens of `block`.
@@ -190,6 +232,8 @@ class Sampler:
             logits[rows, :, tokens] += values[:, None]
         if self._seen is not None:
             self._penalise(logits, block)
+        if self._answered is not None:
+            self._subtract(logits, block, self._answered)
         return logits
 
     def _penalise(self, logits: Tensor, block: Tensor | None) -> None:
@@ -208,6 +252,31 @@ class Sampler:
         seen = torch.cat([self._seen[:, None].expand(-1, count, -1), shown], 2)
         factor = torch.cat([self._factor, self._penalty.expand(-1, count)], 1)
         _penalise(logits[:, 1:], seen, factor[:, None])
+
+    def _subtract(self, logits: Tensor, block: Tensor | None, tokens: Tensor) -> None:
+        """Subtract, in place, the penalties of tokens that each position's answer holds.
+
+        Args:
+            logits: as for `edit`.
+            block: as for `edit`.
+            tokens: [B, n] those that the answers hold without the block.
+        """
+        counts = self._counts[:, None]
+        if block is not None and block.shape[1]:
+            counts = torch.cat([self._counts, self._count(block, tokens)], 1)[:, None]
+            tokens = torch.cat([tokens, block], 1)
+            # Position t has also seen the block's first t tokens. A token that is named twice has
+            # the same count each time.
+            same = (block[:, :, None] == tokens[:, None]).float()
+            counts = counts + pad(same.cumsum(1), (0, 0, 1, 0))
+        tokens = tokens[:, None].expand(-1, logits.shape[1], -1)
+        own = logits.gather(2, tokens) - self._frequency * counts
+        logits.scatter_(2, tokens, own - self._presence * (counts > 0))
+
+    def _count(self, tokens: Tensor, answered: Tensor) -> Tensor:
+        """How often each of some tokens [B, k] is among those that were answered, as [B, k]."""
+        same = answered[:, None] == tokens[..., None]
+        return (same * self._counts[:, None]).amax(-1)
 
     def probs(self, logits: Tensor) -> Tensor:
         """The distributions that tokens are drawn from.
@@ -255,10 +324,16 @@ class Sampler:
         return probs
 
     def mark_written(self, tokens: Tensor) -> None:
-        """Count tokens [B] as written, so that the next position's penalty includes them."""
+        """Count tokens [B] as written, so that the next position's penalties include them."""
         if self._seen is not None:
             self._seen = torch.cat([self._seen, tokens[:, None]], 1)
             self._factor = torch.cat([self._factor, self._penalty], 1)
+        if self._answered is not None:
+            tokens = tokens[:, None]
+            count = self._count(tokens, self._answered) + 1
+            self._counts = torch.where(self._answered == tokens, count, self._counts)
+            self._answered = torch.cat([self._answered, tokens], 1)
+            self._counts = torch.cat([self._counts, count], 1)
 
 
 def _penalise(logits: Tensor, tokens: Tensor, factor: Tensor) -> None:

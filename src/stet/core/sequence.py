@@ -41,6 +41,8 @@ class TokenSequence(Places):
     ) -> None:
         self.tokens = list(prompt)
         self.prompt_length = len(prompt)
+        # Of a candidate, where the answer began that it continues.
+        self.answer_start = len(prompt)
         self.sampling = sampling or SamplingParams()
         self.limits = limits or Limits()
         self.decoder = decoder
@@ -58,6 +60,8 @@ class TokenSequence(Places):
         self.others: list[TokenSequence] = []
         self.steps: list[StepRecord] = []
         self.release: Callable[[TokenSequence], None] = _nothing_to_release
+        # Tokens of the prompt that the target's cache held already.
+        self.reused = 0
         self._forks = 0
         self.stream = self._new_stream()
 
@@ -76,6 +80,11 @@ class TokenSequence(Places):
     def answer(self) -> list[int]:
         """The emitted tokens."""
         return self.tokens[self.prompt_length :]
+
+    @property
+    def counted(self) -> list[int]:
+        """The tokens of the whole answer that this is a part of, where penalties count them."""
+        return self.tokens[self.answer_start :] if self.sampling.counts_answer else []
 
     @property
     def origins(self) -> list[Origin]:
@@ -307,6 +316,7 @@ class TokenSequence(Places):
         limits = replace(self.limits, max_new_tokens=self.remaining, room=self.room)
         child = TokenSequence(self.tokens, replace(sampling, seed=seed), limits, self.decoder)
         child.parent = self
+        child.answer_start = self.answer_start
         child.release = self.release
         child.history = replace(self.history)
         return child

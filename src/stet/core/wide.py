@@ -72,6 +72,13 @@ def logprobs_of(logits: Tensor, tokens: Tensor) -> Tensor:
     return logits.gather(-1, tokens) - log_total(logits)[..., None]
 
 
+def ranks_of(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Ranks [...] of tokens [...]: 1 and the number of those with a larger logit of [..., V]."""
+    own = logits.gather(-1, tokens[..., None]).flatten(0, -2)
+    parts = zip(logits.flatten(0, -2).split(_AT_ONCE), own.split(_AT_ONCE), strict=True)
+    return 1 + torch.cat([(part > value).sum(-1) for part, value in parts]).view(tokens.shape)
+
+
 def entropy(logits: Tensor) -> Tensor:
     """Entropies [...], in nats, of distributions given by logits [..., V]."""
     logprobs = logits.log_softmax(-1)

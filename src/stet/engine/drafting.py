@@ -17,6 +17,7 @@ from stet.core.head import Shortlist
 from stet.core.needs import AttentionCapture, Need
 from stet.core.operations import Draft
 from stet.core.sampling import Sampler, SamplingParams, draw
+from stet.core.sequence import TokenSequence
 from stet.core.tensors import select_last, upload
 from stet.core.wide import logprobs_of, peak
 from stet.engine.attention_capture import AttentionWeights
@@ -92,13 +93,12 @@ class ModelDrafter:
         rows = [s.rows["draft"] for s in sequences]
         longest = max(d.count for d in drafts)
         short = self._shortlist_for(drafts, needs)
-        requests = [(s.sampling, s.tokens) for s in sequences]
         if short is None:
-            fitted = _fit_to_draft(requests, runner.stand_in)
+            params, histories, answers = _fit_to_draft(sequences, runner.stand_in)
         else:
-            fitted = _fit_to_shortlist(requests, short)
+            params, histories, answers = _fit_to_shortlist(sequences, short)
         width = runner.vocab_size if short is None else short.size
-        sampler = Sampler(*fitted, width, device)
+        sampler = Sampler(params, histories, width, device, answers)
         random = None if sampler.all_greedy else _randomness(drafts, longest, device)
 
         tails = [s.tokens[-OVERLAP:] for s in sequences]
@@ -219,27 +219,31 @@ class ModelDrafter:
         return stop
 
 
-def _fit_to_draft(
-    requests: Sequence[tuple[SamplingParams, list[int]]], stand_in: int | None
-) -> tuple[list[SamplingParams], list[list[int]]]:
+_Fitted = tuple[list[SamplingParams], list[list[int]], list[list[int]]]
+"""Sampling parameters, tokens so far and answers so far, as `Sampler` takes them."""
+
+
+def _fit_to_draft(sequences: Sequence[TokenSequence], stand_in: int | None) -> _Fitted:
     """Fit parameters and histories to a draft that has fewer tokens than the target."""
-    params, histories = [p for p, _ in requests], [tokens for _, tokens in requests]
+    params, histories = [s.sampling for s in sequences], [s.tokens for s in sequences]
+    answers = [s.counted for s in sequences]
     if stand_in is None:
-        return params, histories
+        return params, histories, answers
     biases = [{t: b for t, b in p.logit_bias.items() if t <= stand_in} for p in params]
     return (
         [replace(p, logit_bias=bias) for p, bias in zip(params, biases, strict=True)],
         [[min(token, stand_in) for token in tokens] for tokens in histories],
+        # The draft cannot write the others, and the stand-in was not written.
+        [[token for token in answer if token <= stand_in] for answer in answers],
     )
 
 
-def _fit_to_shortlist(
-    requests: Sequence[tuple[SamplingParams, list[int]]], short: Shortlist
-) -> tuple[list[SamplingParams], list[list[int]]]:
+def _fit_to_shortlist(sequences: Sequence[TokenSequence], short: Shortlist) -> _Fitted:
     """Fit parameters and histories to a draft that chooses among a shortlist."""
-    params = [p for p, _ in requests]
+    params = [s.sampling for s in sequences]
     if not any(p.edits_logits for p in params):
-        return params, [[] for _ in requests]  # histories are not read
+        nothing: list[list[int]] = [[] for _ in sequences]  # histories are not read
+        return params, nothing, nothing
 
     def places(tokens: Iterable[int]) -> list[int]:
         return [place for token in tokens if (place := short.index(token)) is not None]
@@ -250,7 +254,8 @@ def _fit_to_shortlist(
     ]
     return (
         [replace(p, logit_bias=bias) for p, bias in zip(params, biases, strict=True)],
-        [places(tokens) for _, tokens in requests],
+        [places(s.tokens) for s in sequences],
+        [places(s.counted) for s in sequences],
     )
 
 

@@ -19,7 +19,7 @@ from stet.engine.failures import DeviceError, device_error, isolate
 from stet.engine.interpreter import Interpreter
 from stet.engine.lengths import fit_blocks
 from stet.engine.outcome import NonFiniteError
-from stet.engine.prefill import CHUNK, Prefill
+from stet.engine.prefill import CHUNK, SHARED_CHUNKS, Prefill
 from stet.engine.request import Op, Request, Waiting
 from stet.engine.room import Room
 from stet.engine.round_times import RoundTimes
@@ -41,7 +41,8 @@ class Engine:
         max_batch: requests at work at a time; further ones queue.
         max_rows: places in a cache that requests share; None: all that the runners have.
         max_waiting: requests that may queue.
-        prefill_chunk: tokens of one prompt that a round reads.
+        prefill_chunk: tokens of one prompt that a round reads; of prompts together, and of texts
+            whose log-probabilities are asked for, it reads two chunks.
         spare_pages: pages of each cache that requests leave free, for measuring costs.
 
     Attributes:
@@ -75,6 +76,7 @@ class Engine:
         self.costs: Callable[[], Costs | None] = _unknown
         self._times = RoundTimes()
         self._prefill = Prefill(self.runners, prefill_chunk)
+        self._texts = SHARED_CHUNKS * prefill_chunk
         scarce = any(runner.is_scarce for runner in self.runners.values())
         self._room = Room(self.runners, spare_pages) if scarce else None
         self._spare_pages = spare_pages
@@ -206,19 +208,25 @@ class Engine:
             sentence = "This policy has the target read tokens, but the target is remote."
             self._refuse_all(pending, sentence)
             return True
+        pending, later = _divide_texts(pending, self._texts)
         ready, progress = self._prepare(pending, "target", 1)
+        programs.scores += later
         programs.scores += [w for w in pending if w not in ready and not w.process.request.done]
+        # Texts that are read have passes of their own: those of others are as they would be.
+        texts = [w for w in ready if w.operation.top is not None]
+        blocks = [w for w in ready if w.operation.top is None]
         began = time.perf_counter()
-        costs = self.costs() if len(ready) > 1 and not target.skips_pads else None
+        costs = self.costs() if len(blocks) > 1 and not target.skips_pads else None
         spare = None if costs is None else costs.spare_positions
-        outcomes = isolate([w.operation for w in ready], lambda s: score(target, s, spare))
-        if len(ready) > 1:
+        outcomes = isolate([w.operation for w in blocks], lambda s: score(target, s, spare))
+        if len(blocks) > 1:
             seconds = time.perf_counter() - began
-            tokens = sum(positions(w.operation) for w in ready)
-            free = [s.block.length for s in (w.operation for w in ready) if _may_rest(s)]
+            tokens = sum(positions(w.operation) for w in blocks)
+            free = [s.block.length for s in (w.operation for w in blocks) if _may_rest(s)]
             drafted = any(free) if free else None
             self._times.add_score(tokens, seconds, drafted=drafted)
-        for waiting, outcome in zip(ready, outcomes, strict=True):
+        outcomes += isolate([w.operation for w in texts], lambda s: score(target, s))
+        for waiting, outcome in zip(blocks + texts, outcomes, strict=True):
             if isinstance(outcome, NonFiniteError):
                 for sequence in waiting.process.request.sequence.family():
                     self._scrub(sequence)
@@ -228,9 +236,9 @@ class Engine:
 
     def _fit_blocks(self, pending: list[Waiting[Draft]]) -> list[Waiting[Draft]]:
         """Fit blocks to the round; who is to draft nothing gets an empty block at once."""
-        costs = self.costs() if len(pending) + len(self._interpreter.scores) > 1 else None
+        others = sum(w.operation.top is None for w in self._interpreter.scores)
+        costs = self.costs() if len(pending) + others > 1 else None
         if costs is not None:
-            others = len(self._interpreter.scores)
             fit_blocks([w.operation for w in pending], others, costs, self._times)
         for waiting in pending:
             if not waiting.operation.count:
@@ -299,9 +307,11 @@ class Engine:
 
     def _report(self) -> None:
         for request in self.scheduler.running:
+            grown = len(request.sequence.tokens)
+            if not request.first and grown > request.sequence.prompt_length:
+                request.first = time.monotonic()
             if request.on_growth is None:
                 continue
-            grown = len(request.sequence.tokens)
             if grown != request.seen:
                 request.seen = grown
                 try:
@@ -349,6 +359,29 @@ def _divide(waiting: list[Waiting[Op]]) -> tuple[list[Waiting[Op]], list[Waiting
     """Divide operations into those of requests at work, and of those that are paused."""
     paused = [w for w in waiting if w.process.request.paused]
     return [w for w in waiting if not w.process.request.paused] if paused else waiting, paused
+
+
+def _divide_texts(
+    pending: list[Waiting[Score]], most: int
+) -> tuple[list[Waiting[Score]], list[Waiting[Score]]]:
+    """Divide operations into those of this round, and pieces of texts that are too many for it.
+
+    Args:
+        pending: the operations, those that wait longest first.
+        most: tokens of texts from which on pieces wait for the next round.
+    """
+    now: list[Waiting[Score]] = []
+    later: list[Waiting[Score]] = []
+    read = 0
+    for waiting in pending:
+        if waiting.operation.top is None:
+            now.append(waiting)
+        elif read < most:
+            read += positions(waiting.operation)
+            now.append(waiting)
+        else:
+            later.append(waiting)
+    return now, later
 
 
 def _may_rest(item: Score) -> bool:

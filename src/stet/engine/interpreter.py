@@ -154,6 +154,7 @@ class Interpreter:
         process.request.processes.discard(process)
         parent = process.parent
         if parent is None:
+            process.request.result = value
             requests.finish(process.request)
             return
         parent.results[process.place] = value

@@ -40,6 +40,12 @@ class Column(StrEnum):
     """K raw log-probabilities of the drafted tokens under the target, in nats."""
     MARGINS = "margins"
     """K log-probabilities of the drafted tokens, each less that of the best other token."""
+    RANKS = "ranks"
+    """K ranks of the drafted tokens among the target's: 1 and how many are more probable."""
+    BEST_IDS = "best_ids"
+    """K * n most probable tokens of the target at the places of the drafted ones."""
+    BEST_LOGPROBS = "best_logprobs"
+    """K * n raw log-probabilities of these most probable tokens, in nats."""
     CHOICES = "choices"
     """Raw log-probabilities of the tokens in `Score.choices`, as the one right after the block."""
     MISMATCH = "mismatch"
@@ -118,7 +124,8 @@ def outcome_of(item: Score, cells: Cells, seconds: float) -> Outcome:
         seconds: its share of the time of the pass.
     """
     if not cells[Column.FINITE][0]:
-        edited = item.sequence.sampling.edits_logits
+        sampling = item.sequence.sampling
+        edited = sampling.repetition_penalty != 1 or sampling.logit_bias
         advice = ", or change its logit_bias or repetition_penalty" if edited else ""
         return NonFiniteError(
             "The target's logits are not finite for this request; load the pair in float32 "
@@ -126,6 +133,8 @@ def outcome_of(item: Score, cells: Cells, seconds: float) -> Outcome:
         )
     if item.policy is None:
         item.sequence.charge_pass(seconds)
+        if item.top is not None:
+            return _text(cells, item.block.length, item.top)
         return list(cells[Column.CHOICES]) if item.choices else _reading(cells, item.block)
     return _acceptance(item, item.policy, cells, seconds)
 
@@ -133,6 +142,18 @@ def outcome_of(item: Score, cells: Cells, seconds: float) -> Outcome:
 def _reading(cells: Cells, block: Block) -> Reading:
     length = block.length
     return Reading(list(cells[Column.LOGPROBS][:length]), list(cells[Column.MARGINS][:length]))
+
+
+def _text(cells: Cells, length: int, top: int) -> Reading:
+    """The reading of a piece of a text; the packet may have more of the most probable tokens."""
+    ids, values = cells[Column.BEST_IDS], cells[Column.BEST_LOGPROBS]
+    most = len(ids) // len(cells[Column.DRAFTED])
+    return Reading(
+        list(cells[Column.LOGPROBS][:length]),
+        list(cells[Column.MARGINS][:length]),
+        [int(rank) for rank in cells[Column.RANKS][:length]],
+        [_best(ids, values, place * most, min(top, most)) for place in range(length)],
+    )
 
 
 def _acceptance(
@@ -214,5 +235,11 @@ def _top(cells: Cells, accepted: int, count: int) -> list[dict[int, float]]:
     """The `count` most probable tokens at each position; the packet may have more of them."""
     ids, values = cells[Column.TOP_IDS], cells[Column.TOP_LOGPROBS]
     most = len(ids) // (len(cells[Column.DRAFTED]) + 1)
-    starts = range(0, (accepted + 1) * most, most)
-    return [{int(ids[i]): values[i] for i in range(start, start + count)} for start in starts]
+    return [_best(ids, values, start, count) for start in range(0, (accepted + 1) * most, most)]
+
+
+def _best(
+    ids: Sequence[float], values: Sequence[float], start: int, count: int
+) -> dict[int, float]:
+    """So many tokens of a flat table from `start` on, with their log-probabilities."""
+    return {int(ids[i]): values[i] for i in range(start, start + count)}

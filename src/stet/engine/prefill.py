@@ -108,10 +108,18 @@ class Prefill:
             if row is None:
                 return False
             sequence.rows[role] = row
+            self._count(sequence, role, row.valid if parent is None else 0)
         end = max(len(sequence.tokens) - keep, 0)
         if row.valid < end and sequence.parent is None:
+            before = row.valid
             runner.begin(row, sequence.tokens)
+            self._count(sequence, role, row.valid - before)
         return True if row.valid >= end else _Missing(sequence, row, end)
+
+    def _count(self, sequence: TokenSequence, role: Role, found: int) -> None:
+        """Count tokens that were found in a cache; an answer's own, read again, are none."""
+        if role == "target" and sequence.parent is None and not sequence.emitted:
+            sequence.reused += found
 
     def _fork(
         self, runner: Runner, parent: TokenSequence, child: TokenSequence, role: Role

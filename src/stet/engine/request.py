@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -21,26 +22,35 @@ class Request:
         program: the decoding program over that sequence.
         deadline: `time.monotonic()` at which it ends with what it has; None for never.
         rows: places in each model's cache that it needs at a time; it waits until they are free.
+        length: tokens that its sequence is known to come to, where these are more than it begins
+            with; it waits until there is room for them.
         on_growth: called after every round in which the sequence grew, in the engine's thread; must
             be quick.
         on_end: called once, when the request has left the engine, in the engine's thread.
+        result: what its program returned; None until then.
         error: the error, where it failed; None otherwise.
         paused: whether it waits, without any place in the caches, until there is room for it again.
         done: whether it has left the engine.
         seconds: time from admission to the end.
+        submitted: `time.monotonic()` at which it was made; `started`, at its admission; `first`, at
+            the end of the round that wrote its first token; 0.0 before that.
     """
 
     sequence: TokenSequence
     program: Program
     deadline: float | None = None
     rows: int = 1
+    length: int = 0
     on_growth: Callable[[Request], None] | None = None
     on_end: Callable[[Request], None] | None = None
+    result: Any = None
     error: Exception | None = None
     paused: bool = False
     done: bool = False
     seconds: float = 0.0
+    submitted: float = field(default_factory=time.monotonic)
     started: float = 0.0
+    first: float = 0.0
     processes: set[Process] = field(default_factory=set["Process"])
     seen: int = 0
 

@@ -115,7 +115,8 @@ def _demand(request: Request, longest: int) -> int:
 
     def pages(sequence: TokenSequence, parent: TokenSequence | None) -> int:
         shared = 0 if parent is None else len(parent.tokens) // PAGE
-        return -(-min(len(sequence.tokens) + PAGE, longest) // PAGE) - shared
+        length = max(len(sequence.tokens) + PAGE, request.length)
+        return -(-min(length, longest) // PAGE) - shared
 
     whole = request.sequence
     family = list(whole.family())

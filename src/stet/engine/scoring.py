@@ -20,10 +20,11 @@ from stet.core.policy import TokenPolicy
 from stet.core.sampling import Sampler
 from stet.core.tensors import at, upload
 from stet.core.verification import Verification
-from stet.core.wide import best, log_total, logprobs_of
+from stet.core.wide import best, log_total, logprobs_of, ranks_of
 from stet.engine.failures import isolate
 from stet.engine.gathering import gather
 from stet.engine.outcome import Column, Outcome, Packet, fetch, outcome_of
+from stet.engine.prefill import CHUNK
 from stet.engine.runner import Forward, Runner
 from stet.engine.uniforms import uniforms
 
@@ -92,6 +93,15 @@ def positions(item: Score) -> int:
 
 
 _UNDECIDED = StetError("No decision was made.")
+
+
+def piece_of(runner: Runner) -> int:
+    """Tokens of a text that a pass of `runner` reads at most, so that others wait for no more.
+
+    Their logits are held at a time, and of a packed model they are the same wherever pieces end.
+    """
+    most = min(CHUNK, runner.exact_width or CHUNK)
+    return min(most, most_positions(runner.vocab_size, runner.device))
 
 
 def most_positions(vocab_size: int, device: torch.device) -> int:
@@ -174,7 +184,9 @@ def _run(runner: Runner, scores: Sequence[Score]) -> _Pass:
         counts,
         hidden=Need.TARGET_HIDDEN in needs,
     )
-    return _Pass(scores, drafted, _widened(forward, tokens.shape[1]))
+    # Of pieces of texts only the positions of their own tokens are looked at.
+    reads = all(item.top is not None for item in scores)
+    return _Pass(scores, drafted, forward if reads else _widened(forward, tokens.shape[1]))
 
 
 def _widened(forward: Forward, width: int) -> Forward:
@@ -197,8 +209,10 @@ def _by_policy(scores: Sequence[Score]) -> list[list[int]]:
     """Group the operations by policy, since one call of a policy can verify all of a group."""
     groups: dict[object, list[int]] = {}
     for place, item in enumerate(scores):
-        # Rows without a policy are grouped by the number of their choices.
-        key: object = item.policy if item.policy is not None else len(item.choices)
+        # Rows without a policy are grouped by the number of their choices; texts are apart.
+        key: object = item.policy
+        if item.policy is None:
+            key = "text" if item.top is not None else len(item.choices)
         try:
             hash(key)
         except TypeError:  # a policy that holds tensors, say
@@ -213,7 +227,9 @@ def _decide_group(whole: _Pass, members: list[int]) -> list[tuple[Packet, int]]:
     policy = group.scores[0].policy
     columns = {Column.DRAFTED: group.drafted.tokens}
     if policy is None or any(item.reading for item in group.scores):
-        columns |= _reading(group.forward.logits[:, :-1], group.drafted.tokens[..., None])
+        tops = [item.top for item in group.scores if item.top is not None]
+        logits = group.forward.logits[:, : group.drafted.tokens.shape[1]]
+        columns |= _reading(logits, group.drafted.tokens, max(tops, default=None))
     columns |= _measure(group) if policy is None else _verify(group, policy)
     packet = Packet(columns)
     return [(packet, row) for row in range(len(members))]
@@ -222,12 +238,28 @@ def _decide_group(whole: _Pass, members: list[int]) -> list[tuple[Packet, int]]:
 Columns = dict[Column, Tensor]
 
 
-def _reading(logits: Tensor, tokens: Tensor) -> Columns:
-    """The target's statistics of tokens [B, K, 1], from the logits at their positions [B, K, V]."""
-    own = logits.gather(2, tokens)[..., 0]
-    first, second = best(logits, 2)[0].unbind(-1)
-    margins = own - torch.where(own == first, second, first)
-    return {Column.LOGPROBS: own - log_total(logits), Column.MARGINS: margins}
+def _reading(logits: Tensor, tokens: Tensor, top: int | None) -> Columns:
+    """The target's statistics of tokens [B, K], from the logits at their positions [B, K, V].
+
+    Args:
+        logits: the logits.
+        tokens: the tokens.
+        top: of pieces of texts, how many of the most probable tokens there are to be.
+    """
+    own = logits.gather(2, tokens[..., None])[..., 0]
+    most = min(top or 0, logits.shape[2])
+    values, ids = best(logits, max(most, 2))
+    first, second = values[..., 0], values[..., 1]
+    total = log_total(logits)
+    columns = {
+        Column.LOGPROBS: own - total,
+        Column.MARGINS: own - torch.where(own == first, second, first),
+    }
+    if top is not None:
+        columns[Column.RANKS] = ranks_of(logits, tokens)
+        columns[Column.BEST_IDS] = ids[..., :most].flatten(1)
+        columns[Column.BEST_LOGPROBS] = (values[..., :most] - total[..., None]).flatten(1)
+    return columns
 
 
 def _measure(group: _Pass) -> Columns:
@@ -318,7 +350,11 @@ def _blocks(group: _Pass, policy: TokenPolicy) -> Blocks:
         lengths=upload(lengths, device),
         target_logits=logits,
         sampler=Sampler(
-            [s.sampling for s in sequences], [s.tokens for s in sequences], logits.shape[2], device
+            [s.sampling for s in sequences],
+            [s.tokens for s in sequences],
+            logits.shape[2],
+            device,
+            [s.counted for s in sequences],
         ),
         uniforms=random,
         full=min(lengths) == drafted.tokens.shape[1],

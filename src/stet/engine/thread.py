@@ -28,6 +28,9 @@ from stet.engine.waits import Waits
 
 T = TypeVar("T")
 
+ENGINE_THREAD = "stet-engine"
+"""The name of the thread in which rounds run."""
+
 _EXIT_SECONDS = 60.0
 """Seconds that the interpreter waits at exit for rounds that are under way."""
 
@@ -143,7 +146,7 @@ class EngineThread:
             if not self._ended:
                 if self._thread is None:
                     self._thread = threading.Thread(
-                        target=self._run, name="stet-engine", daemon=True
+                        target=self._run, name=ENGINE_THREAD, daemon=True
                     )
                     self._thread.start()
                 self._inbox.put(item)

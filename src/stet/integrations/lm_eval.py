@@ -42,7 +42,15 @@ from stet.requests.seeds import mixed
 
 _log = logging.getLogger(__name__)
 
-_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+_SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "frequency_penalty",
+    "presence_penalty",
+)
 
 _IDLE = {"do_sample": None, "num_beams": 1}
 """Generation settings without effect (with the value that they must have, if any)."""

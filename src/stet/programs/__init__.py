@@ -4,6 +4,7 @@ from stet.programs.autoregressive import autoregressive, drafting
 from stet.programs.cascade import cascade
 from stet.programs.cross_tokenizer import CrossTokenizerTarget
 from stet.programs.local import LocalTarget
+from stet.programs.reading import reading
 from stet.programs.remote import EndpointTarget, remote_autoregressive
 from stet.programs.remote_writer import RemoteWriter
 from stet.programs.speculative import speculative
@@ -19,6 +20,7 @@ __all__ = [
     "autoregressive",
     "cascade",
     "drafting",
+    "reading",
     "remote_autoregressive",
     "speculative",
     "stepwise",

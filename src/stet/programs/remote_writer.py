@@ -145,6 +145,8 @@ class RemoteWriter:
             max_tokens=most,
             temperature=sampling.temperature,
             top_p=sampling.top_p,
+            frequency_penalty=sampling.frequency_penalty,
+            presence_penalty=sampling.presence_penalty,
             seed=None if greedy else sampling.seed & 0x7FFFFFFF,
             stop=stops,
         )

@@ -73,6 +73,8 @@ class RemoteClient:
         max_tokens: int,
         temperature: float = 0.0,
         top_p: float = 1.0,
+        frequency_penalty: float = 0.0,
+        presence_penalty: float = 0.0,
         seed: int | None = None,
         stop: tuple[str, ...] = (),
     ) -> Completion:
@@ -83,6 +85,8 @@ class RemoteClient:
             max_tokens: the most tokens of the continuation, as the server counts them.
             temperature: 0 takes the most probable token.
             top_p: sample from the most probable tokens of this joint probability.
+            frequency_penalty: subtracted from a logit for each time that this continuation has it.
+            presence_penalty: subtracted from the logits of tokens that this continuation has.
             seed: seed of the sampling; None leaves it to the server.
             stop: texts that end the continuation.
 
@@ -97,6 +101,11 @@ class RemoteClient:
             "top_p": top_p,
             "stream": False,
         }
+        # Not every server knows these.
+        if frequency_penalty:
+            body["frequency_penalty"] = frequency_penalty
+        if presence_penalty:
+            body["presence_penalty"] = presence_penalty
         if seed is not None:
             body["seed"] = seed
         if stop:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import queue
 from collections.abc import Callable, Generator, Sequence
-from typing import Self
+from typing import Any, Generic, Self, TypeVar
 
 from stet.core.result import Chunk
 from stet.engine.thread import EngineThread
 from stet.requests.jobs import Job
 
-Event = tuple[Job, Chunk | None]
+J = TypeVar("J", bound=Job[Any])
+
+Event = tuple[J, Chunk | None]
 """A piece of a job's answer; None when the job has ended, and the rest is `Job.news`."""
 
 
-def deliver(engine: EngineThread, jobs: Sequence[Job], *, stream: bool) -> Generator[Event]:
+def deliver(engine: EngineThread, jobs: Sequence[J], *, stream: bool) -> Generator[Event[J]]:
     """Run jobs and yield their events as they come; closing the iterator cancels the rest.
 
     Args:
@@ -23,7 +25,7 @@ def deliver(engine: EngineThread, jobs: Sequence[Job], *, stream: bool) -> Gener
         jobs: new jobs.
         stream: whether to yield pieces of answers, or only the ends of jobs.
     """
-    inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
+    inbox: queue.SimpleQueue[Event[J]] = queue.SimpleQueue()
     waiting = len(jobs)
     try:
         _start(engine, jobs, inbox.put, stream)
@@ -35,7 +37,7 @@ def deliver(engine: EngineThread, jobs: Sequence[Job], *, stream: bool) -> Gener
         engine.cancel([job.request for job in jobs])
 
 
-class Events:
+class Events(Generic[J]):
     """Events of jobs in an event loop; leaving the `with` block cancels jobs that have not ended.
 
     A class and not an asynchronous generator, since a generator cannot clean up when its loop is
@@ -47,13 +49,13 @@ class Events:
         stream: whether to deliver pieces of answers, or only the ends of jobs.
     """
 
-    def __init__(self, engine: EngineThread, jobs: Sequence[Job], *, stream: bool) -> None:
+    def __init__(self, engine: EngineThread, jobs: Sequence[J], *, stream: bool) -> None:
         self._engine = engine
         self._jobs = jobs
         self._stream = stream
         self._waiting = len(jobs)
         self._loop = asyncio.get_running_loop()
-        self._inbox: asyncio.Queue[Event] = asyncio.Queue()
+        self._inbox: asyncio.Queue[Event[J]] = asyncio.Queue()
 
     def __enter__(self) -> Self:
         """Start the jobs."""
@@ -64,7 +66,7 @@ class Events:
         """Cancel the jobs that have not ended."""
         self._cancel()
 
-    async def next(self) -> Event | None:
+    async def next(self) -> Event[J] | None:
         """Wait for the next event; None when all jobs have ended."""
         if not self._waiting:
             return None
@@ -72,7 +74,7 @@ class Events:
         self._waiting -= event[1] is None
         return event
 
-    def _post(self, event: Event) -> None:
+    def _post(self, event: Event[J]) -> None:
         try:
             self._loop.call_soon_threadsafe(self._inbox.put_nowait, event)
         except RuntimeError:  # the loop was closed, so nobody waits any more
@@ -83,7 +85,7 @@ class Events:
 
 
 def _start(
-    engine: EngineThread, jobs: Sequence[Job], post: Callable[[Event], None], stream: bool
+    engine: EngineThread, jobs: Sequence[J], post: Callable[[Event[J]], None], stream: bool
 ) -> None:
     for job in jobs:
         if job.request.done:  # it failed before it began

@@ -35,15 +35,14 @@ def prompts_of(given: Any) -> tuple[list[Any], bool]:
     Raises:
         OptionError: for anything else.
     """
-    if isinstance(given, str):
+    if isinstance(given, (str, Rendered)):
         return [given], True
     whole = _entries(given)
     if whole is None:
         raise OptionError(_refusal(given))
     kinds = {_kind(item) for item in whole}
     if kinds in ({"token"}, {"message"}):
-        # A rendered chat stays what it is.
-        return [given if isinstance(given, Rendered) else whole], True
+        return [whole], True
     if kinds == {"other"}:
         raise OptionError(f"This list holds {_describe(whole[0])}; {_ALLOWED}.")
     if "token" in kinds or "message" in kinds:

@@ -38,6 +38,10 @@ class Options(TypedDict, total=False):
         min_p: sample from tokens of at least this share of the best one's probability (0).
         repetition_penalty: above 1 discourages tokens that are in the text already (the value of
             the target's `generation_config.json`, else 1).
+        frequency_penalty: subtracted from a token's logit for each time that it is in the answer
+            already, the prompt not counted, as in OpenAI's API; from -2 to 2 (0).
+        presence_penalty: subtracted once from the logits of tokens that are in the answer already,
+            the prompt not counted, as in OpenAI's API; from -2 to 2 (0).
         logit_bias: added to the logits of single tokens, by id (minus infinity for those that the
             target's `generation_config.json` suppresses).
         seed: seed of the sampling: the first prompt gets it as it is, prompt i of a list gets a
@@ -61,6 +65,8 @@ class Options(TypedDict, total=False):
     top_p: float | None
     min_p: float | None
     repetition_penalty: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
     logit_bias: Mapping[int, float] | None
     seed: int | Sequence[int] | None
     stop: str | Sequence[str] | None
@@ -87,6 +93,8 @@ class Asked:
     top_p: float = 1.0
     min_p: float = 0.0
     repetition_penalty: float = 1.0
+    frequency_penalty: float = 0.0
+    presence_penalty: float = 0.0
     logit_bias: dict[int, float] = field(default_factory=dict[int, float])
     seed: int | tuple[int, ...] | None = None
     stop: tuple[str, ...] = ()
@@ -111,6 +119,8 @@ class Asked:
             top_p=self.top_p,
             min_p=self.min_p,
             repetition_penalty=self.repetition_penalty,
+            frequency_penalty=self.frequency_penalty,
+            presence_penalty=self.presence_penalty,
             logit_bias=self.logit_bias,
         )
 
@@ -185,18 +195,39 @@ def read_options(options: Mapping[str, Any]) -> Asked:
         if reader is None:
             listed = ", ".join(_READERS)
             raise OptionError(f"There is no option {name!r}; the options are: {listed}.")
-        if value is None:
-            continue
-        allowed, read = reader
-        try:
-            chosen[name] = read(value)
-        except _Wrong as error:
-            raise OptionError(
-                f"{name} is {shown(value)}; it must be {allowed}{error.advice}."
-            ) from error
+        if value is not None:
+            chosen[name] = _read(name, value, reader)
     asked = Asked(**chosen)
     _ = asked.sampling  # its ranges
     return asked
+
+
+def read_reading_options(top_logprobs: Any, timeout: Any) -> tuple[int, float | None]:
+    """Read the options of reading a text: the most probable tokens, and the seconds it may take.
+
+    Raises:
+        OptionError: naming an option with a wrong value, and the allowed values.
+    """
+    top: int = _read("top_logprobs", top_logprobs, _READERS["logprobs"])
+    seconds: float | None = timeout
+    if timeout is not None:
+        seconds = _read("timeout", timeout, _READERS["timeout"])
+    return top, seconds
+
+
+def _read(name: str, value: Any, reader: _Reader) -> Any:
+    """Read the value of an option.
+
+    Raises:
+        OptionError: the value is not allowed.
+    """
+    allowed, read = reader
+    try:
+        return read(value)
+    except _Wrong as error:
+        raise OptionError(
+            f"{name} is {shown(value)}; it must be {allowed}{error.advice}."
+        ) from error
 
 
 def shown(value: object) -> str:
@@ -250,7 +281,7 @@ def _at_least(lowest: int, highest: float = math.inf) -> Callable[[Any], int]:
 
 def _logprobs(value: Any) -> int:
     if value is True:
-        raise _Wrong("; logprobs=1 records the most probable one")
+        raise _Wrong("; 1 records the most probable one")
     return _at_least(0, MOST_LOGPROBS)(value)
 
 
@@ -322,7 +353,10 @@ def _parameters(value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-_READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+_Reader = tuple[str, Callable[[Any], Any]]
+"""What values an option may have, in words, and a function that reads one."""
+
+_READERS: dict[str, _Reader] = {
     "max_new_tokens": ("a whole number of tokens, at least 1", _at_least(1)),
     "fit": ("True or False", _flag),
     "temperature": ("a number, 0 or more", _number),
@@ -330,6 +364,8 @@ _READERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "top_p": ("a number above 0 and at most 1", _number),
     "min_p": ("a number between 0 and 1", _number),
     "repetition_penalty": ("a number above 0", _number),
+    "frequency_penalty": ("a number between -2 and 2", _number),
+    "presence_penalty": ("a number between -2 and 2", _number),
     "logit_bias": ("a dictionary from token ids to numbers", _bias),
     "seed": ("a 64-bit integer, or a list with one for each prompt", _seed),
     "stop": ("a string or a list of strings", _stop),

@@ -13,7 +13,6 @@ from stet.core.draft_length import DraftLength, FixedLength, describe
 from stet.core.errors import OptionError
 from stet.core.limits import Limits
 from stet.core.model import LoadedModel
-from stet.core.operations import Program
 from stet.core.sampling import SamplingParams
 from stet.core.sequence import TokenSequence
 from stet.core.trace import Settings
@@ -23,7 +22,7 @@ from stet.models.defaults import GenerationDefaults
 from stet.policies import Policy
 from stet.remote.target import RemoteTarget
 from stet.requests.chat import Rendered
-from stet.requests.jobs import Job
+from stet.requests.jobs import AnswerJob, fail_in_turn, locate
 from stet.requests.methods import Method, method_of
 from stet.requests.options import Asked, read_options
 from stet.requests.prompts import Prompts
@@ -72,7 +71,7 @@ class Preparer:
         policy: str | Policy,
         options: Mapping[str, Any],
         stream: bool = False,
-    ) -> list[Job]:
+    ) -> list[AnswerJob]:
         """Make a job for each prompt; a job with an invalid prompt fails as soon as it is run.
 
         Args:
@@ -85,14 +84,7 @@ class Preparer:
             OptionError: for an error that concerns all prompts, before anything is run.
         """
         asked = read_options(options)
-        method = method_of(
-            policy,
-            asked.policy_parameters,
-            has_draft=self.draft is not None,
-            difference=self._difference,
-            is_remote=self._is_remote,
-        )
-        self._check(method)
+        method = self.method(policy, asked.policy_parameters)
         asked = self._with_defaults(asked, options, method)
         sampling = asked.sampling
         rule = self._length(asked.draft_length, sampling.greedy, method)
@@ -113,12 +105,28 @@ class Preparer:
                     "tokens."
                 )
         method.maker.check(asked)
-        jobs: list[Job] = []
+        jobs: list[AnswerJob] = []
         for index, seed in enumerate(asked.seeds(len(prompts))):
             place = (index, len(prompts))
             params = replace(sampling, seed=seed)
             jobs.append(self._job(prompts[index], place, method, asked, params, limits))
         return jobs
+
+    def method(self, policy: str | Policy, parameters: dict[str, Any] | None = None) -> Method:
+        """The method of a policy with this pair.
+
+        Raises:
+            StetError: for a policy that does not exist, or that this pair cannot be used with.
+        """
+        method = method_of(
+            policy,
+            parameters,
+            has_draft=self.draft is not None,
+            difference=self._difference,
+            is_remote=self._is_remote,
+        )
+        self._check(method)
+        return method
 
     def _job(
         self,
@@ -128,7 +136,7 @@ class Preparer:
         asked: Asked,
         params: SamplingParams,
         limits: Limits,
-    ) -> Job:
+    ) -> AnswerJob:
         """Make the job of one prompt.
 
         Args:
@@ -153,9 +161,9 @@ class Preparer:
             program = method.maker.make(sequence, self.prompts, prompt, asked)
         except OptionError as error:
             sequence = TokenSequence(tokens, params, limits, decoder)
-            rows, program = 1, _fail(_locate(error, place, text))
+            rows, program = 1, fail_in_turn(locate(error, place, text))
         deadline = None if asked.timeout is None else time.monotonic() + asked.timeout
-        job = Job(
+        job = AnswerJob(
             Request(sequence, program, deadline, rows),
             text,
             self._settings(method, params, limits, rendered),
@@ -223,22 +231,6 @@ class Preparer:
             stet=package_version(),
             chat=chat,
         )
-
-
-def _fail(error: OptionError) -> Program:
-    """The program of a request that cannot be run: it raises the error in its turn."""
-    yield from ()
-    raise error
-
-
-def _locate(error: OptionError, place: tuple[int, int], text: str) -> OptionError:
-    """Make an error that names which of several prompts it is about."""
-    index, count = place
-    if count == 1:
-        return error
-    start = " ".join(text[:80].split())
-    start = f" ({start[:37]}...)" if len(start) > 40 else f" ({start})" if start else ""
-    return OptionError(f"Prompt {index + 1} of {count}{start}: {error}")
 
 
 def context_of(models: Iterable[LoadedModel]) -> int | None:

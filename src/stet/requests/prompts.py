@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from stet.core.errors import OptionError
+from stet.core.errors import LengthError, OptionError
 from stet.core.limits import Limits
 from stet.core.sequence import Role, TokenSequence
 from stet.programs import CrossTokenizerTarget, RemoteWriter
@@ -86,13 +86,13 @@ class Prompts:
         """Make the target's side of a cross-tokenizer request, with the prompt for the draft.
 
         Raises:
-            OptionError: the prompt has too many tokens of the draft's.
+            LengthError: the prompt has too many tokens of the draft's.
         """
         target, draft = self.vocabularies["target"], self.vocabularies["draft"]
         tokens = self.read(prompt, "draft")
         room = self.max_length - len(tokens)
         if room < 1:
-            raise OptionError(self._too_long(len(tokens), " of the draft's"))
+            raise LengthError(self._too_long(len(tokens), " of the draft's"))
         # The draft's own tokens with the same names as the stop strings.
         named = {token for token, name in draft.special.items() if name in asked.stop}
         ends = named if asked.ignore_eos else named | draft.ends
@@ -124,20 +124,35 @@ class Prompts:
             appends: tokens of the policy's side query.
 
         Raises:
-            OptionError: there is no room for an answer, or not for the length asked for.
+            LengthError: there is no room for an answer, or not for the length asked for.
         """
         room = self.max_length - prompt - appends
         if room < 1:
-            raise OptionError(self._too_long(prompt, appends=appends))
+            raise LengthError(self._too_long(prompt, appends=appends))
         if asked and limits.max_new_tokens > room:
             question = f", and the {appends} of the policy's side query," if appends else ""
             wanted = prompt + limits.max_new_tokens + appends
-            raise OptionError(
+            raise LengthError(
                 f"A prompt of {prompt} tokens and an answer of up to {limits.max_new_tokens}"
                 f"{question} exceed {self.max_length} tokens; lower max_new_tokens to {room}"
                 f"{self._longer(wanted)}."
             )
         return replace(limits, max_new_tokens=min(limits.max_new_tokens, room), room=room)
+
+    def check_text(self, tokens: int) -> None:
+        """Refuse a text that is too long to be read.
+
+        Args:
+            tokens: how many it has.
+
+        Raises:
+            LengthError: it has more than a sequence may have.
+        """
+        if tokens > self.max_length:
+            raise LengthError(
+                f"A text of {tokens} tokens is longer than {self.max_length}; shorten it"
+                f"{self._longer(tokens)}."
+            )
 
     def _too_long(self, tokens: int, whose: str = "", appends: int = 0) -> str:
         question = f" and the {appends} of the policy's side query" if appends else ""
