@@ -99,6 +99,13 @@ def test_a_calibration_is_a_policy_for_this_pair_alone(pair, task, tmp_path):
     policy = SpecGuard.load(path)
     assert policy.pair == pair.fingerprint
     assert policy.threshold == made.chosen.threshold
+    # How it decided then is in the file, for a server to hold what it decides against.
+    known = policy.fitted.reference
+    assert known == made.reference
+    assert known.accepted == pytest.approx(made.chosen.kept)
+    assert known.answers == made.chosen.problems
+    assert set(known.signals) == {*policy.signals, "score"}
+    assert all(sum(spread.counts) == known.decisions for spread in known.signals.values())
     by_file = pair.generate(["Ann has 3 pens."], policy=str(path), max_new_tokens=20)[0]
     assert by_file.text == pair.generate(["Ann has 3 pens."], policy, max_new_tokens=20)[0].text
 
@@ -115,6 +122,7 @@ def test_a_calibration_is_a_policy_for_this_pair_alone(pair, task, tmp_path):
             calibrate(pair, other, tmp_path / "work", lambda *_: None)
     second = calibrate(pair, request, tmp_path / "work", lambda *_: None)
     assert second.chosen == made.chosen
+    assert second.reference == made.reference
     assert second.parameters == made.parameters
 
 

@@ -500,10 +500,15 @@ def test_a_candidate_is_written_out_where_its_whole_is_looked_at(values: dict[st
     assert SpecGuard(**values).doubt(SamplingParams()) is None
 
 
-EDITS = [SamplingParams(repetition_penalty=1.3), SamplingParams(logit_bias={7: 2.0})]
+EDITS = [
+    SamplingParams(repetition_penalty=1.3),
+    SamplingParams(frequency_penalty=0.1),
+    SamplingParams(presence_penalty=-0.1),
+    SamplingParams(logit_bias={7: 2.0}),
+]
 
 
-@pytest.mark.parametrize("sampling", EDITS, ids=["penalty", "bias"])
+@pytest.mark.parametrize("sampling", EDITS, ids=["repetition", "frequency", "presence", "bias"])
 def test_where_other_tokens_than_the_likeliest_are_written_their_surprise_bounds_no_entropy(
     sampling: SamplingParams,
 ):

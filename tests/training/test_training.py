@@ -13,6 +13,7 @@ from stet.evaluation.graders import AnswerLine, FunctionGrader, MathVerify
 from stet.evaluation.tasks import load_task
 from stet.load import load_pair
 from stet.policies import CoSpec
+from stet.policies.reference import PROBABILITY
 from stet.training import improving
 from stet.training import training as module
 from stet.training.branches import Brancher, Branches
@@ -193,8 +194,15 @@ def test_a_training_from_start_to_end(pair, task, validation, tmp_path, method):
     with pair.costs_of_run(tmp_path / "profile.json"):  # blocks are drafted by what it began with
         again = Measuring(pair, validation, policy._arbiter, 16).at(chosen.threshold)
     assert again == chosen
+    # How it decided then is written into it, for a server to hold what it decides against.
+    known = policy.fitted.reference
+    assert (known.answers, known.decisions) == (chosen.questions, chosen.mismatches)
+    assert known.accepted == pytest.approx(chosen.accepted_mismatches / chosen.mismatches)
+    assert sum(known.signals[PROBABILITY].counts) == known.decisions
     # What is there is not computed again, and comes out the same.
-    assert train(pair, request, tmp_path, quiet).arbiter.threshold == found.arbiter.threshold
+    resumed = train(pair, request, tmp_path, quiet).arbiter
+    assert resumed.threshold == found.arbiter.threshold
+    assert CoSpec(resumed).fitted.reference.accepted == pytest.approx(known.accepted)
 
 
 def test_answers_whose_decisions_stay_the_same_are_not_written_again(pair, task, monkeypatch):

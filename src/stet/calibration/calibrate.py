@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,10 +26,14 @@ from stet.calibration.rollouts import Rollouts, with_room
 from stet.core.errors import TokenizerMismatch
 from stet.core.folders import PROFILE, claim_folder
 from stet.core.machine import machine, versions
+from stet.core.policy import values_of
+from stet.core.trace import StepRecord
+from stet.evaluation import records
 from stet.evaluation.contenders import Contender, contender
 from stet.evaluation.records import Results
 from stet.evaluation.run import Comparison, Plan
 from stet.policies import SpecGuard, parameters
+from stet.policies.reference import SCORE, Reference, step_decisions
 from stet.signals import HEAD
 
 if TYPE_CHECKING:
@@ -107,7 +111,7 @@ def _calibrate(
     assert pair.draft is not None
     return Calibration(
         policy=SpecGuard.name,
-        parameters={f.name: getattr(policies[chosen.threshold], f.name) for f in fields(SpecGuard)},
+        parameters=values_of(policies[chosen.threshold]),
         wish=request.wish,
         label_source=label_source.name,
         chosen=chosen,
@@ -136,7 +140,20 @@ def _calibrate(
         versions=versions(),
         command=request.command,
         date=datetime.now(UTC).isoformat(timespec="seconds"),
+        reference=_reference(results, policies[chosen.threshold]),
     )
+
+
+def _reference(results: Results, policy: SpecGuard) -> Reference | None:
+    """The decisions of the chosen threshold, as its run has recorded them."""
+    assert results.folder is not None
+    label = _label(policy.threshold)
+    steps = [
+        [StepRecord(**step) for step in line["trace"]["steps"]]
+        for line in records.read_traces(results.folder)
+        if line["policy"] == label
+    ]
+    return Reference.of([step_decisions(answer) for answer in steps], (*policy.signals, SCORE))
 
 
 def _labeller(pair: Pair, request: CalibrateRequest, task: LoadedTask) -> Labeller:
@@ -223,8 +240,7 @@ def _run(
 
 
 def _as_contender(policy: SpecGuard) -> Contender:
-    values = {f.name: getattr(policy, f.name) for f in fields(policy)}
-    return contender(SpecGuard.name, values, label=_label(policy.threshold))
+    return contender(SpecGuard.name, values_of(policy), label=_label(policy.threshold))
 
 
 def _label(threshold: float) -> str:

@@ -18,6 +18,7 @@ from stet.core.parsing import first_problem
 from stet.core.upgrades import upgrade
 from stet.core.writing import json_line, write_text
 from stet.policies.artefact import FOLDER, located
+from stet.policies.reference import Reference
 
 VERSION = 2
 
@@ -36,7 +37,6 @@ class Calibration:
         references: results of the target alone and of exact speculation, by name.
         qualities: how well each signal tells good steps from bad.
         wrong_way: signals that were left out because they rank steps the wrong way round here.
-        overruling: what comparing both models' steps is worth; None where they were not compared.
         score: quality of the fitted score, on the steps it was fitted on.
         reliability: share of good steps by score, on the same steps.
         claim: what the results support about the chosen threshold, in a sentence.
@@ -48,6 +48,9 @@ class Calibration:
         versions: versions of the software.
         command: the command line.
         date: date and time.
+        overruling: what comparing both models' steps is worth; None where they were not compared.
+        reference: the steps at the chosen threshold, which drift is measured from; None in files of
+            before.
         version: version of the file format.
     """
 
@@ -72,6 +75,7 @@ class Calibration:
     command: str = ""
     date: str = ""
     overruling: Overruling | None = None
+    reference: Reference | None = None
     version: int = field(default=VERSION)
 
     @property

@@ -27,6 +27,7 @@ def describe() -> list[dict[str, Any]]:
         parameters = {
             f.name: None if f.default is MISSING else f.default
             for f in fields(policy)  # type: ignore[arg-type]  # policies are dataclasses
+            if f.compare
         }
         summary = (inspect.getdoc(policy) or "").split("\n\n")[0].replace("\n", " ")
         rows.append(

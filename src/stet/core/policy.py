@@ -109,5 +109,13 @@ def parameters(policy: Policy) -> dict[str, Any]:
 
     A parameter that has a `name` of its own, such as a reward model, is recorded by that name.
     """
-    values = {f.name: getattr(policy, f.name) for f in fields(policy)}  # type: ignore[arg-type]
+    values = values_of(policy)
     return {field: getattr(value, "name", value) for field, value in values.items()}
+
+
+def values_of(policy: Policy) -> dict[str, Any]:
+    """The values of a policy's parameters by name, of which it can be made again.
+
+    Fields that do not count when policies are compared are no parameters.
+    """
+    return {f.name: getattr(policy, f.name) for f in fields(policy) if f.compare}  # type: ignore[arg-type]

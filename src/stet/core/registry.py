@@ -86,7 +86,7 @@ class Registry(Generic[K]):
         if chosen is None:
             listed = ", ".join(name for name in sorted(self._classes))
             raise OptionError(f"There is no {self.kind} {name!r}; choose from {listed}{hint}.")
-        known = [f.name for f in fields(chosen)] if is_dataclass(chosen) else []
+        known = [f.name for f in fields(chosen) if f.compare] if is_dataclass(chosen) else []
         for field in values or {}:
             if field not in known:
                 listed = ", ".join(known) or "none"

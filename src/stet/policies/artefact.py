@@ -30,10 +30,21 @@ def read_artefact(path: str | Path) -> tuple[str, dict[str, Any]]:
     Raises:
         OptionError: the file cannot be read or holds no policy.
     """
+    name, values, _ = read_record(path)
+    return name, values
+
+
+def read_record(path: str | Path) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Read the name and the parameters of the policy in a file, and all that the file says.
+
+    Raises:
+        OptionError: the file cannot be read or holds no policy.
+    """
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
         name = str(record["policy"])
-        return name, located(upgrade_parameters(name, record["parameters"]), Path(path))
+        values = located(upgrade_parameters(name, record["parameters"]), Path(path))
+        return name, values, dict(record)
     except OSError as error:
         raise OptionError(f"{path} cannot be read ({error.strerror}).") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from stet.core.errors import OptionError
 from stet.core.policy import AnswerPolicy
 from stet.policies.registry import register
 
-STATISTICS = ("mean", "min")
+Statistic = Literal["mean", "min"]
+STATISTICS: tuple[Statistic, ...] = get_args(Statistic)
 
 
 @register
@@ -31,7 +32,7 @@ class Cascade(AnswerPolicy):
     """
 
     threshold: float = 0.9
-    statistic: str = "mean"
+    statistic: Statistic = "mean"
 
     name: ClassVar[str] = "cascade"
     lossless: ClassVar[bool] = False

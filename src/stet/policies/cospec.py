@@ -15,6 +15,7 @@ from stet.core.policy import TokenPolicy
 from stet.core.verification import Verification
 from stet.policies.arbiter_inference import Above, arbitrate
 from stet.policies.mismatches import REASONS
+from stet.policies.reference import Fitted, reference_of
 from stet.policies.registry import register
 
 
@@ -138,6 +139,17 @@ class CoSpec(TokenPolicy):
             f"The arbiter {self._arbiter.name!r} was trained for another pair; train one for this "
             "pair (`stet train`) and name its folder (arbiter=...)."
         )
+
+    @property
+    def fitted(self) -> Fitted | None:
+        """What its training recorded of the arbiter's decisions, which drift is measured from."""
+        arbiter = self._arbiter
+        reference, threshold = reference_of(arbiter.trained, arbiter.name)
+        if reference is None:
+            return None
+        bar = arbiter.threshold if self.threshold is None else self.threshold
+        own = self.threshold if bar == threshold else threshold
+        return Fitted({"threshold": own, "defers_bonus": True}, reference)
 
     def verify(self, blocks: Blocks) -> Verification:
         """Verify a batch of blocks."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -14,7 +14,8 @@ from stet.core.errors import OptionError
 from stet.policies.combined import CombinedPolicy
 from stet.policies.registry import register
 
-SPACES = ("logprobs", "probs")
+Space = Literal["logprobs", "probs"]
+SPACES: tuple[Space, ...] = get_args(Space)
 
 
 @register
@@ -32,7 +33,7 @@ class Ensemble(CombinedPolicy):
     """
 
     weight: float = 0.5
-    space: str = "logprobs"
+    space: Space = "logprobs"
 
     name: ClassVar[str] = "ensemble"
     unanimous: ClassVar[bool] = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
@@ -15,7 +15,8 @@ from stet.core.verification import Mismatches
 from stet.policies.mismatches import MismatchPolicy, at_mismatches
 from stet.policies.registry import register
 
-DIVERGENCES = ("kl", "js", "tv")
+Divergence = Literal["kl", "js", "tv"]
+DIVERGENCES: tuple[Divergence, ...] = get_args(Divergence)
 
 
 @register
@@ -38,7 +39,7 @@ class Fuzzy(MismatchPolicy):
     """
 
     threshold: float = 0.1
-    divergence: str = "js"
+    divergence: Divergence = "js"
 
     name: ClassVar[str] = "fuzzy"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DRAFT_PROBS, Need.DRAFT_LOGPROBS})

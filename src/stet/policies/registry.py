@@ -11,7 +11,8 @@ from stet.core.errors import OptionError
 from stet.core.policy import AnswerPolicy, Policy, TokenPolicy
 from stet.core.registry import Registry
 from stet.core.step_policy import StepPolicy
-from stet.policies.artefact import SUFFIX, read_artefact
+from stet.policies.artefact import SUFFIX, read_record
+from stet.policies.reference import fitted_as, with_fitted
 
 KINDS: tuple[type[Policy], ...] = (TokenPolicy, StepPolicy, AnswerPolicy)
 """The base classes of policies; every policy derives from one of them."""
@@ -85,9 +86,18 @@ def resolve(policy: str | Policy, parameters: dict[str, Any] | None = None) -> P
     """
     if isinstance(policy, str):
         if policy.endswith(SUFFIX):
-            policy, stored = read_artefact(policy)
-            parameters = {**stored, **(parameters or {})}
+            return _resolve_file(policy, parameters or {})
         return POLICIES.make(policy, parameters)
     if parameters:
         raise OptionError("Give parameters with a policy's name, or a finished policy, not both.")
     return policy
+
+
+def _resolve_file(path: str, parameters: dict[str, Any]) -> Policy:
+    """The policy in a file, with some parameters changed."""
+    name, stored, record = read_record(path)
+    made = with_fitted(POLICIES.make(name, stored), record, path)
+    if not parameters:
+        return made
+    changed = POLICIES.make(name, {**stored, **parameters})
+    return fitted_as(changed, made)

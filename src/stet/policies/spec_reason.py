@@ -6,7 +6,7 @@ import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from stet.core.block import EMPTY
 from stet.core.errors import OptionError
@@ -18,7 +18,8 @@ from stet.core.steps import LOOP, Delimiter
 from stet.policies.rated import RatedPolicy
 from stet.policies.registry import register
 
-SCORINGS = ("expected", "likeliest")
+Scoring = Literal["expected", "likeliest"]
+SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
 DIGITS = "0123456789"
 
 QUESTION = (
@@ -60,7 +61,7 @@ class SpecReason(RatedPolicy):
     """
 
     threshold: float = 7.0
-    scoring: str = "expected"
+    scoring: Scoring = "expected"
     question: str = QUESTION
     candidates: int = 1
     temperature: float = 0.0

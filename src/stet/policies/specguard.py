@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -27,16 +27,19 @@ from stet.core.step_policy import (
     select_candidate,
 )
 from stet.core.steps import LOOP, Delimiter
-from stet.policies.artefact import read_artefact
+from stet.policies.artefact import read_record
 from stet.policies.checks import check_drafting
+from stet.policies.reference import Fitted, with_fitted
 from stet.policies.registry import register
 from stet.policies.step_score import StepScore
 from stet.rewards.batching import Batcher
 from stet.signals import agreeing, centrality
 from stet.signals.confidence import min_logprob
 
-SELECTORS = ("vote", "medoid", "first")
-SCORERS = ("draft", "target")
+Selector = Literal["vote", "medoid", "first"]
+SELECTORS: tuple[Selector, ...] = get_args(Selector)
+Scorer = Literal["draft", "target"]
+SCORERS: tuple[Scorer, ...] = get_args(Scorer)
 
 KEPT, REWRITTEN = "step accepted", "step rewritten"
 TARGET_LOGPROB, TARGET_MARGIN = "target_min_logprob", "target_min_margin"
@@ -95,6 +98,8 @@ class SpecGuard(StepPolicy):
         whole: also finish candidates that cannot reach the threshold any more.
         head: folder of the trained signal "head" (`stet.rewards.RewardHead`), from a calibration.
         pair: fingerprint of the pair that a calibration fitted this to; other pairs are refused.
+        fitted: what is known of the policy as a calibration fitted it, which drift is measured
+            from; no parameter.
     """
 
     candidates: int = 1
@@ -108,9 +113,9 @@ class SpecGuard(StepPolicy):
     threshold: float = 0.7
     lower: float | None = None
     target_threshold: float = 0.3
-    selector: str = "vote"
+    selector: Selector = "vote"
     encoder: Callable[[Sequence[str]], Any] | None = None
-    scorer: str = "draft"
+    scorer: Scorer = "draft"
     target_candidates: int = 1
     speculate: bool = True
     inner: Any = "exact"
@@ -120,6 +125,7 @@ class SpecGuard(StepPolicy):
     whole: bool = False
     head: str | None = None
     pair: str | None = None
+    fitted: Fitted | None = field(default=None, compare=False, repr=False)
 
     name: ClassVar[str] = "specguard"
     lossless: ClassVar[bool] = False
@@ -131,24 +137,24 @@ class SpecGuard(StepPolicy):
         Raises:
             OptionError: naming the parameter.
         """
-        for field in ("signals", "weights", "ranges", "delimiter"):
-            object.__setattr__(self, field, _to_tuples(getattr(self, field)))
+        for name in ("signals", "weights", "ranges", "delimiter"):
+            object.__setattr__(self, name, _to_tuples(getattr(self, name)))
         object.__setattr__(self, "signals", _to_names(self.signals))
         check_drafting(self)
-        for field, known in (("selector", SELECTORS), ("scorer", SCORERS)):
-            if getattr(self, field) not in known:
+        for name, known in (("selector", SELECTORS), ("scorer", SCORERS)):
+            if getattr(self, name) not in known:
                 listed = ", ".join(known)
-                raise OptionError(f"{field} is {getattr(self, field)!r}; choose from {listed}.")
+                raise OptionError(f"{name} is {getattr(self, name)!r}; choose from {listed}.")
         if not self.signals and self.scorer == "draft":
             raise OptionError("signals is empty; name at least one.")
         if (trained_for := self._scoring.pair) is not None:
             if self.pair not in (None, trained_for):
                 raise OptionError(f"The signal in {self.head} was trained for another pair.")
             object.__setattr__(self, "pair", trained_for)
-        for field in ("threshold", "lower", "target_threshold"):
-            value = getattr(self, field)
+        for name in ("threshold", "lower", "target_threshold"):
+            value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
-                raise OptionError(f"{field} is {value}; it must be between 0 and 1.")
+                raise OptionError(f"{name} is {value}; it must be between 0 and 1.")
         if self.overrule is not None and not math.isfinite(self.overrule):
             raise OptionError(f"overrule is {self.overrule}; it must be a finite number.")
         if self.lower is not None and self.lower > self.threshold:
@@ -202,13 +208,13 @@ class SpecGuard(StepPolicy):
         Raises:
             OptionError: the file cannot be read, or holds another policy.
         """
-        name, values = read_artefact(path)
+        name, values, record = read_record(path)
         if name != cls.name:
             raise OptionError(f"{path} holds policy {name!r}, not {cls.name!r}.")
-        unknown = sorted(values.keys() - {f.name for f in fields(cls)})
+        unknown = sorted(values.keys() - {f.name for f in fields(cls) if f.compare})
         if unknown:
             raise OptionError(f"{path} has a parameter {unknown[0]!r}, which {cls.name!r} lacks.")
-        return cls(**values)
+        return with_fitted(cls(**values), record, str(path))
 
     # What the program asks
 

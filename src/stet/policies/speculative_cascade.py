@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from stet.core.errors import OptionError
 from stet.policies.combined import CombinedPolicy
 from stet.policies.registry import register
 
-RULES = ("chow", "difference", "optimal")
+Rule = Literal["chow", "difference", "optimal"]
+RULES: tuple[Rule, ...] = get_args(Rule)
 
 
 @register
@@ -38,7 +39,7 @@ class SpeculativeCascade(CombinedPolicy):
         cost: of deferring, alpha in the paper; the higher, the more of the text is the draft's.
     """
 
-    rule: str = "optimal"
+    rule: Rule = "optimal"
     cost: float = 0.2
 
     name: ClassVar[str] = "speculative-cascade"

@@ -15,6 +15,7 @@ from stet.core.parsing import first_problem
 from stet.core.reading import read_text
 from stet.core.upgrades import upgrade
 from stet.policies.arbiter_inference import Above
+from stet.policies.reference import PROBABILITY, Decision, Reference
 from stet.training.rollout_policy import Rollout, RolloutPolicy, roll_out
 
 if TYPE_CHECKING:
@@ -113,6 +114,14 @@ class Measuring:
             accepted_mismatches=sum(Above(threshold).one(score) for score in decided),
             outcomes="".join("01"[g.right] for g in rollouts),
         )
+
+    def reference(self, threshold: float) -> Reference | None:
+        """The decisions at a threshold, which drift is measured from; None without mismatches."""
+        answers = [
+            [Decision({PROBABILITY: d.score}, Above(threshold).one(d.score)) for d in g.mismatches]
+            for g in self.rollouts(threshold)
+        ]
+        return Reference.of(answers, (PROBABILITY,))
 
     def rollouts(self, threshold: float) -> list[Rollout]:
         """Roll out the answers at a threshold, in the order of the questions."""

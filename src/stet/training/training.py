@@ -22,6 +22,7 @@ from stet.core.errors import StetError, TokenizerMismatch
 from stet.core.folders import PROFILE, claim_folder
 from stet.core.machine import machine, versions
 from stet.core.writing import drop_torn_line, json_line, write_text
+from stet.policies.reference import Reference
 from stet.requests.seeds import mixed
 from stet.training.branches import Brancher, Branches
 from stet.training.fitting import fit
@@ -123,14 +124,17 @@ class Trainer:
         target = self._measure("target alone", measuring, (1.0,))[0]
         warm_curve = self._measure("warm start", measuring, CURVE)
         rounds: list[dict[str, Any]] = []
-        arbiter, final = warm, warm_curve
+        arbiter, final, measured = warm, warm_curve, measuring
         if self.request.method != "none" and self.request.rounds:
             improvement = Improvement(self.pair, self.request, self.folder, self.report, warm)
             network, rounds = improvement.run(self._choose(warm_curve), sweeps)
             arbiter = self._arbiter(network)
-            final = self._measure("arbiter", self._measuring(arbiter), CURVE)
+            measured = self._measuring(arbiter)
+            final = self._measure("arbiter", measured, CURVE)
         chosen = self._choose(final)
-        arbiter = replace(arbiter, threshold=chosen.threshold, trained=self._describe(chosen))
+        reference = measured.reference(chosen.threshold)
+        trained = self._describe(chosen, reference)
+        arbiter = replace(arbiter, threshold=chosen.threshold, trained=trained)
         arbiter.save(self.folder / POLICY)
         cells = [s.cells() for s in sweeps]
         expected = None
@@ -269,7 +273,7 @@ class Trainer:
         self.report(f"validation, {title}", len(thresholds), len(thresholds))
         return known
 
-    def _describe(self, chosen: Measured) -> dict[str, Any]:
+    def _describe(self, chosen: Measured, reference: Reference | None) -> dict[str, Any]:
         """How the arbiter was trained, for its settings."""
         request = self.request
         return {
@@ -283,4 +287,5 @@ class Trainer:
             "draft": None if self.pair.draft is None else self.pair.draft.identity,
             "versions": versions(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            **({} if reference is None else {"reference": asdict(reference)}),
         }
