@@ -26,6 +26,7 @@ def test_options_reach_the_pair(run, pair):
     run(
         *("generate", "hello", "-n", 7, "--temperature", 0.5, "--top-k", 3, "--top-p", 0.9),
         *("--min-p", 0.1, "--repetition-penalty", 1.2, "--logit-bias", "5=-1.5", "--seed", 4),
+        *("--frequency-penalty", 0.3, "--presence-penalty", -0.4),
         *("--stop", "x", "--stop", "y", "--stop-token-id", 9, "--timeout", 2, "--logprobs", 2),
         *("--draft-length", 6, "--policy", "block"),
     )
@@ -38,6 +39,8 @@ def test_options_reach_the_pair(run, pair):
         "top_p": 0.9,
         "min_p": 0.1,
         "repetition_penalty": 1.2,
+        "frequency_penalty": 0.3,
+        "presence_penalty": -0.4,
         "logit_bias": {5: -1.5},
         "seed": 4,
         "stop": ("x", "y"),
@@ -83,6 +86,7 @@ def test_model_options_reach_the_loader(run, loader):
         "draft_quantize": "none",
         "max_length": 99,
         "cache_memory": "2GB",
+        "prefix_caching": False,
         "max_batch": 1,
         "max_rows": 1,
         "compile": False,

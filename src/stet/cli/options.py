@@ -235,6 +235,7 @@ def load(
     max_batch: int,
     policies: Iterable[Any] = (),
     compile_default: bool | None = None,
+    prefix_caching: bool = False,
 ) -> Pair:
     """Load a pair, with a status line.
 
@@ -244,6 +245,7 @@ def load(
         policies: policies that will be used, each on `max_batch` requests; the cache gets rows for
             all of their candidates.
         compile_default: whether to compile if the user did not say; None: for long runs.
+        prefix_caching: see `stet.load_pair`.
 
     Raises:
         StetError: where the pair cannot be loaded or run faithfully.
@@ -284,6 +286,7 @@ def load(
             draft_quantize=cast("Any", models.draft_quantize),
             max_length=models.max_length,
             cache_memory=models.cache_memory,
+            prefix_caching=prefix_caching,
         )
     if not models.is_remote:
         with err.status("Choosing threads ..."):
