@@ -23,7 +23,8 @@ MODELS ?= .cache/models
 GSM8K ?=
 SPEC_BENCH ?=
 PEERS ?=
-.PHONY: help demo test test-oldest test-integrations check lint types bench peers real evidence format docs setup clean
+AXE ?= .cache/axe/node_modules/axe-core/axe.min.js
+.PHONY: help demo test test-oldest test-integrations test-browser check lint types bench peers real evidence format docs setup clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,6 +45,19 @@ test-integrations: $(READY) ## install lm-evaluation-harness (large) and run its
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,lm-eval]" -c constraints.txt
 	@$(PYTEST) tests/integrations tests/docs
 
+# Tests say themselves what they miss, and are skipped; so nothing here fails where it cannot install.
+test-browser: export AXE := $(abspath $(AXE))
+test-browser: $(READY) ## install Chromium (Debian, as root) and axe-core (npm), and run the tests of the server's page
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then :; \
+	elif ! command -v apt-get >/dev/null; then echo "Chromium is not installed here: there is no apt-get."; \
+	elif [ "$$(id -u)" != 0 ]; then echo "Chromium is not installed here: that takes root (apt-get install chromium chromium-driver)."; \
+	else apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium chromium-driver >/dev/null \
+		|| echo "Chromium could not be installed."; fi
+	@if [ -f "$(AXE)" ]; then :; \
+	elif ! command -v npm >/dev/null; then echo "axe-core is not installed here: there is no npm."; \
+	else npm install --silent --no-audit --no-fund --prefix .cache/axe axe-core@4 >/dev/null || echo "axe-core could not be installed."; fi
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m browser tests/browser
+
 check: $(READY) lint types ## the quick part of test: lint, format check, types and the unit tests
 	@$(PYTEST) -m unit
 
@@ -57,9 +71,9 @@ types: $(READY)
 docs: $(READY) ## check the documentation: relative links, and that every `stet` command in it parses
 	@$(BIN)/python docs/check.py
 
-bench: $(READY) ## run every benchmark but those of peers and of real pairs and record its figures in benchmarks/results
+bench: $(READY) ## run every benchmark but those of peers, other clients and real pairs and record its figures in benchmarks/results
 	@set -e; for script in benchmarks/*.py; do \
-		case $$script in */_* | */peers.py | */evidence.py) continue ;; esac; \
+		case $$script in */_* | */peers.py | */evidence.py | */clients.py) continue ;; esac; \
 		echo "== $$script"; $(BIN)/python $$script; \
 	done
 

@@ -1,6 +1,8 @@
 """What holds for every test: quiet threads, the default marker, and skips that say why."""
 
+import importlib.util
 import os
+import shutil
 import tempfile
 
 # Before torch is imported: idle OpenMP threads sleep, so tests that share a machine stay fast.
@@ -28,3 +30,9 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("needs a CUDA device")
+    if item.get_closest_marker("browser"):
+        missing = [name for name in ("chromium", "chromedriver") if not shutil.which(name)]
+        if importlib.util.find_spec("selenium") is None:
+            missing.append("selenium")
+        if missing:
+            pytest.skip(f"needs {' and '.join(missing)}; `make test-browser` installs them")
