@@ -1,0 +1,168 @@
+"""The server under load: speed, memory, what it costs around the engine, and that nothing is lost.
+
+    python benchmarks/serve.py                  # the bundled pair
+    python benchmarks/serve.py --pair real      # what the server costs around a real engine
+
+Everything goes over the loopback, and the clients share the machine's cores with the server: its
+speed alone would be higher. Greedy texts are compared among all answers to a request, whatever was
+decoded beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from typing import Any
+
+import httpx2
+from _record import RESULTS, write
+from _serve_load import asks, attack, hostile, load
+from _serve_process import Running, server
+
+from stet.bundled import generate
+
+POLICIES = ("exact", "target", "block", "specguard", "cospec", "top-k", "ensemble", "cascade")
+REAL = (".cache/models/coder-1.5b.gguf", ".cache/models/coder-0.5b.gguf")
+MODEL = "served"
+CONCURRENCY = (1, 2, 4, 8, 16, 32, 64)
+
+
+def problems(count: int) -> list[str]:
+    return [problem.text for problem in generate("stories", "test", count)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pair", choices=("bundled", "real"), default="bundled")
+    parser.add_argument("--each", type=int, default=320, help="requests for each concurrency")
+    parser.add_argument("--requests", type=int, default=10_000, help="of the test of memory")
+    parser.add_argument("--hostile", type=int, default=2000)
+    options = parser.parse_args()
+    before = json.loads((RESULTS / "serve.json").read_text()) if _known() else {"figures": {}}
+    figures = dict(before["figures"])
+    rows = [row for row in before.get("rows", []) if row["pair"] != options.pair]
+    found = bundled(options, figures) if options.pair == "bundled" else real(options, figures)
+    print(write("serve", [*rows, *found], figures))
+
+
+def _known() -> bool:
+    return (RESULTS / "serve.json").exists()
+
+
+def bundled(options: argparse.Namespace, figures: dict[str, Any]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    base = ["--served-model-name", MODEL, "--allow", "all", "--max-queue", "512"]
+    texts = problems(60)
+    changed: dict[str, set[str]] = {}
+    lost = 0
+    with server(base) as running:
+        figures["ready_seconds"] = round(running.ready_seconds, 2)
+        load(running.url, asks(MODEL, texts, POLICIES, 64, tokens=100), 4)  # costs are known
+        for clients in CONCURRENCY:
+            engine, around = running.cpu()
+            seen = load(
+                running.url, asks(MODEL, texts, POLICIES, options.each, tokens=100), clients
+            )
+            after = running.cpu()
+            row = {"pair": "bundled", "clients": clients, **seen.row()}
+            row["cpu_around_engine"] = round((after[1] - around) / (after[0] - engine), 4)
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+            lost += seen.lost
+            for key, some in seen.texts.items():
+                changed.setdefault(key, set()).update(some)
+        figures["ttft_p99_ms"] = rows[0]["ttft_ms"]["p99"]
+        figures["overhead_outside_engine_bundled"] = rows[0]["cpu_around_engine"]
+        lost += memory(running, options.requests, texts, figures, changed)
+        statuses = attack(running.url, hostile(MODEL, options.hostile))
+        figures["hostile_bodies"] = sum(statuses.values())
+        figures["hostile_5xx"] = sum(n for s, n in statuses.items() if s >= 500 or s == 0)
+        running.settle()
+        figures["leaked_rows"] = running.metric("stet:cache_rows")
+    figures["lost"] = lost
+    figures["other_outputs_changed"] = sum(len(some) - 1 for some in changed.values())
+    figures["prefix_hit_speedup_bundled"] = reuse(base, 600)
+    return rows
+
+
+def memory(
+    running: Running,
+    count: int,
+    texts: list[str],
+    figures: dict[str, Any],
+    changed: dict[str, set[str]],
+) -> int:
+    """Memory over many requests: what a tenth of them leave is not yet growth."""
+    wanted = asks(MODEL, texts, POLICIES, count, tokens=60)
+    first = count // 10
+    lost = 0
+    sizes: list[float] = []
+    for part in (wanted[:first], wanted[first:]):
+        seen = load(running.url, part, 16)
+        lost += seen.lost
+        running.settle()
+        sizes.append(running.metric("stet:resident_bytes") / 2**20)
+        for key, some in seen.texts.items():
+            # Other limits cut other texts.
+            changed.setdefault(f"{key} short", set()).update(some)
+    figures["requests"] = count
+    figures["memory_growth_mib"] = round(sizes[1] - sizes[0], 1)
+    return lost
+
+
+def reuse(base: list[str], words: int) -> float:
+    """How much sooner a chat's next turn begins where its texts are kept."""
+    first: dict[bool, float] = {}
+    for kept in (True, False):
+        option = "--prefix-caching" if kept else "--no-prefix-caching"
+        with server([*base, option]) as running:
+            times = [_second_turn(running, number, words) for number in range(7)]
+            first[kept] = statistics.median(times[1:])
+    return round(first[False] / first[True], 2)
+
+
+def _second_turn(running: Running, number: int, words: int) -> float:
+    """Seconds to the first token of a question behind a long text that was asked about before."""
+    long = f"{number} boxes. " + "Ann has 3 boxes. " * (words // 6)
+    chat: list[dict[str, str]] = [{"role": "user", "content": f"{long} How many?"}]
+    ask: dict[str, Any] = {"model": MODEL, "max_tokens": 8, "temperature": 0}
+    url = f"{running.url}/v1/chat/completions"
+    said = httpx2.post(url, json={**ask, "messages": chat}, timeout=600).json()
+    answer = said["choices"][0]["message"]["content"]
+    chat += [{"role": "assistant", "content": answer}, {"role": "user", "content": "Why?"}]
+    began = time.monotonic()
+    body = {**ask, "messages": chat, "stream": True}
+    with httpx2.stream("POST", url, json=body, timeout=600) as stream:
+        for line in stream.iter_lines():
+            if line.startswith("data: {"):
+                break
+        return time.monotonic() - began
+
+
+def real(options: argparse.Namespace, figures: dict[str, Any]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    base = [
+        *("--target", REAL[0], "--draft", REAL[1], "--served-model-name", MODEL),
+        *("--allow", "all", "--max-length", "2048", "--max-batch", "8"),
+    ]
+    texts = problems(12)
+    with server(base) as running:
+        figures["ready_seconds_real"] = round(running.ready_seconds, 2)
+        load(running.url, asks(MODEL, texts, ("exact",), 4, tokens=32), 1)
+        for clients in (1, 8):
+            engine, around = running.cpu()
+            seen = load(running.url, asks(MODEL, texts, ("exact",), 24, tokens=120), clients)
+            after = running.cpu()
+            row = {"pair": "real", "clients": clients, **seen.row()}
+            row["cpu_around_engine"] = round((after[1] - around) / (after[0] - engine), 4)
+            print(json.dumps(row), flush=True)
+            rows.append(row)
+    figures["overhead_outside_engine"] = max(row["cpu_around_engine"] for row in rows)
+    figures["prefix_hit_speedup"] = reuse(base, 900)
+    return rows
+
+
+if __name__ == "__main__":
+    main()
