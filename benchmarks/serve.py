@@ -2,10 +2,12 @@
 
     python benchmarks/serve.py                  # the bundled pair
     python benchmarks/serve.py --pair real      # what the server costs around a real engine
+    python benchmarks/serve.py memory           # one part: load, memory, reuse
 
 Everything goes over the loopback, and the clients share the machine's cores with the server: its
 speed alone would be higher. Greedy texts are compared among all answers to a request, whatever was
-decoded beside it.
+decoded beside it. Memory is looked at with small caches (`--cache-memory`), which are full of texts
+before the first tenth of the requests is over: larger ones are filled by and by, up to their plan.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from stet.bundled import generate
 POLICIES = ("exact", "target", "block", "specguard", "cospec", "top-k", "ensemble", "cascade")
 REAL = (".cache/models/coder-1.5b.gguf", ".cache/models/coder-0.5b.gguf")
 MODEL = "served"
+PARTS = ("load", "memory", "reuse")
+CACHES = "512MB"
 CONCURRENCY = (1, 2, 4, 8, 16, 32, 64)
 
 
@@ -39,10 +43,16 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=320, help="requests for each concurrency")
     parser.add_argument("--requests", type=int, default=10_000, help="of the test of memory")
     parser.add_argument("--hostile", type=int, default=2000)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     options = parser.parse_args()
+    if unknown := set(options.parts) - {*PARTS}:
+        parser.error(f"there is no part {min(unknown)!r}; choose from {', '.join(PARTS)}")
+    options.parts = options.parts or PARTS
     before = json.loads((RESULTS / "serve.json").read_text()) if _known() else {"figures": {}}
     figures = dict(before["figures"])
-    rows = [row for row in before.get("rows", []) if row["pair"] != options.pair]
+    rows = before.get("rows", [])
+    if "load" in options.parts:
+        rows = [row for row in rows if row["pair"] != options.pair]
     found = bundled(options, figures) if options.pair == "bundled" else real(options, figures)
     print(write("serve", [*rows, *found], figures))
 
@@ -54,62 +64,64 @@ def _known() -> bool:
 def bundled(options: argparse.Namespace, figures: dict[str, Any]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     base = ["--served-model-name", MODEL, "--allow", "all", "--max-queue", "512"]
-    texts = problems(60)
-    changed: dict[str, set[str]] = {}
-    lost = 0
-    with server(base) as running:
-        figures["ready_seconds"] = round(running.ready_seconds, 2)
-        load(running.url, asks(MODEL, texts, POLICIES, 64, tokens=100), 4)  # costs are known
-        for clients in CONCURRENCY:
-            engine, around = running.cpu()
-            seen = load(
-                running.url, asks(MODEL, texts, POLICIES, options.each, tokens=100), clients
-            )
-            after = running.cpu()
-            row = {"pair": "bundled", "clients": clients, **seen.row()}
-            row["cpu_around_engine"] = round((after[1] - around) / (after[0] - engine), 4)
-            print(json.dumps(row), flush=True)
-            rows.append(row)
-            lost += seen.lost
-            for key, some in seen.texts.items():
-                changed.setdefault(key, set()).update(some)
-        figures["ttft_p99_ms"] = rows[0]["ttft_ms"]["p99"]
-        figures["overhead_outside_engine_bundled"] = rows[0]["cpu_around_engine"]
-        lost += memory(running, options.requests, texts, figures, changed)
-        statuses = attack(running.url, hostile(MODEL, options.hostile))
-        figures["hostile_bodies"] = sum(statuses.values())
-        figures["hostile_5xx"] = sum(n for s, n in statuses.items() if s >= 500 or s == 0)
-        running.settle()
-        figures["leaked_rows"] = running.metric("stet:cache_rows")
-    figures["lost"] = lost
-    figures["other_outputs_changed"] = sum(len(some) - 1 for some in changed.values())
-    figures["prefix_hit_speedup_bundled"] = reuse(base, 600)
+    if "load" in options.parts:
+        with server(base) as running:
+            figures["ready_seconds"] = round(running.ready_seconds, 2)
+            rows = loaded(running, options, figures)
+    if "memory" in options.parts:
+        with server([*base, "--cache-memory", CACHES]) as running:
+            memory(running, options.requests, figures)
+    if "reuse" in options.parts:
+        figures["prefix_hit_speedup_bundled"] = reuse(base, 600)
     return rows
 
 
-def memory(
-    running: Running,
-    count: int,
-    texts: list[str],
-    figures: dict[str, Any],
-    changed: dict[str, set[str]],
-) -> int:
-    """Memory over many requests: what a tenth of them leave is not yet growth."""
-    wanted = asks(MODEL, texts, POLICIES, count, tokens=60)
-    first = count // 10
-    lost = 0
-    sizes: list[float] = []
-    for part in (wanted[:first], wanted[first:]):
+def loaded(
+    running: Running, options: argparse.Namespace, figures: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """Clients of all numbers, and hostile bodies."""
+    rows: list[dict[str, Any]] = []
+    texts = problems(60)
+    changed: dict[str, set[str]] = {}
+    load(running.url, asks(MODEL, texts, POLICIES, 64, tokens=100), 4)  # costs are known
+    for clients in CONCURRENCY:
+        engine, around = running.cpu()
+        wanted = asks(MODEL, texts, POLICIES, options.each, tokens=100)
+        seen = load(running.url, wanted, clients)
+        after = running.cpu()
+        row = {"pair": "bundled", "clients": clients, **seen.row()}
+        row["cpu_around_engine"] = round((after[1] - around) / (after[0] - engine), 4)
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+        for key, some in seen.texts.items():
+            changed.setdefault(key, set()).update(some)
+    figures["ttft_p99_ms"] = rows[0]["ttft_ms"]["p99"]
+    figures["overhead_outside_engine_bundled"] = rows[0]["cpu_around_engine"]
+    statuses = attack(running.url, hostile(MODEL, options.hostile))
+    figures["hostile_bodies"] = sum(statuses.values())
+    figures["hostile_5xx"] = sum(n for s, n in statuses.items() if s >= 500 or s == 0)
+    figures["lost_under_load"] = sum(row["lost"] for row in rows)
+    figures["outputs_changed_under_load"] = sum(len(some) - 1 for some in changed.values())
+    return rows
+
+
+def memory(running: Running, count: int, figures: dict[str, Any]) -> None:
+    """Memory over many requests; what the first tenth of them leaves is not yet growth."""
+    wanted = asks(MODEL, problems(60), POLICIES, count, tokens=60)
+    texts: dict[str, set[str]] = {}
+    lost, sizes = 0, []
+    for part in (wanted[: count // 10], wanted[count // 10 :]):
         seen = load(running.url, part, 16)
         lost += seen.lost
         running.settle()
         sizes.append(running.metric("stet:resident_bytes") / 2**20)
         for key, some in seen.texts.items():
-            # Other limits cut other texts.
-            changed.setdefault(f"{key} short", set()).update(some)
+            texts.setdefault(key, set()).update(some)
     figures["requests"] = count
+    figures["lost"] = lost
+    figures["other_outputs_changed"] = sum(len(some) - 1 for some in texts.values())
     figures["memory_growth_mib"] = round(sizes[1] - sizes[0], 1)
-    return lost
+    figures["leaked_rows"] = running.metric("stet:cache_rows")
 
 
 def reuse(base: list[str], words: int) -> float:
@@ -147,20 +159,29 @@ def real(options: argparse.Namespace, figures: dict[str, Any]) -> list[dict[str,
         *("--target", REAL[0], "--draft", REAL[1], "--served-model-name", MODEL),
         *("--allow", "all", "--max-length", "2048", "--max-batch", "8"),
     ]
+    if "load" in options.parts:
+        with server(base) as running:
+            figures["ready_seconds_real"] = round(running.ready_seconds, 2)
+            rows = loaded_real(running)
+        figures["overhead_outside_engine"] = max(row["cpu_around_engine"] for row in rows)
+    if "reuse" in options.parts:
+        figures["prefix_hit_speedup"] = reuse(base, 900)
+    return rows
+
+
+def loaded_real(running: Running) -> list[dict[str, Any]]:
+    """One client, and eight."""
+    rows: list[dict[str, Any]] = []
     texts = problems(12)
-    with server(base) as running:
-        figures["ready_seconds_real"] = round(running.ready_seconds, 2)
-        load(running.url, asks(MODEL, texts, ("exact",), 4, tokens=32), 1)
-        for clients in (1, 8):
-            engine, around = running.cpu()
-            seen = load(running.url, asks(MODEL, texts, ("exact",), 24, tokens=120), clients)
-            after = running.cpu()
-            row = {"pair": "real", "clients": clients, **seen.row()}
-            row["cpu_around_engine"] = round((after[1] - around) / (after[0] - engine), 4)
-            print(json.dumps(row), flush=True)
-            rows.append(row)
-    figures["overhead_outside_engine"] = max(row["cpu_around_engine"] for row in rows)
-    figures["prefix_hit_speedup"] = reuse(base, 900)
+    load(running.url, asks(MODEL, texts, ("exact",), 4, tokens=32), 1)
+    for clients in (1, 8):
+        engine, around = running.cpu()
+        seen = load(running.url, asks(MODEL, texts, ("exact",), 24, tokens=120), clients)
+        after = running.cpu()
+        row = {"pair": "real", "clients": clients, **seen.row()}
+        row["cpu_around_engine"] = round((after[1] - around) / (after[0] - engine), 4)
+        print(json.dumps(row), flush=True)
+        rows.append(row)
     return rows
 
 
