@@ -15,6 +15,7 @@ from choice_tables import CHOICE_TABLES
 from evidence_tables import EVIDENCE_TABLES
 from peer_tables import PEER_TABLES
 from scaling_tables import SCALING_TABLES
+from serve_tables import SERVE_TABLES
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -28,6 +29,7 @@ PAGES = tuple(
         "docs/models.md",
         "docs/performance.md",
         "docs/reward-guided.md",
+        "docs/serve.md",
         "recipes/README.md",
         "src/stet/bundled/MODEL_CARD.md",
     )
@@ -670,11 +672,22 @@ def picture_of_peers(name: str, words: str) -> Callable[[], str]:
     return made
 
 
+def of_serve(name: str) -> Callable[[], str]:
+    origin, make = SERVE_TABLES[name]
+
+    def made() -> str:
+        found = result(origin)
+        return make(found) + source(found, origin, "../")
+
+    return made
+
+
 TABLES: dict[str, Callable[[], str]] = {
     **{name: of_peers(name, "" if name in README_PEERS else "../") for name in PEER_TABLES},
     "peers_picture": picture_of_peers("peers", "Tokens per second of every engine"),
     "speedup_picture": picture_of_peers("speedup", "Speed-up against acceptance, and against K"),
     **{name: of_scaling(name) for name in SCALING_TABLES},
+    **{name: of_serve(name) for name in SERVE_TABLES},
     "scaling_bundled": picture_of_scaling("bundled"),
     "scaling_real": picture_of_scaling("real"),
     **{name: of_choice(name) for name in CHOICE_TABLES},
