@@ -8,9 +8,9 @@ from typing import Any
 
 import stet_rounds
 import torch
-from serve import Answering, serve
 
 import stet
+from serve import Answering, serve
 from stet.requests.options import PINNED
 
 

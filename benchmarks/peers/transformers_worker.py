@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 import transformers
-from serve import Answering, serve
 from transformers import AutoModelForCausalLM, LogitsProcessor, LogitsProcessorList
+
+from serve import Answering, serve
 
 
 def model(path: str, dtype: str) -> Any:
