@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from stet.arbiter import Arbiter, Network
 from stet.calibration.calibrate import calibrate as run_calibration
 from stet.calibration.choosing import Wish
 from stet.calibration.request import CalibrateRequest
-from stet.core.policy import TokenPolicy
+from stet.core.policy import TokenPolicy, values_of
 from stet.evaluation.contenders import Contender, contender
 from stet.evaluation.run import Comparison, Plan
 from stet.evaluation.statistics import detectable, mcnemar_power
@@ -304,7 +304,7 @@ def tokens(settings: Settings) -> None:
 def stepwise(settings: Settings) -> list[Contender]:
     """The draft alone, and all that decides about steps."""
     policy = SpecGuard.load(settings.calibrated)
-    values = {f.name: getattr(policy, f.name) for f in fields(SpecGuard)}
+    values = values_of(policy)
     return [
         named("draft"),
         contender("specguard", values, label="specguard"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from stet.calibration.choosing import Wish
 from stet.calibration.request import CalibrateRequest
 from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
 from stet.calibration.samples import read, steps_of
+from stet.core.policy import values_of
 from stet.evaluation.contenders import Contender, contender
 from stet.evaluation.run import Comparison, Plan
 from stet.evaluation.tasks.base import LoadedTask
@@ -139,7 +140,7 @@ def named(name: str, label: str | None = None, **values: Any) -> Contender:
 
 
 def specguard(policy: SpecGuard, label: str) -> Contender:
-    values = {f.name: getattr(policy, f.name) for f in fields(SpecGuard)}
+    values = values_of(policy)
     return contender("specguard", values, label=label)
 
 
