@@ -31,9 +31,9 @@ from stet.policies import Policy
 from stet.remote.client import RemoteClient
 from stet.remote.target import RemoteTarget
 from stet.requests.chat import Rendered
-from stet.requests.delivery import Events, deliver
+from stet.requests.delivery import Events, deliver, finish
 from stet.requests.inputs import Message, Prompt, prompts_of
-from stet.requests.jobs import AnswerJob
+from stet.requests.jobs import AnswerJob, results_of
 from stet.requests.options import Options
 from stet.requests.preparing import Preparer, context_of
 from stet.requests.prompts import Prompts
@@ -257,11 +257,7 @@ class Pair(Measured, Reads):
                         on_progress(job.result())
                     except Exception as error:
                         job.fail(error)
-        results = [job.result() for job in jobs]
-        if not single:
-            return results
-        jobs[0].raise_error()
-        return results[0]
+        return results_of(jobs, single)
 
     def stream(
         self, prompt: Prompt, policy: str | Policy = "exact", **options: Unpack[Options]
@@ -293,14 +289,8 @@ class Pair(Measured, Reads):
         """
         many, single = prompts_of(prompts)
         jobs = await self._in_helper_thread(lambda: self._jobs(many, policy, options))
-        with Events(self._thread, jobs, stream=False) as events:
-            while await events.next():
-                pass
-        results = await self._in_helper_thread(lambda: [job.result() for job in jobs])
-        if not single:
-            return results
-        jobs[0].raise_error()
-        return results[0]
+        await finish(self._thread, jobs)
+        return await self._in_helper_thread(lambda: results_of(jobs, single))
 
     async def astream(
         self, prompt: Prompt, policy: str | Policy = "exact", **options: Unpack[Options]

@@ -131,7 +131,7 @@ class Raising(TokenPolicy):
     lossless: ClassVar[bool] = False
 
     def verify(self, blocks: Blocks) -> Verification:
-        raise RuntimeError("a secret path: /home/operator")
+        raise RuntimeError("a secret of the operator")
 
 
 def test_a_policy_that_raises(pair, undisturbed: list[str]) -> None:

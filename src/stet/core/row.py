@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
@@ -45,12 +46,24 @@ class Places:
         prompt_length: tokens that the sequence began with; for a candidate, all of its parent's.
         parent: for a candidate, the sequence that it continues; None otherwise.
         only_child: whether it is the only candidate, which may use its parent's places.
+        others: those that have places on its behalf: live candidates, and others of its program's.
+        release: gives back all places of a sequence; the engine sets it.
     """
 
-    rows: dict[Role, Row]
     prompt_length: int
-    parent: Self | None
-    only_child: bool
+
+    def __init__(self) -> None:
+        self.rows: dict[Role, Row] = {}
+        self.parent: Self | None = None
+        self.only_child = False
+        self.others: list[Self] = []
+        self.release: Callable[[Self], None] = _nothing_to_release
+
+    def family(self) -> Iterator[Self]:
+        """This sequence, and all that have places in the caches on its behalf."""
+        yield self
+        for other in self.others:
+            yield from other.family()
 
     def rewind(self, length: int, target: int | None = None) -> None:
         """Let both caches be valid for at most `length` tokens; the target's for `target`."""
@@ -94,3 +107,8 @@ class Places:
         row = self.rows.pop(role, None)
         if row is not None:
             child.rows[role] = row
+
+
+def _nothing_to_release(sequence: Places) -> None:
+    """Release nothing: the engine has given the sequence no rows yet."""
+    del sequence

@@ -84,6 +84,13 @@ class Events(Generic[J]):
         self._engine.cancel([job.request for job in self._jobs])
 
 
+async def finish(engine: EngineThread, jobs: Sequence[Job[Any]]) -> None:
+    """Run jobs to their ends, in an event loop; cancelling the task cancels them."""
+    with Events(engine, jobs, stream=False) as events:
+        while await events.next():
+            pass
+
+
 def _start(
     engine: EngineThread, jobs: Sequence[J], post: Callable[[Event[J]], None], stream: bool
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, Self, TypeVar
 
 from stet.core.errors import OptionError, StetError
@@ -70,6 +70,19 @@ class Job(ABC, Generic[R]):
             raised = error if isinstance(error, StetError) else StetError(sentence(error))
             raised.result = self.result()
             raise raised from (None if raised is error else error)
+
+
+def results_of(jobs: Sequence[Job[R]], single: bool) -> R | list[R]:
+    """The results of jobs that have ended: of a single one its result alone.
+
+    Raises:
+        StetError: a single one failed. In a list the failed ones say so themselves.
+    """
+    results = [job.result() for job in jobs]
+    if not single:
+        return results
+    jobs[0].raise_error()
+    return results[0]
 
 
 class AnswerJob(Job[Result]):

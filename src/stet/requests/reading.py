@@ -16,9 +16,9 @@ from stet.engine.request import Request
 from stet.engine.scoring import piece_of
 from stet.engine.thread import EngineThread
 from stet.programs import reading
-from stet.requests.delivery import Events, deliver
+from stet.requests.delivery import deliver, finish
 from stet.requests.inputs import Prompt, prompts_of
-from stet.requests.jobs import Job, fail_in_turn, locate, sentence
+from stet.requests.jobs import Job, fail_in_turn, locate, results_of, sentence
 from stet.requests.options import read_reading_options
 from stet.requests.prompts import Prompts
 
@@ -125,11 +125,7 @@ class Reads:
         with closing(deliver(self._thread, jobs, stream=False)) as events:
             for _ in events:
                 pass
-        results = [job.result() for job in jobs]
-        if not single:
-            return results
-        jobs[0].raise_error()
-        return results[0]
+        return results_of(jobs, single)
 
     async def aread(
         self,
@@ -144,14 +140,8 @@ class Reads:
         """
         many, single = prompts_of(prompts)
         jobs = await self._in_helper_thread(lambda: self._reading_jobs(many, top_logprobs, timeout))
-        with Events(self._thread, jobs, stream=False) as events:
-            while await events.next():
-                pass
-        results = await self._in_helper_thread(lambda: [job.result() for job in jobs])
-        if not single:
-            return results
-        jobs[0].raise_error()
-        return results[0]
+        await finish(self._thread, jobs)
+        return await self._in_helper_thread(lambda: results_of(jobs, single))
 
     def _reading_jobs(
         self, prompts: Sequence[Any], top_logprobs: int, timeout: float | None
