@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Self
 
 from stet.core.row import Role as Role
 from stet.core.sampling import SamplingParams
@@ -23,7 +24,7 @@ class TokenSequence(WrittenSequence):
     @contextmanager
     def fork(
         self, count: int, sampling: SamplingParams | None = None, *, bounded: bool = True
-    ) -> Generator[list[TokenSequence]]:
+    ) -> Generator[list[Self]]:
         """Candidates that continue this sequence, each with randomness of its own.
 
         They share what both caches hold of this sequence: several are given copies of it, a single
@@ -57,7 +58,7 @@ class TokenSequence(WrittenSequence):
                 self.others.remove(child)
 
     @contextmanager
-    def side_query(self, tokens: Sequence[int]) -> Generator[TokenSequence]:
+    def side_query(self, tokens: Sequence[int]) -> Generator[Self]:
         """Ask the target about this text: make a copy in which a question follows it.
 
         A final stop token is left out of the copy. What the target's cache reads of the text stays
@@ -81,18 +82,18 @@ class TokenSequence(WrittenSequence):
             self.others.remove(child)
             self.charge(child)
 
-    def _make_child(self, index: int, sampling: SamplingParams) -> TokenSequence:
+    def _make_child(self, index: int, sampling: SamplingParams) -> Self:
         # Any injective mix does: the seed goes through a hash before it is used.
         seed = hash((self.sampling.seed, self.round, self._forks, index))
         limits = replace(self.limits, max_new_tokens=self.remaining, room=self.room)
-        child = TokenSequence(self.tokens, replace(sampling, seed=seed), limits, self.decoder)
+        child = type(self)(self.tokens, replace(sampling, seed=seed), limits, self.decoder)
         child.parent = self
         child.answer_start = self.answer_start
         child.release = self.release
         child.history = replace(self.history)
         return child
 
-    def adopt(self, child: TokenSequence, *, scored: bool = False) -> None:
+    def adopt(self, child: Self, *, scored: bool = False) -> None:
         """Continue with what a candidate wrote, as far as limits allow, and with its caches.
 
         Args:
@@ -115,7 +116,7 @@ class TokenSequence(WrittenSequence):
         for role in tuple(child.rows):
             self.take_cache(child, role)
 
-    def _cut(self, child: TokenSequence) -> None:
+    def _cut(self, child: Self) -> None:
         """Cut a candidate where this sequence ends, which the candidate may not know.
 
         A stop string may also begin before the candidate, which then cannot see it.
