@@ -165,8 +165,10 @@ def test_a_detailed_stream_is_whole(served: Served, policy: str) -> None:
 
 def test_only_lossless_ones_unless_allowed(pair) -> None:
     with serving(pair, ServeSettings(model=MODEL)) as served:
-        names = [entry["name"] for entry in served.get("/v1/policies").json()["policies"]]
+        entries = served.get("/v1/policies").json()["policies"]
+        names = [entry["name"] for entry in entries if entry["allowed"]]
         assert {*names} == {"exact", "block", "target"}
+        assert {"specguard", "cospec"} <= {entry["name"] for entry in entries}
         refused = served.post(
             "/v1/completions",
             {"model": MODEL, "prompt": PROMPT, "speculation": {"policy": "specguard"}},

@@ -91,7 +91,7 @@ def test_what_asks_for_nothing_is_taken(served: Served, idle: dict) -> None:
         ({"stream_options": {"include_usage": True}}, "stream=true"),
         ({"frequency_penalty": 3}, "frequency_penalty"),
         ({"nonsense": 1}, "There is no field nonsense"),
-        ({"x" * 500: 1}, "There is no field of this name"),
+        ({"x" * 500: 1}, "There is no field xxx"),
     ],
 )
 def test_wrong_values(served: Served, change: dict, words: str) -> None:

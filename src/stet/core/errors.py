@@ -50,12 +50,18 @@ def first_line(error: BaseException) -> str:
     It may quote what a file holds: what cannot be printed is escaped, and what is long is cut.
     """
     line = next(iter(str(error).strip().splitlines()), "").strip() or type(error).__name__
-    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line[: _LONGEST + 1])
-    cut = plain if len(plain) <= _LONGEST else plain[:_LONGEST] + " ..."
-    return cut.rstrip(".") if cut is plain else cut
+    return quoted(line.rstrip("."))
 
 
-_LONGEST = 300
+def quoted(text: str, most: int = 300) -> str:
+    """A text of somebody else's, fit for a sentence: printable, and cut.
+
+    Args:
+        text: the text.
+        most: its characters that are kept.
+    """
+    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[: most + 1])
+    return plain if len(plain) <= most else f"{plain[:most]} ..."
 
 
 class FileError(StetError):

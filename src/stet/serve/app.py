@@ -32,7 +32,7 @@ from stet.serve.turns import Turns
 from stet.serve.wire.chat import ChatBody
 from stet.serve.wire.completions import CompletionBody
 from stet.serve.wire.fields import Body
-from stet.serve.wire.problems import first_problem
+from stet.serve.wire.problems import problem_of
 from stet.serve.work import Reader, Work
 
 PAGE = Path(__file__).parent / "page"
@@ -226,8 +226,7 @@ class Server:
             "lossy_allowed": any(not offer.lossless for offer in self.desk.offers),
             "max_tokens": self.settings.max_output or pair.max_length,
             "chat": has_template(pair.tokenizer),
-            "policies": [offer.describe() for offer in self.desk.offers],
-            "forbidden": self.desk.forbidden,
+            "policies": self.desk.describe(),
         }
 
     async def _health(self) -> Response:
@@ -284,17 +283,6 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def make_app(pair: Pair, settings: ServeSettings | None = None, log: Log | None = None) -> FastAPI:
-    """The server's ASGI application, for a pair that is loaded.
-
-    Args:
-        pair: the models; closing it remains the caller's.
-        settings: what is offered, and where the bounds are.
-        log: where lines about requests go; None: stderr.
-    """
-    return Server(pair, settings or ServeSettings(), log or Log()).app
-
-
 def read_body(kind: type[B], content_type: str, data: bytes) -> B:
     """Read the JSON of a body.
 
@@ -307,7 +295,7 @@ def read_body(kind: type[B], content_type: str, data: bytes) -> B:
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        param, sentence = first_problem(error)
+        param, sentence = problem_of(error)
         raise invalid(sentence, param) from None
     except (ValueError, RecursionError) as error:
         raise invalid("The body is no JSON that can be read.") from error

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import psutil
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -205,10 +205,6 @@ class Metrics:
         if not more:
             found.labels(**self._labels)
         return found
-
-    def gauge(self, name: str, text: str, *more: str) -> Gauge:
-        """Make a further gauge."""
-        return Gauge(name, text, [*self._labels, *more], registry=self.registry)
 
     @property
     def labels(self) -> dict[str, str]:

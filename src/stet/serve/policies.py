@@ -11,7 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from stet.core.errors import OptionError, StetError
+from stet.core.errors import OptionError, StetError, quoted
 from stet.pair import Pair
 from stet.policies import (
     AnswerPolicy,
@@ -23,6 +23,7 @@ from stet.policies import (
 )
 from stet.serve.errors import ApiError, invalid
 from stet.serve.settings import ServeSettings
+from stet.serve.wire.problems import NAME
 
 ALONE: Mapping[str, str] = {
     "target": "The target alone, one token per pass: the baseline of every speed-up.",
@@ -83,7 +84,6 @@ class Offer:
             "name": self.name,
             "kind": self.kind,
             "lossless": self.lossless,
-            "allowed": True,
             "summary": summary,
             "parameters": chosen,
         }
@@ -106,7 +106,7 @@ class Offer:
         free = _free(policy)
         given: dict[str, Any] = {}
         for name, value in values.items():
-            shown = name if len(name) <= 60 else f"{name[:57]}..."
+            shown = quoted(name, NAME)
             if name not in free:
                 known = any(field.name == name for field in fields(policy))  # type: ignore[arg-type]
                 why = "is set by the server's operator" if known else "does not exist"
@@ -208,7 +208,7 @@ class PolicyDesk:
             named[settings.default] = settings.default
         named = {**{name: name for name in settings.allow if name != ALL}, **named}
         self._offers: dict[str, Offer] = {}
-        self._forbidden: list[str] = []
+        self._forbidden: dict[str, Offer] = {}
         for name in every_name():
             try:
                 offer = _offer(name, name, pair)
@@ -217,7 +217,7 @@ class PolicyDesk:
             if ALL in settings.allow or (settings.lossless and offer.lossless):
                 self._offers[name] = offer
             elif name not in named:
-                self._forbidden.append(name)
+                self._forbidden[name] = offer
         for name, policy in named.items():
             self._offers[name] = _offer(name, policy, pair)
         self.default = settings.default
@@ -228,10 +228,12 @@ class PolicyDesk:
         first = self._offers[self.default]
         return [first, *(o for o in self._offers.values() if o is not first)]
 
-    @property
-    def forbidden(self) -> list[str]:
-        """Names of policies that exist and are not allowed."""
-        return self._forbidden
+    def describe(self) -> list[dict[str, Any]]:
+        """All policies that this pair can be used with, those that are not allowed last."""
+        return [
+            *({**offer.describe(), "allowed": True} for offer in self.offers),
+            *({**offer.describe(), "allowed": False} for offer in self._forbidden.values()),
+        ]
 
     def choose(self, name: str | None) -> Offer:
         """The policy of a request.
@@ -253,10 +255,9 @@ class PolicyDesk:
                 param="speculation.policy",
                 code="policy_not_allowed",
             )
-        shown = str(name) if len(str(name)) <= 60 else f"{str(name)[:57]}..."
         raise ApiError(
             400,
-            f"There is no policy {shown!r}; this server offers: {listed}.",
+            f"There is no policy {quoted(str(name), NAME)!r}; this server offers: {listed}.",
             param="speculation.policy",
             code="policy_not_found",
         )

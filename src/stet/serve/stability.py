@@ -8,9 +8,9 @@ Michigan University 2018, for what it is without a change: chi-square, times 1/n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import erfc, exp, gamma, log, sqrt
 
 import numpy as np
+from scipy.special import chdtrc
 
 from stet.policies.tally import Numbers
 
@@ -50,22 +50,4 @@ def compare(counts: Numbers, effective: float, known: Numbers, known_effective: 
     psi = float(((smooth_p - smooth_q) * np.log(smooth_p / smooth_q)).sum())
     pooled = (effective * p + known_effective * q) / (effective + known_effective)
     chi_square = float(((p - q) ** 2 / pooled).sum()) / noise
-    return Change(max(psi - (bins - 1) * noise, 0.0), chi_square_tail(chi_square, bins - 1))
-
-
-def chi_square_tail(value: float, freedom: int) -> float:
-    """The probability that a chi-square variable is above a value.
-
-    Args:
-        value: 0 or more.
-        freedom: its degrees of freedom, at least 1.
-    """
-    half = value / 2
-    if half > 700:
-        return 0.0
-    first = 0.0 if freedom % 2 == 0 else 0.5
-    found = erfc(sqrt(half)) if first else 0.0
-    if half == 0:
-        return 1.0
-    places = [first + i for i in range(freedom // 2)]
-    return found + sum(exp(place * log(half) - half) / gamma(place + 1) for place in places)
+    return Change(max(psi - (bins - 1) * noise, 0.0), float(chdtrc(bins - 1, chi_square)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stet.core.draft_length import LONGEST
+from stet.core.errors import quoted
 from stet.pair import Pair
 from stet.policies import Policy
 from stet.requests.chat import has_template
@@ -20,6 +21,7 @@ from stet.serve.settings import Level, ServeSettings
 from stet.serve.wire.chat import ChatBody
 from stet.serve.wire.completions import CompletionBody
 from stet.serve.wire.fields import Body
+from stet.serve.wire.problems import NAME
 
 COMPLETION_TOKENS = 16
 """Tokens of a completion where the request sets no limit, as in OpenAI's API."""
@@ -218,7 +220,7 @@ class Reader:
                 )
             return offer
         if body.model != self.model:
-            shown = body.model if len(body.model) <= 60 else f"{body.model[:57]}..."
+            shown = quoted(body.model, NAME)
             raise ApiError(
                 404,
                 f"There is no model {shown!r} here; this server has {self.model!r}, and "

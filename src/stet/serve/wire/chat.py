@@ -7,8 +7,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from stet.core.errors import quoted
 from stet.requests.options import MOST_LOGPROBS
-from stet.serve.wire.fields import Body
+from stet.serve.wire.fields import Body, refused
+from stet.serve.wire.problems import NAME
 
 
 class TextPart(BaseModel):
@@ -54,7 +56,7 @@ class Message(BaseModel):
         for part in taken["content"] if isinstance(taken.get("content"), list) else ():
             kind = part.get("type") if isinstance(part, dict) else None
             if isinstance(kind, str) and kind != "text":
-                shown = kind if len(kind) <= 40 else "of this kind"
+                shown = quoted(kind, NAME)
                 raise _refused(f"content of the type {shown!r} is not supported; send texts.")
         return taken
 
@@ -70,7 +72,7 @@ _MOST_PARTS = 1000
 
 
 def _refused(message: str) -> PydanticCustomError:
-    return PydanticCustomError("refused", "{message}", {"message": message, "param": "messages"})
+    return refused("messages", message)
 
 
 Argument = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,63}$")]

@@ -12,8 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from stet.core.errors import quoted
 from stet.requests.options import MOST_LOGPROBS
 from stet.serve.settings import Level
+from stet.serve.wire.problems import NAME
 
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "add_special_tokens": (),
@@ -164,8 +166,7 @@ class Body(BaseModel):
                     raise refused(name, f"{name} is not supported by this server; leave it out.")
                 del taken[name]
             else:
-                shown = name if isinstance(name, str) and len(name) <= 60 else "of this name"
-                raise refused(name, f"There is no field {shown}; leave it out.")
+                raise refused(name, f"There is no field {quoted(name, NAME)}; leave it out.")
         return taken
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
+from stet.core.errors import quoted
+
 EXPECTED = {
     "prompt": "a text, a list of texts, a list of token ids, or a list of such lists",
     "stop": "a text that is not empty, or a list of such texts",
@@ -13,7 +15,7 @@ EXPECTED = {
 """What a field may be, where there are several forms, of which an error would name but one."""
 
 
-def first_problem(error: ValidationError) -> tuple[str | None, str]:
+def problem_of(error: ValidationError) -> tuple[str | None, str]:
     """The field that is at fault, and a sentence about it.
 
     Args:
@@ -22,10 +24,10 @@ def first_problem(error: ValidationError) -> tuple[str | None, str]:
     first = error.errors(include_url=False)[0]
     context = first.get("ctx", {})
     if first["type"] == "refused":
-        return _cut(context["param"], _LONGEST_NAME), _cut(context["message"], _LONGEST)
+        return quoted(context["param"], NAME), quoted(context["message"])
     if first["type"] == "json_invalid":
         return None, f"The body is no JSON that can be read: {context.get('error', 'invalid')}."
-    names = [_cut(str(part), _LONGEST_NAME) for part in first["loc"]]
+    names = [quoted(str(part), NAME) for part in first["loc"]]
     for at, name in enumerate(names):
         if name in EXPECTED and first["type"] != "missing":
             param = ".".join(names[: at + 1])
@@ -35,13 +37,8 @@ def first_problem(error: ValidationError) -> tuple[str | None, str]:
     place = ".".join(names[:4])
     if first["type"] == "missing":
         return place, f"{place} is missing."
-    return place, f"{place}: {_cut(first['msg'], _LONGEST)}."
+    return place, f"{place}: {quoted(first['msg'])}."
 
 
-_LONGEST_NAME, _LONGEST = 60, 300
-
-
-def _cut(text: str, most: int) -> str:
-    """What is said of a client's own words is short, and can be printed."""
-    plain = "".join(c if c.isprintable() else "?" for c in text[: most + 1])
-    return plain if len(plain) <= most else f"{plain[: most - 3]}..."
+NAME = 60
+"""Characters of a name of a client's that are repeated to it."""
