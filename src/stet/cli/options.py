@@ -236,6 +236,7 @@ def load(
     policies: Iterable[Any] = (),
     compile_default: bool | None = None,
     prefix_caching: bool = False,
+    share_rows: bool = False,
 ) -> Pair:
     """Load a pair, with a status line.
 
@@ -246,6 +247,8 @@ def load(
             all of their candidates.
         compile_default: whether to compile if the user did not say; None: for long runs.
         prefix_caching: see `stet.load_pair`.
+        share_rows: have rows for `max_batch` requests and the candidates of one of them at a time,
+            where few requests have any; others with candidates wait for those.
 
     Raises:
         StetError: where the pair cannot be loaded or run faithfully.
@@ -273,7 +276,7 @@ def load(
             models.make_target(),
             models.draft,
             max_batch=max_batch,
-            max_rows=max_batch * each,
+            max_rows=max_batch + each - 1 if share_rows else max_batch * each,
             compile="auto" if compile is None else compile,
             dtype=models.dtype,
             device=models.device,

@@ -244,6 +244,7 @@ def command(
         max_batch=bounds.max_batch,
         policies=_offered(default, named, allow),
         prefix_caching=answers.prefix_caching,
+        share_rows=True,
     )
     port = listener.getsockname()[1]
     host = f"[{place.host}]" if ":" in place.host else place.host
