@@ -1,8 +1,7 @@
 """The server under load: speed, memory, what it costs around the engine, and that nothing is lost.
 
-    python benchmarks/serve.py                  # the bundled pair
-    python benchmarks/serve.py --pair real      # what the server costs around a real engine
-    python benchmarks/serve.py memory           # one part: load, memory, reuse
+    python benchmarks/serve.py                      # both pairs, the real one where it is there
+    python benchmarks/serve.py --pairs real reuse   # one of them, one part: load, memory, reuse
 
 Everything goes over the loopback, and the clients share the machine's cores with the server: its
 speed alone would be higher. Greedy texts are compared among all answers to a request, whatever was
@@ -16,6 +15,7 @@ import argparse
 import json
 import statistics
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -39,7 +39,7 @@ def problems(count: int) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pair", choices=("bundled", "real"), default="bundled")
+    parser.add_argument("--pairs", nargs="+", choices=tuple(PAIRS), default=tuple(PAIRS))
     parser.add_argument("--each", type=int, default=320, help="requests for each concurrency")
     parser.add_argument("--requests", type=int, default=10_000, help="of the test of memory")
     parser.add_argument("--hostile", type=int, default=2000)
@@ -51,10 +51,13 @@ def main() -> None:
     before = json.loads((RESULTS / "serve.json").read_text()) if _known() else {"figures": {}}
     figures = dict(before["figures"])
     rows = before.get("rows", [])
-    if "load" in options.parts:
-        rows = [row for row in rows if row["pair"] != options.pair]
-    found = bundled(options, figures) if options.pair == "bundled" else real(options, figures)
-    print(write("serve", [*rows, *found], figures))
+    for pair in options.pairs:
+        if pair == "real" and not all(Path(model).exists() for model in REAL):
+            print(f"Without the real pair: there is no {' or '.join(REAL)}.")
+            continue
+        found = PAIRS[pair](options, figures)
+        rows = [row for row in rows if row["pair"] != pair or not found] + found
+        print(write("serve", rows, figures))
 
 
 def _known() -> bool:
@@ -183,6 +186,9 @@ def loaded_real(running: Running) -> list[dict[str, Any]]:
         print(json.dumps(row), flush=True)
         rows.append(row)
     return rows
+
+
+PAIRS = {"bundled": bundled, "real": real}
 
 
 if __name__ == "__main__":

@@ -54,19 +54,17 @@ def serve_load(found: Result) -> str:
     return "".join(lines)
 
 
+def _fact(name: str, value: float) -> str:
+    words = name.replace("_", " ")
+    return f"{words} {value:.1%}" if "accuracy" in name else f"{value} {words}"
+
+
 def serve_clients(found: Result) -> str:
     """What clients of other people's came to."""
     packages = ", ".join(f"{name} {version}" for name, version in sorted(found["packages"].items()))
     lines = ["| client | what it found |\n", "| --- | --- |\n"]
     for row in found["rows"]:
-        facts = [
-            f"{name.replace('_', ' ')} {value:.1%}" if "accuracy" in name else f"{value} {words}"
-            for name, words, value in (
-                (name, name.replace("_", " "), value)
-                for name, value in row.items()
-                if name != "client"
-            )
-        ]
+        facts = [_fact(name, value) for name, value in row.items() if name != "client"]
         lines.append(f"| {row['client']} | {', '.join(facts)} |\n")
     return "".join(lines) + f"\n{packages}.\n"
 
