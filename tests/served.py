@@ -17,7 +17,7 @@ import uvicorn
 from stet.pair import Pair
 from stet.serve.app import Server
 from stet.serve.logs import Log
-from stet.serve.server import listen
+from stet.serve.server import configuration, listen
 from stet.serve.settings import ServeSettings
 
 MODEL = "small"
@@ -76,8 +76,7 @@ def serving(pair: Pair, settings: ServeSettings) -> Iterator[Served]:
     listener = listen("127.0.0.1", 0)
     logged = io.StringIO()
     server = Server(pair, settings, Log(logged))
-    config = uvicorn.Config(server.app, log_config=None, lifespan="off", ws="none")
-    running = uvicorn.Server(config)
+    running = uvicorn.Server(configuration(server, settings))
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def serve() -> None:

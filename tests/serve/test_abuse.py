@@ -12,6 +12,7 @@ import httpx2
 import pytest
 
 from served import CHAT, MODEL, PROMPT, Served, serving
+from stet.serve import connections
 from stet.serve.settings import ServeSettings
 
 COMPLETION = {"model": MODEL, "prompt": PROMPT, "max_tokens": 4, "temperature": 0}
@@ -249,3 +250,50 @@ def test_metrics_of_several_choices_in_a_stream(served: Served) -> None:
     pieces = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
     assert [("metrics" in p) for p in pieces].count(True) == 1
     assert "metrics" in pieces[-1]
+
+
+def ended(connection: socket.socket) -> bool:
+    """Whether the server closes a connection, within the time that the socket waits."""
+    try:
+        return connection.recv(1) == b""
+    except TimeoutError:
+        return False
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HT", b"GET /health HTTP/1.1\r\nHost: 127"])
+def test_a_head_that_does_not_come_whole_ends_the_connection(served, monkeypatch, said):
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.5)
+    host, port = served.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        connection.sendall(said)
+        assert ended(connection)
+
+
+def test_a_second_head_has_its_time_too(served, monkeypatch):
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 0.5)
+    host, port = served.url.removeprefix("http://").split(":")
+    whole = f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n".encode()
+    with socket.create_connection((host, int(port)), timeout=20) as connection:
+        for _ in range(3):
+            connection.sendall(whole)
+            answer = b""
+            while not answer.endswith(b'{"status":"ok"}'):
+                answer += connection.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 200")
+        connection.sendall(whole[:20])
+        assert ended(connection)
+
+
+def test_a_slow_answer_is_not_a_slow_head(pair, monkeypatch):
+    """The limit ends once a request is here, however long its answer takes."""
+    monkeypatch.setattr(connections, "HEADER_SECONDS", 1.5)
+    read = pair.aread
+
+    async def slow(*args, **options):
+        await asyncio.sleep(2.5)
+        return await read(*args, **options)
+
+    monkeypatch.setattr(pair, "aread", slow)
+    with serving(pair, ServeSettings(model=MODEL)) as served:
+        body = COMPLETION | {"echo": True, "logprobs": 1, "max_tokens": 0}
+        assert served.post("/v1/completions", body).status_code == 200

@@ -12,6 +12,7 @@ import uvicorn
 from stet.core.errors import OptionError, StetError
 from stet.pair import Pair
 from stet.serve.app import Server
+from stet.serve.connections import Connection
 from stet.serve.logs import Log
 from stet.serve.settings import LOOPBACK, ServeSettings
 
@@ -62,6 +63,23 @@ def hosts_of(host: str, more: tuple[str, ...]) -> tuple[str, ...] | None:
     return (host, *(name.lower() for name in more)) if more else None
 
 
+def configuration(server: Server, settings: ServeSettings) -> uvicorn.Config:
+    """How uvicorn runs a server."""
+    return uvicorn.Config(
+        server.app,
+        log_config=None,
+        access_log=False,
+        workers=1,
+        lifespan="off",
+        http=Connection,
+        ws="none",
+        server_header=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_graceful_shutdown=int(settings.grace + _LAST) + 1,
+        backlog=BACKLOG,
+    )
+
+
 def run(
     pair: Pair,
     settings: ServeSettings,
@@ -84,19 +102,7 @@ def run(
     """
     log = log or Log()
     server = Server(pair, settings, log)
-    config = uvicorn.Config(
-        server.app,
-        log_config=None,
-        access_log=False,
-        workers=1,
-        lifespan="off",
-        ws="none",
-        server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
-        timeout_graceful_shutdown=int(settings.grace + _LAST) + 1,
-        backlog=BACKLOG,
-    )
-    running = _Uvicorn(config, server, settings.grace, on_ready)
+    running = _Uvicorn(configuration(server, settings), server, settings.grace, on_ready)
     log.write("start", model=server.reader.model, policy=server.desk.default)
     running.run(sockets=[listener])
     log.write("stop")
