@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from stet.core.errors import LoadError
 from stet.kernels import BfloatWeight
 from stet.remote.target import RemoteTarget
 
@@ -26,25 +30,98 @@ def fingerprint(*models: LoadedModel | RemoteTarget | None) -> str:
     format of the weights and an adapter. The same weights in another folder are the same model. A
     remote model is identified by its name only.
     """
-    digest = hashlib.sha256(b"2")  # of this format
+    parts: list[Iterable[bytes]] = []
     for model in models:
         if model is None:
-            digest.update(b"none")
-            continue
-        if isinstance(model, RemoteTarget):
-            digest.update(f"remote {model.model}".encode())
-            continue
-        config: dict[str, Any] = model.model.config.to_dict()
-        kept = {k: v for k, v in config.items() if k not in _IGNORED and not k.startswith("_attn")}
-        digest.update(json.dumps(kept, sort_keys=True, default=str).encode())
-        digest.update(f"{model.dtype} {model.adapter}".encode())
-        weights = _weights(model.model)
-        for name in sorted(weights):
-            weight = weights[name]
-            digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-            if isinstance(weight, BfloatWeight) or weight.device.type != "meta":
-                digest.update(_sample(weight))
+            parts.append([b"none"])
+        elif isinstance(model, RemoteTarget):
+            parts.append([f"remote {model.model}".encode()])
+        else:
+            config: dict[str, Any] = model.model.config.to_dict()
+            weights = _weights(model.model)
+            parts.append(_described(config, model.dtype, model.adapter, weights))
+    return _hashed(parts)
+
+
+def fingerprint_of_files(*folders: str | Path, dtype: torch.dtype) -> str:
+    """The fingerprint of models that are not loaded, such as those that another engine runs.
+
+    Args:
+        folders: a pair's target and draft, in the transformers format with safetensors.
+        dtype: in which their weights are used.
+
+    Raises:
+        LoadError: the files do not hold the weights as the model has them, such as quantised ones.
+    """
+    return _hashed([_filed(Path(folder), dtype) for folder in folders])
+
+
+def _hashed(models: Iterable[Iterable[bytes]]) -> str:
+    digest = hashlib.sha256(b"2")  # of this format
+    for parts in models:
+        for part in parts:
+            digest.update(part)
     return digest.hexdigest()[:16]
+
+
+def _described(
+    config: dict[str, Any],
+    dtype: torch.dtype,
+    adapter: object,
+    weights: Mapping[str, Tensor | BfloatWeight],
+) -> Iterator[bytes]:
+    kept = {k: v for k, v in config.items() if k not in _IGNORED and not k.startswith("_attn")}
+    yield json.dumps(kept, sort_keys=True, default=str).encode()
+    yield f"{dtype} {adapter}".encode()
+    for name in sorted(weights):
+        weight = weights[name]
+        yield f"{name} {tuple(weight.shape)} {weight.dtype}".encode()
+        if isinstance(weight, BfloatWeight) or weight.device.type != "meta":
+            yield _sample(weight)
+
+
+def _filed(folder: Path, dtype: torch.dtype) -> Iterator[bytes]:
+    """As `_described`, of a folder; a weight is in memory only while it is looked at."""
+    from safetensors import safe_open
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    shapes = _weights(model)
+    with ExitStack() as stack:
+        files = [
+            stack.enter_context(safe_open(p, "pt")) for p in sorted(folder.glob("*.safetensors"))
+        ]
+        holders = {name: file for file in files for name in file.keys()}  # noqa: SIM118
+        if getattr(config, "quantization_config", None) or not shapes.keys() <= holders.keys():
+            raise LoadError(
+                f"{folder} does not hold the weights of its model by their names, so that no "
+                "policy can be told to belong to it."
+            )
+        weights = _Filed(shapes, holders, dtype)
+        yield from _described(model.config.to_dict(), dtype, None, weights)
+
+
+class _Filed(Mapping[str, Tensor]):
+    """Weights by name, each read from its file when it is asked for."""
+
+    def __init__(
+        self, names: Iterable[str], holders: Mapping[str, Any], dtype: torch.dtype
+    ) -> None:
+        self._names = list(names)
+        self._holders = holders
+        self._dtype = dtype
+
+    def __getitem__(self, name: str) -> Tensor:
+        weight: Tensor = self._holders[name].get_tensor(name)
+        return weight.to(self._dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def _weights(model: Any) -> dict[str, Tensor | BfloatWeight]:
