@@ -32,12 +32,13 @@ class DraftModelProposer(draft_model.DraftModelProposer):
     def __init__(self, vllm_config: Any, device: torch.device, runner: Any = None) -> None:
         super().__init__(vllm_config, device, runner)
         self._stet_desk = desk_of(vllm_config)  # None: this engine does not ask for Stet
+        self._stet_runner = runner
 
     def load_model(self, *args: Any, **kwargs: Any) -> None:
         """Load the draft; the runner is complete by now, and is bound."""
         super().load_model(*args, **kwargs)
         if self._stet_desk is not None:
-            _bind(self.runner, self._stet_desk)
+            _bind(self._stet_runner, self._stet_desk)
 
     def _sample_draft_tokens(
         self, hidden_states: Tensor, sampling_metadata: Any

@@ -8,22 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from scenes import ROWS, WIDTH, Scene, emitted
 from stet.core.acceptance import ACCEPTED_MISMATCH
 from stet.core.blocks import Blocks
 from stet.core.errors import OptionError
 from stet.core.needs import Need
 from stet.core.policy import TokenPolicy
-from stet.core.sampling import Sampler, SamplingParams, one_hot
 from stet.core.verification import Verification
-from stet.engine.uniforms import uniforms
 from stet.policies import Exact, available, resolve
 from stet.testing.statistics import p_value
 from stet_vllm.desk import usable
 from stet_vllm.shaping import Shaping
 from stet_vllm.verify import EMPTY, Drafted, verify
-
-ROWS, WIDTH, SIZE = 7, 4, 48
-LENGTHS = (4, 0, 2, 4, 1, 3, 4)
 
 
 def token_policies() -> list[TokenPolicy]:
@@ -37,97 +33,6 @@ def token_policies() -> list[TokenPolicy]:
 
 
 POLICIES = token_policies()
-
-
-class Scene:
-    """A batch of blocks, for both sides."""
-
-    def __init__(self, temperatures: list[float], seed: int = 0, lengths=LENGTHS, width=WIDTH):
-        gen = torch.Generator().manual_seed(seed)
-        rows = len(lengths)
-        self.lengths = list(lengths)
-        self.temperatures = temperatures
-        # Alike often enough for blocks to be accepted in part.
-        self.draft = torch.randn(rows, width, SIZE, generator=gen) * 2
-        noise = torch.randn(rows, width + 1, SIZE, generator=gen)
-        base = torch.cat([self.draft, torch.randn(rows, 1, SIZE, generator=gen)], 1)
-        self.target = base + noise
-        heat = torch.tensor(temperatures)[:, None, None]
-        self.probs = torch.where(
-            heat > 0,
-            (self.draft / torch.where(heat > 0, heat, 1.0)).softmax(-1),
-            one_hot(self.draft.argmax(-1), SIZE),
-        )
-        flat = self.probs.reshape(-1, SIZE)
-        picked = flat.multinomial(1, generator=gen) if width else torch.zeros(0, 1).long()
-        self.tokens = picked.view(rows, width)
-        self.seeds = torch.arange(rows) + 11
-        self.rounds = torch.arange(rows) * 3 + 5
-        self.history = torch.stack([torch.arange(rows) * 4, torch.arange(rows)], 1)
-        self.asked = 0
-
-    def uniforms(self, slot: int, count: int) -> Tensor:
-        return uniforms(self.seeds, self.rounds, slot, count)
-
-    def in_engine(self, policy: TokenPolicy) -> list[list[int]]:
-        """What each request emits, by the policy itself on Stet's own view of the batch."""
-        sampling = [SamplingParams(temperature=t) for t in self.temperatures]
-        greedy = all(t == 0 for t in self.temperatures)
-        present = torch.arange(self.tokens.shape[1]) < torch.tensor(self.lengths)[:, None]
-        blocks = Blocks(
-            drafted=self.tokens.masked_fill(~present, 0),
-            lengths=torch.tensor(self.lengths),
-            target_logits=self.target,
-            sampler=Sampler(sampling, [[]] * len(sampling), SIZE, torch.device("cpu")),
-            uniforms=self.uniforms,
-            draft_probs=None if greedy else self.probs,
-            draft_logits=self.draft,
-            history=lambda: self.history,
-            needs=policy.needs,
-        )
-        found = policy.verify(blocks)
-        emitted = []
-        for row, (count, following) in enumerate(
-            zip(found.accepted.tolist(), found.next_token.tolist(), strict=True)
-        ):
-            emitted.append(self.tokens[row, :count].tolist() + [following] * (following >= 0))
-        return emitted
-
-    def drafted(self) -> Drafted:
-        present = torch.arange(self.tokens.shape[1]) < torch.tensor(self.lengths)[:, None]
-
-        def logits(rows: Tensor | None) -> Tensor:
-            self.asked += 1
-            return self.draft if rows is None else self.draft[rows]
-
-        rows = len(self.lengths)
-        return Drafted(
-            tokens=torch.where(present, self.tokens, EMPTY),
-            shaping=Shaping(
-                raw=self.target,
-                edited=self.target,
-                temperature=torch.tensor(self.temperatures),
-                greedy=tuple(t == 0 for t in self.temperatures),
-                requests=torch.arange(rows),
-                rows=torch.arange(rows),
-            ),
-            draft_logits=logits,
-            seeds=self.seeds,
-            rounds=self.rounds,
-            history=lambda: self.history,
-        )
-
-    def in_vllm(self, policies: list[TokenPolicy]) -> list[list[int]]:
-        return emitted(verify(self.drafted(), policies))
-
-
-def emitted(rulings) -> list[list[int]]:
-    rows = []
-    for row, count in zip(rulings.tokens.tolist(), rulings.emitted.tolist(), strict=True):
-        assert all(token >= 0 for token in row[:count])
-        assert all(token == EMPTY for token in row[count:])
-        rows.append(row[:count])
-    return rows
 
 
 GREEDY = [0.0] * ROWS

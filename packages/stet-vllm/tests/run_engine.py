@@ -1,0 +1,83 @@
+"""Runs one engine of vLLM on a job: JSON on standard input, JSON into the file that it names.
+
+A process of its own, since the model runner is chosen by the environment, once.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    job: dict[str, Any] = json.load(sys.stdin)
+    answer = run(job)
+    Path(job["answer"]).write_text(json.dumps(answer))
+
+
+def run(job: dict[str, Any]) -> dict[str, Any]:
+    if job.get("interpreted"):
+        from interpreter import mend
+
+        mend()
+    import vllm
+    from vllm import LLM, SamplingParams
+
+    additional = {} if job["settings"] is None else {"stet": job["settings"]}
+    began = time.monotonic()
+    engine = LLM(
+        model=job["target"],
+        speculative_config=job["draft"]
+        and {"method": "draft_model", "model": job["draft"], "num_speculative_tokens": job["k"]},
+        additional_config=additional,
+        dtype=job.get("dtype", "float32"),
+        max_model_len=job.get("max_model_len", 512),
+        max_num_seqs=job.get("max_num_seqs", 16),
+        enforce_eager=True,
+        enable_prefix_caching=False,
+        disable_log_stats=False,
+        seed=0,
+    )
+    started = time.monotonic() - began
+    found: list[dict[str, Any]] = []
+    seconds: list[float] = []
+    for batch in job["batches"]:
+        prompts = [{"prompt_token_ids": asked["prompt"]} for asked in batch]
+        parameters = [SamplingParams(**asked["sampling"]) for asked in batch]
+        began = time.monotonic()
+        try:
+            outputs = engine.generate(prompts, parameters, use_tqdm=False)
+        except ValueError as error:
+            found += [{"refused": str(error)}] * len(batch)
+            continue
+        seconds.append(time.monotonic() - began)
+        for output in outputs:
+            one = output.outputs[0]
+            metrics = one.spec_decode_metrics
+            found.append(
+                {
+                    "tokens": list(one.token_ids),
+                    "stet": (output.kv_transfer_params or {}).get("stet"),
+                    "metrics": metrics and metrics.to_dict(),
+                }
+            )
+    counters = {
+        metric.name: metric.value
+        for metric in engine.get_metrics()
+        if metric.name.startswith("vllm:spec_decode") and hasattr(metric, "value")
+    }
+    return {
+        "version": vllm.__version__,
+        "found": found,
+        "seconds": seconds,
+        "started": started,
+        "counters": counters,
+        "newer": bool(engine.llm_engine.vllm_config.use_v2_model_runner),
+    }
+
+
+if __name__ == "__main__":
+    main()
