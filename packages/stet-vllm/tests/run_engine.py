@@ -25,6 +25,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         mend()
     import vllm
     from vllm import LLM, SamplingParams
+    from vllm.exceptions import VLLMValidationError
 
     additional = {} if job["settings"] is None else {"stet": job["settings"]}
     began = time.monotonic()
@@ -50,7 +51,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         began = time.monotonic()
         try:
             outputs = engine.generate(prompts, parameters, use_tqdm=False)
-        except ValueError as error:
+        except VLLMValidationError as error:
             found += [{"refused": str(error)}] * len(batch)
             continue
         seconds.append(time.monotonic() - began)
