@@ -69,19 +69,22 @@ def _described(
     dtype: torch.dtype,
     adapter: object,
     weights: Mapping[str, Tensor | BfloatWeight],
+    used_in: torch.dtype | None = None,
 ) -> Iterator[bytes]:
+    """What a fingerprint is a hash of; `used_in`, where weights are held in another dtype."""
     kept = {k: v for k, v in config.items() if k not in _IGNORED and not k.startswith("_attn")}
     yield json.dumps(kept, sort_keys=True, default=str).encode()
     yield f"{dtype} {adapter}".encode()
     for name in sorted(weights):
         weight = weights[name]
-        yield f"{name} {tuple(weight.shape)} {weight.dtype}".encode()
+        kind = used_in or weight.dtype
+        yield f"{name} {tuple(weight.shape)} {kind}".encode()
         if isinstance(weight, BfloatWeight) or weight.device.type != "meta":
-            yield _sample(weight)
+            yield _sample(weight, kind)
 
 
 def _filed(folder: Path, dtype: torch.dtype) -> Iterator[bytes]:
-    """As `_described`, of a folder; a weight is in memory only while it is looked at."""
+    """As `_described`, of a folder, of whose weights only what is sampled is read."""
     from safetensors import safe_open
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -99,23 +102,20 @@ def _filed(folder: Path, dtype: torch.dtype) -> Iterator[bytes]:
                 f"{folder} does not hold the weights of its model by their names, so that no "
                 "policy can be told to belong to it."
             )
-        weights = _Filed(shapes, holders, dtype)
-        yield from _described(model.config.to_dict(), dtype, None, weights)
+        weights = _Filed(shapes, holders)
+        yield from _described(model.config.to_dict(), dtype, None, weights, dtype)
 
 
 class _Filed(Mapping[str, Tensor]):
     """Weights by name, each read from its file when it is asked for."""
 
-    def __init__(
-        self, names: Iterable[str], holders: Mapping[str, Any], dtype: torch.dtype
-    ) -> None:
+    def __init__(self, names: Iterable[str], holders: Mapping[str, Any]) -> None:
         self._names = list(names)
         self._holders = holders
-        self._dtype = dtype
 
     def __getitem__(self, name: str) -> Tensor:
         weight: Tensor = self._holders[name].get_tensor(name)
-        return weight.to(self._dtype)
+        return weight
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -146,8 +146,8 @@ def _weights(model: Any) -> dict[str, Tensor | BfloatWeight]:
     return found
 
 
-def _sample(weight: Tensor | BfloatWeight) -> bytes:
-    """The bytes of some elements of a weight."""
+def _sample(weight: Tensor | BfloatWeight, dtype: torch.dtype) -> bytes:
+    """The bytes of some elements of a weight, in a dtype."""
     if isinstance(weight, BfloatWeight):
         count = weight.shape[0] * weight.shape[1]
         numbers = torch.arange(min(_SAMPLED, count)) * max(count // _SAMPLED, 1)
@@ -155,4 +155,4 @@ def _sample(weight: Tensor | BfloatWeight) -> bytes:
     else:
         flat = weight.detach().flatten()
         picked = flat[:: max(flat.numel() // _SAMPLED, 1)][:_SAMPLED]
-    return picked.cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    return picked.to(dtype).cpu().contiguous().view(torch.uint8).numpy().tobytes()
