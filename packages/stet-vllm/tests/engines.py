@@ -95,6 +95,12 @@ def by_stet(policy: str, firsts: list[int]) -> list[list[int]]:
     return [list(result.token_ids) for result in results]
 
 
+def own_logprobs(prompt: list[int], answer: list[int]) -> list[float]:
+    """Log-probabilities of an answer under the target, in Stet's own engine."""
+    reading = own_pair().read([*prompt, *answer])
+    return [float(value) for value in reading.logprobs[len(prompt) :]]
+
+
 def token_policies() -> list[str]:
     """The policies that can decide inside vLLM and whose greedy text does not depend on blocks."""
     found = []

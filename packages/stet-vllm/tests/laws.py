@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from functools import cache
 from typing import Any
 
 import torch
-from engines import own_pair, prompts, run_engine
+from engines import prompts, run_engine
+from transformers import AutoModelForCausalLM
 
+from stet.bundled import TARGET
 from stet.testing.statistics import chi_square
 
 SAMPLES = 2000
 TEMPERATURE = 1.5
+BEGINNING = 9
+"""Tokens of a problem that answers go on from. In the middle of it both models are unsure, and of
+different opinions: at its end they agree, and any rule would pass."""
 
 
 def deviations(policy: str, samples: int, **job: Any) -> list[float]:
@@ -21,7 +27,7 @@ def deviations(policy: str, samples: int, **job: Any) -> list[float]:
     The first token is drawn by vLLM itself. The second one's law is given the first, the third
     one's given both; answers with the most frequent beginnings are looked at.
     """
-    prompt = list(prompts()[0])
+    prompt = list(prompts()[0][:BEGINNING])
     batch = [
         {
             "prompt": prompt,
@@ -53,10 +59,15 @@ def _deviation(prompt: list[int], answers: list[tuple[int, ...]], place: int) ->
     return (statistic - freedom) / math.sqrt(2 * freedom)
 
 
+@cache
+def _target() -> Any:
+    """The target, by itself."""
+    return AutoModelForCausalLM.from_pretrained(TARGET, dtype=torch.float32)
+
+
 def _law(tokens: list[int]) -> list[float]:
     """The target's distribution of what follows."""
-    model = own_pair().target.model
     with torch.no_grad():
-        logits = model(torch.tensor([tokens])).logits[0, -1].float()
+        logits = _target()(torch.tensor([tokens])).logits[0, -1].float()
     law: list[float] = (logits / TEMPERATURE).softmax(-1).tolist()
     return law

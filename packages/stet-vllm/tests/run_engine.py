@@ -27,6 +27,8 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     from vllm import LLM, SamplingParams
     from vllm.exceptions import VLLMValidationError
 
+    if job.get("async_scheduling"):
+        plan_ahead()
     additional = {} if job["settings"] is None else {"stet": job["settings"]}
     began = time.monotonic()
     engine = LLM(
@@ -39,6 +41,7 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         max_num_seqs=job.get("max_num_seqs", 16),
         enforce_eager=True,
         enable_prefix_caching=False,
+        async_scheduling=job.get("async_scheduling", False),
         disable_log_stats=False,
         seed=0,
     )
@@ -63,8 +66,11 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
                     "tokens": list(one.token_ids),
                     "stet": (output.kv_transfer_params or {}).get("stet"),
                     "metrics": metrics and metrics.to_dict(),
+                    "logprobs": one.logprobs
+                    and [one.logprobs[i][token].logprob for i, token in enumerate(one.token_ids)],
                 }
             )
+    config = engine.llm_engine.vllm_config
     counters = {
         metric.name: metric.value
         for metric in engine.get_metrics()
@@ -76,8 +82,23 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
         "seconds": seconds,
         "started": started,
         "counters": counters,
-        "newer": bool(engine.llm_engine.vllm_config.use_v2_model_runner),
+        "newer": bool(config.use_v2_model_runner),
+        "ahead": bool(config.scheduler_config.async_scheduling),
     }
+
+
+def plan_ahead() -> None:
+    """Allow what vLLM's platform for CPUs switches off, and its model runner can do."""
+    from vllm.platforms.cpu import CpuPlatform
+
+    update = CpuPlatform.check_and_update_config.__func__
+
+    @classmethod
+    def check(cls: Any, vllm_config: Any) -> None:
+        update(cls, vllm_config)
+        vllm_config.scheduler_config.async_scheduling = True
+
+    CpuPlatform.check_and_update_config = check
 
 
 if __name__ == "__main__":

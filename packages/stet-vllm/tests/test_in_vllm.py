@@ -6,7 +6,15 @@ from collections import Counter
 from functools import cache
 
 import pytest
-from engines import Job, greedy, prompts, run_engine, texts_equal, token_policies
+from engines import (
+    Job,
+    greedy,
+    own_logprobs,
+    prompts,
+    run_engine,
+    texts_equal,
+    token_policies,
+)
 
 POLICIES = token_policies()
 RUNNERS = {"older": False, "newer": True}
@@ -135,6 +143,30 @@ def test_penalties_change_what_is_decided_about(runner):
     drafted = run_engine([batch], newer=newer)["found"]
     alone = run_engine([batch], newer=newer, draft=None, settings=None)["found"]
     assert [one["tokens"] for one in drafted] == [one["tokens"] for one in alone]
+
+
+@pytest.mark.parametrize("runner", RUNNERS)
+def test_log_probabilities_are_the_targets(runner):
+    """Of each token, also where a whole block is held."""
+    newer = RUNNERS[runner]
+    some = [list(prompt) for prompt in prompts()[: 2 if newer else 8]]
+    batch = [greedy(prompt, name, logprobs=1) for prompt in some for name in ("exact", "top-k")]
+    found = run_engine([batch], newer=newer)["found"]
+    for one in found:
+        assert len(one["logprobs"]) == len(one["tokens"])
+    for prompt, one in zip([p for p in some for _ in "ab"], found, strict=True):
+        own = own_logprobs(prompt, one["tokens"])
+        assert one["logprobs"] == pytest.approx(own, abs=1e-3)
+
+
+def test_the_newer_runner_plans_ahead():
+    """With asynchronous scheduling, texts and records are the same."""
+    some = [list(prompt) for prompt in prompts()[:3]]
+    batch = [greedy(prompt, name) for prompt in some for name in ("exact", "top-k")]
+    ahead = run_engine([batch], newer=True, async_scheduling=True)
+    plain = run_engine([batch], newer=True)
+    assert ahead["found"] == plain["found"]
+    assert ahead["ahead"]
 
 
 def test_the_end_of_the_context_is_reached():
