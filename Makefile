@@ -11,6 +11,10 @@ READY := $(VENV)/.ready-$(shell cat pyproject.toml constraints.txt | cksum | cut
 OLDEST := .venv-oldest
 OLDEST_READY := $(OLDEST)/.ready-$(shell cat pyproject.toml constraints-oldest.txt | cksum | cut -d' ' -f1)
 
+# vLLM for CPUs, with Stet and the plug-in.
+VLLM := .venv-vllm
+VLLM_READY := $(VLLM)/.ready-$(shell cat pyproject.toml packages/stet-vllm/pyproject.toml packages/stet-vllm/install.py | cksum | cut -d' ' -f1)
+
 # Idle threads sleep: spinning ones make a pass many times slower on a machine with other work.
 export OMP_WAIT_POLICY ?= PASSIVE
 export TOKENIZERS_PARALLELISM ?= false
@@ -24,7 +28,7 @@ GSM8K ?=
 SPEC_BENCH ?=
 PEERS ?=
 AXE ?= .cache/axe/node_modules/axe-core/axe.min.js
-.PHONY: help demo test test-oldest test-integrations test-browser check lint types bench peers real evidence format docs setup clean
+.PHONY: help demo test test-oldest test-integrations test-browser test-vllm check lint types bench peers real evidence format docs setup clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,6 +61,9 @@ test-browser: $(READY) ## install Chromium (Debian, as root) and axe-core (npm),
 	elif ! command -v npm >/dev/null; then echo "axe-core is not installed here: there is no npm."; \
 	else npm install --silent --no-audit --no-fund --prefix .cache/axe axe-core@4 >/dev/null || echo "axe-core could not be installed."; fi
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m browser tests/browser
+
+test-vllm: $(VLLM_READY) ## run policies inside vLLM, in .venv-vllm (3.4 GB), on both of its model runners
+	@OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -q packages/stet-vllm/tests
 
 check: $(READY) lint types ## the quick part of test: lint, format check, types and the unit tests
 	@$(PYTEST) -m unit
@@ -93,7 +100,13 @@ format: $(READY) ## format the code and fix what ruff can fix
 setup: $(READY) ## build the environment in .venv
 
 clean: ## remove the environment and all caches
-	rm -rf $(VENV) $(OLDEST) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) $(OLDEST) $(VLLM) .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist
+
+$(VLLM_READY):
+	@echo "Setting up $(VLLM) (once; some minutes) ..."
+	@$(PYTHON) packages/stet-vllm/install.py $(VLLM)
+	@rm -f $(VLLM)/.ready-*
+	@touch $@
 
 # torch comes first and alone, so that the build which the index offers for this machine is taken,
 # and no later requirement replaces it.

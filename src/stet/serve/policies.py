@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from functools import cache
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
-from stet.core.errors import OptionError, StetError, quoted
+from stet.core.errors import StetError, quoted
 from stet.pair import Pair
 from stet.policies import (
     AnswerPolicy,
@@ -21,6 +17,7 @@ from stet.policies import (
     available,
     resolve,
 )
+from stet.policies.requested import ParameterError, free_parameters, reader, with_requested
 from stet.serve.errors import ApiError, invalid
 from stet.serve.settings import ServeSettings
 from stet.serve.wire.problems import NAME
@@ -79,7 +76,9 @@ class Offer:
             summary, chosen = ALONE[policy], []
         else:
             summary = _summary(type(policy))
-            chosen = [_describe(name, hint, policy) for name, hint in _free(policy).items()]
+            chosen = [
+                _describe(name, hint, policy) for name, hint in free_parameters(policy).items()
+            ]
         return {
             "name": self.name,
             "kind": self.kind,
@@ -103,65 +102,19 @@ class Offer:
             return policy
         if isinstance(policy, str):
             raise invalid(f"{policy!r} decodes with one model and has no parameters.", _PARAM)
-        free = _free(policy)
-        given: dict[str, Any] = {}
-        for name, value in values.items():
-            shown = quoted(name, NAME)
-            if name not in free:
-                known = any(field.name == name for field in fields(policy))  # type: ignore[arg-type]
-                why = "is set by the server's operator" if known else "does not exist"
-                listed = ", ".join(sorted(free)) or "none"
-                raise invalid(
-                    f"Parameter {shown!r} of policy {self.name!r} {why}; a request may set: "
-                    f"{listed}.",
-                    f"speculation.{shown}",
-                )
-            try:
-                given[name] = _reader(free[name]).validate_python(value)
-            except ValidationError as error:
-                problem = error.errors()[0]["msg"]
-                raise invalid(f"{name}: {problem}.", f"speculation.{name}") from error
-            if isinstance(value, int) and abs(value) > _LARGEST:
-                raise invalid(f"{name} is out of any range.", f"speculation.{name}")
         try:
-            changed: Policy = replace(policy, **given)  # type: ignore[type-var]
-        except OptionError as error:
-            raise invalid(str(error), _PARAM) from error
-        except (TypeError, ValueError, OverflowError) as error:
-            raise invalid(
-                f"Policy {self.name!r} cannot be made with these parameters.", _PARAM
-            ) from error
-        return changed
+            return with_requested(policy, values, self.name)
+        except ParameterError as error:
+            param = _PARAM if error.parameter is None else f"{_PARAM}.{error.parameter}"
+            raise invalid(str(error), param) from error
 
 
 _PARAM = "speculation"
-_LARGEST = 2**31
-"""The largest whole number of a parameter: what counts tokens or steps is far below."""
-
-
-def _free(policy: Policy) -> dict[str, Any]:
-    """The parameters of a policy that a request may choose, with their types."""
-    hints = get_type_hints(type(policy))
-    names = [field.name for field in fields(policy)]  # type: ignore[arg-type]
-    return {name: hints[name] for name in names if _is_plain(hints[name])}
-
-
-def _is_plain(hint: Any) -> bool:
-    """Whether all values of a type are numbers, switches or words of a list."""
-    if get_origin(hint) in (Union, UnionType):
-        return all(_is_plain(part) for part in get_args(hint))
-    return hint in (bool, int, float, type(None)) or get_origin(hint) is Literal
-
-
-@cache
-def _reader(hint: Any) -> TypeAdapter[Any]:
-    """Reads values of a type, without taking one for another."""
-    return TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))
 
 
 def _describe(name: str, hint: Any, policy: Policy) -> dict[str, Any]:
     """A parameter as a JSON object; its type as a JSON schema."""
-    schema = _reader(hint).json_schema()
+    schema = reader(hint).json_schema()
     return {
         "name": name,
         "type": hint.__name__ if isinstance(hint, type) else str(hint).removeprefix("typing."),
