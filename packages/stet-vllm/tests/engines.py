@@ -35,6 +35,8 @@ def run_engine(batches: list[list[Job]], *, newer: bool = False, **job: Any) -> 
     environment = dict(os.environ)
     environment |= {"VLLM_LOGGING_LEVEL": "WARNING", "OMP_NUM_THREADS": "1"}
     environment |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
+    if job.get("ranks"):
+        environment["VLLM_CPU_OMP_THREADS_BIND"] = "|".join(map(str, range(job["ranks"])))
     paths = [str(HERE), str(HERE / "policies")]
     if newer:
         environment |= {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"}

@@ -34,7 +34,13 @@ def run(job: dict[str, Any]) -> dict[str, Any]:
     engine = LLM(
         model=job["target"],
         speculative_config=job["draft"]
-        and {"method": "draft_model", "model": job["draft"], "num_speculative_tokens": job["k"]},
+        and {
+            "method": "draft_model",
+            "model": job["draft"],
+            "num_speculative_tokens": job["k"],
+            "draft_tensor_parallel_size": job.get("ranks", 1),
+        },
+        tensor_parallel_size=job.get("ranks", 1),
         additional_config=additional,
         dtype=job.get("dtype", "float32"),
         max_model_len=job.get("max_model_len", 512),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from functools import cache
+from pathlib import Path
 
 import pytest
 from engines import (
@@ -18,6 +20,8 @@ from engines import (
 
 POLICIES = token_policies()
 RUNNERS = {"older": False, "newer": True}
+EVEN = str(Path(__file__).parents[3] / "benchmarks" / "pairs" / "draft-specialised")
+"""A draft for the bundled target whose heads can be divided by two."""
 
 
 @cache
@@ -167,6 +171,20 @@ def test_the_newer_runner_plans_ahead():
     plain = run_engine([batch], newer=True)
     assert ahead["found"] == plain["found"]
     assert ahead["ahead"]
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="needs two cores")
+def test_two_ranks_rule_alike():
+    """Of a tensor-parallel engine each rank decides; if they disagreed, texts would go astray."""
+    some = [list(prompt) for prompt in prompts()[:6]]
+    batch = [greedy(prompt, name) for prompt in some for name in ("exact", "top-k")]
+    hot = {"temperature": 1.0, "seed": 3, "max_tokens": 24}
+    batch += [greedy(prompt, name, **hot) for prompt in some for name in ("exact", "block")]
+    two = run_engine([batch], ranks=2, draft=EVEN)["found"]
+    one = run_engine([batch], draft=EVEN)["found"]
+    equal = [a["tokens"] == b["tokens"] for a, b in zip(two, one, strict=True)]
+    assert all(equal[:12])
+    assert sum(equal[12:]) >= 10  # products of two halves are rounded otherwise
 
 
 def test_the_end_of_the_context_is_reached():
