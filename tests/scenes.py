@@ -95,7 +95,6 @@ class Scene:
                 temperature=torch.tensor(self.temperatures, device=self.device),
                 greedy=tuple(t == 0 for t in self.temperatures),
                 requests=torch.arange(rows, device=self.device),
-                rows=torch.arange(rows, device=self.device),
             ),
             draft_logits=logits,
             seeds=self.seeds,

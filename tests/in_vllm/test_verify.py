@@ -172,7 +172,6 @@ def test_what_is_emitted_follows_the_target(name):
         temperature=torch.ones(rows),
         greedy=(False,) * rows,
         requests=torch.arange(rows),
-        rows=torch.arange(rows),
     )
     draft = q.expand(rows, 2, size)
     found = verify(
@@ -211,7 +210,6 @@ def test_truncation_and_edits_of_the_engine_are_used():
         temperature=drafted.shaping.temperature,
         greedy=drafted.shaping.greedy,
         requests=drafted.shaping.requests,
-        rows=drafted.shaping.rows,
         cut=cut,
     )
     own = edited.argmax(-1)

@@ -24,16 +24,13 @@ class Shaping:
     """How B requests shape their distributions; takes the place of `stet.core.sampling.Sampler`.
 
     Attributes:
-        raw: [B, K + 1, V], the target's logits as they left the model.
-        edited: [B, K + 1, V], the same after penalties, bias and grammars, before temperature; the
-            very tensor `raw` where nothing is edited.
+        raw: [B, K + 1, V] float32, the target's logits as they left the model.
+        edited: [B, K + 1, V] float32, the same after penalties, bias and grammars, before
+            temperature; the very tensor `raw` where nothing is edited.
         temperature: [B] float32; 0 takes the most probable token.
         greedy: whether each request's temperature is 0, on the host.
         requests: [B] int64, where the engine keeps each request's parameters.
         cut: truncates logits (top-k, top-p); None where no request does.
-        edit_draft: applies the same edits to the draft's logits [B, K, V], given the requests'
-            places in the batch [B]; None where nothing is edited.
-        rows: [B] int64, places of these requests in the batch.
     """
 
     raw: Tensor
@@ -41,9 +38,7 @@ class Shaping:
     temperature: Tensor
     greedy: tuple[bool, ...]
     requests: Tensor
-    rows: Tensor
     cut: Cut | None = None
-    edit_draft: Callable[[Tensor, Tensor], Tensor] | None = None
 
     @property
     def all_greedy(self) -> bool:
@@ -65,28 +60,24 @@ class Shaping:
             temperature=self.temperature[index],
             greedy=tuple(self.greedy[row] for row in rows),
             requests=self.requests[index],
-            rows=self.rows[index],
         )
 
     def edit(self, logits: Tensor, block: Tensor | None = None) -> Tensor:
         """The logits after penalties, bias and grammars, [B, T, V] float32.
 
         Args:
-            logits: `raw`, or the draft's [B, K, V].
+            logits: `raw`; or the draft's [B, K, V], which stay as they are, since vLLM drafts
+                without any of these.
             block: not needed: the engine knows what was drafted.
         """
         del block
-        if logits is self.raw:
-            return self.edited.float()
-        if self.edit_draft is not None and self.edits:
-            return self.edit_draft(logits, self.rows)
-        return logits.float()
+        return self.edited if logits is self.raw else logits
 
     def probs(self, logits: Tensor) -> Tensor:
         """The distributions [B, T, V] that requests draw from, for edited logits [B, T, V]."""
         if self.all_greedy:
             return one_hot(peak(logits)[1], logits.shape[-1])
-        scaled = logits.float() / self._divisors()
+        scaled = logits / self._divisors()
         if self.cut is not None:
             rows, positions, size = scaled.shape
             owners = self.requests[:, None].expand(rows, positions).reshape(-1)
@@ -95,7 +86,7 @@ class Shaping:
 
     def drawn_from(self, logits: Tensor) -> Tensor:
         """The distributions [B, K, V] that tokens were drafted from: raw, by temperature alone."""
-        return self._certain((logits.float() / self._divisors()).softmax(-1), logits)
+        return self._certain((logits / self._divisors()).softmax(-1), logits)
 
     def _divisors(self) -> Tensor:
         return torch.where(self.temperature > 0, self.temperature, 1.0)[:, None, None]

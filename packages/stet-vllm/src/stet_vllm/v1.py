@@ -99,7 +99,6 @@ class RejectionSampler(rejection_sampler.RejectionSampler):
             temperature=temperature,
             greedy=tuple((temperature == 0).tolist()),
             requests=torch.arange(rows),
-            rows=torch.arange(rows),
             cut=cut if cuts else None,
         )
         computed = stet.computed(rows)

@@ -190,7 +190,8 @@ class RejectionSampler(rejection_sampler.RejectionSampler):
         assert requests is not None
         states = self.sampler.sampling_states
         device, width = logits.device, drafted.shape[1]
-        raw = logits[places]
+        # Policies compute in float32, whatever the head's dtype.
+        raw = logits[places].float()
         slots = idx_mapping.long()
         rounds = pos[places[:, 0]].long()
         temperature = states.temperature.np[idx_mapping_np]
@@ -206,16 +207,15 @@ class RejectionSampler(rejection_sampler.RejectionSampler):
         def draft_rows(rows: Tensor | None) -> Tensor:
             assert draft_logits is not None
             chosen = slots if rows is None else slots[rows]
-            return draft_logits[chosen, :width]
+            return draft_logits[chosen, :width].float()
 
         top_k, top_p = states.get_top_k_top_p(slots, idx_mapping_np)
         shaping = Shaping(
             raw=raw,
-            edited=raw if edited is logits else edited[places],
+            edited=raw if edited is logits else edited[places].float(),
             temperature=states.temperature.gpu[slots],
             greedy=tuple(bool(value == 0) for value in temperature),
             requests=slots,
-            rows=torch.arange(len(slots), device=device),
             cut=None if top_k is None and top_p is None else cut,
         )
         return Drafted(
