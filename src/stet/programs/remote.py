@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import asyncio
+import math
+from collections.abc import Awaitable, Generator, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from stet.core.acceptance import Acceptance
-from stet.core.errors import StetError
+from stet.core.block import Reading
 from stet.core.operations import Await, Operation, Program
 from stet.core.sequence import TokenSequence
-from stet.core.step_policy import Candidate
+from stet.core.step_policy import Candidate, StepPolicy
 from stet.core.steps import SENTENCE, Delimiter, Ends
 from stet.programs.parts import is_whole
+from stet.programs.remote_reader import Cost, RemoteReader
 from stet.programs.remote_writer import RemoteText, RemoteWriter
-from stet.programs.target_side import Rewrite, TargetSide, Writing
+from stet.programs.stepwise import stepwise
+from stet.programs.target_side import Rewrite, TargetSide, UnreadableStep, Writing
+
+T = TypeVar("T")
 
 CUT = "step ends inside a character"
 """Why the target writes a step that the policy would have accepted: a part of a character cannot be
@@ -24,9 +31,29 @@ _MOST_STOPS = 4
 """Stop strings that an endpoint takes."""
 
 
+UNREAD = "step cannot be read in the target's tokens"
+"""Why the target writes a step of which it does not say how probable it is."""
+
+UNANSWERED = "question not answered by the target"
+"""Why the target writes a step: no answer is among what it says."""
+
+
+def remote_stepwise(sequence: TokenSequence, policy: StepPolicy, writer: RemoteWriter) -> Program:
+    """Stepwise decoding with a remote target, which is asked first whether it can say what it must.
+
+    Args:
+        sequence: the answer.
+        policy: decides about each step.
+        writer: the target.
+    """
+    if policy.reads_target or policy.asks_target or policy.compares:
+        yield Await(RemoteReader(writer).check(policy))
+    yield from stepwise(sequence, policy, EndpointTarget(writer))
+
+
 @dataclass(frozen=True)
 class EndpointTarget(TargetSide):
-    """A remote target, which is asked for the steps that are rejected and reads no candidates.
+    """A remote target, which is asked for the steps that are rejected, and about candidates.
 
     The answer is kept in the draft's tokens.
 
@@ -50,13 +77,52 @@ class EndpointTarget(TargetSide):
     def read(
         self, sequence: TokenSequence, candidate: Candidate
     ) -> Generator[Operation, Any, Acceptance]:
-        """Refuse to read a candidate, which a remote target cannot do.
+        """Ask how probable a candidate is; a rewrite does not go on from that.
 
         Raises:
-            StetError: always.
+            UnreadableStep: the target does not say.
         """
-        del sequence, candidate
-        raise StetError("This policy has the target read steps, which a remote target cannot.")
+        reading = yield from self._reading(sequence, sequence, candidate.tokens)
+        return Acceptance(list(candidate.tokens), 0, None, [], reading=reading)
+
+    def _reading(
+        self, sequence: TokenSequence, charged: TokenSequence, step: list[int]
+    ) -> Generator[Operation, Any, Reading]:
+        """Ask how probable a step is that follows a sequence; another one may be charged."""
+        found: tuple[Reading | None, Cost]
+        found = yield Await(RemoteReader(self.writer).read(sequence, step))
+        reading, cost = found
+        cost.charge(charged)
+        if reading is None:
+            raise UnreadableStep(UNREAD)
+        return reading
+
+    def charge_reading(self, sequence: TokenSequence, acceptance: Acceptance) -> None:
+        """Count nothing: `read` has counted it."""
+
+    def ask(
+        self,
+        sequence: TokenSequence,
+        candidates: Sequence[Candidate],
+        question: str,
+        answers: Sequence[str],
+    ) -> Generator[Operation, Any, list[list[float]]]:
+        """Put a question to the target behind each candidate, one request for each.
+
+        Raises:
+            UnreadableStep: none of the answers is known.
+        """
+        reader = RemoteReader(self.writer)
+        asked = (reader.ask(sequence, c.tokens, question, answers) for c in candidates)
+        found: list[tuple[list[float] | None, Cost]] = yield Await(_together(asked))
+        values: list[list[float]] = []
+        for logprobs, cost in found:
+            cost.charge(sequence)
+            if logprobs is not None:
+                values.append(logprobs)
+        if len(values) < len(found):
+            raise UnreadableStep(UNANSWERED)
+        return values
 
     def write(self, sequence: TokenSequence, fork: TokenSequence, task: Rewrite) -> Writing:
         """Ask the target for a step, and put it on a fork; its tokens are as the server counts.
@@ -70,12 +136,23 @@ class EndpointTarget(TargetSide):
         # The request's own, too: some are seen by the server alone, such as special tokens.
         asked = fork.limits.stop_strings[: _MOST_STOPS - len(stops)]
         ends = _either(task.ends, _first_of(asked))
+        logprobs = fork.limits.probabilities or fork.limits.target_probabilities
         written: RemoteText = yield Await(
-            self.writer.write(text, ends, (*stops, *asked), most, fork.sampling)
+            self.writer.write(text, ends, (*stops, *asked), most, fork.sampling, logprobs=logprobs)
         )
         self.writer.take(fork, written)
+        if task.rival is not None and any(of.p_target is None for of in fork.emitted):
+            # The server did not say, or cut its text otherwise than the draft does.
+            with suppress(UnreadableStep):  # then the target's step stands
+                reading = yield from self._reading(sequence, fork, fork.answer)
+                for record, logprob in zip(fork.emitted, reading.logprobs, strict=True):
+                    record.p_target = math.exp(logprob)
         count = len(fork.answer) if written.tokens is None else written.tokens
         return Candidate(fork, fork.text()), count
+
+
+async def _together(asked: Iterable[Awaitable[T]]) -> list[T]:
+    return await asyncio.gather(*asked)
 
 
 def remote_autoregressive(sequence: TokenSequence, target: RemoteWriter) -> Program:
@@ -87,7 +164,10 @@ def remote_autoregressive(sequence: TokenSequence, target: RemoteWriter) -> Prog
         before = len(sequence.tokens)
         text = target.so_far(sequence)
         most = sequence.remaining
-        written = yield Await(target.write(text, ends, asked, most, sequence.sampling))
+        logprobs = sequence.limits.probabilities
+        written = yield Await(
+            target.write(text, ends, asked, most, sequence.sampling, logprobs=logprobs)
+        )
         target.take(sequence, written)
         if len(sequence.tokens) == before:
             sequence.close("length")
