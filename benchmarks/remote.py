@@ -3,9 +3,10 @@
     python benchmarks/remote.py                 # both pairs, the real one where it is there
     python benchmarks/remote.py --pairs bundled
 
-Step by step, one answer at a time, the time of an answer is divided into the draft's, the server's
-(from the last byte of a request until the head of its response is there, as the client's socket
-sees it), and the rest, which is Stet's own: text, JSON, HTTP, threads. With several answers at a
+Step by step, one answer at a time, the time of an answer is divided into the draft's (reading what
+the target wrote included), the server's (from the last byte of a request until the head of its
+response is there, as the client's socket sees it), and the rest, which is Stet's own: text, JSON,
+HTTP, threads. With several answers at a
 time, when these overlap, only a request's own time is divided: from asking to the answer. Server
 and draft have one thread each, so that they do not take each other's cores.
 """
@@ -84,6 +85,27 @@ class Wire:
         request.extensions["trace"] = trace
 
 
+@dataclass
+class Read:
+    """Seconds in which the draft has read what it had not written, which no counter has."""
+
+    seconds: float = 0.0
+
+    def watch(self, pair: Pair) -> None:
+        """Have a pair's engine tell of its reading."""
+        prefill = pair.engine._prefill
+        forward = prefill._forward
+
+        def watched(*args: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return forward(*args)
+            finally:
+                self.seconds += time.perf_counter() - began
+
+        prefill._forward = watched
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", nargs="+", choices=tuple(PAIRS), default=tuple(PAIRS))
@@ -122,12 +144,13 @@ def measured(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         remote = RemoteTarget(f"{running.url}/v1", MODEL)
         wanted: dict[str, Any] = {"dtype": "float32"} if name == "bundled" else {}
         with load_pair(remote, draft, max_length=1024, **wanted) as pair:
-            wire = Wire()
+            wire, read = Wire(), Read()
             wire.watch(pair)
+            read.watch(pair)
             for label, policy in POLICIES.items():
                 pair.generate(texts[:2], policy, max_new_tokens=32)  # all is loaded and known
                 for together in (1, TOGETHER):
-                    row = measure(pair, wire, texts, policy, together, options.tokens)
+                    row = measure(pair, wire, read, texts, policy, together, options.tokens)
                     row = {"what": "remote", "pair": name, "policy": label, **row}
                     print(json.dumps(row), flush=True)
                     rows.append(row)
@@ -135,17 +158,24 @@ def measured(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def measure(
-    pair: Pair, wire: Wire, texts: list[str], policy: StepPolicy, together: int, tokens: int
+    pair: Pair,
+    wire: Wire,
+    read: Read,
+    texts: list[str],
+    policy: StepPolicy,
+    together: int,
+    tokens: int,
 ) -> dict[str, Any]:
     """Answer texts, so many at a time, and divide the time of their steps."""
     wire.seconds, wire.requests, wire.opened = 0.0, 0, 0
+    read.seconds = 0.0
     results: list[Result] = []
     for start in range(0, len(texts), together):
         results += pair.generate(texts[start : start + together], policy, max_new_tokens=tokens)
     if failed := [result.error for result in results if result.error]:
         raise SystemExit(failed[0])
     steps = sum(len(result.steps) for result in results)
-    drafted = sum(result.counters.draft_seconds for result in results)
+    drafted = sum(result.counters.draft_seconds for result in results) + read.seconds
     asked = sum(result.counters.target_seconds for result in results)
     whole = sum(result.seconds for result in results) if together == 1 else asked
     own = whole - wire.seconds - (drafted if together == 1 else 0.0)

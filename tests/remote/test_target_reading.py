@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -302,6 +303,27 @@ def test_what_a_server_cannot_say_is_told_before_anything_is_written(
         assert away.generate(texts[0], SpecGuard(threshold=0.6)).error is None
     assert count <= 8
     assert not any(body["max_tokens"] > 1 for body in before.seen[:count])
+
+
+@dataclass(frozen=True)
+class Undeclared(SpecGuard):
+    """Has the target read steps, and does not say so."""
+
+    @property
+    def reads_target(self) -> bool:
+        return False
+
+
+def test_a_policy_that_does_not_say_what_it_asks_is_told_at_its_first_step(
+    before: Front, texts: list[str]
+):
+    policy = Undeclared(scorer="target", target_threshold=0.0)
+    before.tell(refuses=nothing_read)
+    with remote_pair(before.url) as away, pytest.raises(StetError, match="does not say how prob"):
+        away.generate(texts[0], policy)
+    before.tell()
+    with remote_pair(before.url) as away:
+        assert away.generate(texts[0], policy, max_new_tokens=20).error is None
 
 
 def test_a_server_that_cannot_be_asked_is_an_error_of_its_own(before: Front, texts: list[str]):

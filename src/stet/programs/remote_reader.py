@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stet.core.block import Reading
-from stet.core.errors import OptionError
+from stet.core.errors import OptionError, StetError
 from stet.core.questions import tokenize_question
 from stet.core.sequence import TokenSequence
 from stet.core.step_policy import StepPolicy
@@ -96,7 +96,11 @@ class RemoteReader:
             not say.
         """
         form = await self._form()
-        assert form is not None, "`check` has refused this"
+        if form is None:  # of a policy that does not say what it asks
+            raise StetError(
+                "This policy has the target read steps, and the server does not say how probable a "
+                "text is; let the policy decide by the draft's signals."
+            )
         began = time.monotonic()
         found, read = await self._read(form, sequence, step)
         cost = Cost(1, len(found or sequence.tokens), time.monotonic() - began)
