@@ -12,7 +12,8 @@ from stet.core.errors import OptionError, StetError
 from stet.core.result import Result
 from stet.pair import Pair
 from stet.policies import SpecGuard, SpecReason, StepPolicy
-from stet.programs.remote import UNANSWERED, UNREAD
+from stet.programs.remote import ACCEPTED, UNANSWERED, UNREAD
+from stet.programs.remote_writer import WRITTEN
 from stet.programs.target_side import PREFERRED
 
 pytestmark = pytest.mark.slow
@@ -120,6 +121,46 @@ def test_a_band_between_two_thresholds_is_read(away: Pair, here: Pair, texts: li
     assert {"step accepted", "step confirmed by the target", "step refused by the target"} <= seen
 
 
+def test_what_the_target_agrees_with_is_not_written_again(
+    before: Front, here: Pair, texts: list[str]
+):
+    policy = SpecGuard(scorer="target", target_threshold=1.0)
+    with remote_pair(before.url) as away:
+        results, _ = same(away, here, texts[:3], policy)
+        continued = [b for b in before.seen if b.get("stop")]
+        # What is written on from is the draft's own tokens, where there are any.
+        assert {type(b["prompt"]) for b in continued} == {str, list}
+        begun = 0
+        for result in results:
+            for step in (s for s in result.steps if s.decision == "rewritten"):
+                stood = result.tokens[step.position : step.position + step.tokens]
+                drafted = [t.id for t in stood if t.origin == "draft"]
+                assert drafted == step.candidates[0].ids[: len(drafted)]
+                assert {t.reason for t in stood[: len(drafted)]} <= {ACCEPTED}
+                assert {t.reason for t in stood[len(drafted) :]} == {WRITTEN}
+                assert all(t.p_target is None for t in stood)
+                begun += bool(drafted)
+        assert begun == sum(isinstance(b["prompt"], list) for b in continued) > 0
+        # Where nothing is certain, all of it is the server's.
+        before.tell()
+        away.generate(texts[0], policy, max_new_tokens=LIMIT, presence_penalty=0.5)
+        assert all(isinstance(b["prompt"], str) for b in before.seen if b.get("stop"))
+
+
+@pytest.mark.parametrize("limit", [5, 23])
+def test_limits_and_stop_strings_cut_what_was_agreed_on(
+    away: Pair, here: Pair, texts: list[str], limit: int
+):
+    policy = SpecGuard(scorer="target", target_threshold=1.0)
+    options: list[dict[str, Any]] = [
+        {"max_new_tokens": limit},
+        {"stop": " = ", "max_new_tokens": 60},
+    ]
+    for more in options:
+        one, other = (p.generate(texts[1], policy, **more) for p in (away, here))
+        assert (one.text, one.finish_reason, one.error) == (other.text, other.finish_reason, None)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_reading_says_the_same(
     before: Front, here: Pair, texts: list[str], form: str
@@ -222,7 +263,8 @@ def test_both_steps_are_compared_as_here(before: Front, here: Pair, texts: list[
             reasons |= {step.reason for result in results for step in result.steps}
     assert PREFERRED in reasons
     asked = [b for b in before.seen if b.get("stop")]
-    assert asked
+    # A step with which the target agrees to its end is not asked for.
+    assert 0 < len(asked) < sum(len(r.steps) for r in results) * 3
     assert all(b["logprobs"] == 1 for b in asked)
 
 

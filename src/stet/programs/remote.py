@@ -15,11 +15,11 @@ from stet.core.operations import Await, Operation, Program
 from stet.core.sequence import TokenSequence
 from stet.core.step_policy import Candidate, StepPolicy
 from stet.core.steps import SENTENCE, Delimiter, Ends
-from stet.programs.parts import is_whole
+from stet.programs.parts import append, is_whole
 from stet.programs.remote_reader import Cost, RemoteReader
-from stet.programs.remote_writer import RemoteText, RemoteWriter
+from stet.programs.remote_writer import Begun, RemoteText, RemoteWriter
 from stet.programs.stepwise import stepwise
-from stet.programs.target_side import Rewrite, TargetSide, UnreadableStep, Writing
+from stet.programs.target_side import Opening, Rewrite, TargetSide, UnreadableStep, Writing
 
 T = TypeVar("T")
 
@@ -30,6 +30,9 @@ sent."""
 _MOST_STOPS = 4
 """Stop strings that an endpoint takes."""
 
+
+ACCEPTED = "accepted"
+"""The reason for a token of a rejected candidate that the target would have written itself."""
 
 UNREAD = "step cannot be read in the target's tokens"
 """Why the target writes a step of which it does not say how probable it is."""
@@ -77,13 +80,21 @@ class EndpointTarget(TargetSide):
     def read(
         self, sequence: TokenSequence, candidate: Candidate
     ) -> Generator[Operation, Any, Acceptance]:
-        """Ask how probable a candidate is; a rewrite does not go on from that.
+        """Ask how probable a candidate is.
+
+        What the target would have written itself is accepted, where that can be told.
 
         Raises:
             UnreadableStep: the target does not say.
         """
-        reading = yield from self._reading(sequence, sequence, candidate.tokens)
-        return Acceptance(list(candidate.tokens), 0, None, [], reading=reading)
+        tokens = candidate.tokens
+        reading = yield from self._reading(sequence, sequence, tokens)
+        sampling, accepted = sequence.sampling, 0
+        certain = sampling.greedy and not sampling.counts_answer
+        if certain and self.writer.client.abilities.takes_ids:
+            accepted = next((i for i, m in enumerate(reading.margins) if m <= 0), len(tokens))
+        reasons = [ACCEPTED] * accepted
+        return Acceptance(tokens, accepted, None, reasons, reading=reading)
 
     def _reading(
         self, sequence: TokenSequence, charged: TokenSequence, step: list[int]
@@ -127,18 +138,30 @@ class EndpointTarget(TargetSide):
     def write(self, sequence: TokenSequence, fork: TokenSequence, task: Rewrite) -> Writing:
         """Ask the target for a step, and put it on a fork; its tokens are as the server counts.
 
-        A remote target cannot begin with a rejected candidate.
+        Of a rejected candidate that it has read, what it would write itself is not asked for again.
         """
         policy = task.policy
         text = self.writer.so_far(sequence)
         most = min(policy.step_tokens, fork.remaining)
+        begun = self._begin(sequence, fork, task.opening)
+        given = len(fork.answer)
+        if fork.finished or given >= most or (begun and task.ends(begun.text) is not None):
+            return Candidate(fork, fork.text()), given
         stops = _strings(policy.delimiter)
         # The request's own, too: some are seen by the server alone, such as special tokens.
         asked = fork.limits.stop_strings[: _MOST_STOPS - len(stops)]
         ends = _either(task.ends, _first_of(asked))
         logprobs = fork.limits.probabilities or fork.limits.target_probabilities
         written: RemoteText = yield Await(
-            self.writer.write(text, ends, (*stops, *asked), most, fork.sampling, logprobs=logprobs)
+            self.writer.write(
+                text,
+                ends,
+                (*stops, *asked),
+                most - given,
+                fork.sampling,
+                logprobs=logprobs,
+                begun=begun,
+            )
         )
         self.writer.take(fork, written)
         if task.rival is not None and any(of.p_target is None for of in fork.emitted):
@@ -147,8 +170,30 @@ class EndpointTarget(TargetSide):
                 reading = yield from self._reading(sequence, fork, fork.answer)
                 for record, logprob in zip(fork.emitted, reading.logprobs, strict=True):
                     record.p_target = math.exp(logprob)
-        count = len(fork.answer) if written.tokens is None else written.tokens
+        count = len(fork.answer) if written.tokens is None else given + written.tokens
         return Candidate(fork, fork.text()), count
+
+    def _begin(
+        self, sequence: TokenSequence, fork: TokenSequence, opening: Opening | None
+    ) -> Begun | None:
+        """Put on a fork what the target has accepted of a rejected candidate; None for nothing."""
+        acceptance = None if opening is None else opening.acceptance
+        if acceptance is None or acceptance.reading is None:
+            return None
+        tokens, text = acceptance.drafted[: acceptance.accepted], None
+        start = len(sequence.tokens)
+        while tokens:
+            text = self.writer.codec.text_after([*sequence.tokens, *tokens], start)
+            if text is not None:
+                break
+            del tokens[-1]  # it ends inside a character
+        if not tokens or text is None:
+            return None
+        append(fork, tokens, "draft", ACCEPTED)
+        if fork.limits.probabilities or fork.limits.target_probabilities:
+            for record, logprob in zip(fork.emitted, acceptance.reading.logprobs, strict=False):
+                record.p_target = math.exp(logprob)
+        return Begun(text, [*sequence.tokens, *tokens])
 
 
 async def _together(asked: Iterable[Awaitable[T]]) -> list[T]:

@@ -48,6 +48,19 @@ class RemoteText:
     spoken: list[tuple[int, Spoken]] = field(default_factory=list[tuple[int, Spoken]])
 
 
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The beginning of a stretch of text, which the target is known to write.
+
+    Attributes:
+        text: the text.
+        tokens: all before it and the text itself, in the draft's tokens, which the server takes.
+    """
+
+    text: str
+    tokens: list[int]
+
+
 @dataclass(slots=True, eq=False)
 class RemoteWriter:
     """A remote target that continues one request's text.
@@ -130,6 +143,7 @@ class RemoteWriter:
         sampling: SamplingParams,
         *,
         logprobs: bool = False,
+        begun: Begun | None = None,
     ) -> RemoteText:
         """Have the target write on, up to where `ends` says, its own end or a limit.
 
@@ -143,17 +157,25 @@ class RemoteWriter:
             most: the most tokens, as the server counts them.
             sampling: how tokens are chosen.
             logprobs: ask for log-probabilities, too, where the server gives any.
+            begun: the beginning of the stretch, where it is known.
+
+        Returns:
+            What the server wrote, which follows `begun`.
 
         Raises:
             RemoteError: the server refused, or failed for good.
         """
         began = time.monotonic()
-        written, tokens, counted, requests = "", 0, True, 0
+        known = "" if begun is None else begun.text
+        written, tokens, counted, requests = known, 0, True, 0
         spoken: list[tuple[int, Spoken]] = []
         while True:
-            answer = await self._ask(text + written, most - tokens, sampling, stops, logprobs)
+            # As tokens, since a text that is cut where the target has just read a token's end might
+            # be read otherwise.
+            prompt = text + written if begun is None or requests else begun.tokens
+            answer = await self._ask(prompt, most - tokens, sampling, stops, logprobs)
             requests += 1
-            spoken += _placed(answer.spoken or (), len(written))
+            spoken += _placed(answer.spoken or (), len(written) - len(known))
             written += answer.text
             tokens += max(1, answer.tokens or len(answer.text) // 4)
             counted &= answer.tokens is not None
@@ -172,7 +194,7 @@ class RemoteWriter:
                 said = written[:end] if ended else written[:end].rstrip(_HALF)
                 seconds = time.monotonic() - began
                 count = tokens if counted else None
-                return RemoteText(said, ended, count, seconds, requests, spoken)
+                return RemoteText(said[len(known) :], ended, count, seconds, requests, spoken)
 
     async def _stop(self, text: str, sampling: SamplingParams, stops: tuple[str, ...]) -> str:
         """Find out at which of the stop strings a text ended; "" for the target's own end."""
@@ -188,7 +210,7 @@ class RemoteWriter:
 
     async def _ask(
         self,
-        text: str,
+        prompt: str | list[int],
         most: int,
         sampling: SamplingParams,
         stops: tuple[str, ...],
@@ -209,12 +231,12 @@ class RemoteWriter:
         if abilities is not None and abilities.tells:
             try:
                 # Some servers take 0 for none.
-                return await self.client.complete(text, **options, logprobs=1)
+                return await self.client.complete(prompt, **options, logprobs=1)
             except RefusedError:
-                found = await self.client.complete(text, **options)
+                found = await self.client.complete(prompt, **options)
                 abilities.tells = False  # that is what was refused
                 return found
-        return await self.client.complete(text, **options)
+        return await self.client.complete(prompt, **options)
 
 
 def _placed(spoken: Iterable[Spoken], start: int) -> Iterator[tuple[int, Spoken]]:

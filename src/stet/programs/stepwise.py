@@ -11,11 +11,11 @@ from stet.core.sequence import TokenSequence
 from stet.core.step_policy import Candidate, ReadStep, Step, StepDecision, StepPolicy
 from stet.core.steps import Ends, LoopGuard, ends_of
 from stet.policies.exact import Exact
+from stet.programs.asking import Reader
 from stet.programs.autoregressive import autoregressive
 from stet.programs.parts import conclude, draft_step, pick_candidate, record_of
 from stet.programs.target_side import (
     Opening,
-    Reader,
     Rewrite,
     Rival,
     TargetSide,

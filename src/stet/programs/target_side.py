@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from stet.core.acceptance import Acceptance
-from stet.core.block import Block, Reading
+from stet.core.block import Block
 from stet.core.errors import StetError
 from stet.core.needs import Need
 from stet.core.operations import Draft, Join, Operation, Score
@@ -281,60 +281,3 @@ def open_step(
     else:
         sequence.lend_cache(fork, "target")
     fork.commit(acceptance)
-
-
-class Reader:
-    """Lets the target read candidates, and keeps the last decision about their tokens.
-
-    Args:
-        sequence: the answer.
-        candidates: the candidates that the policy is shown.
-        side: the target.
-    """
-
-    def __init__(
-        self, sequence: TokenSequence, candidates: list[Candidate], side: TargetSide
-    ) -> None:
-        self._sequence = sequence
-        self._candidates = candidates
-        self._side = side
-        self._last: Candidate | None = None
-        self._acceptance: Acceptance | None = None
-        self._reading: Reading | None = None
-
-    def read(self, place: int) -> Generator[Operation, Any, Reading]:
-        """Have the target read a candidate in one pass."""
-        self.take(None)
-        candidate = self._candidates[place]
-        acceptance = yield from self._side.read(self._sequence, candidate)
-        assert acceptance.reading is not None
-        self._last, self._acceptance = candidate, acceptance
-        self._reading = acceptance.reading
-        return acceptance.reading
-
-    def ask(
-        self, question: str, answers: Sequence[str]
-    ) -> Generator[Operation, Any, list[list[float]]]:
-        """Put a question to the target behind each candidate."""
-        return (yield from self._side.ask(self._sequence, self._candidates, question, answers))
-
-    def reading_of(self, candidate: Candidate) -> Generator[Operation, Any, list[float]]:
-        """The target's log-probabilities of a candidate, which it reads if it has not yet."""
-        if not self.has_read(candidate) or self._reading is None:
-            self._reading = yield from self.read(self._candidates.index(candidate))
-        return self._reading.logprobs
-
-    def has_read(self, candidate: Candidate) -> bool:
-        """Whether the target's cache holds a candidate."""
-        return candidate is self._last
-
-    def take(self, candidate: Candidate | None) -> Acceptance | None:
-        """Take the decision about a candidate that the target has read, to be committed.
-
-        A decision that is not taken is counted for its pass alone.
-        """
-        acceptance, self._acceptance = self._acceptance, None
-        if acceptance is None or candidate is self._last:
-            return acceptance
-        self._side.charge_reading(self._sequence, acceptance)
-        return None

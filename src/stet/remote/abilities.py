@@ -46,6 +46,11 @@ class Abilities:
     _listed: list[int] = field(default_factory=list[int])
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
+    @property
+    def takes_ids(self) -> bool:
+        """Whether they are known to read the draft's own tokens."""
+        return any(form is not None and form.ids for form in self._form)
+
     async def form(
         self, asker: Asker, encode: Callable[[str], list[tuple[int, str]]]
     ) -> ReadingForm | None:
