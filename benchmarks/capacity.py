@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 import _prompts
-from _scale import add
+from _record import add
 
 from stet import Pair
 from stet.core.result import Result
@@ -50,7 +50,7 @@ def main() -> None:
             asked = _prompts.prompts(pair, options, count)
             rows += look(name, pair, asked, {"max_new_tokens": tokens})
     figures["capacity_worst_error"] = max(abs(row["error"]) for row in rows if "error" in row)
-    print(add("capacity", rows, figures))
+    print(add("scale", "capacity", rows, figures))
 
 
 def look(name: str, pair: Pair, prompts: list[Any], options: Options) -> list[dict[str, Any]]:
@@ -64,7 +64,8 @@ def look(name: str, pair: Pair, prompts: list[Any], options: Options) -> list[di
             simulated = serve_clients(serving, asked, batch).tokens_per_second
             rows.append(
                 {
-                    "part": "held",
+                    "part": "capacity",
+                    "what": "held",
                     "pair": name,
                     "policy": policy,
                     "batch": batch,
@@ -79,6 +80,7 @@ def look(name: str, pair: Pair, prompts: list[Any], options: Options) -> list[di
         rows.append(
             {
                 "part": "capacity",
+                "what": "capacity",
                 "pair": name,
                 "policy": policy,
                 "prompt_tokens": round(sum(a.prompt for a in asked) / len(asked)),

@@ -17,7 +17,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "packages" / "stet-vllm" / "tests"))
 
-from _scale import add
+from _record import add, spread
 from engines import greedy, prompts, run_engine, texts_equal, token_policies
 from laws import SAMPLES, deviations
 
@@ -27,25 +27,32 @@ ROUNDS = 4
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", default=["texts", "laws", "overhead"])
-    parts = parser.parse_args().parts
-    figures: dict[str, Any] = {}
-    rows: list[dict[str, Any]] = []
-    if "texts" in parts:
-        for runner in ("v1", "v2"):
-            rows += texts(runner, figures)
-    if "laws" in parts:
-        for policy in ("exact", "block"):
-            found = deviations(policy, SAMPLES)
-            figures[f"vllm_{policy}_z"] = round(max(found, key=abs), 2)
-            rows.append({"part": "laws", "policy": policy, "z": [round(z, 2) for z in found]})
-    if "overhead" in parts:
-        rows.append(overhead(figures))
-    print(add("vllm", rows, figures))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parts = parser.parse_args().parts or list(PARTS)
+    if unknown := set(parts) - {*PARTS}:
+        parser.error(f"there is no part {min(unknown)!r}; choose from {', '.join(PARTS)}")
+    for part in parts:
+        figures: dict[str, Any] = {}
+        rows = [{"part": f"vllm_{part}", **row} for row in PARTS[part](figures)]
+        print(add("scale", f"vllm_{part}", rows, figures))
 
 
-def texts(runner: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
+def texts(figures: dict[str, Any]) -> list[dict[str, Any]]:
     """Texts that are those of Stet's own engine, given the same first token."""
+    return [row for runner in ("v1", "v2") for row in texts_of(runner, figures)]
+
+
+def laws(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    """How far sampled tokens are from the target's distribution, in standard deviations."""
+    rows = []
+    for policy in ("exact", "block"):
+        found = deviations(policy, SAMPLES)
+        figures[f"vllm_{policy}_z"] = round(max(found, key=abs), 2)
+        rows.append({"policy": policy, "samples": SAMPLES, "z": [round(z, 2) for z in found]})
+    return rows
+
+
+def texts_of(runner: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
     newer = runner == "v2"
     some = [list(prompt) for prompt in prompts()[: 6 if newer else None]]
     policies = token_policies()
@@ -58,7 +65,6 @@ def texts(runner: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
         tokens = [len(a["tokens"]) - 1 for a in answers]
         rows.append(
             {
-                "part": "texts",
                 "runner": runner,
                 "vllm": found["version"],
                 "policy": policy,
@@ -75,7 +81,7 @@ def texts(runner: str, figures: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def overhead(figures: dict[str, Any]) -> dict[str, Any]:
+def overhead(figures: dict[str, Any]) -> list[dict[str, Any]]:
     """Time under Stet's exact rule over that under vLLM's own, which write the same texts."""
     batch = [greedy(list(prompt)) for prompt in prompts()[:16]]
     seconds: dict[bool, list[float]] = {True: [], False: []}
@@ -88,11 +94,11 @@ def overhead(figures: dict[str, Any]) -> dict[str, Any]:
         texts |= {str([one["tokens"] for one in found["found"]])}
     ratio = statistics.median(seconds[True]) / statistics.median(seconds[False])
     figures["vllm_policy_overhead"] = round(ratio - 1, 4)
-    return {
-        "part": "overhead",
-        "seconds": {"stet": seconds[True], "vllm": seconds[False]},
-        "texts_differ": len(texts) - 1,
-    }
+    spread_of = {"stet": spread(seconds[True]), "vllm": spread(seconds[False])}
+    return [{"seconds": spread_of, "texts_differ": len(texts) - 1}]
+
+
+PARTS = {"texts": texts, "laws": laws, "overhead": overhead}
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ PAGES = tuple(
         "docs/reward-guided.md",
         "docs/scale.md",
         "docs/serve.md",
+        "docs/vllm.md",
         "recipes/README.md",
         "src/stet/bundled/MODEL_CARD.md",
     )

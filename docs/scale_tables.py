@@ -41,7 +41,53 @@ def ray_picture(found: Result) -> str:
     return "![Chunks a second by the number of workers](images/ray-scale.svg)\n"
 
 
+def vllm_texts(found: Result) -> str:
+    """Texts of each policy inside vLLM, on both of its model runners."""
+    rows = [row for row in found["rows"] if row["part"] == "vllm_texts"]
+    if not rows:
+        raise FileNotFoundError(2, "", "scale.json of texts inside vLLM")
+    policies = list(dict.fromkeys(row["policy"] for row in rows))
+    lines = [
+        "| policy | older runner: texts as in Stet | tokens per pass | newer runner | "
+        "tokens per pass |\n| --- | ---: | ---: | ---: | ---: |\n"
+    ]
+    for policy in policies:
+        cells = []
+        for runner in ("v1", "v2"):
+            row = next(r for r in rows if (r["policy"], r["runner"]) == (policy, runner))
+            cells += [f"{row['equal']} of {row['texts']}", f"{row['tokens_per_pass']:.2f}"]
+        lines.append(f"| `{policy}` | {' | '.join(cells)} |\n")
+    return "".join(lines)
+
+
+def capacity(found: Result) -> str:
+    """Requests per second of each pair, by simulation, and how far it is from what was measured."""
+    rows = [row for row in found["rows"] if row["part"] == "capacity"]
+    if not rows:
+        raise FileNotFoundError(2, "", "scale.json of capacity")
+    names = {"bundled": "bundled", "gguf": "Qwen2.5-Coder 1.5B and 0.5B, 4 bits"}
+    lines = [
+        "| pair | policy | tokens of prompt and answer | first token and end within | "
+        "requests per second (simulated) | tokens per second at 4 and 32 at a time: simulated "
+        "over measured |\n| --- | --- | ---: | ---: | ---: | ---: |\n"
+    ]
+    for row in rows:
+        if row["what"] != "capacity":
+            continue
+        own = [r for r in rows if r["what"] == "held" and r["pair"] == row["pair"]]
+        errors = [1 + r["error"] for r in own if r["policy"] == row["policy"]]
+        lines.append(
+            f"| {names[row['pair']]} | `{row['policy']}` | {row['prompt_tokens']} and "
+            f"{row['answer_tokens']} | {row['first_token_seconds']:g} s and "
+            f"{row['whole_seconds']:g} s | {row['requests_per_second']:.2f} | "
+            f"{', '.join(f'{error:.2f}' for error in errors)} |\n"
+        )
+    return "".join(lines)
+
+
 SCALE_TABLES: dict[str, Callable[[Result], str]] = {
     "ray_figures": ray_figures,
     "ray_picture": ray_picture,
+    "vllm_texts": vllm_texts,
+    "capacity": capacity,
 }

@@ -62,8 +62,10 @@ def test_the_text_ends_before_the_first_stop_string(tokens: list[int], stop: lis
     assert whole.startswith(stream.text)
     assert not any(s in stream.text for s in stop)
     if stream.stopped:
-        assert any(whole[len(stream.text) :].startswith(s) for s in stop)
+        assert stream.met in stop
+        assert whole[len(stream.text) :].startswith(stream.met)
     else:
+        assert stream.met is None
         assert taken == len(tokens)
         assert stream.text == whole
 
@@ -75,6 +77,7 @@ def test_one_stop_string_is_found_as_a_plain_search_finds_it(text: str, stop: st
     stream, taken, _ = run(tokens, [stop])
     at = text.find(stop)
     assert stream.stopped == (at >= 0)
+    assert stream.met == (stop if at >= 0 else None)
     assert stream.text == (text if at < 0 else text[:at])
     if at >= 0:
         assert taken == at + len(stop)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -173,3 +173,8 @@ class Stumps(StepPolicy):
 def unread(place: int) -> Generator[Operation, Any, Reading]:
     """As `Step.read`, where the target is to be asked nothing."""
     raise AssertionError(f"the target was asked about candidate {place}")
+
+
+def unasked(question: str, answers: Sequence[str]) -> Generator[Operation, Any, list[list[float]]]:
+    """As `Step.ask`, where the target is to be asked nothing."""
+    raise AssertionError(f"the target was asked {question!r} {answers!r}")

@@ -63,7 +63,7 @@ class Given:
 def judged(policy: RewardGuided, count: int = 1) -> StepDecision:
     many = [Candidate(TokenSequence([1]), letter) for letter in "abcdef"[:count]]
     with pytest.raises(StopIteration) as stop:
-        next(policy.judge(Step(TokenSequence([1]), 0, many, tiny.unread)))
+        next(policy.judge(Step(TokenSequence([1]), 0, many, tiny.unread, tiny.unasked)))
     return stop.value.value
 
 
@@ -286,6 +286,7 @@ def test_judging_by_text_asks_for_nothing_of_the_draft():
             0,
             [Candidate(TokenSequence([1, 2], decoder=Lines()), "c")],
             tiny.unread,
+            tiny.unasked,
         )
     )
     operation = next(program)

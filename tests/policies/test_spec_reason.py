@@ -231,4 +231,4 @@ def test_a_tokenizer_that_does_not_tell_digits_apart_is_refused():
     while machine.busy:
         machine.step()
     assert isinstance(item.error, OptionError)
-    assert "does not write a digit" in str(item.error)
+    assert "does not write an answer (0, 1, " in str(item.error)

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import tiny
 from stet.arbiter import Arbiter, Network
 from stet.bundled import generate
 from stet.core.block import Block, Reading, Statistics
@@ -60,7 +61,7 @@ def judged(policy: SpecGuard, *candidates: Candidate, target: Any = None) -> Ste
         reading: Reading = yield Score(TokenSequence([1]), Block(1, known=[0]), None)
         return reading
 
-    program = policy.judge(Step(TokenSequence([1, 2]), 0, candidates, read))
+    program = policy.judge(Step(TokenSequence([1, 2]), 0, candidates, read, tiny.unasked))
     try:
         next(program)
         program.send(Reading([-9.0, *target], list(target)))

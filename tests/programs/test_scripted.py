@@ -24,7 +24,8 @@ from stet.programs.cross_tokenizer import UNREADABLE, UNTRANSLATABLE, CrossToken
 from stet.programs.remote import CUT, EndpointTarget, remote_autoregressive
 from stet.programs.remote_writer import WRITTEN, RemoteText, RemoteWriter
 from stet.programs.stepwise import stepwise
-from stet.remote.target import Completion
+from stet.remote.abilities import Abilities
+from stet.remote.completion import Completion
 from stet.text.codec import Codec
 
 TARGET, DRAFT = tongues.byte_level(400), tongues.byte_level(300)
@@ -271,13 +272,6 @@ def test_what_the_draft_cannot_say_ends_the_request_with_its_steps():
     assert len(main.steps) == 1
 
 
-def test_a_policy_that_has_a_remote_target_read_is_stopped():
-    main, target = remote_writer()
-    stage = Stage(tokens(DRAFT, "a\n"))
-    with pytest.raises(StetError, match="which a remote target cannot"):
-        stage.run(stepwise(main, Scripted((True,), reads=True), EndpointTarget(target)))
-
-
 def test_the_target_alone_is_asked_until_it_ends_or_says_nothing():
     for texts, said, reason in (
         ([remote_text("3 "), remote_text("pens", True)], "3 pens", "stop"),
@@ -299,6 +293,7 @@ class Answering:
 
     answers: list[Completion]
     asked: list[dict[str, Any]] = field(default_factory=list)
+    abilities: Abilities = field(default_factory=Abilities)
 
     async def complete(self, prompt: str, **more: Any) -> Completion:
         self.asked.append({"prompt": prompt, **more})

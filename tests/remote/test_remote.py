@@ -28,8 +28,11 @@ from stet.pair import Pair
 from stet.policies import SpecGuard
 from stet.programs.remote_writer import WRITTEN
 from stet.programs.target_side import CUT_SHORT
-from stet.remote.client import LARGEST, LONGEST_PAUSE, RemoteClient, RemoteError, _message
-from stet.remote.target import Completion, completion_of
+from stet.remote.client import LARGEST, LONGEST_PAUSE, RemoteClient
+from stet.remote.completion import Completion, Spoken, completion_of, spoken_of
+from stet.remote.connections import RemoteError
+from stet.remote.explanations import message_of
+from stet.remote.target import is_local
 from stet.requests.delivery import deliver
 
 pytestmark = pytest.mark.slow
@@ -536,8 +539,9 @@ def test_an_empty_key_is_none(monkeypatch: pytest.MonkeyPatch):
 
 def test_addresses_that_are_taken():
     for url in ("http://127.0.0.1:8000/v1", "http://localhost/v1/", "http://[::1]/v1"):
-        assert RemoteTarget(url, "m").is_local
-    assert not RemoteTarget("https://example.org/v1", "m").is_local
+        assert RemoteTarget(url, "m").url == url.rstrip("/")
+        assert is_local(url)
+    assert not is_local("https://example.org/v1")
     assert RemoteTarget("http://example.org/v1/", "m", allow_http=True).url.endswith("/v1")
 
 
@@ -563,9 +567,6 @@ def test_what_a_remote_target_cannot_do_is_refused(server: Server, prompts: list
     for policy in ("exact", "ensemble", "cascade"):
         with pytest.raises(OptionError, match="does not give; use a step policy"):
             pair.generate(prompts, policy)
-    for policy in (SpecGuard(scorer="target"), SpecGuard(threshold=0.5, lower=0.1)):
-        with pytest.raises(OptionError, match="has the target read steps"):
-            pair.generate(prompts, policy)
     for option in ({"top_k": 5}, {"logprobs": 2}, {"logit_bias": {1: 1.0}}, {"min_p": 0.1}):
         with pytest.raises(OptionError, match="is not available with a remote target"):
             pair.generate(prompts, REWRITE, **option)
@@ -578,11 +579,35 @@ def test_what_a_remote_target_cannot_do_is_refused(server: Server, prompts: list
     with pytest.raises(StetError, match="another pair"):
         pair.generate(prompts, SpecGuard(pair="0123"))
     assert pair.generate([prompts[0]], SpecGuard(pair=pair.fingerprint))[0].error is None
-    with pytest.raises(OptionError, match="does not say how probable a text is; load the target"):
+    with pytest.raises(OptionError, match="a target that is loaded here"):
         pair.read("a")
 
 
 # The client by itself
+
+
+def test_log_probabilities_of_either_endpoint_are_read():
+    legacy = {
+        "tokens": ["a", " b"],
+        "token_logprobs": [None, -0.5],
+        "top_logprobs": [None, {" b": -0.5, " c": float("-inf")}],
+    }
+    assert spoken_of(legacy) == [
+        Spoken("a", None),
+        Spoken(" b", -0.5, {" b": -0.5, " c": -9999.0}),
+    ]
+    one = {"token": "a", "logprob": -1.0, "top_logprobs": [{"token": "b", "logprob": -2.0}]}
+    assert spoken_of({"content": [one]}) == [Spoken("a", -1.0, {"b": -2.0})]
+    for wrong in (
+        None,
+        3,
+        {},
+        {"tokens": ["a"], "token_logprobs": []},
+        {"tokens": ["a"], "token_logprobs": [float("nan")]},
+        {"tokens": ["a"], "token_logprobs": ["much"]},
+        {"content": [{"token": "a"}]},
+    ):
+        assert spoken_of(wrong) is None
 
 
 @pytest.mark.parametrize(
@@ -674,12 +699,12 @@ def test_what_servers_leave_out_or_put_elsewhere():
     ],
 )
 def test_explanations_of_every_form(body: Any, said: str):
-    assert _message(json.dumps(body).encode()) == said
+    assert message_of(json.dumps(body).encode()) == said
 
 
 def test_an_explanation_that_is_no_json():
     for text in ("<html>Bad Gateway</html>", "[" * 100_000):
-        assert _message(text.encode()) == text
+        assert message_of(text.encode()) == text
 
 
 def test_what_a_completion_says():

@@ -26,7 +26,7 @@ def step(*candidates: list[int]) -> Step:
         fork = TokenSequence(sequence.tokens, decoder=Letters())
         fork.tokens += tokens
         made.append(Candidate(fork, Letters().decode(tokens)))
-    return Step(sequence, 1, made, tiny.unread)
+    return Step(sequence, 1, made, tiny.unread, tiny.unasked)
 
 
 def rated(function: Any, *candidates: list[int]) -> list[float]:

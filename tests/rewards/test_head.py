@@ -31,6 +31,7 @@ def rated(reward: RewardHead, *hidden: Tensor) -> list[float]:
             0,
             [Candidate(TokenSequence([1]), "", None, h) for h in hidden],
             tiny.unread,
+            tiny.unasked,
         )
     )
     with pytest.raises(StopIteration) as stop:
@@ -81,6 +82,7 @@ def test_hidden_states_of_another_size_are_refused():
                     0,
                     [Candidate(TokenSequence([1]), "", None, torch.ones(2, 5))],
                     tiny.unread,
+                    tiny.unasked,
                 )
             )
         )

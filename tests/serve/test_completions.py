@@ -131,8 +131,15 @@ def test_stop_strings(client: openai.OpenAI, served: Served, stop) -> None:
     whole = client.completions.create(**request)
     assert whole.choices[0].text == mine.text
     assert whole.choices[0].finish_reason == "stop"
-    pieces = client.completions.create(**request, stream=True)
+    pieces = [*client.completions.create(**request, stream=True)]
     assert "".join(p.choices[0].text for p in pieces) == mine.text
+    # Which of them it was, and that it was none: clients cannot tell it from the text.
+    found = [whole.choices[0].stop_reason, pieces[-1].choices[0].stop_reason]
+    assert found == [mine.stop_string] * 2
+    # The token of that name is the model's own end.
+    assert (mine.stop_string or "<|end|>") in stop
+    ended = client.completions.create(**request | {"stop": None, "max_tokens": 100}).choices[0]
+    assert (ended.finish_reason, ended.stop_reason) == ("stop", None)
 
 
 def test_logit_bias_and_penalties(client: openai.OpenAI, served: Served) -> None:
@@ -216,6 +223,8 @@ def test_prompt_logprobs(served: Served) -> None:
         own = entries[str(reading.token_ids[place])]
         assert own["logprob"] == pytest.approx(reading.logprobs[place], abs=1e-5)
         assert own["rank"] == reading.ranks[place]
+        # Whoever sent a text knows no ids: the first is the token itself.
+        assert next(iter(entries.values())) == own
         assert len(entries) in (2, 3)
 
 

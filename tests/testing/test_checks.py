@@ -15,6 +15,7 @@ from stet.policies import (
     Exact,
     Need,
     SpecGuard,
+    SpecReason,
     TokenPolicy,
     available,
     resolve,
@@ -135,3 +136,14 @@ def test_a_policy_that_has_steps_read_is_answered_by_the_script():
     assert [run.read for run in runs] == [[0], [0]]
     with pytest.raises(AssertionError, match="has no reading"):
         run_steps(policy, [[Script("a\n", [-1.0])]])
+
+
+def test_a_policy_that_asks_about_steps_is_answered_by_the_script():
+    certain = [[0.0 if digit == rating else -99.0 for digit in range(10)] for rating in (3, 8)]
+    low, high = (Script("a\n", [-1.0], scores=[logprobs]) for logprobs in certain)
+    policy = SpecReason(threshold=7.0, candidates=2, temperature=1.0)
+    (run,) = run_steps(policy, [[low, high]])
+    assert (run.decision.chosen, run.decision.accepted) == (1, True)
+    assert run.decision.score == pytest.approx(8.0)
+    with pytest.raises(AssertionError, match="which the scripts have no answers for"):
+        run_steps(policy, [[low, Script("a\n", [-1.0])]])

@@ -135,3 +135,47 @@ def test_stets_own_programs_with_vllm_as_the_target(url):
             here = own_pair().generate(texts, rule, max_new_tokens=200)
             assert [r.error for r in there] == [None] * len(texts)
             assert [r.text for r in there] == [r.text for r in here]
+
+
+RULES = [
+    ("specguard", {"scorer": "target", "target_threshold": 0.3}),
+    ("specguard", {"scorer": "target", "target_threshold": 0.95}),
+    ("specguard", {"threshold": 0.9, "lower": 0.2}),
+    ("specguard.overruling", {"overrule": 0.02}),
+    ("spec-reason", {"threshold": 4.0}),
+]
+
+
+def test_steps_that_vllm_reads_and_rates_are_decided_as_here(url):
+    asked = [list(prompt) for prompt in prompts()[:6]]
+    texts = [own_pair().tokenizer.decode(prompt) for prompt in asked]
+    with load_pair(RemoteTarget(f"{url}/v1", model="bundled"), DRAFT, dtype="float32") as remote:
+        for name, parameters in RULES:
+            rule = resolve(name, parameters)
+            there = remote.generate(texts, rule, max_new_tokens=200)
+            here = own_pair().generate(texts, rule, max_new_tokens=200)
+            assert [r.error for r in there] == [None] * len(texts)
+            assert [r.text for r in there] == [r.text for r in here]
+            for one, other in zip(there, here, strict=True):
+                decided = [[(s.decision, s.reason) for s in r.steps] for r in (one, other)]
+                assert decided[0] == decided[1]
+                for mine, theirs in zip(one.steps, other.steps, strict=True):
+                    assert mine.signals == pytest.approx(theirs.signals, abs=1e-3)
+            assert all(r.counters.target_read_tokens > 0 for r in there)
+
+
+def test_the_trace_has_what_vllm_says_of_its_own_tokens(url):
+    text = own_pair().tokenizer.decode(list(prompts()[0]))
+    rule = resolve("specguard", {"threshold": 0.95})
+    options = {"max_new_tokens": 200, "probabilities": True}
+    with load_pair(RemoteTarget(f"{url}/v1", model="bundled"), DRAFT, dtype="float32") as remote:
+        there = remote.generate(text, rule, **options)
+    here = own_pair().generate(text, rule, **options)
+    written = [
+        (one.p_target, other.p_target)
+        for one, other in zip(there.tokens, here.tokens, strict=True)
+        if one.origin == other.origin == "target"
+    ]
+    assert written
+    for one, other in written:
+        assert one == pytest.approx(other, abs=1e-3)

@@ -189,7 +189,8 @@ class RemoteModelOptions(ModelOptions):
         str | None,
         typer.Option(
             "--target-model",
-            help="With an address as --target: what the server calls the model.",
+            help="With an address as --target, or several separated by commas: what the servers "
+            "call the model.",
             show_default=False,
         ),
         After("target"),
@@ -210,12 +211,13 @@ class RemoteModelOptions(ModelOptions):
             )
 
     def make_target(self) -> str | RemoteTarget | None:
-        """The target as `load_pair` takes it: an address becomes a `RemoteTarget`."""
+        """The target as `load_pair` takes it: addresses become a `RemoteTarget`."""
         if self.target is None or not self.is_remote:
             return self.target
         from stet import RemoteTarget
 
-        return RemoteTarget(self.target, self.target_model or "", allow_http=self.allow_http)
+        urls = [url.strip() for url in self.target.split(",")]
+        return RemoteTarget(urls, self.target_model or "", allow_http=self.allow_http)
 
 
 def _keep_compiled_passes() -> None:

@@ -190,6 +190,15 @@ def summary(counters: Counters, seconds: float) -> str:
     if counters.target_passes:
         each = number(counters.tokens_per_pass)
         parts.append(f"{counters.target_passes} target passes, {each} tokens each")
+    if counters.target_requests:
+        parts.append(
+            f"{counters.target_requests} requests to the target in {counters.target_seconds:.2f} s"
+        )
+    if counters.target_read_tokens:
+        parts.append(
+            f"{counters.target_read_tokens} tokens read by it to judge steps in "
+            f"{counters.target_read_seconds:.2f} s of these"
+        )
     if counters.drafted_tokens:
         parts.append(
             f"{counters.accepted_tokens} of {counters.drafted_tokens} drafted tokens accepted "

@@ -94,6 +94,11 @@ class Result:
         return self._sequence.finish_reason or "error"
 
     @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the answer; None where none did."""
+        return self._sequence.stop_string
+
+    @property
     def token_ids(self) -> list[int]:
         """The emitted tokens, a final stop token included."""
         return self._sequence.answer

@@ -132,12 +132,16 @@ class Step:
         candidates: the draft's candidates for the next step.
         read: lets the target read a candidate, given by its place, in one pass. That pass is not
             lost where the step is rewritten: the rewrite goes on from it.
+        ask: puts a question to the target behind each candidate, given with its possible answers,
+            each of which is one token there. Gives for each candidate the target's raw
+            log-probability of each answer, in nats; -inf where it is only known to be small.
     """
 
     sequence: TokenSequence
     index: int
     candidates: Sequence[Candidate]
     read: Callable[[int], Generator[Operation, Any, Reading]]
+    ask: Callable[[str, Sequence[str]], Generator[Operation, Any, list[list[float]]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,8 +244,13 @@ class StepPolicy(Policy):
         return False
 
     @property
+    def reads_target(self) -> bool:
+        """Whether it may have the target read steps, which not every remote target can."""
+        return False
+
+    @property
     def asks_target(self) -> bool:
-        """Whether it may have the target read steps, which a remote target cannot."""
+        """Whether it puts questions to the target (`Step.ask`)."""
         return False
 
     @property

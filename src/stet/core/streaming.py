@@ -27,6 +27,11 @@ class TextStream:
         decoder: usually a transformers tokenizer.
         stop: strings that end the text; the first one found is not part of it.
         special: the special tokens that stop strings hold, with their names.
+
+    Attributes:
+        text: the text so far.
+        stopped: whether a stop string has ended it.
+        met: the stop string that did.
     """
 
     def __init__(
@@ -37,6 +42,7 @@ class TextStream:
     ) -> None:
         self.text = ""
         self.stopped = False
+        self.met: str | None = None
         self._decoder = decoder
         self._stop = stop
         self._special = special or {}
@@ -120,9 +126,10 @@ class TextStream:
         text = self._searched
         # It may begin in the text before.
         start = max(0, new - self._longest + 1)
-        found = [at for s in self._stop if (at := text.find(s, start)) >= 0]
+        found = [(at, s) for s in self._stop if (at := text.find(s, start)) >= 0]
         if found:
-            self.text = self.text[: self._unnamed(min(found))]
+            place, self.met = min(found)
+            self.text = self.text[: self._unnamed(place)]
             self.stopped = True
         return self.stopped
 

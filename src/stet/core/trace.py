@@ -169,6 +169,10 @@ class Counters:
         draft_seconds: time in the draft, shared evenly among the rows of a batch.
         steps: steps of reasoning that were decided about.
         accepted_steps: steps of the draft that were accepted.
+        target_requests: requests to a remote target, tries of one counted once.
+        target_read_tokens: tokens that a remote target read in order to say how probable a step
+            is: each time the whole text, prompt included.
+        target_read_seconds: time of these requests, which is part of `target_seconds`.
     """
 
     emitted_tokens: int = 0
@@ -182,6 +186,9 @@ class Counters:
     draft_seconds: float = 0.0
     steps: int = 0
     accepted_steps: int = 0
+    target_requests: int = 0
+    target_read_tokens: int = 0
+    target_read_seconds: float = 0.0
 
     @property
     def acceptance_rate(self) -> float | None:
@@ -245,6 +252,9 @@ _SUMMED = (
     "draft_seconds",
     "steps",
     "accepted_steps",
+    "target_requests",
+    "target_read_tokens",
+    "target_read_seconds",
 )
 
 

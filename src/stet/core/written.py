@@ -250,11 +250,23 @@ class WrittenSequence(Places):
         mine.draft_passes += theirs.draft_passes
         mine.target_seconds += theirs.target_seconds
         mine.draft_seconds += theirs.draft_seconds
+        mine.target_requests += theirs.target_requests
+        mine.target_read_tokens += theirs.target_read_tokens
+        mine.target_read_seconds += theirs.target_read_seconds
 
     def close(self, reason: FinishReason) -> None:
         """End the sequence for an external reason, unless it has ended already."""
         if self.finish_reason is None:
             self.finish_reason = reason
+
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the answer; None where none did."""
+        if self.stream is None:
+            return None
+        whole = copy(self.stream)
+        whole.finish()
+        return whole.met
 
     def text(self) -> str:
         """The answer as text, without the stop token or stop string that ended it."""

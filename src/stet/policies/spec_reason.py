@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, ClassVar, Literal, get_args
 
-from stet.core.block import EMPTY
 from stet.core.errors import OptionError
 from stet.core.needs import Need
-from stet.core.operations import Join, Operation, Score
-from stet.core.sequence import TokenSequence
+from stet.core.operations import Operation
+from stet.core.questions import tokenize_question
 from stet.core.step_policy import Step, StepDecision
 from stet.core.steps import LOOP, Delimiter
 from stet.policies.rated import RatedPolicy
@@ -20,7 +18,7 @@ from stet.policies.registry import register
 
 Scoring = Literal["expected", "likeliest"]
 SCORINGS: tuple[Scoring, ...] = get_args(Scoring)
-DIGITS = "0123456789"
+DIGITS = tuple("0123456789")
 
 QUESTION = (
     "\n\nHow much does the last step above bring the solution closer to the right answer, from 0 "
@@ -96,35 +94,15 @@ class SpecReason(RatedPolicy):
 
     def appends(self, tokenizer: Any) -> int:
         """Tokens of the question, for which room is reserved after every text."""
-        return len(_tokenize_question(tokenizer, self.question).tokens)
+        return len(tokenize_question(tokenizer, self.question, DIGITS).tokens)
 
     def judge(self, step: Step) -> Generator[Operation, Any, StepDecision]:
         """Let the target rate the candidates; accept or reject the best rated one."""
-        asked = _tokenize_question(_tokenizer_of(step), self.question)
-        details: list[dict[str, float]]
-        if any(c.translated is not None for c in step.candidates):
-            # They are not in the target's cache, so each is rated in turn after the accepted text.
-            details = []
-            for c in step.candidates:
-                details.append((yield from self._rate(step.sequence, asked, c.target_tokens)))
-        else:
-            details = yield Join([self._rate(c.sequence, asked) for c in step.candidates])
-        return self.decide("utility", details)
+        answers = yield from step.ask(self.question, DIGITS)
+        return self.decide("utility", [self._rated(logprobs) for logprobs in answers])
 
-    def _rate(
-        self, text: TokenSequence, asked: _Question, candidate: Sequence[int] = ()
-    ) -> Generator[Operation, Any, dict[str, float]]:
-        """Rate a candidate; also returns the total probability of the ten digits.
-
-        Args:
-            text: the text up to the candidate's end; without it where `candidate` is given.
-            asked: the question.
-            candidate: the candidate in the target's tokens, where `text` does not contain it.
-        """
-        ended = bool(candidate) and candidate[-1] in text.limits.stop_token_ids
-        said = candidate[:-1] if ended else candidate
-        with text.side_query((*said, *asked.tokens)) as sequence:
-            logprobs: list[float] = yield Score(sequence, EMPTY, None, choices=asked.digits)
+    def _rated(self, logprobs: Sequence[float]) -> dict[str, float]:
+        """A candidate's rating, and the total probability of the ten digits."""
         share = sum(math.exp(value) for value in logprobs)
         return {"utility": self.utility(logprobs), "digit_probability": share}
 
@@ -136,37 +114,3 @@ class SpecReason(RatedPolicy):
         best = max(logprobs)
         weights = [math.exp(value - best) for value in logprobs]
         return sum(d * w for d, w in enumerate(weights)) / sum(weights)
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """A question as tokens.
-
-    Attributes:
-        tokens: the question's tokens, up to the digit.
-        digits: the tokens of the digits 0 to 9 after the question.
-    """
-
-    tokens: tuple[int, ...]
-    digits: tuple[int, ...]
-
-
-def _tokenizer_of(step: Step) -> Any:
-    return step.sequence.decoder
-
-
-@lru_cache(maxsize=16)
-def _tokenize_question(tokenizer: Any, question: str) -> _Question:
-    """Tokenize a question with each of the ten answers after it.
-
-    Raises:
-        OptionError: a digit after the question is not a single token of its own.
-    """
-    written = [tuple(tokenizer.encode(question + d, add_special_tokens=False)) for d in DIGITS]
-    tokens, digits = written[0][:-1], tuple(answer[-1] for answer in written)
-    if any(answer[:-1] != tokens for answer in written) or len(set(digits)) < 10:
-        raise OptionError(
-            "This tokenizer does not write a digit after the question as one token of its own; "
-            "end the question differently, for example with a line break."
-        )
-    return _Question(tokens, digits)

@@ -258,7 +258,7 @@ class SpecGuard(StepPolicy):
         return self._scoring.capture
 
     @property
-    def asks_target(self) -> bool:
+    def reads_target(self) -> bool:
         """Whether the target is asked to read steps."""
         return self.scorer == "target" or self.lower is not None or self.compares
 

@@ -5,7 +5,7 @@ from stet.programs.cascade import cascade
 from stet.programs.cross_tokenizer import CrossTokenizerTarget
 from stet.programs.local import LocalTarget
 from stet.programs.reading import reading
-from stet.programs.remote import EndpointTarget, remote_autoregressive
+from stet.programs.remote import EndpointTarget, remote_autoregressive, remote_stepwise
 from stet.programs.remote_writer import RemoteWriter
 from stet.programs.speculative import speculative
 from stet.programs.stepwise import stepwise
@@ -22,6 +22,7 @@ __all__ = [
     "drafting",
     "reading",
     "remote_autoregressive",
+    "remote_stepwise",
     "speculative",
     "stepwise",
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 from stet.core.errors import StetError
@@ -12,6 +14,9 @@ from stet.core.sequence import TokenSequence
 from stet.core.steps import Ends
 from stet.programs.parts import append
 from stet.remote.client import RemoteClient
+from stet.remote.completion import Completion, Spoken
+from stet.remote.connections import RefusedError
+from stet.remote.servers import Home
 from stet.text.codec import Codec
 
 WRITTEN = "written by the target"
@@ -30,12 +35,30 @@ class RemoteText:
         ended: whether the target ended its answer there.
         tokens: number of tokens as the server counted them; None where it did not.
         seconds: time from the request to the answer, queueing included.
+        requests: how many requests it took.
+        spoken: the server's own tokens, each with its place in the text; none where it does not
+            give their log-probabilities.
     """
 
     text: str
     ended: bool
     tokens: int | None
     seconds: float
+    requests: int = 1
+    spoken: list[tuple[int, Spoken]] = field(default_factory=list[tuple[int, Spoken]])
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """The beginning of a stretch of text, which the target is known to write.
+
+    Attributes:
+        text: the text.
+        tokens: all before it and the text itself, in the draft's tokens, which the server takes.
+    """
+
+    text: str
+    tokens: list[int]
 
 
 @dataclass(slots=True, eq=False)
@@ -47,12 +70,14 @@ class RemoteWriter:
         codec: converts between text and the draft's tokens, in which the answer is kept.
         prompt: the prompt as it is sent to the target.
         end: the draft's token for the end of an answer; None where nothing ends one.
+        home: the server that is asked, where there are several.
     """
 
     client: RemoteClient
     codec: Codec
     prompt: str
     end: int | None = None
+    home: Home = field(default_factory=Home)
 
     def so_far(self, sequence: TokenSequence) -> str:
         """The prompt and the answer as text.
@@ -79,13 +104,46 @@ class RemoteWriter:
             )
         if written.ended and self.end is not None:
             tokens.append(self.end)
+        known = self._probabilities(sequence, tokens, written) if written.spoken else []
+        before = len(sequence.emitted)
         append(sequence, tokens, "target", WRITTEN)
+        for record, probability in zip(sequence.emitted[before:], known, strict=False):
+            record.p_target = probability
+        sequence.counters.target_requests += written.requests
         sequence.counters.target_seconds += written.seconds
         if written.ended:
             sequence.close("stop")
 
+    def _probabilities(
+        self, sequence: TokenSequence, tokens: list[int], written: RemoteText
+    ) -> list[float | None]:
+        """The target's probability of each token; None where the server cut the text otherwise."""
+        spoken = {(at, of.text): of.logprob for at, of in written.spoken}
+        starts = {at: of.logprob for at, of in written.spoken}
+        found: list[float | None] = []
+        whole, start, place = [*sequence.tokens, *tokens], len(sequence.tokens), 0
+        for count in range(start + 1, len(whole) + 1):
+            text = self.codec.text_after(whole[:count], start)
+            if text is None or not written.text.startswith(text):
+                found.append(None)  # inside a character
+                continue
+            # The end has no text, and in each model a name of its own.
+            is_end = written.ended and count == len(whole)
+            logprob = starts.get(place) if is_end else spoken.get((place, text[place:]))
+            found.append(None if logprob is None else math.exp(logprob))
+            place = len(text)
+        return found
+
     async def write(
-        self, text: str, ends: Ends, stops: tuple[str, ...], most: int, sampling: SamplingParams
+        self,
+        text: str,
+        ends: Ends,
+        stops: tuple[str, ...],
+        most: int,
+        sampling: SamplingParams,
+        *,
+        logprobs: bool = False,
+        begun: Begun | None = None,
     ) -> RemoteText:
         """Have the target write on, up to where `ends` says, its own end or a limit.
 
@@ -98,14 +156,26 @@ class RemoteWriter:
             stops: the texts that may end it; none where only `ends` can tell.
             most: the most tokens, as the server counts them.
             sampling: how tokens are chosen.
+            logprobs: ask for log-probabilities, too, where the server gives any.
+            begun: the beginning of the stretch, where it is known.
+
+        Returns:
+            What the server wrote, which follows `begun`.
 
         Raises:
             RemoteError: the server refused, or failed for good.
         """
         began = time.monotonic()
-        written, tokens, counted = "", 0, True
+        known = "" if begun is None else begun.text
+        written, tokens, counted, requests = known, 0, True, 0
+        spoken: list[tuple[int, Spoken]] = []
         while True:
-            answer = await self._ask(text + written, most - tokens, sampling, stops)
+            # As tokens, since a text that is cut where the target has just read a token's end might
+            # be read otherwise.
+            prompt = text + written if begun is None or requests else begun.tokens
+            answer = await self._ask(prompt, most - tokens, sampling, stops, logprobs)
+            requests += 1
+            spoken += _placed(answer.spoken or (), len(written) - len(known))
             written += answer.text
             tokens += max(1, answer.tokens or len(answer.text) // 4)
             counted &= answer.tokens is not None
@@ -114,6 +184,7 @@ class RemoteWriter:
                 stop = answer.stopped_at
                 if stop is None:
                     stop = await self._stop(text + written, sampling, stops)
+                    requests += bool(stops)
                 ended = stop not in stops
                 written += "" if ended else stop
             end = ends(written)
@@ -122,7 +193,8 @@ class RemoteWriter:
                 # A limit may cut a character in two; its first half is left out.
                 said = written[:end] if ended else written[:end].rstrip(_HALF)
                 seconds = time.monotonic() - began
-                return RemoteText(said, ended, tokens if counted else None, seconds)
+                count = tokens if counted else None
+                return RemoteText(said[len(known) :], ended, count, seconds, requests, spoken)
 
     async def _stop(self, text: str, sampling: SamplingParams, stops: tuple[str, ...]) -> str:
         """Find out at which of the stop strings a text ended; "" for the target's own end."""
@@ -137,16 +209,43 @@ class RemoteWriter:
         return stops[0]  # sampled again, the target went on; but it did stop before
 
     async def _ask(
-        self, text: str, most: int, sampling: SamplingParams, stops: tuple[str, ...]
-    ) -> Any:
+        self,
+        prompt: str | list[int],
+        most: int,
+        sampling: SamplingParams,
+        stops: tuple[str, ...],
+        logprobs: bool = False,
+    ) -> Completion:
+        abilities = self.client.abilities if logprobs else None
         greedy = sampling.temperature == 0
-        return await self.client.complete(
-            text,
-            max_tokens=most,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            frequency_penalty=sampling.frequency_penalty,
-            presence_penalty=sampling.presence_penalty,
-            seed=None if greedy else sampling.seed & 0x7FFFFFFF,
-            stop=stops,
-        )
+        options: dict[str, Any] = {
+            "max_tokens": most,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "frequency_penalty": sampling.frequency_penalty,
+            "presence_penalty": sampling.presence_penalty,
+            "seed": None if greedy else sampling.seed & 0x7FFFFFFF,
+            "stop": stops,
+            "home": self.home,
+        }
+        if abilities is not None and abilities.tells:
+            try:
+                # Some servers take 0 for none.
+                return await self.client.complete(prompt, **options, logprobs=1)
+            except RefusedError:
+                found = await self.client.complete(prompt, **options)
+                abilities.tells = False  # that is what was refused
+                return found
+        return await self.client.complete(prompt, **options)
+
+
+def _placed(spoken: Iterable[Spoken], start: int) -> Iterator[tuple[int, Spoken]]:
+    """Tokens with their places in a text.
+
+    Args:
+        spoken: the tokens.
+        start: where the first of them begins.
+    """
+    for of in spoken:
+        yield start, of
+        start += len(of.text)

@@ -11,9 +11,16 @@ from stet.core.sequence import TokenSequence
 from stet.core.step_policy import Candidate, ReadStep, Step, StepDecision, StepPolicy
 from stet.core.steps import Ends, LoopGuard, ends_of
 from stet.policies.exact import Exact
+from stet.programs.asking import Reader
 from stet.programs.autoregressive import autoregressive
 from stet.programs.parts import conclude, draft_step, pick_candidate, record_of
-from stet.programs.target_side import Opening, Reader, Rewrite, Rival, TargetSide
+from stet.programs.target_side import (
+    Opening,
+    Rewrite,
+    Rival,
+    TargetSide,
+    UnreadableStep,
+)
 
 
 def stepwise(sequence: TokenSequence, policy: StepPolicy, side: TargetSide) -> Program:
@@ -51,8 +58,11 @@ def _step(
         candidates = side.offer(sequence, written)
         reader = Reader(sequence, candidates, side)
         if candidates:
-            step = Step(sequence, len(sequence.steps), candidates, reader.read)
-            decision = yield from policy.judge(step)
+            step = Step(sequence, len(sequence.steps), candidates, reader.read, reader.ask)
+            try:
+                decision = yield from policy.judge(step)
+            except UnreadableStep as unread:
+                decision = StepDecision(0, accepted=False, reason=str(unread))
         else:
             candidates = written
             decision = StepDecision(0, accepted=False, reason=side.refusal(written[0]) or "")
@@ -70,7 +80,8 @@ def _step(
         elif opens:
             side.reserve(sequence, chosen)
         rival = None
-        if not accepted and policy.compares and not (chosen.cut or policy.shadow):
+        stands = side.refusal(chosen) is None and not policy.shadow
+        if not accepted and policy.compares and stands:
             reading = yield from reader.reading_of(chosen)
             rival = Rival(chosen, ReadStep(reading, chosen.statistics.logprobs))
     text = chosen.text

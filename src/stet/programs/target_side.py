@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from stet.core.acceptance import Acceptance
-from stet.core.block import Block, Reading
+from stet.core.block import Block
+from stet.core.errors import StetError
 from stet.core.needs import Need
 from stet.core.operations import Draft, Join, Operation, Score
 from stet.core.sequence import TokenSequence
@@ -19,6 +20,7 @@ from stet.core.steps import Ends
 from stet.core.trace import StepRecord
 from stet.policies.exact import Exact
 from stet.programs.parts import append, pick_candidate
+from stet.programs.side_queries import ask_each
 
 CUT_SHORT = "step cut short"
 """Why the target writes a step that a policy would have accepted: its candidate breaks off."""
@@ -28,6 +30,10 @@ PREFERRED = "step preferred to the target's"
 
 LEAST = 1e-38
 """The smallest probability of which a logarithm is taken: smaller ones may have become 0."""
+
+
+class UnreadableStep(StetError):
+    """A step that the target could not be asked about, and which it writes for that reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +143,25 @@ class TargetSide(ABC):
         acceptance: Acceptance = yield Score(sequence, block, Exact(), reading=True)
         return acceptance
 
+    def charge_reading(self, sequence: TokenSequence, acceptance: Acceptance) -> None:
+        """Count a reading of which nothing was committed.
+
+        Args:
+            sequence: the answer.
+            acceptance: what `read` returned.
+        """
+        sequence.charge_pass(acceptance.target_seconds)
+
+    def ask(
+        self,
+        sequence: TokenSequence,
+        candidates: Sequence[Candidate],
+        question: str,
+        answers: Sequence[str],
+    ) -> Generator[Operation, Any, list[list[float]]]:
+        """Put a question to the target behind each candidate; see `Step.ask`."""
+        return (yield from ask_each(sequence, candidates, question, answers))
+
     def discard(self, sequence: TokenSequence, candidate: Candidate) -> None:
         """Count what a candidate of the draft cost that is not adopted."""
         sequence.charge(candidate.sequence)
@@ -228,11 +253,14 @@ def _compare(
     whole = sequence.finish_reason in (None, "stop")
     if not (whole and count) or written.tokens == rival.candidate.tokens:
         return Preference(draft=False)
+    said = [of.p_target for of in sequence.emitted if of.p_target is not None]
+    if len(said) < count:  # the target does not say what it thinks of its own step
+        return Preference(draft=False)
     block: Block = yield Draft(sequence, 1, read=count, needs=frozenset({Need.DRAFT_LOGPROBS}))
     sequence.counters.draft_passes += 1
     sequence.counters.draft_seconds += block.seconds
     assert block.logprobs is not None
-    own = [math.log(max(of.p_target or 0.0, LEAST)) for of in sequence.emitted]
+    own = [math.log(max(probability, LEAST)) for probability in said]
     return policy.compare(rival.read, ReadStep(own, block.logprobs))
 
 
@@ -253,54 +281,3 @@ def open_step(
     else:
         sequence.lend_cache(fork, "target")
     fork.commit(acceptance)
-
-
-class Reader:
-    """Lets the target read candidates, and keeps the last decision about their tokens.
-
-    Args:
-        sequence: the answer.
-        candidates: the candidates that the policy is shown.
-        side: the target.
-    """
-
-    def __init__(
-        self, sequence: TokenSequence, candidates: list[Candidate], side: TargetSide
-    ) -> None:
-        self._sequence = sequence
-        self._candidates = candidates
-        self._side = side
-        self._last: Candidate | None = None
-        self._acceptance: Acceptance | None = None
-        self._reading: Reading | None = None
-
-    def read(self, place: int) -> Generator[Operation, Any, Reading]:
-        """Have the target read a candidate in one pass."""
-        self.take(None)
-        candidate = self._candidates[place]
-        acceptance = yield from self._side.read(self._sequence, candidate)
-        assert acceptance.reading is not None
-        self._last, self._acceptance = candidate, acceptance
-        self._reading = acceptance.reading
-        return acceptance.reading
-
-    def reading_of(self, candidate: Candidate) -> Generator[Operation, Any, list[float]]:
-        """The target's log-probabilities of a candidate, which it reads if it has not yet."""
-        if not self.has_read(candidate) or self._reading is None:
-            self._reading = yield from self.read(self._candidates.index(candidate))
-        return self._reading.logprobs
-
-    def has_read(self, candidate: Candidate) -> bool:
-        """Whether the target's cache holds a candidate."""
-        return candidate is self._last
-
-    def take(self, candidate: Candidate | None) -> Acceptance | None:
-        """Take the decision about a candidate that the target has read, to be committed.
-
-        A decision that is not taken is counted for its pass alone.
-        """
-        acceptance, self._acceptance = self._acceptance, None
-        if acceptance is None or candidate is self._last:
-            return acceptance
-        self._sequence.charge_pass(acceptance.target_seconds)
-        return None

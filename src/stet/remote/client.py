@@ -1,43 +1,32 @@
-"""The client of a remote target: retries, time limits, and few requests at a time."""
+"""The client of a remote target: servers in turn, retries, time limits, few requests at a time."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import time
 import warnings
-import weakref
-from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
-from stet.core.errors import OptionError, StetError
-from stet.remote.target import KEY_VARIABLE, Completion, RemoteTarget, completion_of
-
-if TYPE_CHECKING:
-    import httpx2
+from stet.remote.abilities import Abilities
+from stet.remote.completion import Completion, completion_of
+from stet.remote.connections import Again, Connections, RemoteError
+from stet.remote.explanations import message_of, parse
+from stet.remote.reading import Read, ReadingForm
+from stet.remote.servers import Home, Server, Servers
+from stet.remote.target import RemoteTarget
 
 LARGEST = 2**20
 """The most bytes of an answer that are read; no completion is longer."""
 
+LARGEST_READING = 2**25
+"""The most bytes of an answer with log-probabilities of a text."""
+
 LONGEST_PAUSE = 8.0
 """The most seconds between two tries, where the server does not ask for more."""
 
-
-class RemoteError(StetError):
-    """A remote target could not be reached, or refused a request."""
-
-
-class _Again(Exception):
-    """A failure after which another try may succeed.
-
-    Attributes:
-        after: seconds that the server asks to wait; None if it does not say.
-    """
-
-    def __init__(self, problem: str, after: float | None = None) -> None:
-        super().__init__(problem)
-        self.after = after
+T = TypeVar("T")
 
 
 class RemoteClient:
@@ -46,29 +35,24 @@ class RemoteClient:
     Args:
         target: the remote target.
 
+    Attributes:
+        abilities: how its servers can be asked about texts.
+        servers: who is asked next.
+
     Raises:
         OptionError: the HTTP client is not installed.
     """
 
     def __init__(self, target: RemoteTarget) -> None:
-        try:
-            import httpx2
-        except ImportError as error:
-            raise OptionError(
-                "A remote target needs an HTTP client: pip install 'stet-decoding[remote]'."
-            ) from error
-        self._http = httpx2
         self.target = target
-        self._client: httpx2.AsyncClient | None = None
-        self._gate = asyncio.Semaphore(target.concurrency)
-        self._calls: set[asyncio.Task[Any]] = set()
-        self._closer: weakref.finalize[..., Any] | None = None
-        self._closed = False
+        self.abilities = Abilities()
+        self.servers = Servers(target.urls, target.concurrency)
+        self._connections = Connections(target)
         self._words: set[str] = set()
 
     async def complete(
         self,
-        prompt: str,
+        prompt: str | Sequence[int],
         *,
         max_tokens: int,
         temperature: float = 0.0,
@@ -77,11 +61,13 @@ class RemoteClient:
         presence_penalty: float = 0.0,
         seed: int | None = None,
         stop: tuple[str, ...] = (),
+        logprobs: int | None = None,
+        home: Home | None = None,
     ) -> Completion:
         """Let the target continue a text.
 
         Args:
-            prompt: the text.
+            prompt: the text, or its tokens.
             max_tokens: the most tokens of the continuation, as the server counts them.
             temperature: 0 takes the most probable token.
             top_p: sample from the most probable tokens of this joint probability.
@@ -89,9 +75,12 @@ class RemoteClient:
             presence_penalty: subtracted from the logits of tokens that this continuation has.
             seed: seed of the sampling; None leaves it to the server.
             stop: texts that end the continuation.
+            logprobs: ask for log-probabilities, and so many most probable tokens at each place.
+            home: the server of the answer; it is moved where another one had to be asked.
 
         Raises:
-            RemoteError: the server refused the request, or all tries failed.
+            RefusedError: the server takes no such request.
+            RemoteError: the server refused it for another reason, or all tries failed.
         """
         body: dict[str, Any] = {
             "model": self.target.model,
@@ -110,49 +99,105 @@ class RemoteClient:
             body["seed"] = seed
         if stop:
             body["stop"] = list(stop)
-        call = asyncio.current_task()
-        assert call is not None
-        self._calls.add(call)
-        try:
-            async with self._gate:
-                return await self._retry(body)
-        finally:
-            self._calls.discard(call)
+        if logprobs is not None:
+            body["logprobs"] = logprobs
+
+        def understand(server: Server, content: bytes) -> Completion:
+            return self._completion(server, content, max_tokens)
+
+        return await self._retry(body, home or Home(), LARGEST, understand)
+
+    async def read(
+        self, prompt: str | Sequence[int], form: ReadingForm, home: Home | None = None
+    ) -> list[Read] | None:
+        """Ask how probable a text is.
+
+        Args:
+            prompt: the text, or its tokens.
+            form: how the server is asked.
+            home: the server of the answer.
+
+        Returns:
+            The tokens as the server cuts them; None where it does not say.
+
+        Raises:
+            RefusedError: the server takes no such request.
+            RemoteError: the server refused it for another reason, or all tries failed.
+        """
+        body = {"model": self.target.model, **form.body(prompt), "stream": False}
+
+        def understand(server: Server, content: bytes) -> list[Read] | None:
+            answer = parse(content)
+            if completion_of(answer, form.written) is None:
+                raise self._no_completion(content)
+            return form.parse(answer, prompt)
+
+        return await self._retry(body, home or Home(), LARGEST_READING, understand)
 
     def close(self) -> None:
         """Close the connections as soon as the calls under way have ended; from any thread."""
-        self._closed = True
-        if self._closer is not None:
-            self._closer()
+        self._connections.close()
 
-    async def _retry(self, body: dict[str, Any]) -> Completion:
-        """Try until there is an answer, or the tries or the time are used up."""
-        target, problem = self.target, "no answer yet"
+    async def _retry(
+        self,
+        body: dict[str, Any],
+        home: Home,
+        largest: int,
+        understand: Callable[[Server, bytes], T],
+    ) -> T:
+        """Try until there is an answer, or the tries or the time are used up.
+
+        Args:
+            body: what is sent.
+            home: the server of the answer.
+            largest: the most bytes of an answer.
+            understand: reads a server's answer; raises `Again` where another try may help.
+        """
+        call = asyncio.current_task()
+        assert call is not None
+        self._connections.hold(call)
+        target, servers = self.target, self.servers
         end = time.monotonic() + target.total_timeout
-        for number in range(target.retries + 1):
-            left = end - time.monotonic()
-            try:
-                async with asyncio.timeout(min(target.timeout, left)):
-                    return await self._ask(body)
-            except TimeoutError:
-                problem, after = f"no answer within {min(target.timeout, left):.3g} s", None
-            except self._http.TransportError as error:
-                problem, after = str(error) or type(error).__name__, None
-            except _Again as again:
-                problem, after = str(again), again.after
-            pause = self._pause(number, after)
+        tries, tried = max(target.retries + 1, len(servers.all)), set[Server]()
+        number = 0
+        while True:
+            self._look_after_the_rested()
+            server = servers.choose(home, tried)
+            began = time.monotonic()
+            async with server.gate:
+                end += time.monotonic() - began  # waiting for others is no waiting for the server
+                if server.failures and servers.others(tried):
+                    continue  # it has failed meanwhile
+                limit = min(target.timeout, end - time.monotonic())
+                try:
+                    async with asyncio.timeout(limit):
+                        content = await self._connections.send(server, body, largest)
+                    found = understand(server, content)
+                except TimeoutError:
+                    problem, after = f"no answer within {limit:.3g} s", None
+                except Again as again:
+                    problem, after = str(again), again.after
+                else:
+                    servers.succeeded(server)
+                    home.server = server
+                    return found
+            servers.failed(server, after)
+            tried.add(server)
+            number += 1
+            if len(servers.all) > 1:
+                problem += f", at {server.url}"
+            pause = 0.0 if servers.others(tried) else self._pause(number - 1, after)
             if time.monotonic() + pause >= end:
                 raise RemoteError(
-                    f"{self._who} gives no answer within {target.total_timeout:.3g} s in all "
+                    f"{_name(tried, 'gives')} no answer within {target.total_timeout:.3g} s in all "
                     f"(last: {problem}); check the server, or raise total_timeout."
                 )
-            if number < target.retries:
-                await asyncio.sleep(pause)
-        tries = target.retries + 1
-        raise RemoteError(
-            f"{self._who} failed {tries} time{'s' * (tries > 1)} (last: {problem}); check that the "
-            "server is up, or raise retries."
-        )
+            if number >= tries:
+                raise RemoteError(
+                    f"{_name(tried, 'failed')} {tries} time{'s' * (tries > 1)} (last: {problem}); "
+                    "check that the server is up, or raise retries."
+                )
+            await asyncio.sleep(pause)
 
     def _pause(self, number: int, after: float | None) -> float:
         if after is not None:
@@ -161,137 +206,52 @@ class RemoteClient:
         whole = min(self.target.backoff * 2.0**number, LONGEST_PAUSE)
         return whole * random.uniform(0.5, 1.0)
 
-    async def _ask(self, body: dict[str, Any]) -> Completion:
-        """Send a request once."""
-        async with self._open().stream("POST", "completions", json=body) as response:
-            content = await self._content(response)
-        status = response.status_code
-        if status == 200:
-            return self._completion(content, body["max_tokens"])
-        said = self._quote(_message(content))
-        if status in (408, 425, 429) or status >= 500:
-            raise _Again(f"status {status}: {said}", _seconds(response.headers.get("retry-after")))
-        if response.is_redirect:
-            raise RemoteError(
-                f"{self._who} redirects to another address, which is not followed; name that "
-                "address if you trust it."
-            )
-        if status in (401, 403):
-            raise RemoteError(
-                f"{self._who} refuses the key (status {status}: {said}); set {KEY_VARIABLE} or "
-                "api_key."
-            )
-        if status == 404:
-            raise RemoteError(
-                f"{self._who} does not know the address or the model (status 404: {said}); the "
-                "address usually ends in /v1."
-            )
-        raise RemoteError(f"{self._who} refuses the request (status {status}: {said}).")
+    def _look_after_the_rested(self) -> None:
+        """Ask servers whose rest is over if they are up, while others are asked for answers."""
+        if len(self.servers.all) == 1:
+            return
+        for server in self.servers.rested:
+            server.probed = True
+            self._connections.hold(asyncio.create_task(self._probe(server)))
 
-    def _completion(self, content: bytes, most: int) -> Completion:
-        completion = completion_of(_parse(content), most)
+    async def _probe(self, server: Server) -> None:
+        try:
+            is_up = await self._connections.is_up(server)
+        finally:
+            server.probed = False
+        if is_up:
+            self.servers.succeeded(server)
+        else:
+            self.servers.failed(server, None)
+
+    def _completion(self, server: Server, content: bytes, most: int) -> Completion:
+        quote, who = self._connections.quote, self._connections.who(server)
+        completion = completion_of(parse(content), most)
         if completion is None:
-            raise _Again(f"what it sent is no completion: {self._quote(_message(content))}")
+            raise self._no_completion(content)
         if completion.finish_reason == "failed":
-            raise _Again(f"it broke off: {self._quote(content)}")
+            raise Again(f"it broke off: {quote(content)}")
         if completion.finish_reason == "withheld":
             raise RemoteError(
-                f"{self._who} withholds what the model wrote, by a content filter: "
-                f"{self._quote(content)}."
+                f"{who} withholds what the model wrote, by a content filter: {quote(content)}."
             )
         if completion.unknown is not None and completion.unknown not in self._words:
             self._words.add(completion.unknown)
             warnings.warn(
-                f"{self._who} ends a text for the reason {self._quote(completion.unknown)}, which "
-                "is taken for the end of an answer or a stop string.",
+                f"{who} ends a text for the reason {quote(completion.unknown)}, which is taken for "
+                "the end of an answer or a stop string.",
                 stacklevel=2,
             )
         return completion
 
-    async def _content(self, response: httpx2.Response) -> bytes:
-        content = bytearray()
-        async for piece in response.aiter_bytes():
-            content += piece
-            if len(content) > LARGEST:
-                raise RemoteError(
-                    f"{self._who} sent more than {LARGEST // 2**20} MiB; that is no completion."
-                )
-        return bytes(content)
-
-    def _open(self) -> httpx2.AsyncClient:
-        if self._closed:
-            raise RemoteError("The pair was closed before this request had ended.")
-        if self._client is None:
-            headers = {"Accept-Encoding": "identity"}
-            if self.target.key is not None:
-                headers["Authorization"] = f"Bearer {self.target.key}"
-            self._client = self._http.AsyncClient(
-                base_url=self.target.url,
-                headers=headers,
-                timeout=None,  # each try has its own limit
-                follow_redirects=False,
-                # No proxy for this machine's own addresses.
-                trust_env=not self.target.is_local,
-            )
-            loop = asyncio.get_running_loop()
-            self._closer = weakref.finalize(self, _close_soon, self._client, self._calls, loop)
-        return self._client
-
-    @property
-    def _who(self) -> str:
-        return f"The remote target at {self.target.url}"
-
-    def _quote(self, content: str | bytes) -> str:
-        """Quote a server's answer: short, on one line, and without the key."""
-        text = content.decode(errors="replace") if isinstance(content, bytes) else content
-        if self.target.key is not None:
-            text = text.replace(self.target.key, "***")
-        text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-        return repr(text[:200])
+    def _no_completion(self, content: bytes) -> Again:
+        said = self._connections.quote(message_of(content))
+        return Again(f"what it sent is no completion: {said}")
 
 
-def _close_soon(
-    client: httpx2.AsyncClient, calls: set[asyncio.Task[Any]], loop: asyncio.AbstractEventLoop
-) -> None:
-    """Close the connections, in the loop that they belong to."""
-    if loop.is_running():
-        asyncio.run_coroutine_threadsafe(_close(client, calls), loop)
-
-
-async def _close(client: httpx2.AsyncClient, calls: set[asyncio.Task[Any]]) -> None:
-    while calls:
-        await asyncio.wait(calls)
-    await client.aclose()
-
-
-def _parse(content: bytes) -> Any:
-    try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _message(content: bytes) -> str:
-    """The message in an error of one of the usual forms; otherwise the whole content."""
-    part = _parse(content)
-    # {"error": {"message": "..."}}, {"detail": [{"msg": "..."}]}, [{"error": "..."}] and so on.
-    for _ in range(4):
-        if isinstance(part, list) and part:
-            part = part[0]
-        elif isinstance(part, dict):
-            part = next((part[n] for n in ("error", "message", "detail", "msg") if n in part), None)
-    return part if isinstance(part, str) and part else content.decode(errors="replace")
-
-
-def _seconds(header: str | None) -> float | None:
-    """The seconds of a `Retry-After` header, which is a number of seconds or a date."""
-    if header is None:
-        return None
-    try:
-        return max(float(header), 0.0)
-    except ValueError:
-        pass
-    try:
-        return max(parsedate_to_datetime(header).timestamp() - time.time(), 0.0)
-    except (TypeError, ValueError):
-        return None
+def _name(tried: Iterable[Server], verb: str) -> str:
+    """The servers that were tried, with a verb that fits their number."""
+    urls = sorted(server.url for server in tried)
+    if len(urls) == 1:
+        return f"The remote target at {urls[0]} {verb}"
+    return f"The remote targets at {', '.join(urls)} {verb.removesuffix('s')}"

@@ -23,12 +23,12 @@ from stet.policies import (
 )
 from stet.policies.artefact import SUFFIX
 from stet.programs import (
-    EndpointTarget,
     LocalTarget,
     autoregressive,
     cascade,
     drafting,
     remote_autoregressive,
+    remote_stepwise,
     speculative,
     stepwise,
 )
@@ -154,13 +154,7 @@ def _make_maker(policy: Policy, difference: str | None, is_remote: bool) -> Prog
         )
     if not is_remote:
         return CrossTokenizerMaker(policy)
-    if policy.asks_target:
-        raise OptionError(
-            f"With these parameters {policy.name!r} has the target read steps, which a remote "
-            "target cannot; use only the draft's signals or a reward (for specguard: no "
-            "scorer=target, no lower, no overrule)."
-        )
-    return RemoteMaker(lambda s, writer: stepwise(s, policy, EndpointTarget(writer)))
+    return RemoteMaker(lambda s, writer: remote_stepwise(s, policy, writer))
 
 
 def _local_program(policy: Policy) -> Callable[[TokenSequence], Program]:

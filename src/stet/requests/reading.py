@@ -151,8 +151,8 @@ class Reads:
         target = self.engine.runners.get("target")
         if target is None:
             raise OptionError(
-                "A remote target does not say how probable a text is; load the target here to "
-                "read texts with it."
+                "Texts are read by a target that is loaded here, and this one is remote; load it "
+                "here, or ask its server for prompt_logprobs."
             )
         piece = piece_of(target)
         decoder = self._prompts.vocabularies["target"].tokenizer

@@ -96,7 +96,7 @@ def _choice(
     """One answer, without its index."""
     prompt = work.prompts[place]
     text = result.text if result else ""
-    reason, more = finish_of(result.finish_reason) if result else ("length", None)
+    reason, more = finish_of(result.finish_reason, result) if result else ("length", None)
     choice: dict[str, Any] = {"finish_reason": reason, "stop_reason": more, "logprobs": None}
     if work.logprobs is not None:
         logprobs = Logprobs(pair.tokenizer, work.logprobs)

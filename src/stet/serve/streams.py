@@ -96,7 +96,7 @@ class _Writer:
 
     def _piece(self, index: int, chunk: Chunk) -> dict[str, Any]:
         work = self._work
-        reason, more = finish_of(chunk.finish_reason)
+        reason, more = finish_of(chunk.finish_reason, chunk.result)
         choice: dict[str, Any] = {"finish_reason": reason, "logprobs": None}
         if reason is not None:
             choice["stop_reason"] = more

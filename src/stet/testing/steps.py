@@ -28,7 +28,8 @@ class Script:
         hidden: [T, D] the draft's last hidden states.
         attention: attention weights by floor, each [layers, T, S], see `Candidate.attention`.
         reading: the target's statistics of it, where the policy asks for them.
-        scores: answers to the `Score` operations with `choices` that the policy yields, in order.
+        scores: answers to what the policy asks the target, in order: log-probabilities for each
+            `Score` operation with `choices` that it yields, and for each question (`Step.ask`).
     """
 
     text: str
@@ -92,7 +93,18 @@ def _judge(
         yield from ()
         return reading
 
-    step = Step(text, index, [_candidate(text, script) for script in scripts], reader)
+    def asker(
+        question: str, answers: Sequence[str]
+    ) -> Generator[Operation, Any, list[list[float]]]:
+        assert all(script.scores for script in scripts), (
+            f"{policy.name} asks {question!r}, which the scripts have no answers for"
+        )
+        yield from ()
+        found = [list(script.scores[0]) for script in scripts]
+        assert all(len(logprobs) == len(answers) for logprobs in found)
+        return found
+
+    step = Step(text, index, [_candidate(text, script) for script in scripts], reader, asker)
     return StepRun(_drive(policy.judge(step), policy, scores), read)
 
 

@@ -41,7 +41,7 @@ class Codec:
             them decode.
         """
         context, known = self._context(tokens[:start])
-        whole = self._decode([*context, *tokens[start:]])
+        whole = self.decode([*context, *tokens[start:]])
         if not whole.startswith(known):
             return None
         added = whole[len(known) :]
@@ -60,7 +60,7 @@ class Codec:
             return []
         context, known = self._context(tokens)
         for found in self._attempts(text):
-            if self._decode([*context, *found]) == known + text:
+            if self.decode([*context, *found]) == known + text:
                 return found
         if len(text) == 1:
             return None
@@ -75,34 +75,36 @@ class Codec:
 
     def changed(self, text: str) -> str | None:
         """The text after encoding and decoding; None if it does not change."""
-        if self.tokens_after(self._encode("a"), text) is not None:
+        if self.tokens_after(self.encode("a"), text) is not None:
             return None
-        return self._decode(self._encode(text))
+        return self.decode(self.encode(text))
 
     def _attempts(self, text: str) -> Iterator[list[int]]:
-        yield self._encode(text)
+        yield self.encode(text)
         for anchor in _ANCHORS:
-            head, found = self._encode(anchor), self._encode(anchor + text)
+            head, found = self.encode(anchor), self.encode(anchor + text)
             if found[: len(head)] == head:
                 yield found[len(head) :]
         if text.startswith(" "):
-            yield self._encode(text[1:])
+            yield self.encode(text[1:])
 
     def _context(self, tokens: Sequence[int]) -> tuple[list[int], str]:
         """The last of the tokens, and their text."""
         context = list(tokens[-_CONTEXT:])
-        known = self._decode(context)
+        known = self.decode(context)
         # The bytes of a character that began earlier would make all of it unreadable.
         if len(context) < len(tokens) and (not known or _UNREADABLE in known):
             context = list(tokens)
-            known = self._decode(context)
+            known = self.decode(context)
         return context, known
 
-    def _encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
+        """Tokens of a text by itself, without special ones."""
         found = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)
         return list(found["input_ids"])
 
-    def _decode(self, tokens: list[int]) -> str:
+    def decode(self, tokens: list[int]) -> str:
+        """The text of tokens by themselves; special ones decode to nothing."""
         text: str = self._tokenizer.decode(
             tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )

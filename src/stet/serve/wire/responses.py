@@ -18,10 +18,19 @@ FINISH: dict[FinishReason, str] = {"stop": "stop", "length": "length", "loop": "
 """Reasons in OpenAI's words; an answer that was ended from outside was cut."""
 
 
-def finish_of(reason: FinishReason | None) -> tuple[str | None, str | None]:
-    """`finish_reason`, and `stop_reason` where Stet knows more about it."""
+def finish_of(
+    reason: FinishReason | None, result: Result | None = None
+) -> tuple[str | None, str | None]:
+    """`finish_reason`, and `stop_reason` where more is known about it.
+
+    Args:
+        reason: why the answer ended; None where it has not.
+        result: the answer, where it has.
+    """
     if reason is None:
         return None, None
+    if reason == "stop" and result is not None:
+        return "stop", result.stop_string
     return FINISH.get(reason, "length"), None if reason in ("stop", "length") else reason
 
 
@@ -240,8 +249,8 @@ class Logprobs:
                 str(other): self._ranked(other, value, at)
                 for at, (other, value) in enumerate([*(best or {}).items()][: self._top], 1)
             }
-            entries[str(token)] = self._ranked(token, own, rank)
-            found.append(entries)
+            # The first is the token itself, which nothing else says.
+            found.append({str(token): self._ranked(token, own, rank)} | entries)
         return found
 
     def _ranked(self, token: int, value: float, rank: int | None) -> dict[str, Any]:
