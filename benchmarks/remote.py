@@ -109,7 +109,7 @@ class Read:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", nargs="+", choices=tuple(PAIRS), default=tuple(PAIRS))
-    parser.add_argument("--answers", type=int, default=16)
+    parser.add_argument("--answers", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=120)
     parser.add_argument("--keep", action="store_true", help="measure, and write no result")
     options = parser.parse_args()
@@ -145,8 +145,11 @@ def measured(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             wire, read = Wire(), Read()
             wire.watch(pair)
             read.watch(pair)
+            # Once for each pair, not for each step: connections, imports, how texts can be read.
+            for text in texts[:3]:
+                for policy in POLICIES.values():
+                    pair.generate(text, policy, max_new_tokens=32)
             for label, policy in POLICIES.items():
-                pair.generate(texts[:2], policy, max_new_tokens=32)  # all is loaded and known
                 for together in (1, TOGETHER):
                     row = measure(pair, wire, read, texts, policy, together, options.tokens)
                     row = {"part": "remote", "pair": name, "policy": label, **row}

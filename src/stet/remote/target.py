@@ -17,7 +17,7 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 
 @dataclass(frozen=True)
 class RemoteTarget:
-    """A target that returns text over HTTP, without tokens and distributions.
+    """A target behind HTTP, which returns text, and log-probabilities where its server gives any.
 
     Several servers may be named, all of which run the same model under the same name: answers are
     shared out among them in turn, and what one fails at is asked of another.
