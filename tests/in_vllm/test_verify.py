@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from scenes import ROWS, WIDTH, Scene, emitted
+from scenes import ROWS, SIZE, WIDTH, Scene, emitted
 from stet.core.acceptance import ACCEPTED_MISMATCH
 from stet.core.blocks import Blocks
 from stet.core.errors import OptionError
 from stet.core.needs import Need
 from stet.core.policy import TokenPolicy
-from stet.core.verification import Verification
+from stet.core.verification import Mismatches, Verification
 from stet.policies import Exact, available, resolve
+from stet.policies.mismatches import MismatchPolicy
 from stet.testing.statistics import p_value
 from stet_vllm.desk import usable
 from stet_vllm.shaping import Shaping
@@ -67,7 +68,9 @@ def test_what_follows_a_draft_that_may_not_stand_is_dropped():
     drafted.tokens[0, 1] = EMPTY
     drafted.tokens[3, 0] = EMPTY
     scene.lengths = [1, 4, 4, 0, 4, 4, 4]
-    assert emitted(verify(drafted, [Exact()] * ROWS)) == scene.in_engine(Exact())
+    # A rule that accepts whatever there is.
+    for policy in (Exact(), resolve("top-k", {"k": SIZE, "delta": 100.0})):
+        assert emitted(verify(drafted, [policy] * ROWS)) == scene.in_engine(policy)
 
 
 @pytest.mark.parametrize("temperatures", [GREEDY, MIXED], ids=["greedy", "mixed"])
@@ -91,6 +94,26 @@ def test_reasons_are_the_policys_own():
         assert words == ["accepted" if equal else ACCEPTED_MISMATCH for equal in same]
         assert rulings.mismatches[row] == same.count(False)
     assert rulings.mismatches.sum() > 0
+
+
+class ByHistory(MismatchPolicy):
+    """Accepts in every other answer, by what came before in it."""
+
+    name = "by-history"
+
+    def accepts(self, blocks: Blocks, mismatches: Mismatches) -> Tensor:
+        even = blocks.history.sum(1, keepdim=True) % 2 == 0
+        return even.expand_as(mismatches.agree)
+
+
+def test_each_request_has_its_own_history():
+    scene = Scene(GREEDY)
+    rule, exact = ByHistory(), Exact()
+    alone, lossless = scene.in_engine(rule), scene.in_engine(exact)
+    assert alone != lossless
+    chosen = [rule if row % 3 else exact for row in range(ROWS)]
+    own = [alone[row] if row % 3 else lossless[row] for row in range(ROWS)]
+    assert scene.in_vllm(chosen) == own
 
 
 class Fails(Exact):
