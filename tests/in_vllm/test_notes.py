@@ -43,6 +43,19 @@ def test_a_failed_policys_note_is_that_of_the_one_that_decided():
     assert answer.record()["problem"] == "E: no; 'exact' decided instead"
 
 
+class OtherWords(Exact):
+    reasons = ("fine", "mended", "one more")
+
+
+def test_reasons_are_in_the_words_of_whoever_decided():
+    own = Choice("other", OtherWords())
+    notes = notes_of(packed(rulings()).tolist(), ["a", "b", "c"], [TOP, TOP, own], {})
+    assert notes["c"].reasons == ("fine", "fine", "one more")
+    notes = notes_of(packed(rulings()).tolist(), ["a", "b", "c"], [TOP, TOP, own], {2: "E: no"})
+    assert notes["c"].reasons == ("accepted", "accepted", "bonus")
+    assert [notes["c"].origin(place) for place in range(3)] == ["draft", "draft", "target"]
+
+
 def test_an_answers_record():
     answer = Answer(TOP)
     answer.add([1], None)  # after the prompt nothing was drafted

@@ -136,6 +136,20 @@ def test_a_policy_that_raises_takes_nobody_with_it(caplog):
     assert emitted(rulings) == own
 
 
+class Undeclared(Exact):
+    """Reads what it does not declare, and what others of its batch may have had kept."""
+
+    def verify(self, blocks: Blocks) -> Verification:
+        assert blocks.raw_draft_logits is not None
+        return super().verify(blocks)
+
+
+def test_what_is_not_declared_cannot_be_read():
+    rulings = verify(Scene(SAMPLED).drafted(), [Undeclared()] * ROWS)
+    assert sorted(rulings.fallen) == list(range(ROWS))
+    assert "add Need.DRAFT_LOGPROBS" in rulings.fallen[0]
+
+
 class Nonsense(Exact):
     """Accepts more than there is, or leaves out a token that nothing stands before."""
 
