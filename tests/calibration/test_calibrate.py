@@ -11,11 +11,11 @@ from stet.calibration import samples
 from stet.calibration.calibrate import calibrate
 from stet.calibration.choosing import Wish
 from stet.calibration.collect import Collector
-from stet.calibration.labels import ByAnswer, Label
+from stet.calibration.labels import Label, LabellingByAnswer
 from stet.calibration.report.terminal import terminal
 from stet.calibration.request import CalibrateRequest
 from stet.calibration.result import Calibration
-from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
+from stet.calibration.rollouts import Prefix, Rolling, Rollouts, prompt_of
 from stet.core.errors import OptionError, StetError
 from stet.evaluation.tasks import load_task
 from stet.load import load_pair
@@ -161,25 +161,34 @@ def test_without_a_grader_the_targets_own_steps_are_the_label_source(pair, task,
 
 def test_sampled_rollouts_label_steps(pair, task, tmp_path):
     few = replace(task, questions=task.questions[:6])
-    rollouts = Rollouts(pair, task.grader, task.max_new_tokens, samples=4, seed=1)
-    collector = Collector(pair, few, SpecGuard(threshold=0.0), batch=6, labeller=ByAnswer(rollouts))
+    rolling = Rolling(task.grader, task.max_new_tokens, samples=4, seed=1)
+    labelling = LabellingByAnswer(rolling)
+    collector = Collector(pair, few, SpecGuard(threshold=0.0), batch=3, labelling=labelling)
     found = collector.collect(tmp_path / "steps.jsonl")
     labels = {s.good for p in found for s in p.steps}
     assert True in labels
-    again = Rollouts(pair, task.grader, task.max_new_tokens, samples=4, seed=1)
+    # What is sampled hangs on the chunk alone: an interrupted collection goes on to the same.
+    lines = (tmp_path / "steps.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "rest.jsonl").write_text("".join(lines[3:]))
+    assert collector.collect(tmp_path / "rest.jsonl") == found
+    rollouts, again = (rolling.of(pair, 3) for _ in range(2))
     prefixes = [Prefix(prompt_of(pair, task, q), (), q.reference) for q in few.questions]
     assert again.sound(prefixes) == rollouts.sound(prefixes)
+    assert rolling.of(pair, 4).seed != rollouts.seed
 
 
 def test_steps_that_save_are_kept_with_their_labels(pair, task, tmp_path):
     class Saving:
         words = "it saves"
 
+        def of(self, pair, chunk):
+            return self
+
         def label(self, proposals):
             return [Label(True, saves=place % 2 == 0) for place in range(len(proposals))]
 
     few, path = replace(task, questions=task.questions[:6]), tmp_path / "steps.jsonl"
-    collector = Collector(pair, few, SpecGuard(threshold=0.0), batch=6, labeller=Saving())
+    collector = Collector(pair, few, SpecGuard(threshold=0.0), batch=6, labelling=Saving())
     collector.collect(path)
     saves = [s.saves for p in samples.read(path) for s in p.steps]
     assert saves == [place % 2 == 0 for place in range(len(saves))]

@@ -3,8 +3,15 @@
 import pytest
 
 from calibration.fakes import ScriptedPair, letters
-from stet.calibration.labels import ByAnswer, ByStep, Label, Proposal
-from stet.calibration.rollouts import Prefix, Rollouts
+from stet.calibration.labels import (
+    ByAnswer,
+    ByStep,
+    Label,
+    LabellingByAnswer,
+    LabellingByStep,
+    Proposal,
+)
+from stet.calibration.rollouts import Prefix, Rolling, Rollouts
 from stet.evaluation.graders import resolve_grader
 
 GRADER = resolve_grader("answer-line")
@@ -21,7 +28,6 @@ def test_by_answer_blames_no_step_after_what_is_lost():
     labeller = ByAnswer(Rollouts(ScriptedPair(writes), GRADER, 64))
     proposals = [proposal("\n", "a\n"), proposal("a\n", "x\n"), proposal("x\n", "b\n")]
     assert labeller.label(proposals) == [Label(True), Label(False), Label(None)]
-    assert "greedy" in labeller.words
 
 
 def test_by_answer_a_step_may_save_what_the_target_would_lose():
@@ -43,7 +49,6 @@ def test_of_sampled_completions_half_must_come_out_right(right, good):
     pair = ScriptedPair(writes)
     labeller = ByAnswer(Rollouts(pair, GRADER, 64, samples=4, seed=3))
     assert labeller.label([proposal("\n", "a\n")]) == [Label(good)]
-    assert "at least half of 4 sampled" in labeller.words
     assert len(pair.asked) == 8
     assert {o["temperature"] for o in pair.options} == {1.0}
     seeds = [o["seed"] for o in pair.options]
@@ -105,3 +110,16 @@ def test_labelled_steps_go_on_behind_what_a_crash_cut_short(tmp_path):
     path.write_bytes(path.read_bytes().replace(b"true", b"tr\xffe", 1))
     with pytest.raises(FileError, match="line 1: not a calibration sample"):
         samples.read(path)
+
+
+def test_how_steps_are_labelled_is_said_in_words_and_goes_to_whoever_has_the_pair():
+    pair = ScriptedPair(lambda *_: "")
+    greedy, sampled = (LabellingByAnswer(Rolling(GRADER, 64, samples=n)) for n in (0, 4))
+    assert "greedy completion" in greedy.words
+    assert "at least half of 4 sampled" in sampled.words
+    made = sampled.of(pair, 8)
+    assert made.rollouts.pair is pair
+    assert (made.rollouts.grader, made.rollouts.samples) == (GRADER, 4)
+    by_step = LabellingByStep("\n")
+    assert "the same step" in by_step.words
+    assert by_step.of(pair, 0) == ByStep(pair, "\n")

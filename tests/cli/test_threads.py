@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stet.cli import threads
-from stet.cli.threads import set_threads
 from stet.engine.costs import Costs
+from stet.executors import threads
+from stet.executors.threads import set_threads
 
 
 @pytest.fixture(autouse=True)

@@ -191,7 +191,7 @@ SEPARATORS = "\u2028 \u2029 \x85 \x0b \x0c \x1c \x1d \x1e \r"
 
 
 def test_a_resume_keeps_answers_whatever_characters_are_in_them(pair, tmp_path, monkeypatch):
-    import stet.evaluation.run as runs
+    import stet.evaluation.answering as runs
 
     made = plan("target", "exact", seeds=(0,))
     real = runs.vote

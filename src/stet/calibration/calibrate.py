@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,13 +17,13 @@ from stet.calibration.label_source import (
     LabelSource,
     with_own_answers,
 )
-from stet.calibration.labels import ByAnswer, ByStep, Labeller
+from stet.calibration.labels import Labelling, LabellingByAnswer, LabellingByStep
 from stet.calibration.learning import Report, learn
 from stet.calibration.reliability import reliability
 from stet.calibration.request import CalibrateRequest
 from stet.calibration.result import Calibration
 from stet.calibration.risk import first_error_kept
-from stet.calibration.rollouts import Rollouts, with_room
+from stet.calibration.rollouts import Rolling, fitted
 from stet.core.errors import TokenizerMismatch
 from stet.core.folders import PROFILE, claim_folder
 from stet.core.machine import machine, versions
@@ -32,6 +33,8 @@ from stet.evaluation import records
 from stet.evaluation.contenders import Contender, contender
 from stet.evaluation.records import Results
 from stet.evaluation.run import Comparison, Plan
+from stet.executors.base import Executor, PairFacts, facts_of
+from stet.executors.local import executor_of
 from stet.policies import SpecGuard, parameters
 from stet.policies.reference import SCORE, Reference, step_decisions
 from stet.signals import HEAD
@@ -46,11 +49,13 @@ LABELS = 2
 """Version of the labels' meaning: since 2 steps that save an answer are good."""
 
 
-def calibrate(pair: Pair, request: CalibrateRequest, folder: Path, report: Report) -> Calibration:
+def calibrate(
+    where: Pair | Executor, request: CalibrateRequest, folder: Path, report: Report
+) -> Calibration:
     """Run a calibration; in the folder of an interrupted one, resume it.
 
     Args:
-        pair: the models.
+        where: the models, or what has workers with them: these collect, and this process fits.
         request: the settings of the calibration.
         folder: where labelled steps and runs are written.
         report: called with the progress.
@@ -61,20 +66,23 @@ def calibrate(pair: Pair, request: CalibrateRequest, folder: Path, report: Repor
         TokenizerMismatch: the models have different vocabularies, so the target cannot continue
             from the draft's tokens.
     """
+    executor = executor_of(where)
+    pair = executor.call(facts_of)
     if pair.difference is not None:
         raise TokenizerMismatch(
             f"{pair.difference}; in a calibration the target continues from the draft's tokens: "
             "calibrate with a draft of the target's family, or give specguard its parameters."
         )
-    request = replace(request, task=with_room(pair, request.task.suited(pair)))
+    request = replace(request, task=executor.call(partial(fitted, task=request.task)))
     fitting, choosing = _divide(request)
     claim_folder(folder, _settings(pair, request, fitting), "calibration")
-    with pair.costs_of_run(folder / PROFILE):
-        return _calibrate(pair, request, fitting, choosing, folder, report)
+    with executor.costs_of_run(folder / PROFILE):
+        return _calibrate(executor, pair, request, fitting, choosing, folder, report)
 
 
 def _calibrate(
-    pair: Pair,
+    executor: Executor,
+    pair: PairFacts,
     request: CalibrateRequest,
     fitting: LoadedTask,
     choosing: LoadedTask,
@@ -85,12 +93,13 @@ def _calibrate(
     if label_source is not ANSWERS:
         own = folder / "own.jsonl"
         fitting, choosing = (
-            with_own_answers(pair, part, own, request.batch, report) for part in (fitting, choosing)
+            with_own_answers(executor, part, own, request.batch, report)
+            for part in (fitting, choosing)
         )
-    labeller = _labeller(pair, request, fitting)
-    with pair.keeping_texts():
+    labelling = _labelling(request, fitting)
+    with executor.keeping_texts():
         learnt = learn(
-            pair,
+            executor,
             fitting,
             request.base,
             folder / "steps.jsonl",
@@ -98,13 +107,13 @@ def _calibrate(
             signals=request.signals,
             batch=request.batch,
             seed=request.seed,
-            labeller=labeller,
+            labelling=labelling,
             head=folder / HEAD if request.head else None,
         )
     grid = learnt.thresholds(request.thresholds)
     policies = {t: replace(learnt.policy, threshold=t) for t in grid}
-    results = _run(pair, request, choosing, policies, folder / "runs", report)
-    points = _points(pair, request, choosing, results, policies, report)
+    results = _run(executor, request, choosing, policies, folder / "runs", report)
+    points = _points(executor, request, choosing, results, policies, report)
     if request.wish.goal == "risk":
         points = with_bounds(points, request.wish.value)
     chosen = choose(points, request.wish, label_source)
@@ -130,11 +139,11 @@ def _calibrate(
             "steps": len(learnt.steps),
             "saving": sum(s.saves for s in learnt.steps),
             "misleading": sum(not s.good for s in learnt.steps),
-            "labels": labeller.words,
+            "labels": labelling.words,
             "note": request.task.note,
         },
-        target=pair.target.identity,
-        draft=pair.draft.identity,
+        target=pair.target,
+        draft=pair.draft,
         seed=request.seed,
         machine=machine(),
         versions=versions(),
@@ -156,21 +165,19 @@ def _reference(results: Results, policy: SpecGuard) -> Reference | None:
     return Reference.of([step_decisions(answer) for answer in steps], (*policy.signals, SCORE))
 
 
-def _labeller(pair: Pair, request: CalibrateRequest, task: LoadedTask) -> Labeller:
-    """A labeller by answers where the label source has any; else one by the target's own steps."""
+def _labelling(request: CalibrateRequest, task: LoadedTask) -> Labelling:
+    """By answers where the label source has any; else by the target's own steps."""
     if request.label_source is TARGETS_TEXT:
-        return ByStep(pair, request.base.delimiter)
-    return ByAnswer(_rollouts(pair, request, task))
+        return LabellingByStep(request.base.delimiter)
+    return LabellingByAnswer(_rolling(request, task))
 
 
-def _rollouts(pair: Pair, request: CalibrateRequest, task: LoadedTask) -> Rollouts:
+def _rolling(request: CalibrateRequest, task: LoadedTask) -> Rolling:
     assert task.grader is not None
-    return Rollouts(
-        pair, task.grader, task.max_new_tokens, task.stop, request.rollouts, request.seed
-    )
+    return Rolling(task.grader, task.max_new_tokens, task.stop, request.rollouts, request.seed)
 
 
-def _settings(pair: Pair, request: CalibrateRequest, fitting: LoadedTask) -> dict[str, Any]:
+def _settings(pair: PairFacts, request: CalibrateRequest, fitting: LoadedTask) -> dict[str, Any]:
     """All settings that a folder's results depend on.
 
     The questions to fit on are among them: steps that were labelled for another division may be
@@ -206,7 +213,7 @@ def _divide(request: CalibrateRequest) -> tuple[LoadedTask, LoadedTask]:
 
 
 def _run(
-    pair: Pair,
+    executor: Executor,
     request: CalibrateRequest,
     task: LoadedTask,
     policies: dict[float, SpecGuard],
@@ -228,7 +235,7 @@ def _run(
         options=options,
         command=request.command,
     )
-    comparison = Comparison(pair, plan, folder)
+    comparison = Comparison(executor, plan, folder)
     done = len(comparison.answers)
 
     def tell(answers: Sequence[object]) -> None:
@@ -248,7 +255,7 @@ def _label(threshold: float) -> str:
 
 
 def _points(
-    pair: Pair,
+    executor: Executor,
     request: CalibrateRequest,
     task: LoadedTask,
     results: Results,
@@ -258,8 +265,7 @@ def _points(
     points = [_point(results, _label(t), t) for t in policies]
     if request.wish.goal != "risk":
         return points
-    rollouts = _rollouts(pair, request, task)
-    lost = first_error_kept(pair, task, results, rollouts, report)
+    lost = first_error_kept(executor, task, results, _rolling(request, task), report)
     return [replace(p, losses=lost[_label(p.threshold)]) for p in points]
 
 

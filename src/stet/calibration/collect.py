@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stet.calibration import samples
-from stet.calibration.labels import ByAnswer, Label, Labeller, Proposal
-from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
+from stet.calibration.labels import Label, Labelling, LabellingByAnswer, Proposal
+from stet.calibration.rollouts import Prefix, Rolling, prompt_of
 from stet.calibration.samples import ProblemSample, StepSample
 from stet.calibration.states import Recording, States, save
 from stet.core.errors import OptionError
 from stet.core.writing import drop_torn_line
+from stet.executors.base import Executor, Work
+from stet.executors.local import executor_of
 from stet.requests.options import PINNED, Options
 from stet.requests.seeds import mixed
 
@@ -25,27 +27,44 @@ if TYPE_CHECKING:
     from stet.policies import SpecGuard
 
 
+Asked = Sequence[tuple[int, "Question"]]
+"""A chunk of questions, each with its index among those of the task."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled steps of a chunk of questions.
+
+    Attributes:
+        samples: the problems with their steps.
+        states: hidden states of the steps; empty where they are not kept.
+    """
+
+    samples: list[ProblemSample]
+    states: States
+
+
 @dataclass(frozen=True)
 class Collector:
     """Collects labelled steps of a policy, resumably.
 
     Attributes:
-        pair: the models.
+        where: the models, or what has workers with them.
         task: graded questions with references.
         policy: the policy that answers the questions; its signals are recorded.
         batch: questions at a time.
         seed: seed from which those of the requests are derived.
-        labeller: labels the steps; by default by the target's greedy completions.
+        labelling: how steps are labelled; by default by the target's greedy completions.
         states: folder for hidden states of the steps, which a signal is trained on; None: they are
             not kept.
     """
 
-    pair: Pair
+    where: Pair | Executor
     task: LoadedTask
     policy: SpecGuard
     batch: int = 16
     seed: int = 0
-    labeller: Labeller | None = None
+    labelling: Labelling | None = None
     states: Path | None = None
 
     def collect(
@@ -56,48 +75,69 @@ class Collector:
         Raises:
             OptionError: the task has no grader.
         """
-        grader = self.task.grader
+        task, grader = self.task, self.task.grader
         if grader is None:
-            raise OptionError(f"Task {self.task.name!r} has no grader; steps cannot be labelled.")
-        labeller = self.labeller or ByAnswer(
-            Rollouts(self.pair, grader, self.task.max_new_tokens, self.task.stop)
+            raise OptionError(f"Task {task.name!r} has no grader; steps cannot be labelled.")
+        labelling = self.labelling or LabellingByAnswer(
+            Rolling(grader, task.max_new_tokens, task.stop)
         )
         found = samples.read(path)
         drop_torn_line(path)
         done = {s.problem for s in found}
-        waiting = [
-            (i, q)
-            for i, q in enumerate(self.task.questions)
-            if q.id not in done and q.reference is not None
-        ]
-        for start in range(0, len(waiting), self.batch):
-            chunk = waiting[start : start + self.batch]
-            seeds = [mixed(self.seed, i) for i, _ in chunk]
-            made, kept = self._collect_batch([q for _, q in chunk], seeds, labeller)
-            if self.states is not None:
-                # First of the two: a labelled step always has its states.
-                save(self.states, chunk[0][0], kept)
-            samples.append(path, made)
-            found += made
-            for sample in made:
-                if on_problem is not None:
-                    on_problem(sample)
-        return found
+        places = {q.id: i for i, q in enumerate(task.questions)}
+        asked = [(i, q) for i, q in enumerate(task.questions) if q.reference is not None]
+        chunks = (asked[at : at + self.batch] for at in range(0, len(asked), self.batch))
+        # Chunks are cut alike, however much of them is there already.
+        waiting = (chunk for chunk in chunks if any(q.id not in done for _, q in chunk))
+        work = Labels(
+            replace(task, questions=[]), self.policy, self.seed, labelling, self.states is not None
+        )
+        for finished in executor_of(self.where).map(work, waiting):
+            for part in finished.parts:
+                if self.states is not None:
+                    # First of the two: a labelled step always has its states.
+                    save(self.states, places[part.samples[0].problem], part.states)
+                new = [sample for sample in part.samples if sample.problem not in done]
+                samples.append(path, new)
+                found += new
+                for sample in new:
+                    if on_problem is not None:
+                        on_problem(sample)
+        # What is fitted must not hang on which chunk came first.
+        return sorted(found, key=lambda sample: places.get(sample.problem, len(places)))
 
-    def _collect_batch(
-        self, questions: Sequence[Question], seeds: Sequence[int], labeller: Labeller
-    ) -> tuple[list[ProblemSample], States]:
-        """Answer a batch of questions, and label the steps that the draft proposed."""
-        prompts = [prompt_of(self.pair, self.task, q) for q in questions]
+
+@dataclass(frozen=True)
+class Labels(Work[Asked, Labelled]):
+    """Answers chunks of questions, and labels the steps that the draft proposed.
+
+    Attributes:
+        task: settings of the requests.
+        policy: the policy that answers.
+        seed: seed from which those of the requests are derived.
+        labelling: how steps are labelled.
+        keeps_states: whether hidden states of the steps are kept.
+    """
+
+    task: LoadedTask
+    policy: SpecGuard
+    seed: int
+    labelling: Labelling
+    keeps_states: bool
+
+    def run(self, pair: Pair, chunk: Asked) -> Iterator[Labelled]:
+        """Answer a chunk of questions and label the steps."""
+        questions = [question for _, question in chunk]
+        prompts = [prompt_of(pair, self.task, q) for q in questions]
         options: Options = {
             "max_new_tokens": self.task.max_new_tokens,
             "stop": list(self.task.stop),
             "fit": True,
-            "seed": seeds,
+            "seed": [mixed(self.seed, index) for index, _ in chunk],
             **PINNED,  # type: ignore[typeddict-item]
         }
-        policy = self.policy if self.states is None else Recording.of(self.policy)
-        results = self.pair.generate(prompts, policy, **options)
+        policy = Recording.of(self.policy) if self.keeps_states else self.policy
+        results = pair.generate(prompts, policy, **options)
         proposals = [
             Proposal(
                 Prefix(prompt, tuple(result.token_ids[: step.position]), question.reference or ""),
@@ -107,13 +147,14 @@ class Collector:
             for question, prompt, result in zip(questions, prompts, results, strict=True)
             for step in result.trace.steps
         ]
-        labels = iter(labeller.label(proposals))
+        labels = iter(self.labelling.of(pair, chunk[0][0]).label(proposals))
         made = [
             self._sample(question, result, [next(labels) for _ in result.trace.steps])
             for question, result in zip(questions, results, strict=True)
         ]
         if not isinstance(policy, Recording):
-            return made, {}
+            yield Labelled(made, {})
+            return
         places = [
             (question.id, index)
             for question, result in zip(questions, results, strict=True)
@@ -123,7 +164,7 @@ class Collector:
             place: policy.kept[*proposal.after.prompt, *proposal.after.written]
             for place, proposal in zip(places, proposals, strict=True)
         }
-        return made, kept
+        yield Labelled(made, kept)
 
     def _sample(self, question: Question, result: Result, labels: Sequence[Label]) -> ProblemSample:
         grader = self.task.grader

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,6 +14,8 @@ from stet.core.reading import read_records
 from stet.core.steps import normalise
 from stet.core.writing import append_lines, drop_torn_line, json_line
 from stet.evaluation.graders import Grader
+from stet.executors.base import Executor, Work
+from stet.executors.local import executor_of
 from stet.requests.options import PINNED
 
 if TYPE_CHECKING:
@@ -118,15 +121,53 @@ def label_source_of(task: LoadedTask, without_answers: bool) -> LabelSource:
     return TARGETS_TEXT if task.grader is None else TARGETS_ANSWER
 
 
+@dataclass(frozen=True, slots=True)
+class OwnText:
+    """What the target writes for a question; empty where that failed."""
+
+    question: str
+    text: str
+
+
+@dataclass(frozen=True)
+class AskingTarget(Work["Sequence[Question]", list[OwnText]]):
+    """Has the target answer chunks of questions.
+
+    Attributes:
+        task: the settings of their requests.
+    """
+
+    task: LoadedTask
+
+    def run(self, pair: Pair, chunk: Sequence[Question]) -> Iterator[list[OwnText]]:
+        """Answer a chunk; a text that failed is empty."""
+        results = pair.generate(
+            [prompt_of(pair, self.task, q) for q in chunk],
+            "exact",
+            max_new_tokens=self.task.max_new_tokens,
+            fit=True,
+            stop=list(self.task.stop),
+            **PINNED,
+        )
+        yield [
+            OwnText(question.id, result.text if result.error is None else "")
+            for question, result in zip(chunk, results, strict=True)
+        ]
+
+
 def with_own_answers(
-    pair: Pair, task: LoadedTask, path: Path, batch: int, report: Callable[[str, int, int], None]
+    where: Pair | Executor,
+    task: LoadedTask,
+    path: Path,
+    batch: int,
+    report: Callable[[str, int, int], None],
 ) -> LoadedTask:
     """The task with the target's own greedy answers as references.
 
     Questions to which the target gives no answer that the grader can read are left out.
 
     Args:
-        pair: the pair whose target answers.
+        where: the pair whose target answers, or what has such pairs.
         task: the task; its references are not used. Without a grader, whole texts are compared.
         path: file of the target's texts; those that it holds are not generated again.
         batch: questions at a time.
@@ -135,24 +176,15 @@ def with_own_answers(
     Raises:
         StetError: the target answers none of the questions.
     """
-    task = with_room(pair, task)
+    executor = executor_of(where)
+    task = executor.call(partial(with_room, task=task))
     texts = _read(path)
-    waiting = [q for q in task.questions if q.id not in texts]
-    for start in range(0, len(waiting), batch):
-        portion = waiting[start : start + batch]
-        results = pair.generate(
-            [prompt_of(pair, task, q) for q in portion],
-            "exact",
-            max_new_tokens=task.max_new_tokens,
-            fit=True,
-            stop=list(task.stop),
-            **PINNED,
-        )
-        lines: list[str] = []
-        for question, result in zip(portion, results, strict=True):
-            texts[question.id] = result.text if result.error is None else ""
-            lines.append(json_line({"question": question.id, "text": texts[question.id]}))
-        append_lines(path, lines)
+    chunks = (task.questions[at : at + batch] for at in range(0, len(task.questions), batch))
+    waiting = (chunk for chunk in chunks if any(q.id not in texts for q in chunk))
+    for finished in executor.map(AskingTarget(replace(task, questions=[])), waiting):
+        new = [own for part in finished.parts for own in part if own.question not in texts]
+        texts |= {own.question: own.text for own in new}
+        append_lines(path, [json_line(asdict(own)) for own in new])
         report("asking the target", len(texts), len(task.questions))
     grader = SameText() if task.grader is None else task.grader
     questions: list[Question] = []
@@ -169,18 +201,12 @@ def with_own_answers(
     return replace(task, questions=questions, grader=grader)
 
 
-@dataclass(frozen=True, slots=True)
-class _OwnText:
-    question: str
-    text: str
-
-
 def _read(path: Path) -> dict[str, str]:
     """Read texts by question; an incomplete last line, as after a crash, is removed."""
     from pydantic import TypeAdapter
 
     if not path.exists():
         return {}
-    lines: list[_OwnText] = list(read_records(path, TypeAdapter(_OwnText), "a text of the target"))
+    lines: list[OwnText] = list(read_records(path, TypeAdapter(OwnText), "a text of the target"))
     drop_torn_line(path)
     return {line.question: line.text for line in lines}

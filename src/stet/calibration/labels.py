@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from stet.calibration.rollouts import Prefix, Rollouts
+from stet.calibration.rollouts import Prefix, Rolling, Rollouts
 from stet.core.steps import Delimiter, ends_of, normalise
 from stet.requests.options import PINNED
 
@@ -51,11 +51,6 @@ class Label(NamedTuple):
 class Labeller(Protocol):
     """Labels steps as good or bad."""
 
-    @property
-    def words(self) -> str:
-        """The condition under which a step is good, as a clause."""
-        ...
-
     def label(self, proposals: Sequence[Proposal]) -> list[Label]:
         """Label each step."""
         ...
@@ -73,16 +68,6 @@ class ByAnswer:
     """
 
     rollouts: Rollouts
-
-    @property
-    def words(self) -> str:
-        """The condition under which a step is good, as a clause."""
-        if self.rollouts.samples:
-            return (
-                f"at least half of {self.rollouts.samples} sampled completions by the target give "
-                "the reference answer"
-            )
-        return "the target's greedy completion of the step gives the reference answer"
 
     def label(self, proposals: Sequence[Proposal]) -> list[Label]:
         """Label each step, see `Labeller`."""
@@ -107,11 +92,6 @@ class ByStep:
 
     pair: Pair
     delimiter: Delimiter
-
-    @property
-    def words(self) -> str:
-        """The condition under which a step is good, as a clause."""
-        return "the target writes the same step from the same prefix"
 
     def label(self, proposals: Sequence[Proposal]) -> list[Label]:
         """Label each step, see `Labeller`."""
@@ -141,6 +121,65 @@ class ByStep:
             kept = list(ids[: len(proposal.tokens)])
             text = self.pair.tokenizer.decode(kept, skip_special_tokens=True)
         return normalise(text) == normalise(proposal.text)
+
+
+class Labelling(Protocol):
+    """How steps are labelled, for whoever has the pair."""
+
+    @property
+    def words(self) -> str:
+        """The condition under which a step is good, as a clause."""
+        ...
+
+    def of(self, pair: Pair, chunk: int) -> Labeller:
+        """The labeller of a chunk of questions, which is told by a number."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LabellingByAnswer:
+    """Labels as `ByAnswer` does.
+
+    Attributes:
+        rolling: settings of the target's rollouts.
+    """
+
+    rolling: Rolling
+
+    @property
+    def words(self) -> str:
+        """The condition under which a step is good, as a clause."""
+        if self.rolling.samples:
+            return (
+                f"at least half of {self.rolling.samples} sampled completions by the target give "
+                "the reference answer"
+            )
+        return "the target's greedy completion of the step gives the reference answer"
+
+    def of(self, pair: Pair, chunk: int) -> Labeller:
+        """See `Labelling`."""
+        return ByAnswer(self.rolling.of(pair, chunk))
+
+
+@dataclass(frozen=True, slots=True)
+class LabellingByStep:
+    """Labels as `ByStep` does.
+
+    Attributes:
+        delimiter: the text that ends a step, several of them, or "sentence".
+    """
+
+    delimiter: Delimiter
+
+    @property
+    def words(self) -> str:
+        """The condition under which a step is good, as a clause."""
+        return "the target writes the same step from the same prefix"
+
+    def of(self, pair: Pair, chunk: int) -> Labeller:
+        """See `Labelling`."""
+        del chunk
+        return ByStep(pair, self.delimiter)
 
 
 def _room(length: int) -> int:

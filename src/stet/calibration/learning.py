@@ -12,12 +12,14 @@ import numpy as np
 from stet.calibration.collect import Collector
 from stet.calibration.fitting import Fit, fit, score, trust
 from stet.calibration.head_fitting import Examples, fit_head
-from stet.calibration.labels import Labeller
+from stet.calibration.labels import Labelling
 from stet.calibration.overruling import Overruling, fit_overruling
 from stet.calibration.quality import Quality, quality
 from stet.calibration.samples import StepSample, steps_of
 from stet.calibration.states import States, states_of
 from stet.calibration.states import load as load_states
+from stet.executors.base import Executor, facts_of
+from stet.executors.local import executor_of
 from stet.policies import SpecGuard
 from stet.policies.specguard import TARGET_MARGIN
 from stet.rewards.head import RewardHead
@@ -61,7 +63,7 @@ class Learnt:
 
 
 def learn(
-    pair: Pair,
+    where: Pair | Executor,
     task: LoadedTask,
     base: SpecGuard,
     path: Path,
@@ -70,13 +72,13 @@ def learn(
     signals: Sequence[str] = tuple(SIGNALS),
     batch: int = 8,
     seed: int = 0,
-    labeller: Labeller | None = None,
+    labelling: Labelling | None = None,
     head: Path | None = None,
 ) -> Learnt:
     """Run the policy, label the steps that its draft proposes, and fit a score to the labels.
 
     Args:
-        pair: the models.
+        where: the models, or what has workers with them.
         task: the problems.
         base: the policy that is run on them, deciding by its own signals; its other parameters are
             kept.
@@ -85,13 +87,14 @@ def learn(
         signals: names of the signals to choose from.
         batch: problems at a time.
         seed: seed of the runs and of the intervals.
-        labeller: labels the steps; by default by the target's greedy completions.
+        labelling: how steps are labelled; by default by the target's greedy completions.
         head: folder for the trained signal "head", which is fitted to the same steps; None: it is
             not trained.
 
     Raises:
         StetError: no score can be fitted on these problems.
     """
+    executor = executor_of(where)
     names = _usable(signals, base)
     # All signals are measured; steps are accepted by those of the base policy.
     own = dict.fromkeys(base.signals, 1.0)
@@ -111,7 +114,7 @@ def learn(
         lower = None if base.lower is None else 0.0
         collecting = replace(collecting, threshold=1.0, lower=lower)
     states = None if head is None else path.parent / "states"
-    collector = Collector(pair, task, collecting, batch, seed, labeller, states)
+    collector = Collector(executor, task, collecting, batch, seed, labelling, states)
     done = 0
 
     def tell(_: object) -> None:
@@ -120,8 +123,9 @@ def learn(
         report("labelling steps", done, len(task.questions))
 
     steps = steps_of(collector.collect(path, tell))
+    fingerprint = executor.call(facts_of).fingerprint
     if head is not None and states is not None:
-        steps = _train(pair, steps, load_states(states), head, seed, report)
+        steps = _train(fingerprint, steps, load_states(states), head, seed, report)
         names = [*names, *([HEAD] if HEAD not in names else [])]
     fitted = fit(steps, names, seed=seed)
     policy = replace(
@@ -130,7 +134,7 @@ def learn(
         weights=fitted.weights,
         ranges=fitted.ranges,
         head=base.head if head is None else str(head),
-        pair=pair.fingerprint,
+        pair=fingerprint,
     )
     if HEAD not in fitted.signals:
         policy = replace(policy, head=None)
@@ -147,7 +151,7 @@ def learn(
 
 
 def _train(
-    pair: Pair,
+    fingerprint: str,
     steps: list[StepSample],
     states: States,
     folder: Path,
@@ -159,7 +163,7 @@ def _train(
         states_of(steps, states), [bool(s.good) for s in steps], [s.problem for s in steps]
     )
     net, logits = fit_head(examples, seed, lambda done, total: report("training", done, total))
-    RewardHead(net, pair.fingerprint).save(folder)
+    RewardHead(net, fingerprint).save(folder)
     return [
         replace(step, signals={**step.signals, HEAD: logit})
         for step, logit in zip(steps, logits, strict=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from stet.calibration.rollouts import Prefix, Rollouts, prompt_of
+from stet.calibration.rollouts import Prefix, Rolling, Rollouts, prompt_of
 from stet.evaluation import records
+from stet.executors.base import Executor, Work
 
 if TYPE_CHECKING:
     from stet.evaluation.records import Results
@@ -64,11 +65,46 @@ def first_errors(solutions: Sequence[Solution], rollouts: Rollouts) -> list[int 
     return found
 
 
+Listed = tuple[str, str, Solution]
+"""A policy's label, a question's id, and a solution without the tokens of its prompt."""
+
+Chunk = tuple[int, Sequence[Listed]]
+"""The number of a chunk, and what is in it."""
+
+
+@dataclass(frozen=True)
+class FindingErrors(Work[Chunk, tuple[Counter[str], int]]):
+    """Counts, for each policy, the solutions whose first error is an accepted step of the draft.
+
+    Attributes:
+        task: the questions of the run.
+        rolling: settings of the rollouts that tell whether the beginning of an answer is sound.
+    """
+
+    task: LoadedTask
+    rolling: Rolling
+
+    def run(self, pair: Pair, chunk: Chunk) -> Iterator[tuple[Counter[str], int]]:
+        """Count the losses of a chunk; yields them with the number of its solutions."""
+        number, listed = chunk
+        questions = {q.id: q for q in self.task.questions}
+        prompts = {
+            name: prompt_of(pair, self.task, questions[name])
+            for name in dict.fromkeys(name for _, name, _ in listed)
+        }
+        solutions = [replace(solution, prompt=prompts[name]) for _, name, solution in listed]
+        errors = first_errors(solutions, self.rolling.of(pair, number))
+        lost: Counter[str] = Counter()
+        for (policy, _, _), solution, error in zip(listed, solutions, errors, strict=True):
+            lost[policy] += error is not None and solution.kept[error]
+        yield lost, len(listed)
+
+
 def first_error_kept(
-    pair: Pair,
+    executor: Executor,
     task: LoadedTask,
     results: Results,
-    rollouts: Rollouts,
+    rolling: Rolling,
     report: Callable[[str, int, int], None],
     batch: int = 16,
 ) -> Counter[str]:
@@ -79,32 +115,39 @@ def first_error_kept(
     step, the answer is no loss either.
 
     Args:
-        pair: the models.
+        executor: has the models.
         task: the questions of the run.
         results: the run, with its traces.
-        rollouts: tells whether the beginning of an answer is sound.
+        rolling: settings of the rollouts that tell whether the beginning of an answer is sound.
         report: called with the progress.
-        batch: answers at a time.
+        batch: answers at a time, at least.
     """
     questions = {q.id: q for q in task.questions}
     wrong = {(a.policy, a.question) for a in results.answers if not a.right}
     assert results.folder is not None
-    solutions: list[tuple[str, Solution]] = []
+    # Answers to one question share beginnings, so they belong into one chunk.
+    by_question: dict[str, list[Listed]] = {}
     for line in records.read_traces(results.folder):
-        key = (line["policy"], line["question"])
-        if key not in wrong or not line["trace"].get("steps"):
+        policy, name = line["policy"], line["question"]
+        if (policy, name) not in wrong or not line["trace"].get("steps"):
             continue
-        wrong.discard(key)
-        question = questions[key[1]]
-        prompt = prompt_of(pair, task, question)
-        solutions.append((key[0], solution_of(line["trace"], prompt, question.reference or "")))
+        wrong.discard((policy, name))
+        solution = solution_of(line["trace"], (), questions[name].reference or "")
+        by_question.setdefault(name, []).append((policy, name, solution))
+    chunks: list[list[Listed]] = []
+    # In an order that does not hang on which answer was written first.
+    for name in (q.id for q in task.questions if q.id in by_question):
+        if not chunks or len(chunks[-1]) >= batch:
+            chunks.append([])
+        chunks[-1] += sorted(by_question[name], key=lambda entry: entry[0])
+    total, done = sum(map(len, chunks)), 0
     lost: Counter[str] = Counter()
-    for start in range(0, len(solutions), batch):
-        portion = solutions[start : start + batch]
-        report("looking for first errors", start + len(portion), len(solutions))
-        errors = first_errors([s for _, s in portion], rollouts)
-        for (policy, solution), error in zip(portion, errors, strict=True):
-            lost[policy] += error is not None and solution.kept[error]
+    report("looking for first errors", done, total)
+    for finished in executor.map(FindingErrors(task, rolling), enumerate(chunks)):
+        for found, many in finished.parts:
+            lost.update(found)
+            done += many
+        report("looking for first errors", done, total)
     return lost
 
 

@@ -46,6 +46,11 @@ def prompt_of(pair: Pair, task: LoadedTask, question: Question) -> tuple[int, ..
     return tuple(pair.tokenizer(question.prompt)["input_ids"])
 
 
+def fitted(pair: Pair, task: LoadedTask) -> LoadedTask:
+    """The task as it suits the pair, without questions that do not fit; see `with_room`."""
+    return with_room(pair, task.suited(pair))
+
+
 def with_room(pair: Pair, task: LoadedTask) -> LoadedTask:
     """The task without questions after which the longest answer does not fit into the context.
 
@@ -71,6 +76,30 @@ def with_room(pair: Pair, task: LoadedTask) -> LoadedTask:
         f"fit into {pair.max_length}."
     )
     return replace(task, questions=fitting, note=f"{task.note} {note}".strip())
+
+
+@dataclass(frozen=True, slots=True)
+class Rolling:
+    """The settings of `Rollouts`, for whoever has the pair.
+
+    Attributes:
+        grader: grades whole answers.
+        max_new_tokens: the longest answer.
+        stop: texts that end an answer.
+        samples: completions of each prefix, at temperature 1; 0 for the greedy one.
+        seed: seed of the samples.
+    """
+
+    grader: Grader
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    samples: int = 0
+    seed: int = 0
+
+    def of(self, pair: Pair, chunk: int) -> Rollouts:
+        """The rollouts of a chunk of work; its samples share no randomness with other chunks'."""
+        seed = mixed(self.seed, chunk)
+        return Rollouts(pair, self.grader, self.max_new_tokens, self.stop, self.samples, seed)
 
 
 @dataclass(slots=True, eq=False)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from stet.cli.cluster import with_address
 from stet.cli.output import StdoutClosed, check_stdout, show_error
 from stet.core.errors import StetError
 
@@ -37,6 +38,10 @@ written, 130 interrupted, 141 whoever read stdout has gone.
 
 class Application(TyperGroup):
     """A group of commands in which a user's mistake is one sentence, never a traceback."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments of the group; those of its command follow, with what they imply."""
+        return super().parse_args(ctx, with_address(args))
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command and turn errors into an exit code."""

@@ -14,7 +14,8 @@ from stet.cli.calibrate_options import (
     RunOptions,
     TaskOptions,
 )
-from stet.cli.chat import ChatOptions, announce
+from stet.cli.chat import ChatOptions, announce, template_of
+from stet.cli.cluster import ClusterOptions
 from stet.cli.groups import with_groups
 from stet.cli.output import out, print_json, stages
 from stet.cli.parsing import command_line
@@ -38,6 +39,7 @@ def command(
     output: OutputOptions,
     report: ReportOptions,
     models: o.ModelOptions,
+    cluster: ClusterOptions,
 ) -> None:
     """Fit SpecGuard to a pair: the score of a step, and its threshold.
 
@@ -58,7 +60,7 @@ def command(
     for path in (output.output, output.place / SETTINGS):
         check_writable(path, parents=True)
     request = _make_request(task, chat, goal, run)
-    found = _calibrate(models, request, output.place)
+    found = _calibrate(models, cluster, request, output.place)
     found.save(output.output)
     _show(found, page, report.as_json)
     if not report.as_json:
@@ -106,15 +108,19 @@ def _read_policy(text: str) -> SpecGuard:
     return base.policy
 
 
-def _calibrate(models: o.ModelOptions, request: CalibrateRequest, place: Path) -> Calibration:
+def _calibrate(
+    models: o.ModelOptions, cluster: ClusterOptions, request: CalibrateRequest, place: Path
+) -> Calibration:
     from stet.calibration.calibrate import calibrate
 
-    pair = o.load(models, max_batch=request.batch, policies=[request.base], compile_default=False)
-    request = replace(request, task=request.task.suited(pair))
-    if request.task.chat is not None:
-        announce(pair)
-    with stages() as tell:
-        return calibrate(pair, request, place, tell)
+    with cluster.open(
+        models, max_batch=request.batch, policies=[request.base], compile_default=False
+    ) as executor:
+        request = replace(request, task=executor.call(request.task.suited))
+        if request.task.chat is not None:
+            announce(executor.call(template_of))
+        with stages() as tell:
+            return calibrate(executor, request, place, tell)
 
 
 def _task(name: str, grader: str | None, options: dict[str, Any]) -> LoadedTask:

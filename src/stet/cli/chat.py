@@ -90,7 +90,7 @@ def put_into_chat(
         return list(texts)
     prompts: list[Prompt] = [chat.prompt(pair, text) for text in texts]
     if not quiet:
-        announce(pair)
+        announce(template_of(pair))
     return prompts
 
 
@@ -108,9 +108,13 @@ def goes_into_chat(pair: Pair, in_chat: bool | None, chat: Chat) -> bool:
     return (asked or has_template(pair.tokenizer)) if in_chat is None else in_chat
 
 
-def announce(pair: Pair) -> None:
+def template_of(pair: Pair) -> str:
+    """The name of the model whose chat template the prompts of a pair go through."""
+    return Path(pair.models[0].name).name
+
+
+def announce(name: str) -> None:
     """Print which model's chat template the prompts go through."""
-    name = Path(pair.models[0].name).name
     err.print(
         f"[dim]Prompts go through the chat template of {name} (--no-chat: as they are).[/]",
         soft_wrap=True,

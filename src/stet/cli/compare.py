@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.live import Live
 
 from stet.cli import options as o
-from stet.cli.chat import ChatOptions, announce
+from stet.cli.chat import ChatOptions, announce, template_of
+from stet.cli.cluster import ClusterOptions
 from stet.cli.compare_options import OutputOptions, PolicyOptions, RunOptions, TaskOptions
 from stet.cli.groups import with_groups
 from stet.cli.output import a_table, err, number, out, plain, print_json
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from stet.evaluation.records import Answer, Results
     from stet.evaluation.run import Comparison, Plan
     from stet.evaluation.tasks.base import LoadedTask
-    from stet.pair import Pair
+    from stet.executors.base import Executor
 
 
 @with_groups
@@ -37,6 +39,7 @@ def command(
     run: RunOptions,
     output: OutputOptions,
     models: o.ModelOptions,
+    cluster: ClusterOptions,
 ) -> None:
     """Compare policies on a task: accuracy and speed, with paired statistics.
 
@@ -57,8 +60,8 @@ def command(
     plan = _make_plan(task.load(chat), policies, run, models)
     folder = output.output or _name_folder(plan.task)
     check_writable(folder / "report.html", parents=True)
-    pair = _load(models, plan)
-    results = _answer(pair, plan, folder)
+    with _open(models, cluster, plan) as executor:
+        results = _answer(executor, plan, folder)
     _report(results, folder, output)
 
 
@@ -119,28 +122,29 @@ def _name_folder(task: LoadedTask) -> Path:
     return Path("results") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _load(models: o.ModelOptions, plan: Plan) -> Pair:
-    pair = o.load(
+@contextmanager
+def _open(models: o.ModelOptions, cluster: ClusterOptions, plan: Plan) -> Iterator[Executor]:
+    with cluster.open(
         models,
         max_batch=plan.batch * max(c.samples for c in plan.contenders),
         policies=[c.policy for c in plan.contenders],
         # Policies must not run at different speeds only because one came first: compiled before the
         # run, or never.
         compile_default=False,
-    )
-    if models.compile:
-        with err.status("Compiling ..."):
-            pair.warm_up()
-    return pair
+    ) as executor:
+        if models.compile:
+            with err.status("Compiling ..."):
+                executor.call(methodcaller("warm_up"))
+        yield executor
 
 
-def _answer(pair: Pair, plan: Plan, folder: Path) -> Results:
+def _answer(executor: Executor, plan: Plan, folder: Path) -> Results:
     """Answer what is not answered in the folder yet."""
     from stet.evaluation.run import Comparison
 
-    comparison = Comparison(pair, plan, folder)
+    comparison = Comparison(executor, plan, folder)
     if comparison.plan.task.chat is not None:
-        announce(pair)
+        announce(executor.call(template_of))
     if comparison.answers:
         err.print(f"{len(comparison.answers)} of {comparison.total} answers are there already.")
     with _progress(comparison) as show:

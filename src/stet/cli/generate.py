@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from stet.cli.chat import ChatOptions, put_into_chat
+from stet.cli.cluster import ClusterOptions
+from stet.cli.generate_many import InOrder, answer_on_cluster
 from stet.cli.generate_options import OutputOptions, PolicyOptions, PromptOptions, ServingOptions
 from stet.cli.groups import with_groups
 from stet.cli.options import load
@@ -27,12 +29,13 @@ from stet.cli.output import (
     summary,
 )
 from stet.cli.sampling import RequestOptions
-from stet.core.errors import StetError
+from stet.core.errors import OptionError, StetError
 from stet.core.trace import Counters
 from stet.core.writing import check_writable
 
 if TYPE_CHECKING:
     from stet.core.result import Result
+    from stet.executors.prompting import Answered
     from stet.pair import Pair
     from stet.requests.inputs import Prompt
 
@@ -45,6 +48,7 @@ def command(
     sampling: RequestOptions,
     models: ServingOptions,
     output: OutputOptions,
+    cluster: ClusterOptions,
 ) -> None:
     """Answer prompts by speculative decoding, and show what it saved.
 
@@ -55,13 +59,23 @@ def command(
     models = models.resolve()
     texts = prompt.read()
     how = chat.settings()
+    cluster.check()
+    if cluster.ray is not None and prompt.file is None:
+        raise OptionError("--ray is for many prompts: give them by --file.")
     if output.trace is not None:
         check_writable(output.trace, lines=True)
     settings = {**policy.settings(), **sampling.settings(), "logprobs": output.logprobs}
-    pair = load(models, max_batch=min(models.batch, len(texts)), policies=[settings["policy"]])
-    prompts = put_into_chat(pair, texts, chat.in_chat, how, quiet=output.quiet)
-    start = perf_counter()
-    results = _answer(pair, texts, prompts, settings, output)
+    results: Sequence[Result | Answered]
+    if cluster.ray is not None:
+        start, write = perf_counter(), _make_writer(texts, output)
+        results = answer_on_cluster(
+            cluster, models, texts, settings, chat, write, quiet=output.quiet
+        )
+    else:
+        pair = load(models, max_batch=min(models.batch, len(texts)), policies=[settings["policy"]])
+        prompts = put_into_chat(pair, texts, chat.in_chat, how, quiet=output.quiet)
+        start = perf_counter()
+        results = _answer(pair, texts, prompts, settings, output)
     if not output.quiet:
         # One answer's own time: without measuring costs beforehand, as a long-lived pair does once.
         seconds = results[0].seconds if len(results) == 1 else perf_counter() - start
@@ -88,7 +102,9 @@ def _answer(
     return [result]
 
 
-def _show_summary(results: Sequence[Result], seconds: float, sampling: RequestOptions) -> None:
+def _show_summary(
+    results: Sequence[Result | Answered], seconds: float, sampling: RequestOptions
+) -> None:
     total = Counters()
     for result in results:
         total.add(result.counters)
@@ -129,23 +145,20 @@ def _answer_all(
     quiet: bool,
 ) -> list[Result]:
     """Answer many prompts; each answer is written as soon as those before it are."""
-    waiting: dict[int, Result] = {}
-    done = written = 0
+    ordered = InOrder(write)
+    done = 0
     failure: Exception | None = None
 
     # Where answers go to the terminal as they come, a bar would be in the way.
     with progress("Generating", hidden=quiet or out.is_terminal) as show:
 
         def on_progress(result: Result) -> None:
-            nonlocal done, written, failure
+            nonlocal done, failure
             if result.finish_reason == "cancelled" or failure is not None:
                 return  # Ctrl-C: what is not finished is not written
-            waiting[result.trace.request] = result  # counts from 0, as the pair is new
             done += 1
             try:
-                while written in waiting:
-                    write(written, waiting.pop(written))
-                    written += 1
+                ordered.add(result.trace.request, result)  # counts from 0, as the pair is new
                 show(done, len(prompts))
             except Exception as error:
                 # An error of the command, not of the request that happens to be finished.
@@ -159,18 +172,19 @@ def _answer_all(
         finally:
             if failure is not None:
                 raise failure
-            for index in sorted(waiting):  # finished, though one before it is not
-                write(index, waiting.pop(index))
+            ordered.add_rest()
 
 
 class _CannotWrite(BaseException):
     """Leaves `generate` from its callback, which takes an `Exception` for the request's own."""
 
 
-def _make_writer(texts: Sequence[str], output: OutputOptions) -> Callable[[int, Result], None]:
+def _make_writer(
+    texts: Sequence[str], output: OutputOptions
+) -> Callable[[int, Result | Answered], None]:
     """Make the function that prints an answer."""
 
-    def write(index: int, result: Result) -> None:
+    def write(index: int, result: Result | Answered) -> None:
         if output.as_json:
             print_json(_record(texts[index], result, with_tokens=output.show_origin))
         else:
@@ -186,7 +200,7 @@ def _make_writer(texts: Sequence[str], output: OutputOptions) -> Callable[[int, 
     return write
 
 
-def _record(prompt: str, result: Result, *, with_tokens: bool) -> dict[str, Any]:
+def _record(prompt: str, result: Result | Answered, *, with_tokens: bool) -> dict[str, Any]:
     record: dict[str, Any] = {
         "prompt": prompt,
         "text": result.text,
@@ -201,7 +215,7 @@ def _record(prompt: str, result: Result, *, with_tokens: bool) -> dict[str, Any]
     return record
 
 
-def _write_trace(result: Result, path: Path | None) -> None:
+def _write_trace(result: Result | Answered, path: Path | None) -> None:
     if path is None:
         return
     from stet.core import trace

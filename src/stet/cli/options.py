@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import typer
 
@@ -15,6 +15,7 @@ from stet.cli.output import err
 from stet.core.errors import OptionError
 
 if TYPE_CHECKING:
+    from stet.executors.source import PairSource
     from stet.pair import Pair
     from stet.remote.target import RemoteTarget
 
@@ -229,6 +230,54 @@ def _keep_compiled_passes() -> None:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
 
 
+def make_source(
+    models: ModelOptions,
+    *,
+    max_batch: int,
+    policies: Iterable[Any] = (),
+    compile_default: bool | None = None,
+    prefix_caching: bool = False,
+    share_rows: bool = False,
+) -> PairSource:
+    """Describe a pair, so that whoever is to hold it can load it.
+
+    Args:
+        models: the pair as the user named it, resolved.
+        max_batch: requests at a time.
+        policies: policies that will be used, each on `max_batch` requests; the cache gets rows for
+            all of their candidates.
+        compile_default: whether to compile if the user did not say; None: for long runs.
+        prefix_caching: see `stet.load_pair`.
+        share_rows: have rows for `max_batch` requests and the candidates of one of them at a time,
+            where few requests have any; others with candidates wait for those.
+    """
+    from stet.executors.source import PairSource
+    from stet.requests.methods import rows_of
+
+    each = max((rows_of(policy) for policy in policies), default=1)
+    compile = compile_default if models.compile is None else models.compile
+    arguments = {
+        "target": models.make_target(),
+        "draft": models.draft,
+        "max_batch": max_batch,
+        "max_rows": max_batch + each - 1 if share_rows else max_batch * each,
+        "compile": "auto" if compile is None else compile,
+        "dtype": models.dtype,
+        "device": models.device,
+        "revision": models.revision,
+        "draft_revision": models.draft_revision,
+        "trust_remote_code": models.trust_remote_code,
+        "self_check": models.self_check,
+        "packed": "auto" if models.packed is None else models.packed,
+        "quantize": models.quantize,
+        "draft_quantize": models.draft_quantize,
+        "max_length": models.max_length,
+        "cache_memory": models.cache_memory,
+        "prefix_caching": prefix_caching,
+    }
+    return PairSource(arguments, warm_up=models.compile is True)
+
+
 def load(
     models: ModelOptions,
     *,
@@ -242,13 +291,11 @@ def load(
 
     Args:
         models: the pair as the user named it, resolved.
-        max_batch: requests at a time.
-        policies: policies that will be used, each on `max_batch` requests; the cache gets rows for
-            all of their candidates.
-        compile_default: whether to compile if the user did not say; None: for long runs.
+        max_batch: see `make_source`.
+        policies: see `make_source`.
+        compile_default: see `make_source`.
         prefix_caching: see `stet.load_pair`.
-        share_rows: have rows for `max_batch` requests and the candidates of one of them at a time,
-            where few requests have any; others with candidates wait for those.
+        share_rows: see `make_source`.
 
     Raises:
         StetError: where the pair cannot be loaded or run faithfully.
@@ -261,39 +308,23 @@ def load(
         # reads this when it is imported.
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     what = " and ".join(Path(place).name for place in places) or "the bundled pair"
-    compile = compile_default if models.compile is None else models.compile
     if models.threads is not None:
         import torch
 
         torch.set_num_threads(models.threads)  # for reading and checking, too
     _keep_compiled_passes()
     with err.status(f"Loading {what} ..."):
-        import stet
-        from stet.requests.methods import rows_of
-
-        each = max((rows_of(policy) for policy in policies), default=1)
-        pair = stet.load_pair(
-            models.make_target(),
-            models.draft,
+        pair = make_source(
+            models,
             max_batch=max_batch,
-            max_rows=max_batch + each - 1 if share_rows else max_batch * each,
-            compile="auto" if compile is None else compile,
-            dtype=models.dtype,
-            device=models.device,
-            revision=models.revision,
-            draft_revision=models.draft_revision,
-            trust_remote_code=models.trust_remote_code,
-            self_check=models.self_check,
-            packed="auto" if models.packed is None else models.packed,
-            quantize=cast("Any", models.quantize),
-            draft_quantize=cast("Any", models.draft_quantize),
-            max_length=models.max_length,
-            cache_memory=models.cache_memory,
+            policies=policies,
+            compile_default=compile_default,
             prefix_caching=prefix_caching,
-        )
+            share_rows=share_rows,
+        ).load()
     if not models.is_remote:
         with err.status("Choosing threads ..."):
-            from stet.cli.threads import set_threads
+            from stet.executors.threads import set_threads
 
             set_threads(pair, models.threads)
     return pair

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from stet.core.result import Result
     from stet.core.trace import Counters, FinishReason, TokenRecord
+    from stet.executors.prompting import Answered
 
 
 class StdoutError(StetError):
@@ -204,7 +205,7 @@ _ENDINGS: dict[FinishReason, str] = {
 }
 
 
-def cut_short(results: Sequence[Result]) -> str | None:
+def cut_short(results: Sequence[Result | Answered]) -> str | None:
     """A sentence on how many answers were cut short, and why; None where none was."""
     reasons = Counter(result.finish_reason for result in results)
     found = [f"{reasons[reason]} {words}" for reason, words in _ENDINGS.items() if reasons[reason]]

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stet.cli import options as o
-from stet.cli.chat import ChatOptions, announce
+from stet.cli.chat import ChatOptions, announce, template_of
+from stet.cli.cluster import ClusterOptions
 from stet.cli.groups import with_groups
 from stet.cli.output import a_table, out, print_json, stages
 from stet.cli.parsing import command_line
@@ -36,6 +37,7 @@ def command(
     output: OutputOptions,
     report: ReportOptions,
     models: o.ModelOptions,
+    cluster: ClusterOptions,
 ) -> None:
     """Train an arbiter: at a mismatch, whose token leads to right answers?
 
@@ -52,7 +54,7 @@ def command(
         if path is not None:
             check_writable(path, parents=True)
     request = _make_request(task, chat, learning, run)
-    found = _train(models, request, output.place)
+    found = _train(models, cluster, request, output.place)
     found.arbiter.save(output.output)
     if page is not None:
         from stet.training.report import write_page
@@ -105,16 +107,21 @@ def _parse_widths(text: str) -> tuple[int, ...]:
         raise OptionError(f"hidden is {text!r}; give widths such as 32 or 64,32.") from error
 
 
-def _train(models: o.ModelOptions, request: TrainRequest, place: Path) -> Trained:
+def _train(
+    models: o.ModelOptions, cluster: ClusterOptions, request: TrainRequest, place: Path
+) -> Trained:
     from stet.training.training import train
 
-    pair = o.load(models, max_batch=request.batch, compile_default=False)
-    suited = {name: getattr(request, name).suited(pair) for name in ("task", "validation")}
-    request = replace(request, **suited)
-    if request.task.chat is not None:
-        announce(pair)
-    with stages() as tell:
-        return train(pair, request, place, tell)
+    with cluster.open(models, max_batch=request.batch, compile_default=False) as executor:
+        request = replace(
+            request,
+            task=executor.call(request.task.suited),
+            validation=executor.call(request.validation.suited),
+        )
+        if request.task.chat is not None:
+            announce(executor.call(template_of))
+        with stages() as tell:
+            return train(executor, request, place, tell)
 
 
 def _show(found: Trained) -> None:

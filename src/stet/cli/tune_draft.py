@@ -10,7 +10,7 @@ import typer
 
 from stet.cli import fit_options, train_options
 from stet.cli import options as o
-from stet.cli.chat import ChatOptions, announce, goes_into_chat
+from stet.cli.chat import ChatOptions, announce, goes_into_chat, template_of
 from stet.cli.groups import OptionGroup, with_groups
 from stet.cli.options import AsJson
 from stet.cli.output import a_table, out, print_json, stages
@@ -154,7 +154,7 @@ def _collect(
             return divide(given, HELD_OUT)
         suited = [part.suited(pair) for part in questions]
         if suited[0].chat is not None:
-            announce(pair)
+            announce(template_of(pair))
         with stages() as tell:
             learned, checked = (
                 write_examples(pair, part, folder / name, run.batch, tell)

@@ -47,6 +47,8 @@ class Answer:
         signals: signals of this answer, by name.
         samples: texts written for it; 1 except for a vote.
         votes: for a vote, the number of samples that gave each answer.
+        machine: the worker that answered it, by an id, and its machine, where the run was shared
+            among several; None where it was answered on the run's own.
     """
 
     policy: str
@@ -66,6 +68,7 @@ class Answer:
     signals: dict[str, float] = field(default_factory=dict[str, float])
     samples: int = 1
     votes: dict[str, int] = field(default_factory=dict[str, int])
+    machine: dict[str, Any] | None = None
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -74,7 +77,10 @@ class Answer:
 
     def to_json(self) -> str:
         """This answer as one line of JSON."""
-        return json_line(asdict(self))
+        record = asdict(self)
+        if self.machine is None:
+            del record["machine"]
+        return json_line(record)
 
 
 @dataclass(slots=True)

@@ -4,16 +4,17 @@ Fair: all contenders get the same prompts with the same seeds in the same batche
 chunk by chunk, in a rotating order, so a machine that slows down slows all alike; each is warmed up
 on questions whose answers are discarded.
 
-Safe: a chunk's answers are written when it is done. A run that is started again goes on after them.
+Safe: a chunk's answers are written when it is done, by this process, wherever they come from. A run
+that is started again goes on after them.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,19 +23,16 @@ from stet.core.folders import PROFILE
 from stet.core.machine import machine, versions
 from stet.core.writing import append_lines, drop_torn_line, json_line, write_text
 from stet.evaluation import records
+from stet.evaluation.answering import Answering, Portion, Turn
 from stet.evaluation.contenders import Contender
 from stet.evaluation.records import Answer, QuestionEntry, Results, Run
-from stet.evaluation.voting import Sampled, grade, vote
+from stet.executors.base import Executor, Finished
+from stet.executors.local import executor_of
 from stet.requests.options import PINNED
-from stet.requests.seeds import mixed
 
 if TYPE_CHECKING:
-    from stet.core.result import Result
     from stet.evaluation.tasks.base import LoadedTask, Question
     from stet.pair import Pair
-    from stet.requests.inputs import Prompt
-
-WARM_UP_TOKENS = 32
 
 
 @dataclass(frozen=True)
@@ -93,16 +91,20 @@ class Plan:
 class Comparison:
     """A run of a plan in a results folder, from its beginning or from where it stopped."""
 
-    def __init__(self, pair: Pair, plan: Plan, folder: Path) -> None:
+    def __init__(self, where: Pair | Executor, plan: Plan, folder: Path) -> None:
         """Open the folder.
+
+        Args:
+            where: the models; or what runs chunks of questions elsewhere.
+            plan: what is compared.
+            folder: the results folder.
 
         Raises:
             StetError: the folder holds another run.
         """
-        task = plan.task.suited(pair)
-        plan = replace(plan, task=task, options={"stop": list(task.stop), **PINNED, **plan.options})
-        self.pair, self.plan, self.folder = pair, plan, folder
-        self.run = _describe(pair, plan)
+        self.executor = executor_of(where)
+        self.plan, self.run = self.executor.call(partial(_open, plan))
+        self.folder = folder
         self.answers: list[Answer] = []
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / records.RUN).exists():
@@ -144,26 +146,25 @@ class Comparison:
         """Answer the questions that are not answered yet.
 
         Args:
-            on_answers: called with the answers of each chunk of each contender.
+            on_answers: called with answers as they are written: those of a chunk of a contender,
+                or, where they come from a worker, of a chunk of all contenders.
         """
-        with self.pair.costs_of_run(self.folder / PROFILE):
-            self._go(on_answers)
+        with self.executor.costs_of_run(self.folder / PROFILE):
+            for finished in self.executor.map(self._work(), self._portions()):
+                written = self._write(finished)
+                if on_answers is not None:
+                    on_answers(written)
         return Results(self.run, self.answers, self.folder)
 
-    def _go(self, on_answers: Callable[[list[Answer]], None] | None) -> None:
-        pending = {c.label for c in self.plan.contenders if not self._complete(c)}
-        for item in self.plan.contenders:
-            if item.label in pending:
-                self._warm_up(item)
-        for index, (seed, (start, questions)) in enumerate(
-            (seed, chunk) for seed in self.plan.seeds for chunk in self.plan.chunks()
-        ):
-            turn = index % len(self.plan.contenders)
-            for item in (*self.plan.contenders[turn:], *self.plan.contenders[:turn]):
-                if any((item.label, q.id, seed) not in self._done for q in questions):
-                    written = self._answer(item, questions, start, seed, index)
-                    if on_answers is not None:
-                        on_answers(written)
+    def _work(self) -> Answering:
+        plan = self.plan
+        return Answering(
+            contenders=[c for c in plan.contenders if not self._complete(c)],
+            options=plan.options,
+            grader=plan.task.grader,
+            chat=plan.task.chat,
+            first=plan.task.questions[: plan.batch],
+        )
 
     def _complete(self, item: Contender) -> bool:
         return all(
@@ -172,69 +173,28 @@ class Comparison:
             for seed in self.plan.seeds
         )
 
-    def _warm_up(self, item: Contender) -> None:
-        questions = self.plan.task.questions[: self.plan.batch]
-        prompts = self._prompts(item, questions)
-        options: dict[str, Any] = {**self.plan.options, **item.options}
-        options["max_new_tokens"] = min(
-            options.get("max_new_tokens", WARM_UP_TOKENS), WARM_UP_TOKENS
-        )
-        self.pair.generate(prompts, item.policy, seed=0, **options)
+    def _portions(self) -> Iterator[Portion]:
+        """The chunks that are not answered yet, each with the contenders that lack it, in turns."""
+        labels = [c.label for c in self.plan.contenders]
+        for index, (seed, (start, questions)) in enumerate(
+            (seed, chunk) for seed in self.plan.seeds for chunk in self.plan.chunks()
+        ):
+            turn = index % len(labels)
+            left = [
+                label
+                for label in (*labels[turn:], *labels[:turn])
+                if any((label, q.id, seed) not in self._done for q in questions)
+            ]
+            if left:
+                yield Portion(index, seed, start, questions, left)
 
-    def _prompts(self, item: Contender, questions: Sequence[Question]) -> list[Prompt]:
-        prompts: list[Prompt] = []
-        for question in questions:
-            chat = self.plan.task.chat
-            text = question.prompt
-            prompts += [chat.prompt(self.pair, text) if chat else text] * item.samples
-        return prompts
-
-    def _answer(
-        self, item: Contender, questions: Sequence[Question], start: int, seed: int, chunk: int
-    ) -> list[Answer]:
-        """Answer one chunk with one contender, and write the answers to disk."""
-        options: dict[str, Any] = {**self.plan.options, **item.options}
-        # A sample's seed does not depend on how chunks are cut, and no two samples share one.
-        options["seed"] = [
-            mixed(seed, start + place, sample)
-            for place in range(len(questions))
-            for sample in range(item.samples)
-        ]
-        prompts = self._prompts(item, questions)
-        began = time.perf_counter()
-        results = self.pair.generate(prompts, item.policy, **options)
-        seconds = time.perf_counter() - began
-        answers: list[Answer] = []
-        traces: list[str] = []
-        grader = self.plan.task.grader
-        for place, question in enumerate(questions):
-            own = results[place * item.samples : (place + 1) * item.samples]
-            samples = [Sampled(r, grade(r, question.reference, grader)) for r in own]
-            chosen = vote(samples)
-            answers.append(
-                Answer(
-                    policy=item.label,
-                    question=question.id,
-                    seed=seed,
-                    text=chosen.shown.text,
-                    answer=chosen.answer,
-                    right=chosen.right,
-                    finish_reason=chosen.shown.finish_reason,
-                    error=chosen.shown.error,
-                    # Samples of a vote are decoded together: the last one ends it.
-                    seconds=max(r.seconds for r in own),
-                    chunk=chunk,
-                    chunk_seconds=seconds,
-                    chunk_answers=len(questions),
-                    prompt_tokens=chosen.shown.trace.prompt_tokens,
-                    counters=chosen.counters,
-                    signals=chosen.signals,
-                    samples=item.samples,
-                    votes=chosen.votes,
-                )
-            )
-            traces.append(_trace_line(answers[-1], chosen.shown))
+    def _write(self, finished: Finished[Turn]) -> list[Answer]:
+        """Write what is answered to disk; a worker's chunk with its machine."""
+        answers = [answer for turn in finished.parts for answer in turn.answers]
+        for answer in answers:
+            answer.machine = finished.machine
         # Traces first: an answer on disk always has its trace.
+        traces = [line for turn in finished.parts for line in turn.traces]
         append_lines(self.folder / records.TRACES, traces)
         append_lines(self.folder / records.ANSWERS, [a.to_json() for a in answers])
         self.answers += answers
@@ -257,6 +217,13 @@ _SAME = (
     "grader",
 )
 """Settings that must be equal for a run to continue another."""
+
+
+def _open(plan: Plan, pair: Pair) -> tuple[Plan, Run]:
+    """The plan as it suits a pair, and the settings of its run."""
+    task = plan.task.suited(pair)
+    plan = replace(plan, task=task, options={"stop": list(task.stop), **PINNED, **plan.options})
+    return plan, _describe(pair, plan)
 
 
 def _describe(pair: Pair, plan: Plan) -> Run:
@@ -300,11 +267,6 @@ def _whole_chunks(answers: Sequence[Answer]) -> list[Answer]:
         found.setdefault((answer.policy, answer.seed, answer.chunk), []).append(answer)
     whole = {key for key, group in found.items() if len(group) == group[0].chunk_answers}
     return [a for a in answers if (a.policy, a.seed, a.chunk) in whole]
-
-
-def _trace_line(answer: Answer, result: Result) -> str:
-    line = {"policy": answer.policy, "question": answer.question, "seed": answer.seed}
-    return json_line({**line, "trace": asdict(result.trace)})
 
 
 def _rewrite(path: Path, lines: Sequence[str]) -> None:

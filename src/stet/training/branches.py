@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,8 @@ from torch import Tensor
 from stet.calibration.rollouts import Prefix, Rollouts
 from stet.core.errors import StetError
 from stet.core.trace import MismatchRecord
+from stet.executors.base import Executor, Work
+from stet.executors.local import executor_of
 from stet.training.rollout_policy import Rollout, RolloutPolicy, roll_out
 
 if TYPE_CHECKING:
@@ -122,14 +124,14 @@ class Brancher:
     with the target's own answers these are the labels of AutoJudge.
 
     Attributes:
-        pair: the models.
+        where: the models, or what has workers with them.
         task: graded questions.
         policy: decides by a threshold, before and after the branch.
         batch: questions at a time.
         most: mismatches of an answer that are branched, drawn at random; None: all.
     """
 
-    pair: Pair
+    where: Pair | Executor
     task: LoadedTask
     policy: RolloutPolicy
     batch: int = 16
@@ -152,23 +154,47 @@ class Brancher:
             StetError: there are no questions.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        parts: list[Branches] = []
-        for number, start in enumerate(range(0, len(questions), self.batch)):
-            chunk = questions[start : start + self.batch]
-            path = folder / f"branches-{number:05d}.safetensors"
-            if not path.exists():
-                self._collect_batch(chunk).save(path)
-            parts.append(Branches.load(path))
-            if on_batch is not None:
-                on_batch(start + len(chunk))
-        return Branches.join(parts)
+        batches = [questions[at : at + self.batch] for at in range(0, len(questions), self.batch)]
+        paths = [folder / f"branches-{n:05d}.safetensors" for n in range(len(batches))]
+        waiting = [n for n, path in enumerate(paths) if not path.exists()]
+        done = sum(len(batch) for n, batch in enumerate(batches) if n not in waiting)
+        if on_batch is not None and done:
+            on_batch(done)
+        work = Branching(self.task, self.policy, self.most)
+        chunks = ((number, batches[number]) for number in waiting)
+        for finished in executor_of(self.where).map(work, chunks):
+            for number, branches in finished.parts:
+                branches.save(paths[number])
+                done += len(batches[number])
+                if on_batch is not None:
+                    on_batch(done)
+        return Branches.join(Branches.load(path) for path in paths)
 
-    def _collect_batch(self, questions: Sequence[int]) -> Branches:
-        """Collect branches of a batch of questions."""
-        rollouts = roll_out(self.pair, self.task, questions, self.policy)
+
+@dataclass(frozen=True)
+class Branching(Work[tuple[int, Sequence[int]], tuple[int, Branches]]):
+    """Answers chunks of questions, and branches them; a chunk is its number and its questions.
+
+    Attributes:
+        task: graded questions.
+        policy: decides by a threshold, before and after the branch.
+        most: mismatches of an answer that are branched; None: all.
+    """
+
+    task: LoadedTask
+    policy: RolloutPolicy
+    most: int | None
+
+    def run(self, pair: Pair, chunk: tuple[int, Sequence[int]]) -> Iterator[tuple[int, Branches]]:
+        """Collect the branches of a chunk."""
+        number, questions = chunk
+        yield number, self._collect(pair, questions)
+
+    def _collect(self, pair: Pair, questions: Sequence[int]) -> Branches:
+        rollouts = roll_out(pair, self.task, questions, self.policy)
         assert self.task.grader is not None
         finishing = Rollouts(
-            self.pair,
+            pair,
             self.task.grader,
             self.task.max_new_tokens,
             self.task.stop,

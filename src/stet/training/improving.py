@@ -6,22 +6,20 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from stet.arbiter import Arbiter, Network
 from stet.core.checkpoint import load_checkpoint, save_checkpoint, snapshot
 from stet.core.writing import append_lines, json_line
+from stet.executors.base import Executor
 from stet.requests.seeds import mixed
 from stet.training.branches import Brancher, Branches, load_folder
 from stet.training.gradient import gather, improve, improve_by_flips
 from stet.training.measuring import Measured, Measuring
 from stet.training.request import TrainRequest
-from stet.training.rollout_policy import Rollout, RolloutPolicy, roll_out
-
-if TYPE_CHECKING:
-    from stet.pair import Pair
+from stet.training.rollout_policy import RolloutPolicy, roll_out_all
 
 Report = Callable[[str, int, int], None]
 """A progress callback: it is called with a title, the number done, and the total."""
@@ -59,9 +57,15 @@ class Improvement:
     """Policy gradient in the folder of a training, which is claimed for it."""
 
     def __init__(
-        self, pair: Pair, request: TrainRequest, folder: Path, report: Report, warm: Arbiter
+        self,
+        executor: Executor,
+        request: TrainRequest,
+        folder: Path,
+        report: Report,
+        warm: Arbiter,
     ) -> None:
-        self.pair, self.request, self.folder, self.report = pair, request, folder, report
+        self.executor, self.request = executor, request
+        self.folder, self.report = folder, report
         self._warm = warm
         self._network = Network(warm.network.inputs, warm.network.hidden)
         self._network.load_state_dict(warm.network.state_dict())
@@ -98,7 +102,9 @@ class Improvement:
             )
             state.round += 1
             if state.round % request.check_every == 0:
-                measuring = Measuring(self.pair, request.validation, self._arbiter, request.batch)
+                measuring = Measuring(
+                    self.executor, request.validation, self._arbiter, request.batch
+                )
                 found = measuring.at(start.threshold)
                 entry |= {"validation": found.accuracy, "tokens_per_pass": found.tokens_per_pass}
                 state.since += 1
@@ -116,7 +122,7 @@ class Improvement:
         """Run one round from flips; they are added to those that are known, and all count."""
         request, settings = self.request, self.request.gradient
         policy = RolloutPolicy(self._arbiter, 0.5)
-        brancher = Brancher(self.pair, request.task, policy, request.batch, request.branched)
+        brancher = Brancher(self.executor, request.task, policy, request.batch, request.branched)
         branches = brancher.collect(self._flips(number), self._picked(number))
         known.append(branches)
         self._network.requires_grad_(True)
@@ -132,13 +138,14 @@ class Improvement:
         """Run one round from groups of answers to each question."""
         request, settings = self.request, self.request.gradient
         asked = [q for q in self._picked(number) for _ in range(settings.group)]
-        rollouts: list[Rollout] = []
-        for start in range(0, len(asked), request.batch):
-            chunk = asked[start : start + request.batch]
-            seeds = [mixed(request.seed, number, start + i) for i in range(len(chunk))]
-            rollouts += roll_out(
-                self.pair, request.task, chunk, RolloutPolicy(self._arbiter), seeds=seeds
-            )
+        rollouts = roll_out_all(
+            self.executor,
+            request.task,
+            asked,
+            RolloutPolicy(self._arbiter),
+            request.batch,
+            seeds=[mixed(request.seed, number, place) for place in range(len(asked))],
+        )
         found = gather(rollouts, settings, self._network.inputs)
         self._network.requires_grad_(True)
         measured = improve(self._network, self._warm.network, self._optimiser, found, settings)

@@ -14,9 +14,11 @@ from stet.core.errors import FileError
 from stet.core.parsing import first_problem
 from stet.core.reading import read_text
 from stet.core.upgrades import upgrade
+from stet.executors.base import Executor
+from stet.executors.local import executor_of
 from stet.policies.arbiter_inference import Above
 from stet.policies.reference import PROBABILITY, Decision, Reference
-from stet.training.rollout_policy import Rollout, RolloutPolicy, roll_out
+from stet.training.rollout_policy import Rollout, RolloutPolicy, roll_out_all
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,13 +87,13 @@ class Measuring:
     ends.
 
     Attributes:
-        pair: the models.
+        where: the models, or what has workers with them.
         task: graded questions.
         arbiter: the arbiter that is measured.
         batch: questions at a time.
     """
 
-    pair: Pair
+    where: Pair | Executor
     task: LoadedTask
     arbiter: Arbiter
     batch: int
@@ -129,11 +131,10 @@ class Measuring:
         found = {place: rollout for place in places if (rollout := self._known(place, threshold))}
         missing = [place for place in places if place not in found]
         policy = RolloutPolicy(self.arbiter, threshold)
-        for start in range(0, len(missing), self.batch):
-            chunk = missing[start : start + self.batch]
-            for rolled_out in roll_out(self.pair, self.task, chunk, policy):
-                self._rolled_out.setdefault(rolled_out.question, []).append(rolled_out)
-                found[rolled_out.question] = rolled_out
+        executor = executor_of(self.where)
+        for rolled_out in roll_out_all(executor, self.task, missing, policy, self.batch):
+            self._rolled_out.setdefault(rolled_out.question, []).append(rolled_out)
+            found[rolled_out.question] = rolled_out
         return [found[place] for place in places]
 
     def _known(self, place: int, threshold: float) -> Rollout | None:

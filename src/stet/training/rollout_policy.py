@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,6 +17,7 @@ from stet.core.needs import Need
 from stet.core.policy import TokenPolicy
 from stet.core.trace import Counters, MismatchRecord
 from stet.core.verification import Verification
+from stet.executors.base import Executor, Work
 from stet.policies.arbiter_inference import Above, Rule, arbitrate
 from stet.policies.mismatches import REASONS
 from stet.requests.options import PINNED
@@ -175,3 +176,70 @@ def roll_out(
             )
         )
     return rollouts
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A chunk of answers that are asked for.
+
+    Attributes:
+        start: the number of the first one among all that are asked for.
+        questions: indices of the questions in the task.
+        seeds: a seed for each, where decisions are sampled.
+    """
+
+    start: int
+    questions: Sequence[int]
+    seeds: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class RollingOut(Work[Asked, tuple[int, list[Rollout]]]):
+    """Answers chunks of questions under a policy; yields where a chunk begins, and its rollouts.
+
+    Attributes:
+        task: graded questions.
+        policy: the policy.
+    """
+
+    task: LoadedTask
+    policy: RolloutPolicy
+
+    def run(self, pair: Pair, chunk: Asked) -> Iterator[tuple[int, list[Rollout]]]:
+        """Answer a chunk."""
+        found = roll_out(pair, self.task, chunk.questions, self.policy, seeds=chunk.seeds)
+        yield chunk.start, found
+
+
+def roll_out_all(
+    executor: Executor,
+    task: LoadedTask,
+    questions: Sequence[int],
+    policy: RolloutPolicy,
+    batch: int,
+    *,
+    seeds: Sequence[int] | None = None,
+) -> list[Rollout]:
+    """Answer questions under a policy, in chunks, by whoever has the models.
+
+    Args:
+        executor: has the models.
+        task: graded questions.
+        questions: indices of the questions to answer; an index may be given several times.
+        policy: the policy.
+        batch: questions of a chunk.
+        seeds: a seed for each question, where decisions are sampled.
+
+    Returns:
+        The rollouts, in the order of the questions.
+    """
+    chunks = (
+        Asked(at, questions[at : at + batch], None if seeds is None else seeds[at : at + batch])
+        for at in range(0, len(questions), batch)
+    )
+    parts = [
+        part
+        for finished in executor.map(RollingOut(task, policy), chunks)
+        for part in finished.parts
+    ]
+    return [rollout for _, found in sorted(parts, key=lambda part: part[0]) for rollout in found]

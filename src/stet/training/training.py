@@ -10,6 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,11 +18,13 @@ import torch
 
 from stet.arbiter import Arbiter, Network
 from stet.calibration.label_source import with_own_answers
-from stet.calibration.rollouts import with_room
+from stet.calibration.rollouts import fitted
 from stet.core.errors import StetError, TokenizerMismatch
 from stet.core.folders import PROFILE, claim_folder
 from stet.core.machine import machine, versions
 from stet.core.writing import drop_torn_line, json_line, write_text
+from stet.executors.base import Executor, facts_of
+from stet.executors.local import executor_of
 from stet.policies.reference import Reference
 from stet.requests.seeds import mixed
 from stet.training.branches import Brancher, Branches
@@ -66,11 +69,11 @@ class Trained:
     record: dict[str, Any]
 
 
-def train(pair: Pair, request: TrainRequest, folder: Path, report: Report) -> Trained:
+def train(where: Pair | Executor, request: TrainRequest, folder: Path, report: Report) -> Trained:
     """Train an arbiter; in the folder of an interrupted training, resume it.
 
     Args:
-        pair: the models.
+        where: the models, or what has workers with them: these collect, and this process fits.
         request: the settings of the training.
         folder: where all results are written.
         report: called with the progress.
@@ -80,6 +83,8 @@ def train(pair: Pair, request: TrainRequest, folder: Path, report: Report) -> Tr
             answers are asked for and cannot be read.
         TokenizerMismatch: the models have different vocabularies.
     """
+    executor = executor_of(where)
+    pair = executor.call(facts_of)
     if pair.difference is not None:
         raise TokenizerMismatch(
             f"{pair.difference}; an arbiter chooses between two tokens of one vocabulary: train "
@@ -87,22 +92,22 @@ def train(pair: Pair, request: TrainRequest, folder: Path, report: Report) -> Tr
         )
     request = replace(
         request,
-        task=with_room(pair, request.task.suited(pair)),
-        validation=with_room(pair, request.validation.suited(pair)),
+        task=executor.call(partial(fitted, task=request.task)),
+        validation=executor.call(partial(fitted, task=request.validation)),
     )
     claim_folder(folder, request.settings(pair.fingerprint), "training")
-    with pair.costs_of_run(folder / PROFILE), pair.keeping_texts():
+    with executor.costs_of_run(folder / PROFILE), executor.keeping_texts():
         if request.labels == "target":
-            request = _with_own_answers(pair, request, folder, report)
-        return Trainer(pair, request, folder, report).run()
+            request = _with_own_answers(executor, request, folder, report)
+        return Trainer(executor, request, folder, report).run()
 
 
 def _with_own_answers(
-    pair: Pair, request: TrainRequest, folder: Path, report: Report
+    executor: Executor, request: TrainRequest, folder: Path, report: Report
 ) -> TrainRequest:
     """The request with the target's own answers in place of the right ones."""
     task, validation = (
-        with_own_answers(pair, part, folder / f"{name}-own.jsonl", request.batch, report)
+        with_own_answers(executor, part, folder / f"{name}-own.jsonl", request.batch, report)
         for name, part in (("task", request.task), ("validation", request.validation))
     )
     return replace(request, task=task, validation=validation)
@@ -111,9 +116,12 @@ def _with_own_answers(
 class Trainer:
     """A training and its folder, which is claimed for it."""
 
-    def __init__(self, pair: Pair, request: TrainRequest, folder: Path, report: Report) -> None:
-        self.pair, self.request = pair, request
+    def __init__(
+        self, executor: Executor, request: TrainRequest, folder: Path, report: Report
+    ) -> None:
+        self.executor, self.request = executor, request
         self.folder, self.report = folder, report
+        self._pair = executor.call(facts_of)
         drop_torn_line(folder / LOG)
 
     def run(self) -> Trained:
@@ -126,7 +134,7 @@ class Trainer:
         rounds: list[dict[str, Any]] = []
         arbiter, final, measured = warm, warm_curve, measuring
         if self.request.method != "none" and self.request.rounds:
-            improvement = Improvement(self.pair, self.request, self.folder, self.report, warm)
+            improvement = Improvement(self.executor, self.request, self.folder, self.report, warm)
             network, rounds = improvement.run(self._choose(warm_curve), sweeps)
             arbiter = self._arbiter(network)
             measured = self._measuring(arbiter)
@@ -151,7 +159,7 @@ class Trainer:
             "chosen": asdict(chosen),
             "rounds": rounds,
             "importance": self._importance(warm, sweeps),
-            "settings": self.request.settings(self.pair.fingerprint),
+            "settings": self.request.settings(self._pair.fingerprint),
             "notes": {
                 part: task.note
                 for part, task in (
@@ -186,7 +194,7 @@ class Trainer:
                 policy = RolloutPolicy(self._arbiter(fitted), 0.5)
             chosen = places[number :: self.request.sweeps]
             brancher = Brancher(
-                self.pair, self.request.task, policy, self.request.batch, self.request.branched
+                self.executor, self.request.task, policy, self.request.batch, self.request.branched
             )
             title = f"branches, sweep {number + 1} of {self.request.sweeps}"
 
@@ -238,23 +246,15 @@ class Trainer:
 
     def _sizes(self) -> list[int]:
         """The size of each feature for this pair: 1, or that of a hidden state."""
-        wide: dict[str, Any] = {
-            "target_hidden": self.pair.target,
-            "target_hidden_after": self.pair.target,
-            "draft_hidden": self.pair.draft,
-        }
-        return [
-            wide[name].model.config.get_text_config().hidden_size if name in wide else 1
-            for name in self.request.features
-        ]
+        return self.executor.call(partial(_sizes, self.request.features))
 
     def _arbiter(self, network: Network) -> Arbiter:
         return Arbiter(
-            network.requires_grad_(False).eval(), self.request.features, self.pair.fingerprint
+            network.requires_grad_(False).eval(), self.request.features, self._pair.fingerprint
         )
 
     def _measuring(self, arbiter: Arbiter) -> Measuring:
-        return Measuring(self.pair, self.request.validation, arbiter, self.request.batch)
+        return Measuring(self.executor, self.request.validation, arbiter, self.request.batch)
 
     def _measure(
         self, title: str, measuring: Measuring, thresholds: Sequence[float]
@@ -283,9 +283,22 @@ class Trainer:
             "validation": asdict(chosen),
             "method": request.method,
             "seed": request.seed,
-            "target": self.pair.target.identity,
-            "draft": None if self.pair.draft is None else self.pair.draft.identity,
+            "target": self._pair.target,
+            "draft": self._pair.draft,
             "versions": versions(),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             **({} if reference is None else {"reference": asdict(reference)}),
         }
+
+
+def _sizes(features: Sequence[str], pair: Pair) -> list[int]:
+    """The size of each feature for a pair: 1, or that of a hidden state."""
+    wide: dict[str, Any] = {
+        "target_hidden": pair.target,
+        "target_hidden_after": pair.target,
+        "draft_hidden": pair.draft,
+    }
+    return [
+        wide[name].model.config.get_text_config().hidden_size if name in wide else 1
+        for name in features
+    ]

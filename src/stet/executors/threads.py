@@ -42,16 +42,34 @@ def set_threads(pair: Pair, wanted: int | None = None) -> int:
     return torch.get_num_threads()
 
 
+def share_threads(pair: Pair, share: int) -> int:
+    """Set the threads of a process that others share the machine's cores with.
+
+    Args:
+        pair: the models.
+        share: its share of the cores.
+
+    Returns:
+        The number of threads: the share, or fewer where that is faster.
+    """
+    torch.set_num_threads(share)
+    if _is_on_cpu(pair):
+        torch.set_num_threads(_fastest(pair, share))
+    return torch.get_num_threads()
+
+
 def _is_on_cpu(pair: Pair) -> bool:
     return all(model.device.type == "cpu" for model in pair.models)
 
 
-def _fastest(pair: Pair) -> int:
-    """The fastest number of threads; of nearly equal ones the smallest."""
+def _fastest(pair: Pair, most: int | None = None) -> int:
+    """The fastest number of threads up to `most`; of nearly equal ones the smallest."""
     if sum(model.parameter_bytes for model in pair.models) < SMALL:
         return 1
     found: dict[int, float] = {}
     for count in _candidates():
+        if most is not None and count > most:
+            continue
         costs = pair.costs_with(count)
         if costs is None or costs.disturbed:
             # Beside other work fewer threads look better than they are.
