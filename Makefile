@@ -28,7 +28,7 @@ GSM8K ?=
 SPEC_BENCH ?=
 PEERS ?=
 AXE ?= .cache/axe/node_modules/axe-core/axe.min.js
-.PHONY: help demo test test-oldest test-integrations test-browser test-vllm check lint types bench peers real evidence format docs setup clean
+.PHONY: help demo test test-oldest test-integrations test-ray test-browser test-vllm check lint types bench peers real evidence format docs setup clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,10 @@ test-oldest: $(OLDEST_READY) ## all tests with the oldest versions allowed, in .
 test-integrations: $(READY) ## install lm-evaluation-harness (large) and run its tests too
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,lm-eval]" -c constraints.txt
 	@$(PYTEST) tests/integrations tests/docs
+
+test-ray: $(READY) ## install Ray (large) and run the tests of runs on many machines, on a cluster of this one
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,ray]" -c constraints.txt
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/executors
 
 # Tests say themselves what they miss, and are skipped; so nothing here fails where it cannot install.
 test-browser: export AXE := $(abspath $(AXE))

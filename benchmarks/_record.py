@@ -51,6 +51,27 @@ def write(name: str, rows: list[dict[str, Any]], figures: dict[str, float], **mo
     return path
 
 
+def add(name: str, part: str, rows: list[dict[str, Any]], figures: dict[str, float]) -> Path:
+    """Put the measurements of a part into a result that several scripts or runs make together.
+
+    Args:
+        name: of the file.
+        part: what is measured; rows have it under "part", and those of before are replaced.
+        rows: the measurements.
+        figures: the numbers that are quoted; others stay.
+    """
+    path = RESULTS / f"{name}.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    own = {"command": command(), "date": datetime.datetime.now(datetime.UTC).date().isoformat()}
+    own |= {"machine": machine(), "versions": versions()}
+    return write(
+        name,
+        [row for row in known.get("rows", []) if row["part"] != part] + rows,
+        {**known.get("figures", {}), **figures},
+        parts={**known.get("parts", {}), part: own},
+    )
+
+
 def plain_numbers(estimate: Estimate | None) -> dict[str, float | None] | None:
     """A value with its interval, to four places."""
     if estimate is None:

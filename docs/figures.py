@@ -14,6 +14,7 @@ from typing import Any
 from choice_tables import CHOICE_TABLES
 from evidence_tables import EVIDENCE_TABLES
 from peer_tables import PEER_TABLES
+from scale_tables import SCALE_TABLES
 from scaling_tables import SCALING_TABLES
 from serve_tables import SERVE_TABLES
 
@@ -29,6 +30,7 @@ PAGES = tuple(
         "docs/models.md",
         "docs/performance.md",
         "docs/reward-guided.md",
+        "docs/scale.md",
         "docs/serve.md",
         "recipes/README.md",
         "src/stet/bundled/MODEL_CARD.md",
@@ -672,6 +674,16 @@ def picture_of_peers(name: str, words: str) -> Callable[[], str]:
     return made
 
 
+def of_scale(name: str) -> Callable[[], str]:
+    """A table about runs on many machines."""
+
+    def made() -> str:
+        found = result("scale")
+        return SCALE_TABLES[name](found) + source(found, "scale", "../")
+
+    return made
+
+
 def of_serve(name: str) -> Callable[[], str]:
     origin, make = SERVE_TABLES[name]
 
@@ -687,6 +699,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers_picture": picture_of_peers("peers", "Tokens per second of every engine"),
     "speedup_picture": picture_of_peers("speedup", "Speed-up against acceptance, and against K"),
     **{name: of_scaling(name) for name in SCALING_TABLES},
+    **{name: of_scale(name) for name in SCALE_TABLES},
     **{name: of_serve(name) for name in SERVE_TABLES},
     "scaling_bundled": picture_of_scaling("bundled"),
     "scaling_real": picture_of_scaling("real"),

@@ -11,6 +11,7 @@ from stet.executors.ray import Shape, lay_out
     [
         ([(8, 0)], "auto", None, None, Shape(1, 8, 0)),
         ([(8, 0), (16, 0)], "auto", None, None, Shape(2, 8, 0)),
+        ([(0, 0), (8, 0)], "auto", None, None, Shape(1, 8, 0)),
         ([(8, 0)], "cpu", 3, None, Shape(3, 2, 0)),
         ([(8, 0), (4, 0)], "auto", 4, None, Shape(4, 2, 0)),
         ([(8, 0)], "auto", 2, 4, Shape(2, 4, 0)),
@@ -29,6 +30,7 @@ def test_one_for_each_accelerator_or_else_for_each_machine(
     ("machines", "device", "workers", "threads", "sentence"),
     [
         ([(8, 0)], "cuda", None, None, "No machine of the cluster has an accelerator"),
+        ([(0, 0)], "cpu", None, None, "No machine of the cluster has a core"),
         ([(8, 2)], "cuda:1", None, None, "leave out its number"),
         ([(8, 2)], "cuda", 3, None, "room for 2 workers with accelerators, not for 3"),
         ([(8, 0)], "auto", 3, 4, "room for 2 workers with 4 threads each, not for 3"),

@@ -8,6 +8,7 @@ from itertools import count
 import pytest
 
 from executors.fakes import Backend, Keeper, once
+from executors.kept import content
 from families import save_pair
 from stet.core.errors import OptionError, StetError
 from stet.core.folders import PROFILE
@@ -23,7 +24,6 @@ from stet.executors.source import PairSource
 from stet.load import load_pair
 
 WORDS = ("a", "b", "c d", "e f", "how many", "g h", "b b", "a g", "h h d")
-TIMES = ("seconds", "chunk_seconds", "target_seconds", "draft_seconds", "machine")
 
 
 @dataclass(frozen=True)
@@ -71,27 +71,6 @@ def plan(**changes):
         "options": {"max_new_tokens": 12, "probabilities": True},
     }
     return Plan(**settings | changes)
-
-
-def plain(record):
-    """A record without what differs from run to run: times, and who it was."""
-    if isinstance(record, list):
-        return [plain(item) for item in record]
-    if isinstance(record, dict):
-        # Requests are counted by each pair.
-        return {k: plain(v) for k, v in record.items() if k not in (*TIMES, "request")}
-    return record
-
-
-def content(folder):
-    """The bytes of a run's records, in an order of their own and without times."""
-    found = {}
-    for name in (records.ANSWERS, records.TRACES):
-        lines = [json.loads(line) for line in (folder / name).read_text().splitlines()]
-        found[name] = sorted(json.dumps(plain(line)) for line in lines)
-    run = json.loads((folder / records.RUN).read_text())
-    found[records.RUN] = {k: v for k, v in run.items() if k != "date"}
-    return found
 
 
 @pytest.fixture(scope="module")

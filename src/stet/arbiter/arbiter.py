@@ -93,6 +93,11 @@ class Arbiter:
         self._numbers: tuple[tuple[int, ...], PlainNetwork] | None = None
         self._copies: dict[torch.device, tuple[tuple[int, ...], Network]] = {}
 
+    def __reduce__(self) -> tuple[type[Arbiter], tuple[Any, ...]]:
+        """Be sent to another process as what it was made of; the rest is made there again."""
+        made_of = self.network, self.features, self.pair, self.threshold, self.name, self.trained
+        return type(self), made_of
+
     @property
     def needs(self) -> frozenset[Need]:
         """What the engine must keep of the models' passes for its features."""

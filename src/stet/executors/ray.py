@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,9 @@ from stet.executors.source import PairSource
 
 LOCAL = "local"
 """The address that stands for a new cluster on this machine."""
+
+PATIENCE = 10.0
+"""Seconds to wait for whoever listens at an address."""
 
 STORE = 2**29
 """Bytes of a new cluster's object store, which holds what is on its way to the driver."""
@@ -67,9 +72,10 @@ def lay_out(
         )
     accelerators = sum(int(number) for _, number in machines)
     on_them = device != "cpu" and (device != "auto" or accelerators > 0)
-    usable = [m for m in machines if not on_them or m[1] >= 1]
+    usable = [m for m in machines if m[0] >= 1 and (not on_them or m[1] >= 1)]
     if not usable:
-        raise OptionError(f"No machine of the cluster has an accelerator for device {device!r}.")
+        what = f"an accelerator for device {device!r}" if on_them else "a core for a worker"
+        raise OptionError(f"No machine of the cluster has {what}.")
     count = workers or (accelerators if on_them else len(usable))
     each = -(-count // len(usable))
     cores = threads or max(1, int(min(cores for cores, _ in usable)) // each)
@@ -106,15 +112,10 @@ def on_ray(
         OptionError: Ray is not installed, or the cluster has no room for so many.
         StetError: there is no such cluster, or the pair cannot be loaded there.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError as error:
-        raise OptionError("Running on Ray needs ray: pip install 'stet-decoding[ray]'.") from error
+    ray = _import(address)
     if threads is None and os.environ.get("OMP_NUM_THREADS", "").isdigit():
         threads = int(os.environ["OMP_NUM_THREADS"])
-    _connect(ray, address, (workers or 1) * (threads or 1))
-    try:
+    with _cluster(ray, address, (workers or 1) * (threads or 1)):
         machines = [
             (node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
             for node in ray.nodes()
@@ -126,28 +127,77 @@ def on_ray(
             backend, shape.workers, cores=shape.cores, threads=threads, tell=tell
         ) as executor:
             yield executor
-    finally:
-        ray.shutdown()
 
 
-def _connect(ray: Any, address: str, cores: int) -> None:
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+def _import(address: str) -> Any:
+    """The module, imported with the settings that it reads only then.
+
+    Raises:
+        OptionError: it is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if address == LOCAL:
-        options |= {
-            "address": LOCAL,
-            "include_dashboard": False,
-            "num_cpus": max(cores, os.cpu_count() or 1),
-            "object_store_memory": STORE,
-            "_node_ip_address": "127.0.0.1",
-        }
-    else:
-        options["address"] = address
+        # Ray's own way to a cluster that listens on the loopback interface alone, on any system.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
-        ray.init(**options)
-    except Exception as error:  # Ray has no common base for what goes wrong here
-        what = "A Ray cluster cannot be started here" if address == LOCAL else f"{address} is no "
-        what += "" if address == LOCAL else "Ray cluster that can be reached"
-        raise StetError(f"{what} ({first_line(error)}).") from error
+        import ray
+    except ImportError as error:
+        raise OptionError("Running on Ray needs ray: pip install 'stet-decoding[ray]'.") from error
+    return ray
+
+
+@contextmanager
+def _cluster(ray: Any, address: str, cores: int) -> Iterator[None]:
+    """Inside the `with` block, a new cluster with so many cores at least, or one that is there.
+
+    Raises:
+        StetError: it cannot be started or reached.
+    """
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    with ExitStack() as stack:
+        if address == LOCAL:
+            # Short: the paths of its sockets may have a hundred characters. Its logs go with it.
+            place = "/tmp" if Path("/tmp").is_dir() else None
+            folder = tempfile.TemporaryDirectory("", "stet-", place, ignore_cleanup_errors=True)
+            options |= {
+                "address": LOCAL,
+                "include_dashboard": False,
+                "num_cpus": max(cores, os.cpu_count() or 1),
+                "object_store_memory": STORE,
+                "_temp_dir": stack.enter_context(folder),
+            }
+        else:
+            _knock(address)
+            options["address"] = address
+        try:
+            ray.init(**options)
+        except Exception as error:  # Ray has no common base for what goes wrong here
+            if address == LOCAL:
+                what = f"A Ray cluster cannot be started here ({first_line(error)})."
+            else:
+                what = _unreachable(address, error)
+            raise StetError(what) from error
+        stack.callback(ray.shutdown)
+        yield
+
+
+def _knock(address: str) -> None:
+    """Look whether anybody listens at HOST:PORT, which Ray would find out after minutes.
+
+    Raises:
+        StetError: nobody does.
+    """
+    host, colon, port = address.rpartition("://")[2].rpartition(":")
+    if not (colon and port.isdigit()):
+        return  # "auto", say
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=PATIENCE).close()
+    except (OSError, OverflowError) as error:
+        raise StetError(_unreachable(address, error)) from error
+
+
+def _unreachable(address: str, error: Exception) -> str:
+    return f"{address} is no Ray cluster that can be reached ({first_line(error)})."
 
 
 class RayBackend:
