@@ -41,7 +41,8 @@ def ray_picture(found: Result) -> str:
     return "![Chunks a second by the number of workers](images/ray-scale.svg)\n"
 
 
-SCALE_TABLES: dict[str, Callable[[Result], str]] = {
-    "ray_figures": ray_figures,
-    "ray_picture": ray_picture,
+SCALE_TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
+    "ray_figures": (ray_figures, "overhead"),
+    "ray_picture": (ray_picture, "simulation"),
 }
+"""How a table is made, and the part of the measurements whose circumstances it names."""
