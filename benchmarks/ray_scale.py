@@ -11,6 +11,7 @@ questions; the driver is the real one, and writes real records.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import resource
@@ -29,6 +30,7 @@ import psutil
 import torch
 from _ray_fake import MARK, Simulated, Template, Waiting
 from _record import add
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 import stet
 from stet.core.folders import PROFILE
@@ -40,7 +42,7 @@ from stet.executors.base import Executor
 from stet.executors.local import LocalExecutor
 from stet.executors.ray import RayBackend, Shape, on_ray
 from stet.executors.source import PairSource
-from stet.pages.drawing import BLACK, BLUE, GREY, VERMILLION, Picture, laid_out, new_figure, style
+from stet.pages.drawing import BLUE, GREY, VERMILLION, Picture, laid_out, new_figure, style
 
 PICTURE = Path(__file__).parent.parent / "docs" / "images" / "ray-scale.svg"
 PARTS = ("overhead", "kill", "simulation")
@@ -269,29 +271,27 @@ def draw(rows: list[dict[str, Any]], seconds: float) -> None:
         left, right = figure.subplots(1, 2)
         workers = [row["workers"] for row in rows]
         rates = [row["chunks_per_second"] for row in rows]
-        left.plot(workers, [n / seconds for n in workers], color=GREY, linestyle="--")
-        left.plot(workers, rates, color=BLUE, marker="o", markersize=4)
-        left.axhline(max(rates), color=BLACK, linewidth=0.8)
-        left.annotate("without a driver", (workers[1], workers[1] / seconds), color=GREY)
+        ideal = [n / seconds for n in workers]
+        left.plot(workers, ideal, color=GREY, linestyle="--", label="if the driver took no time")
+        left.plot(workers, rates, color=BLUE, marker="o", markersize=4, label="measured")
         left.set_yscale("log")
+        left.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        left.yaxis.set_minor_locator(NullLocator())
         left.set_ylabel("chunks a second")
         left.set_title("Throughput")
-        right.plot(workers, [100 * r["busy"] for r in rows], color=BLUE, marker="o", markersize=4)
-        right.plot(
-            workers,
-            [100 * r["driver_seconds"] / r["seconds"] for r in rows],
-            color=VERMILLION,
-            marker="s",
-            markersize=4,
-        )
-        right.annotate("workers", (workers[0], 100 * rows[0]["busy"]), color=BLUE)
-        right.annotate("driver's process, of a core", (workers[-3], 5), color=VERMILLION)
-        right.set_ylim(0, None)
+        busy = [100 * row["busy"] for row in rows]
+        own = [100 * row["driver_seconds"] / row["seconds"] for row in rows]
+        right.plot(workers, busy, color=BLUE, marker="o", markersize=4, label="a worker")
+        right.plot(workers, own, color=VERMILLION, marker="s", markersize=4, label="the driver")
+        right.set_ylim(0, 100)
         right.set_ylabel("share of the time at work, %")
         right.set_title("Who is busy")
         for axes in (left, right):
             axes.set_xscale("log", base=2)
             axes.set_xticks(workers, [str(n) for n in workers])
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.legend(fontsize=8)
             axes.set_xlabel(f"workers that wait {1000 * seconds:.0f} ms for a chunk")
         told = "; ".join(f"{r['workers']} workers {r['chunks_per_second']} chunks/s" for r in rows)
         picture = Picture("ray-scale", "Where the driver gives out", told, laid_out(figure))
@@ -308,9 +308,7 @@ def main() -> None:
     parser.add_argument("--simulated", type=int, default=100_000, help="questions of these")
     parser.add_argument("--batch", type=int, default=8, help="questions of their chunks")
     options = parser.parse_args()
-    try:
-        import ray  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("ray") is None:
         print("Skipped: Ray is not installed (pip install 'stet-decoding[ray]').")
         return
     made = {"overhead": overhead, "kill": kill, "simulation": simulation}

@@ -680,7 +680,9 @@ def of_scale(name: str) -> Callable[[], str]:
 
     def made() -> str:
         found = result("scale")
-        return SCALE_TABLES[name](found) + source(found, "scale", "../")
+        make, part = SCALE_TABLES[name]
+        frame = found["parts"].get(part, found)  # of this part alone
+        return make(found) + source(frame, "scale", "../")
 
     return made
 

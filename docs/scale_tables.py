@@ -85,9 +85,10 @@ def capacity(found: Result) -> str:
     return "".join(lines)
 
 
-SCALE_TABLES: dict[str, Callable[[Result], str]] = {
-    "ray_figures": ray_figures,
-    "ray_picture": ray_picture,
-    "vllm_texts": vllm_texts,
-    "capacity": capacity,
+SCALE_TABLES: dict[str, tuple[Callable[[Result], str], str]] = {
+    "ray_figures": (ray_figures, "overhead"),
+    "ray_picture": (ray_picture, "simulation"),
+    "vllm_texts": (vllm_texts, "vllm_texts"),
+    "capacity": (capacity, "capacity"),
 }
+"""How a table is made, and the part of the measurements whose circumstances it names."""

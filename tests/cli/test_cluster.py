@@ -1,7 +1,7 @@
 """`--ray` on the command line, without Ray."""
 
-import builtins
 import json
+import sys
 
 import pytest
 import typer
@@ -47,14 +47,7 @@ def task(tmp_path):
 @pytest.fixture(autouse=True)
 def without_ray(monkeypatch):
     """As where Ray is not installed."""
-    real = builtins.__import__
-
-    def refuse(name, *arguments):
-        if name == "ray":
-            raise ImportError(name)
-        return real(name, *arguments)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "ray", None)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 
 from stet.engine.costs import Costs
 from stet.executors import threads
-from stet.executors.threads import set_threads
+from stet.executors.threads import set_threads, share_threads
 
 
 @pytest.fixture(autouse=True)
@@ -55,3 +55,14 @@ def test_a_small_model_runs_on_one_thread(pair):
     measure(pair, {})
     pair.target.parameter_bytes = 10**6
     assert set_threads(pair) == 1
+
+
+def test_of_cores_that_are_shared_no_more_than_the_share_are_tried(pair, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")  # as Ray sets it in its workers
+    measure(pair, {2: 1.2, 1: 1.9})
+    assert share_threads(pair, 2) == 2
+    assert pair.asked_for == [2, 1]
+    measure(pair, {4: 1.0, 2: 1.03, 1: 1.9})
+    assert share_threads(pair, 4) == 2
+    measure(pair, {3: 1.0, 2: 1.0, 1: 1.0}, disturbed=True)
+    assert share_threads(pair, 3) == 3

@@ -34,6 +34,7 @@ class Backend:
     Attributes:
         make: makes what does the orders of a worker.
         dies: from a worker's number, a method and its arguments to whether it dies of that.
+        away: so often nobody has done anything when somebody waits.
         slow: numbers of workers whose orders are done only when nobody else has anything to do.
     """
 
@@ -41,6 +42,7 @@ class Backend:
     dies: Any = lambda *_: False
     slow: tuple[int, ...] = ()
     workers: list[Worker] = field(default_factory=list)
+    away: int = 0
     told: list[str] = field(default_factory=list)
     longest: int = 0
     _results: dict = field(default_factory=dict)
@@ -58,8 +60,12 @@ class Backend:
             self._kill(worker)
         return ticket
 
-    def wait(self, tickets):
+    def wait(self, tickets, seconds):
         assert tickets
+        assert seconds > 0
+        if self.away:
+            self.away -= 1
+            return []
         while not (done := [t for t in tickets if t in self._results]):
             busy = [w for w in self.workers if w.orders]
             assert busy, "they wait for something that nobody does"

@@ -140,3 +140,12 @@ def test_closing_ends_all_workers():
     made.call("run", 1)
     made.close()
     assert all(worker.dead for worker in backend.workers)
+
+
+def test_that_there_is_no_worker_for_long_is_told():
+    made, backend = pool(2, away=2)
+    assert sorted(made.map("run", [(1,), (2,)])) == [(1, 1), (2, 4)]
+    assert backend.told == ["No worker is there yet: none has room, or the pair loads slowly."] * 2
+    backend.away = 1  # workers are there, and take their time
+    assert made.call("run", 3) == (3, 9)
+    assert len(backend.told) == 2

@@ -49,7 +49,7 @@ def answers(pair, texts=TEXTS, *, write=None, **changes):
     cluster = Cluster(pair, dies=once(0))
     chat = ChatOptions(in_chat=False)
     wrote = []
-    found = answer_on_cluster(
+    found, seconds = answer_on_cluster(
         cluster,
         Models(),
         texts,
@@ -59,6 +59,7 @@ def answers(pair, texts=TEXTS, *, write=None, **changes):
         quiet=True,
     )
     assert write is not None or wrote == list(enumerate(found))
+    assert seconds > 0
     assert len(cluster.backend.told) == 1, "a worker died, and nobody noticed"
     return found
 

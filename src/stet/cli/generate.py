@@ -67,8 +67,8 @@ def command(
     settings = {**policy.settings(), **sampling.settings(), "logprobs": output.logprobs}
     results: Sequence[Result | Answered]
     if cluster.ray is not None:
-        start, write = perf_counter(), _make_writer(texts, output)
-        results = answer_on_cluster(
+        write = _make_writer(texts, output)
+        results, seconds = answer_on_cluster(
             cluster, models, texts, settings, chat, write, quiet=output.quiet
         )
     else:
@@ -76,9 +76,11 @@ def command(
         prompts = put_into_chat(pair, texts, chat.in_chat, how, quiet=output.quiet)
         start = perf_counter()
         results = _answer(pair, texts, prompts, settings, output)
+        seconds = perf_counter() - start
     if not output.quiet:
-        # One answer's own time: without measuring costs beforehand, as a long-lived pair does once.
-        seconds = results[0].seconds if len(results) == 1 else perf_counter() - start
+        if len(results) == 1:
+            # Its own time: without measuring costs beforehand, as a long-lived pair does once.
+            seconds = results[0].seconds
         _show_summary(results, seconds, sampling)
     if any(result.error is not None for result in results):
         raise typer.Exit(1)

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from stet.cli.chat import ChatOptions, announce, goes_into_chat, template_of
@@ -61,8 +62,8 @@ def answer_on_cluster(
     write: Callable[[int, Answered], None],
     *,
     quiet: bool,
-) -> list[Answered]:
-    """Answer prompts by workers; returns the answers in the order of the prompts.
+) -> tuple[list[Answered], float]:
+    """Answer prompts by workers.
 
     Args:
         cluster: which workers.
@@ -72,6 +73,10 @@ def answer_on_cluster(
         chat: whether and how they become chats.
         write: called with a prompt's index and its answer, in the order of the prompts.
         quiet: show no progress, and nothing about chats.
+
+    Returns:
+        The answers in the order of the prompts, and the seconds that it took once workers were
+        there.
 
     Raises:
         StetError: for what concerns all prompts.
@@ -99,6 +104,7 @@ def answer_on_cluster(
             executor.costs_of_run(Path(folder) / PROFILE),
             progress("Generating", hidden=quiet or out.is_terminal) as show,
         ):
+            began = perf_counter()
             try:
                 for finished in executor.map(work, chunks):
                     for answered in (one for part in finished.parts for one in part):
@@ -107,7 +113,8 @@ def answer_on_cluster(
                     show(len(found), len(texts))
             finally:
                 ordered.add_rest()
-    return sorted(found, key=lambda answered: answered.trace.request)
+            seconds = perf_counter() - began
+    return sorted(found, key=lambda answered: answered.trace.request), seconds
 
 
 def _divide(texts: Sequence[str], settings: dict[str, Any], size: int) -> Iterator[Prompts]:

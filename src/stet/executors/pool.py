@@ -21,6 +21,9 @@ ATTEMPTS = 3
 DEATHS = 4
 """So many deaths in a row for each worker, with nothing finished between them, end a run."""
 
+PATIENCE = 60.0
+"""Seconds without any worker after which that is told."""
+
 FEWEST_DEATHS = 3 * ATTEMPTS
 """At least so many do: two orders in a row may be deadly to a single worker."""
 
@@ -40,8 +43,8 @@ class Backend(Protocol):
         """Give an order to a worker; returns a ticket, which can be hashed."""
         ...
 
-    def wait(self, tickets: Sequence[Any]) -> Sequence[Any]:
-        """Wait until something has come of one of these orders; returns all that are so far."""
+    def wait(self, tickets: Sequence[Any], seconds: float) -> Sequence[Any]:
+        """Wait so long until something has come of one of these orders; returns all such."""
         ...
 
     def result(self, ticket: Any) -> Any:
@@ -81,7 +84,7 @@ class Pool:
         backend: starts and reaches them.
         workers: how many.
         accept: called with what the first order of each worker, to load its pair, has returned.
-        tell: called with a sentence when a worker has died.
+        tell: called with a sentence when a worker has died, or when there is none for long.
     """
 
     def __init__(
@@ -132,7 +135,10 @@ class Pool:
                 running = {t: w for w in self._ready for t in w.orders}
                 if not running and not waiting and not self._loading_for(source, waiting, method):
                     break
-                for ticket in self._backend.wait([*self._loading, *running]):
+                done = self._backend.wait([*self._loading, *running], PATIENCE)
+                if not done and not self._ready:
+                    self._tell("No worker is there yet: none has room, or the pair loads slowly.")
+                for ticket in done:
                     if ticket in self._loading:
                         self._finish_loading(ticket)
                         continue

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,11 @@ def _cluster(ray: Any, address: str, cores: int) -> Iterator[None]:
                 what = _unreachable(address, error)
             raise StetError(what) from error
         stack.callback(ray.shutdown)
+        if address == LOCAL and not ip_address(ray.util.get_node_ip_address()).is_loopback:
+            raise StetError(
+                "The new Ray cluster would listen to the network, since ray was imported with "
+                "other settings; set RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 before that."
+            )
         yield
 
 
@@ -229,10 +235,10 @@ class RayBackend:
         """Give an order to a worker."""
         return getattr(worker, method).remote(*arguments)
 
-    def wait(self, tickets: Sequence[Any]) -> Sequence[Any]:
+    def wait(self, tickets: Sequence[Any], seconds: float) -> Sequence[Any]:
         """Wait until something has come of one of these orders."""
         every = [*tickets]
-        self._ray.wait(every, num_returns=1)
+        self._ray.wait(every, num_returns=1, timeout=seconds)
         done, _ = self._ray.wait(every, num_returns=len(every), timeout=0)
         found: Sequence[Any] = done
         return found
