@@ -34,15 +34,23 @@ WHOLE = {"bundled": 5.0, "gguf": 30.0}
 LENGTH = 4
 """Drafted tokens per block."""
 
+SIZES = {"bundled": (128, 128), "gguf": (48, 96)}
+"""Prompts, and the most tokens of an answer, by pair."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     _prompts.add_arguments(parser)
+    parser.add_argument(
+        "--only", choices=tuple(SIZES), help="one pair; the other takes ten minutes"
+    )
     options = parser.parse_args()
     options.stranger = False
     figures: dict[str, Any] = {}
     rows: list[dict[str, Any]] = []
-    for name, count, tokens in (("bundled", 128, 128), ("gguf", 48, 96)):
+    for name, (count, tokens) in SIZES.items():
+        if options.only not in (None, name):
+            continue
         options.pair = name
         if name != "bundled" and not (options.models / f"{options.target}.gguf").exists():
             continue
