@@ -10,7 +10,7 @@ import torch
 from stet.bundled import DRAFT, TARGET
 from stet.core.errors import OptionError
 from stet_vllm.desk import Desk, read_settings
-from stet_vllm.engine import _check_options, settings_in
+from stet_vllm.engine import check_options, settings_in
 from stet_vllm.pairing import check_pair
 
 
@@ -36,8 +36,8 @@ def config(**changed) -> SimpleNamespace:
 
 
 def test_a_plain_configuration_is_accepted():
-    _check_options(config(), newer=True)
-    _check_options(config(scheduler_config__async_scheduling=True), newer=True)
+    check_options(config(), newer=True)
+    check_options(config(scheduler_config__async_scheduling=True), newer=True)
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_a_plain_configuration_is_accepted():
 )
 def test_what_policies_cannot_be_used_with_is_refused_by_name(changed, why):
     with pytest.raises(OptionError, match=why):
-        _check_options(config(**changed), newer=False)
+        check_options(config(**changed), newer=False)
 
 
 def test_an_engine_that_does_not_ask_is_left_alone():

@@ -53,6 +53,10 @@ def first_line(error: BaseException) -> str:
     return quoted(line.rstrip("."))
 
 
+NAME = 60
+"""Characters of a name of somebody else's that a sentence quotes."""
+
+
 def quoted(text: str, most: int = 300) -> str:
     """A text of somebody else's, fit for a sentence: printable, and cut.
 

@@ -102,26 +102,9 @@ def _filed(folder: Path, dtype: torch.dtype) -> Iterator[bytes]:
                 f"{folder} does not hold the weights of its model by their names, so that no "
                 "policy can be told to belong to it."
             )
-        weights = _Filed(shapes, holders)
+        # Files are mapped into memory: of a weight that is named only what is looked at is read.
+        weights = {name: holders[name].get_tensor(name) for name in shapes}
         yield from _described(model.config.to_dict(), dtype, None, weights, dtype)
-
-
-class _Filed(Mapping[str, Tensor]):
-    """Weights by name, each read from its file when it is asked for."""
-
-    def __init__(self, names: Iterable[str], holders: Mapping[str, Any]) -> None:
-        self._names = list(names)
-        self._holders = holders
-
-    def __getitem__(self, name: str) -> Tensor:
-        weight: Tensor = self._holders[name].get_tensor(name)
-        return weight
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def _weights(model: Any) -> dict[str, Tensor | BfloatWeight]:

@@ -10,16 +10,13 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from stet.core.errors import OptionError, quoted
+from stet.core.errors import NAME, OptionError, quoted
 from stet.core.policy import Policy
 
 P = TypeVar("P", bound=Policy)
 
 _LARGEST = 2**31
 """The largest whole number of a parameter: what counts tokens or steps is far below."""
-
-_NAME = 60
-"""Characters of a client's word that a message quotes."""
 
 
 class ParameterError(OptionError):
@@ -68,7 +65,7 @@ def with_requested(policy: P, values: Mapping[str, Any], name: str) -> P:
     free = free_parameters(policy)
     given: dict[str, Any] = {}
     for parameter, value in values.items():
-        shown = quoted(parameter, _NAME)
+        shown = quoted(parameter, NAME)
         if parameter not in free:
             known = any(field.name == parameter for field in fields(policy))  # type: ignore[arg-type]
             why = "is set by the server's operator" if known else "does not exist"

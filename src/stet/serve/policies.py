@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from stet.core.errors import StetError, quoted
+from stet.core.errors import NAME, StetError, quoted
 from stet.pair import Pair
 from stet.policies import (
     AnswerPolicy,
@@ -20,7 +20,6 @@ from stet.policies import (
 from stet.policies.requested import ParameterError, free_parameters, reader, with_requested
 from stet.serve.errors import ApiError, invalid
 from stet.serve.settings import ServeSettings
-from stet.serve.wire.problems import NAME
 
 ALONE: Mapping[str, str] = {
     "target": "The target alone, one token per pass: the baseline of every speed-up.",

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from stet.core.draft_length import LONGEST
-from stet.core.errors import quoted
+from stet.core.errors import NAME, quoted
 from stet.pair import Pair
 from stet.policies import Policy
 from stet.requests.chat import has_template
@@ -21,7 +21,6 @@ from stet.serve.settings import Level, ServeSettings
 from stet.serve.wire.chat import ChatBody
 from stet.serve.wire.completions import CompletionBody
 from stet.serve.wire.fields import Body
-from stet.serve.wire.problems import NAME
 
 COMPLETION_TOKENS = 16
 """Tokens of a completion where the request sets no limit, as in OpenAI's API."""

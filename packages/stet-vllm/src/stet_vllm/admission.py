@@ -7,8 +7,8 @@ from typing import Any
 
 from stet.core.errors import StetError
 from stet_vllm.desk import Desk
+from stet_vllm.hooks import wrap
 
-_MARK = "__stet__"
 _desks: list[Desk] = []
 """The policies of the engine that this process speaks for; the last that was set up."""
 
@@ -43,21 +43,19 @@ def _ask_older() -> None:
     from vllm.exceptions import VLLMValidationError
     from vllm.v1.engine.input_processor import InputProcessor
 
-    original = InputProcessor._build_logits_processors_params_validator
-    if hasattr(original, _MARK):
-        return
+    def with_check(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def build(self: Any) -> Callable[[Any], None]:
+            validate = original(self)
 
-    def build(self: Any) -> Callable[[Any], None]:
-        validate = original(self)
+            def both(sampling_params: Any) -> None:
+                validate(sampling_params)
+                try:
+                    check(sampling_params)
+                except ValueError as error:
+                    raise VLLMValidationError(str(error)) from error
 
-        def both(sampling_params: Any) -> None:
-            validate(sampling_params)
-            try:
-                check(sampling_params)
-            except ValueError as error:
-                raise VLLMValidationError(str(error)) from error
+            return both
 
-        return both
+        return build
 
-    setattr(build, _MARK, True)
-    InputProcessor._build_logits_processors_params_validator = build
+    wrap(InputProcessor, "_build_logits_processors_params_validator", with_check)

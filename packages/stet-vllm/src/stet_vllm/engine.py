@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-from functools import wraps
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from stet.core.errors import OptionError
 from stet_vllm.desk import ENTRY, Desk, read_settings
-from stet_vllm.hooks import SHARED, V1, V2, check_signatures, check_version
+from stet_vllm.hooks import SHARED, V1, V2, check_signatures, check_version, wrap
 from stet_vllm.pairing import check_pair
 
 log = logging.getLogger(__name__)
 
-_MARK = "__stet__"
 _REFUSED = (
     ("parallel_drafting", "drafts that are written in one pass"),
     ("use_heterogeneous_vocab", "models of two vocabularies"),
@@ -26,19 +25,16 @@ def attach() -> None:
     """Look at each configuration that vLLM makes, and change those that have an entry "stet"."""
     from vllm.engine.arg_utils import EngineArgs
 
-    original = EngineArgs.create_engine_config
-    if hasattr(original, _MARK):
-        return
+    def watched(original: Callable[..., Any]) -> Callable[..., Any]:
+        def create_engine_config(*args: Any, **kwargs: Any) -> Any:
+            config = original(*args, **kwargs)
+            if settings_in(config) is not None:
+                configure(config)
+            return config
 
-    @wraps(original)
-    def create_engine_config(self: Any, *args: Any, **kwargs: Any) -> Any:
-        config = original(self, *args, **kwargs)
-        if settings_in(config) is not None:
-            configure(config)
-        return config
+        return create_engine_config
 
-    setattr(create_engine_config, _MARK, True)
-    EngineArgs.create_engine_config = create_engine_config
+    wrap(EngineArgs, "create_engine_config", watched)
 
 
 def settings_in(config: Any) -> Any:
@@ -72,7 +68,7 @@ def configure(config: Any) -> None:
     newer = bool(config.use_v2_model_runner)
     check_version(vllm.__version__)
     check_signatures(Path(vllm.__file__).parent, (*SHARED, *(V2 if newer else V1)))
-    _check_options(config, newer)
+    check_options(config, newer)
     desk = desk_of(config)
     assert desk is not None
     if desk.settings.check_pair:
@@ -91,7 +87,7 @@ def configure(config: Any) -> None:
     log.info("Stet decides which drafted tokens stand; by default %r does.", desk.default.name)
 
 
-def _check_options(config: Any, newer: bool) -> None:
+def check_options(config: Any, newer: bool) -> None:
     """Refuse what policies cannot be used with, each by its name.
 
     Raises:

@@ -7,11 +7,15 @@ compared with the sources of the vLLM that is installed, before anything is load
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
 from stet.core.errors import LoadError
+
+_MARK = "__stet__"
 
 SUPPORTED = ((0, 32), (0, 33))
 """The oldest and the newest release that this package was tried with, or read."""
@@ -144,6 +148,21 @@ V1 = (
     ),
 )
 """What the older model runner needs, which CPUs use."""
+
+
+def wrap(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
+    """Put a function around one of vLLM's, once: plug-ins may be loaded several times.
+
+    Args:
+        owner: the class or module that holds it.
+        name: of the function.
+        make: is given vLLM's function, and returns what calls it.
+    """
+    original = getattr(owner, name)
+    if not hasattr(original, _MARK):
+        made = wraps(original)(make(original))
+        setattr(made, _MARK, True)
+        setattr(owner, name, made)
 
 
 def check_version(version: str) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import sys
-from functools import wraps
+from collections.abc import Callable
 from typing import Any
 
+from stet_vllm.hooks import wrap
 from stet_vllm.notes import FIELD
 
-_MARK = "__stet__"
 _HOLDERS = (
     "vllm.entrypoints.openai.completion.serving",
     "vllm.entrypoints.openai.chat_completion.serving",
@@ -21,11 +21,14 @@ def show_records() -> None:
     """Show the record of an answer in its `metrics.speculative_decoding`, streamed or not."""
     from vllm.entrypoints.generate.base import serving
 
-    original = serving.build_spec_decoding_metrics
-    if hasattr(original, _MARK):
-        return
+    name = "build_spec_decoding_metrics"
+    wrap(serving, name, _with_record)
+    for holder in _HOLDERS:
+        if (module := sys.modules.get(holder)) is not None:
+            setattr(module, name, getattr(serving, name))
 
-    @wraps(original)
+
+def _with_record(original: Callable[[Any], Any]) -> Callable[[Any], Any]:
     def build_spec_decoding_metrics(final_res: Any) -> Any:
         metrics = original(final_res)
         given = getattr(final_res, "kv_transfer_params", None)
@@ -36,7 +39,4 @@ def show_records() -> None:
             final_res.kv_transfer_params = rest or None
         return metrics
 
-    setattr(build_spec_decoding_metrics, _MARK, True)
-    for name in (serving.__name__, *_HOLDERS):
-        if (module := sys.modules.get(name)) is not None:
-            setattr(module, original.__name__, build_spec_decoding_metrics)
+    return build_spec_decoding_metrics

@@ -7,10 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from stet.core.errors import quoted
+from stet.core.errors import NAME, quoted
 from stet.requests.options import MOST_LOGPROBS
 from stet.serve.wire.fields import Body, refused
-from stet.serve.wire.problems import NAME
 
 
 class TextPart(BaseModel):

@@ -12,10 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from stet.core.errors import quoted
+from stet.core.errors import NAME, quoted
 from stet.requests.options import MOST_LOGPROBS
 from stet.serve.settings import Level
-from stet.serve.wire.problems import NAME
 
 UNSUPPORTED: Mapping[str, tuple[Any, ...]] = {
     "add_special_tokens": (),

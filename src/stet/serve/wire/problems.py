@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from stet.core.errors import quoted
+from stet.core.errors import NAME, quoted
 
 EXPECTED = {
     "prompt": "a text, a list of texts, a list of token ids, or a list of such lists",
@@ -38,7 +38,3 @@ def problem_of(error: ValidationError) -> tuple[str | None, str]:
     if first["type"] == "missing":
         return place, f"{place} is missing."
     return place, f"{place}: {quoted(first['msg'])}."
-
-
-NAME = 60
-"""Characters of a name of a client's that are repeated to it."""
