@@ -19,7 +19,8 @@ from stet.core.errors import OptionError
 from stet.pair import Pair
 from stet.policies import SpecGuard
 from stet.remote import servers as rotation
-from stet.remote.client import RemoteClient
+from stet.remote.client import LONGEST_PAUSE, RemoteClient
+from stet.remote.explanations import seconds_of
 from stet.remote.servers import FIRST_REST, LONGEST_REST, Home, Servers
 
 REWRITE = SpecGuard(threshold=1.0)
@@ -39,6 +40,25 @@ def three() -> tuple[Servers, Clock]:
 
 
 # Whose turn it is
+
+
+def test_a_server_that_is_down_for_days_rests_no_longer():
+    servers, clock = three()
+    first = servers.all[0]
+    for _ in range(3000):
+        servers.failed(first, None)
+        assert first.rests_until - clock.now <= LONGEST_REST
+        clock.now = first.rests_until
+
+
+@pytest.mark.parametrize("header", ["inf", "-inf", "nan", "1e999"])
+def test_a_server_cannot_ask_to_be_left_alone_for_ever(header):
+    assert seconds_of(header) is None
+
+
+def test_a_request_that_is_tried_often_waits_no_longer():
+    target = RemoteTarget("http://127.0.0.1:9/v1", model=MODEL, retries=5000)
+    assert 0 < RemoteClient(target)._pause(4000, None) <= LONGEST_PAUSE
 
 
 def test_answers_take_turns_and_keep_their_server():

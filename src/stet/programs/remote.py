@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import Awaitable, Generator, Iterable, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from stet.core.acceptance import Acceptance
 from stet.core.block import Reading
@@ -20,8 +19,7 @@ from stet.programs.remote_reader import Cost, RemoteReader
 from stet.programs.remote_writer import Begun, RemoteText, RemoteWriter
 from stet.programs.stepwise import stepwise
 from stet.programs.target_side import Opening, Rewrite, TargetSide, UnreadableStep, Writing
-
-T = TypeVar("T")
+from stet.remote.client import together
 
 CUT = "step ends inside a character"
 """Why the target writes a step that the policy would have accepted: a part of a character cannot be
@@ -125,7 +123,7 @@ class EndpointTarget(TargetSide):
         """
         reader = RemoteReader(self.writer)
         asked = (reader.ask(sequence, c.tokens, question, answers) for c in candidates)
-        found: list[tuple[list[float] | None, Cost]] = yield Await(_together(asked))
+        found: list[tuple[list[float] | None, Cost]] = yield Await(together(asked))
         values: list[list[float]] = []
         for logprobs, cost in found:
             cost.charge(sequence)
@@ -194,10 +192,6 @@ class EndpointTarget(TargetSide):
             for record, logprob in zip(fork.emitted, acceptance.reading.logprobs, strict=False):
                 record.p_target = math.exp(logprob)
         return Begun(text, [*sequence.tokens, *tokens])
-
-
-async def _together(asked: Iterable[Awaitable[T]]) -> list[T]:
-    return await asyncio.gather(*asked)
 
 
 def remote_autoregressive(sequence: TokenSequence, target: RemoteWriter) -> Program:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import time
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from stet.core.questions import tokenize_question
 from stet.core.sequence import TokenSequence
 from stet.core.step_policy import StepPolicy
 from stet.programs.remote_writer import RemoteWriter
+from stet.remote.client import together
 from stet.remote.reading import Read, ReadingForm, last_tokens
 
 _INSTEAD = (
@@ -139,20 +139,21 @@ class RemoteReader:
             client, home = self.writer.client, self.writer.home
             written = await client.complete(prompt, max_tokens=1, logprobs=listed, home=home)
             cost.requests, cost.tokens = 1, len(tokens)
-            known = written.spoken[0].top if written.spoken else {}
+            known = dict(written.spoken[0].top) if written.spoken else {}
         missing = [place for place, answer in enumerate(answers) if answer not in known]
         if missing and form is not None:
             given = [
                 [*tokens, asked.answers[place]] if form.ids else f"{prompt}{answers[place]}"
                 for place in missing
             ]
-            read = await asyncio.gather(*(self._ask(each, form) for each in given))
+            read = await together(self._ask(each, form) for each in given)
             cost.requests += len(given)
             cost.tokens += (len(tokens) + 1) * len(given)
             for place, found in zip(missing, read, strict=True):
                 # Cut otherwise, it would be the end of another token.
-                if found is not None and (form.ids or found.text == answers[place]):
-                    known = {**known, answers[place]: found.logprob or 0.0}
+                whole = found is not None and (form.ids or found.text == answers[place])
+                if found is not None and found.logprob is not None and whole:
+                    known[answers[place]] = found.logprob
         cost.seconds = time.monotonic() - began
         values = [known.get(answer, -math.inf) for answer in answers]
         return (None if max(values) == -math.inf else values), cost

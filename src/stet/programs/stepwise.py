@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -57,11 +58,13 @@ def _step(
         written: list[Candidate] = yield Join([draft_step(f, policy, ends) for f in forks])
         candidates = side.offer(sequence, written)
         reader = Reader(sequence, candidates, side)
+        readable = True
         if candidates:
             step = Step(sequence, len(sequence.steps), candidates, reader.read, reader.ask)
             try:
                 decision = yield from policy.judge(step)
             except UnreadableStep as unread:
+                readable = False
                 decision = StepDecision(0, accepted=False, reason=str(unread))
         else:
             candidates = written
@@ -81,9 +84,10 @@ def _step(
             side.reserve(sequence, chosen)
         rival = None
         stands = side.refusal(chosen) is None and not policy.shadow
-        if not accepted and policy.compares and stands:
-            reading = yield from reader.reading_of(chosen)
-            rival = Rival(chosen, ReadStep(reading, chosen.statistics.logprobs))
+        if not accepted and policy.compares and stands and readable:
+            with suppress(UnreadableStep):  # then there is nothing to compare, and it is rewritten
+                reading = yield from reader.reading_of(chosen)
+                rival = Rival(chosen, ReadStep(reading, chosen.statistics.logprobs))
     text = chosen.text
     if accepted:
         reader.take(None)

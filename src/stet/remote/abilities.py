@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from stet.remote.completion import Completion
 from stet.remote.connections import RefusedError
@@ -13,7 +13,7 @@ from stet.remote.reading import FORMS, Read, ReadingForm, last_tokens
 
 _FIRST, _REST = "Ann has 3 boxes of 12 pens.\n", "3 * 12 = 36\nAnswer: 36\n"
 PROBE = _FIRST + _REST
-"""The text."""
+"""A text of what tokenizers cut differently: lines, numbers, and spaces before words."""
 
 LISTED = (20, 5)
 """Most probable tokens that servers list: vLLM's limit, and that of OpenAI's API."""
@@ -42,14 +42,16 @@ class Abilities:
     """
 
     tells: bool = True
-    _form: list[ReadingForm | None] = field(default_factory=list[ReadingForm | None])
-    _listed: list[int] = field(default_factory=list[int])
-    _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _form: asyncio.Task[ReadingForm | None] | None = None
+    _listed: asyncio.Task[int] | None = None
 
     @property
     def takes_ids(self) -> bool:
         """Whether they are known to read the draft's own tokens."""
-        return any(form is not None and form.ids for form in self._form)
+        if self._form is None or not self._form.done() or _has_failed(self._form):
+            return False
+        form = self._form.result()
+        return form is not None and form.ids
 
     async def form(
         self, asker: Asker, encode: Callable[[str], list[tuple[int, str]]]
@@ -60,17 +62,19 @@ class Abilities:
             asker: asks it.
             encode: gives the draft's tokens of a text, each with its own text.
         """
-        async with self._asking:
-            if not self._form:
-                self._form.append(await _find_form(asker, encode(PROBE)))
-            return self._form[0]
+        if self._form is None or _has_failed(self._form):
+            self._form = asyncio.create_task(_find_form(asker, encode(PROBE)))
+        return await asyncio.shield(self._form)  # others wait for it, too
 
     async def listed(self, asker: Asker) -> int:
         """How many most probable tokens a server lists in the place of one that it writes."""
-        async with self._asking:
-            if not self._listed:
-                self._listed.append(await _find_listed(asker))
-            return self._listed[0]
+        if self._listed is None or _has_failed(self._listed):
+            self._listed = asyncio.create_task(_find_listed(asker))
+        return await asyncio.shield(self._listed)
+
+
+def _has_failed(task: asyncio.Task[Any]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 async def _find_form(asker: Asker, probe: list[tuple[int, str]]) -> ReadingForm | None:
@@ -85,8 +89,10 @@ async def _find_form(asker: Asker, probe: list[tuple[int, str]]) -> ReadingForm 
         if not read or any(of.logprob is None or of.other is None for of in read):
             continue
         # A token by itself may lose its spaces, in one server and not in the other.
-        pairs = zip(found[1:], probe[1:], strict=form.ids)
-        if form.ids and any(of.text.strip() != text.strip() for of, (_, text) in pairs):
+        if form.ids and any(
+            of.text.strip() != text.strip()
+            for of, (_, text) in zip(found[1:], probe[1:], strict=True)
+        ):
             continue
         return form
     return None

@@ -6,7 +6,7 @@ import asyncio
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
 
 from stet.remote.abilities import Abilities
@@ -14,7 +14,7 @@ from stet.remote.completion import Completion, completion_of
 from stet.remote.connections import Again, Connections, RemoteError
 from stet.remote.explanations import message_of, parse
 from stet.remote.reading import Read, ReadingForm
-from stet.remote.servers import Home, Server, Servers
+from stet.remote.servers import MOST_DOUBLINGS, Home, Server, Servers
 from stet.remote.target import RemoteTarget
 
 LARGEST = 2**20
@@ -105,7 +105,8 @@ class RemoteClient:
         def understand(server: Server, content: bytes) -> Completion:
             return self._completion(server, content, max_tokens)
 
-        return await self._retry(body, home or Home(), LARGEST, understand)
+        largest = LARGEST if logprobs is None else LARGEST_READING
+        return await self._retry(body, home or Home(), largest, understand)
 
     async def read(
         self, prompt: str | Sequence[int], form: ReadingForm, home: Home | None = None
@@ -162,7 +163,7 @@ class RemoteClient:
         number = 0
         while True:
             self._look_after_the_rested()
-            server = servers.choose(home, tried)
+            server = home.server = servers.choose(home, tried)
             began = time.monotonic()
             async with server.gate:
                 end += time.monotonic() - began  # waiting for others is no waiting for the server
@@ -179,7 +180,6 @@ class RemoteClient:
                     problem, after = str(again), again.after
                 else:
                     servers.succeeded(server)
-                    home.server = server
                     return found
             servers.failed(server, after)
             tried.add(server)
@@ -203,7 +203,8 @@ class RemoteClient:
         if after is not None:
             return after
         # Random, so that requests which failed together are not repeated together.
-        whole = min(self.target.backoff * 2.0**number, LONGEST_PAUSE)
+        doublings = min(number, MOST_DOUBLINGS)
+        whole = min(self.target.backoff * 2.0**doublings, LONGEST_PAUSE)
         return whole * random.uniform(0.5, 1.0)
 
     def _look_after_the_rested(self) -> None:
@@ -255,3 +256,13 @@ def _name(tried: Iterable[Server], verb: str) -> str:
     if len(urls) == 1:
         return f"The remote target at {urls[0]} {verb}"
     return f"The remote targets at {', '.join(urls)} {verb.removesuffix('s')}"
+
+
+async def together(requests: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    """Make requests at the same time; where one fails for good the others are given up."""
+    tasks = [asyncio.create_task(request) for request in requests]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -107,13 +107,16 @@ class Connections:
         raise RefusedError(f"{who} refuses the request (status {status}: {said}).")
 
     async def is_up(self, server: Server) -> bool:
-        """Whether a server can name its models, and soon."""
+        """Whether a server answers without a failure of its own, and soon, if asked for models."""
         try:
-            async with asyncio.timeout(_PROBE_SECONDS):
-                answer = await self._open(server).get("models")
+            # Its head is enough.
+            async with (
+                asyncio.timeout(_PROBE_SECONDS),
+                self._open(server).stream("GET", "models") as answer,
+            ):
+                return answer.status_code < 500 and answer.status_code != 429
         except (TimeoutError, RemoteError, self._http.HTTPError):
             return False
-        return answer.status_code < 500 and answer.status_code != 429
 
     def hold(self, call: asyncio.Task[Any]) -> None:
         """Keep connections open until a call has ended, even where they are to be closed."""
@@ -140,8 +143,8 @@ class Connections:
             content += piece
             if len(content) > largest:
                 raise RemoteError(
-                    f"{self.who(server)} sent more than {largest // 2**20} MiB; that is no "
-                    "completion."
+                    f"{self.who(server)} sent more than {largest // 2**20} MiB, which is more than "
+                    "an answer takes."
                 )
         return bytes(content)
 

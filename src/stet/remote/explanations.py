@@ -35,7 +35,7 @@ def seconds_of(header: str | None) -> float | None:
         return None
     try:
         seconds = float(header)
-        return None if math.isnan(seconds) else max(seconds, 0.0)
+        return max(seconds, 0.0) if math.isfinite(seconds) else None
     except ValueError:
         pass
     try:

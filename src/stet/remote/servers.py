@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
+MOST_DOUBLINGS = 10
+"""How often a pause is doubled at most; one that is doubled on and on is no number at last."""
+
 FIRST_REST, LONGEST_REST = 1.0, 60.0
 """Seconds for which a server is not asked after its first failure in a row; they double with each
 further one, up to the second number."""
@@ -90,7 +93,8 @@ class Servers:
         """
         now = self._clock()
         if now >= server.rests_until:  # requests that fail together are one failure
-            rest = min(FIRST_REST * 2.0**server.failures, LONGEST_REST)
+            doublings = min(server.failures, MOST_DOUBLINGS)
+            rest = min(FIRST_REST * 2.0**doublings, LONGEST_REST)
             server.failures += 1
             server.rests_until = now + rest
         server.rests_until = max(server.rests_until, now + (after or 0.0))
