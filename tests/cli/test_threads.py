@@ -14,7 +14,8 @@ from stet.executors.threads import set_threads, share_threads
 def eight_cores(monkeypatch):
     before = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(threads, "_candidates", lambda: iter((8, 4, 2, 1)))
+    monkeypatch.setattr(threads, "usable_cores", lambda: 8)
+    monkeypatch.setattr(threads.psutil, "cpu_count", lambda logical: 8)
     yield
     torch.set_num_threads(before)
 
@@ -66,3 +67,9 @@ def test_of_cores_that_are_shared_no_more_than_the_share_are_tried(pair, monkeyp
     assert share_threads(pair, 4) == 2
     measure(pair, {3: 1.0, 2: 1.0, 1: 1.0}, disturbed=True)
     assert share_threads(pair, 3) == 3
+
+
+def test_a_share_that_is_no_power_of_two_is_tried_too(pair):
+    measure(pair, {6: 1.0, 4: 1.2, 2: 2.0, 1: 4.0})
+    assert share_threads(pair, 6) == 6
+    assert pair.asked_for == [6, 4, 2]

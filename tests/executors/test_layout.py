@@ -10,6 +10,8 @@ from stet.executors.ray import Shape, lay_out
     ("machines", "device", "workers", "threads", "expected"),
     [
         ([(8, 0)], "auto", None, None, Shape(1, 8, 0)),
+        ([(16, 4), (16, 1)], "auto", None, None, Shape(5, 4, 1)),
+        ([(32, 8), (32, 1)], "auto", None, None, Shape(9, 4, 1)),
         ([(8, 0), (16, 0)], "auto", None, None, Shape(2, 8, 0)),
         ([(0, 0), (8, 0)], "auto", None, None, Shape(1, 8, 0)),
         ([(8, 0)], "cpu", 3, None, Shape(3, 2, 0)),

@@ -149,3 +149,13 @@ def test_that_there_is_no_worker_for_long_is_told():
     backend.away = 1  # workers are there, and take their time
     assert made.call("run", 3) == (3, 9)
     assert len(backend.told) == 2
+
+
+def test_one_thing_at_a_time():
+    made, _ = pool(2)
+    going = made.map("run", ((n,) for n in range(6)))
+    next(going)
+    with pytest.raises(StetError, match="one thing at a time"):
+        made.call("run", 7)
+    going.close()
+    assert made.call("run", 7) == (7, 49)

@@ -67,6 +67,8 @@ class Executor(ABC):
         Chunks are taken from the iterable as they are needed, and no more are under way than the
         workers have hands for.
 
+        One `map` or `call` at a time: the iterator is taken to its end, or closed, before the next.
+
         Raises:
             StetError: what the work raises of this kind, and, once all others are done, where a
                 chunk could not be finished.

@@ -100,6 +100,7 @@ class Pool:
         self._loading: dict[Any, Any] = {}
         self._ready: list[_Worker] = []
         self._deaths = 0
+        self._mapping = False
         for _ in range(workers):
             self._start()
 
@@ -126,6 +127,12 @@ class Pool:
             StetError: workers keep dying; or, at the end, those of some order did. Whatever an
                 order raised ends all.
         """
+        if self._mapping:
+            raise StetError(
+                "An executor runs one thing at a time; take all that the first one yields, or end "
+                "it, before the next."
+            )
+        self._mapping = True
         source = iter(orders)
         waiting: deque[_Order] = deque()
         given_up: list[str] = []
@@ -154,6 +161,7 @@ class Pool:
                     self._deaths = 0
                     yield result
         finally:
+            self._mapping = False
             for worker in self._ready:
                 worker.orders.clear()  # where the caller has left, nobody wants them any more
         if given_up:
@@ -161,7 +169,7 @@ class Pool:
             what = "1 chunk was" if one else f"{len(given_up)} chunks were"
             raise StetError(
                 f"{what} given up: {ATTEMPTS} workers died of {'it' if one else 'each'} "
-                f"({given_up[0]}); the others are done. Run it again with more memory for a worker."
+                f"({given_up[0]}); the others are done: run it again with more memory for a worker."
             )
 
     def close(self) -> None:
@@ -234,5 +242,5 @@ class Pool:
         if self._deaths >= max(DEATHS * self._size, FEWEST_DEATHS):
             raise StetError(
                 f"Workers die as soon as they are started, {self._deaths} in a row ({reason}); "
-                "what was finished is kept. Look at the memory and the logs of their machines."
+                "what was finished is kept: look at the memory and the logs of their machines."
             )

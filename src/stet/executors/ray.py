@@ -78,9 +78,14 @@ def lay_out(
         what = f"an accelerator for device {device!r}" if on_them else "a core for a worker"
         raise OptionError(f"No machine of the cluster has {what}.")
     count = workers or (accelerators if on_them else len(usable))
-    each = -(-count // len(usable))
-    cores = threads or max(1, int(min(cores for cores, _ in usable)) // each)
-    room = sum(int(min(c // cores, n if on_them else c // cores)) for c, n in usable)
+
+    def room_with(cores: int) -> int:
+        return sum(int(min(c // cores, n) if on_them else c // cores) for c, n in usable)
+
+    # As many cores as leave room for all: machines may have unequal numbers of accelerators.
+    most = int(min(c for c, _ in usable))
+    cores = threads or next((n for n in range(most, 1, -1) if room_with(n) >= count), 1)
+    room = room_with(cores)
     if count > room:
         kind = "accelerators" if on_them else f"{cores} threads each"
         raise OptionError(
@@ -115,7 +120,7 @@ def on_ray(
     """
     ray = _import(address)
     if threads is None and os.environ.get("OMP_NUM_THREADS", "").isdigit():
-        threads = int(os.environ["OMP_NUM_THREADS"])
+        threads = int(os.environ["OMP_NUM_THREADS"]) or None
     with _cluster(ray, address, (workers or 1) * (threads or 1)):
         machines = [
             (node["Resources"].get("CPU", 0.0), node["Resources"].get("GPU", 0.0))
@@ -157,13 +162,15 @@ def _cluster(ray: Any, address: str, cores: int) -> Iterator[None]:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     with ExitStack() as stack:
         if address == LOCAL:
+            from stet.kernels.threads import usable_cores
+
             # Short: the paths of its sockets may have a hundred characters. Its logs go with it.
             place = "/tmp" if Path("/tmp").is_dir() else None
             folder = tempfile.TemporaryDirectory("", "stet-", place, ignore_cleanup_errors=True)
             options |= {
                 "address": LOCAL,
                 "include_dashboard": False,
-                "num_cpus": max(cores, os.cpu_count() or 1),
+                "num_cpus": max(cores, usable_cores()),
                 "object_store_memory": STORE,
                 "_temp_dir": stack.enter_context(folder),
             }

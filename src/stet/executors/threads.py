@@ -67,9 +67,7 @@ def _fastest(pair: Pair, most: int | None = None) -> int:
     if sum(model.parameter_bytes for model in pair.models) < SMALL:
         return 1
     found: dict[int, float] = {}
-    for count in _candidates():
-        if most is not None and count > most:
-            continue
+    for count in _candidates(min(most or usable_cores(), usable_cores())):
         costs = pair.costs_with(count)
         if costs is None or costs.disturbed:
             # Beside other work fewer threads look better than they are.
@@ -81,9 +79,8 @@ def _fastest(pair: Pair, most: int | None = None) -> int:
     return min(count for count, seconds in found.items() if seconds < BETTER * least)
 
 
-def _candidates() -> Iterator[int]:
-    """All cores, one thread for each physical one, and powers of two below; the most first."""
-    most = usable_cores()
+def _candidates(most: int) -> Iterator[int]:
+    """So many, one thread for each physical core, and powers of two below; the most first."""
     halves = {2**n for n in range(most.bit_length())}
     physical = psutil.cpu_count(logical=False) or most
     yield from sorted({most, min(physical, most), *halves}, reverse=True)
