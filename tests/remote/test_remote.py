@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -322,8 +323,7 @@ def test_what_cannot_be_mended_ends_the_request_and_keeps_its_steps(
     server.tell(faults=[{}, {}, *faults])
     result = pair.generate([prompts[0]], REWRITE, max_new_tokens=60)[0]
     assert result.finish_reason == "error"
-    with pytest.raises(AssertionError, match=message):
-        raise AssertionError(result.error)
+    assert re.search(message, result.error or "")
     assert len(result.trace.steps) == 2
     assert result.text
     assert whole.text.startswith(result.text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -334,8 +335,7 @@ def test_what_a_server_cannot_say_is_told_before_anything_is_written(
     before.tell(refuses=refusing)
     with remote_pair(before.url) as away:
         for result in away.generate(texts, policy):
-            with pytest.raises(AssertionError, match=said):
-                raise AssertionError(result.error)
+            assert re.search(said, result.error or "")
             assert before.url in (result.error or "")
             assert (result.text, result.counters.draft_passes) == ("", 0)
         with pytest.raises(OptionError, match=said):

@@ -120,12 +120,9 @@ def answer_on_cluster(
 def _divide(texts: Sequence[str], settings: dict[str, Any], size: int) -> Iterator[Prompts]:
     """Divide prompts into chunks; each prompt has the seed that it has in one process."""
     from stet.executors.prompting import Prompts
-    from stet.requests.seeds import drawn, mixed
+    from stet.requests.seeds import seeds_of
 
-    first = settings["seed"]
-    if first is None:
-        first = drawn() if settings["temperature"] > 0 else 0
-    seeds = [mixed(first, index) if index else first for index in range(len(texts))]
+    seeds = seeds_of(settings["seed"], len(texts), sampled=settings["temperature"] > 0)
     for at in range(0, len(texts), size):
         end = at + size
         yield Prompts(at, len(texts), texts[at:end], seeds[at:end])

@@ -14,7 +14,7 @@ from stet.core.draft_length import LONGEST, DraftLength
 from stet.core.errors import OptionError
 from stet.core.limits import Limits
 from stet.core.sampling import SamplingParams
-from stet.requests.seeds import drawn, mixed
+from stet.requests.seeds import seeds_of
 
 MAX_NEW_TOKENS = 256
 """The longest answer where the user does not set it; less where less fits."""
@@ -139,9 +139,7 @@ class Asked:
                     "each."
                 )
             return list(first)
-        if first is None:
-            first = drawn() if self.temperature > 0 else 0
-        return [first if index == 0 else mixed(first, index) for index in range(count)]
+        return seeds_of(first, count, sampled=self.temperature > 0)
 
     def limits(
         self,

@@ -37,6 +37,23 @@ def drawn() -> int:
     return secrets.randbits(63)
 
 
+def seed_of(seed: int, index: int) -> int:
+    """The seed of one of many requests that were given one; the first has that itself."""
+    return mixed(seed, index) if index else seed
+
+
+def seeds_of(seed: int | None, count: int, *, sampled: bool) -> list[int]:
+    """The seed of each of many requests.
+
+    Args:
+        seed: what they were given; None: nothing.
+        count: how many.
+        sampled: whether anything is drawn by them; otherwise they need none.
+    """
+    first = (drawn() if sampled else 0) if seed is None else seed
+    return [seed_of(first, index) for index in range(count)]
+
+
 def _finalise(value: int) -> int:
     value &= _MASK
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK

@@ -14,7 +14,7 @@ from stet.core.errors import NAME, quoted
 from stet.pair import Pair
 from stet.policies import Policy
 from stet.requests.chat import has_template
-from stet.requests.seeds import drawn, mixed
+from stet.requests.seeds import drawn, seed_of
 from stet.serve.errors import ApiError, invalid
 from stet.serve.policies import PREFIX, Offer, PolicyDesk
 from stet.serve.settings import Level, ServeSettings
@@ -122,7 +122,7 @@ class Work:
 
     def seed_of(self, index: int) -> int:
         """The seed of a sequence: its own hash, as in a list of prompts."""
-        return self.seed if index == 0 else mixed(self.seed, index)
+        return seed_of(self.seed, index)
 
 
 class Reader:
