@@ -527,7 +527,7 @@ def test_small_models_run_on_one_thread(run, pair, monkeypatch, size, chosen, th
     """And large ones on as many as are fastest, unless someone says how many."""
     import torch
 
-    monkeypatch.setattr("stet.executors.threads._candidates", lambda: [3])
+    monkeypatch.setattr("stet.executors.threads._candidates", lambda most: [3])
     if chosen is None:
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     else:
